@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from federated_health import setting_fields as limits
-from federated_health.data.task_files import DEFAULT_TASK, TASKS, get_task
+from federated_health.data.task_files import DEFAULT_TASK, TASKS, get_task, read_task_file
 from federated_health.data.tasks import Task
 from federated_health.errors import SettingsError, check_installed
 from federated_health.ml import load_privacy_plan
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan
 
 OPERATIONAL = frozenset(
-    {"address", "tls", "wait", "round-timeout", "out", "resume", "force", "insecure", "verbose", "data"}
+    {"task-file", "address", "tls", "wait", "round-timeout", "out", "resume", "force", "insecure", "verbose", "data"}
 )
 """Settings, spelled with dashes, of where and how a run is carried out; no result depends on them."""
 
@@ -54,7 +54,8 @@ class Settings:
         SettingsError: a value is of the wrong type or out of range, or contradicts another one.
     """
 
-    task: str = _of_run(DEFAULT_TASK, "what to predict; the same at every hospital", choices=tuple(TASKS))
+    task: str = _of_run(DEFAULT_TASK, f"what to predict, the same at every hospital: {' or '.join(TASKS)}", unit="NAME")
+    task_file: str = _of_run("", "TOML file that declares a task of your own, instead of --task", unit="FILE")
     hospitals: int = _of_run(4, "hospitals to wait for before the first round", unit="N", minimum=1)
     min_hospitals: int = _of_run(
         0,
@@ -187,6 +188,11 @@ class Settings:
     def __post_init__(self) -> None:
         for field in fields(self):
             check(field, getattr(self, field.name))
+        if self.task_file:
+            task = read_task_file(Path(self.task_file))
+            if self.task not in (DEFAULT_TASK, task.name):
+                raise SettingsError(f"task: expected {task.name}, the task of {self.task_file}, got {self.task!r}")
+            object.__setattr__(self, "task", task.name)
         local_rate = self.dp_learning_rate if self.dp_epsilon else self.learning_rate
         check_strategy(self.strategy, self.strategy_arguments, self.hospitals, local_rate)
         if self.min_hospitals > self.hospitals:
@@ -244,7 +250,8 @@ class Settings:
 
     @cached_property
     def task_declaration(self) -> Task:
-        return get_task(self.task)
+        """The task; a SettingsError if it has no file, and does not come with the package."""
+        return read_task_file(Path(self.task_file)) if self.task_file else get_task(self.task)
 
     @cached_property
     def strategy_arguments(self) -> Arguments:

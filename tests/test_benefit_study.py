@@ -137,7 +137,7 @@ def test_the_report_of_a_run_is_not_replaced_without_force(evidence: RunScript, 
 def made_up(monkeypatch: pytest.MonkeyPatch) -> Study:
     """A study whose rows are made up and whose models are not trained."""
     study = study_of(LABELS, score)
-    monkeypatch.setattr(benefit_study, "read_cohort", lambda _: study.cohort)
+    monkeypatch.setattr(benefit_study, "read_cohort", lambda *_: study.cohort)
     monkeypatch.setattr(benefit_study, "run_fits", lambda *_, **__: study.results)
     return study
 

@@ -95,7 +95,7 @@ def test_an_unknown_strategy_is_a_settings_error() -> None:
 # Rows
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class SplitAsBefore(Cohort):
     """A changed cohort with the splits of the original one."""
 
@@ -123,7 +123,7 @@ def absurd(cohort: Cohort, hospital: str, *, train: bool, test: bool) -> Cohort:
     table = cohort.tables[hospital].copy()
     table.loc[rows, "age"], table.loc[rows, "chol"] = 119.0, 999.0
     table.loc[rows, "disease"] = 1 - table.loc[rows, "disease"]
-    return SplitAsBefore(cohort.task, {**cohort.tables, hospital: table}, cohort.hashes, cohort)
+    return SplitAsBefore(cohort.task, {**cohort.tables, hospital: table}, cohort.hashes, original=cohort)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,8 @@ def build(checkout: Path) -> zipfile.ZipFile:
 
 @pytest.mark.parametrize("ignored", [True, False])
 def test_the_bundle_holds_the_app_and_no_other_file_of_the_checkout(checkout: Path, ignored: bool) -> None:
-    package = {str(path.relative_to(checkout)) for path in checkout.glob("federated_health/**/*.py")}
+    patterns = ("federated_health/**/*.py", "federated_health/data/shipped_tasks/*.toml")
+    package = {str(path.relative_to(checkout)) for pattern in patterns for path in checkout.glob(pattern)}
     if not ignored:
         (checkout / ".gitignore").unlink()  # as in an archive that somebody sent
     for name in PLANTED:

@@ -10,6 +10,7 @@ from flwr.app import Context, MetricRecord
 
 from federated_health.cli import client as cli_client
 from federated_health.data.task_files import HEART_DISEASE
+from federated_health.data.tasks import Task
 from federated_health.errors import JoinError
 from federated_health.hospital import results
 from federated_health.messages.content import ARRAYS, CONFIG, TrainConfig
@@ -204,8 +205,8 @@ def test_the_final_model_is_saved_even_if_the_server_is_lost_after_it(
         if is_lost:
             raise JoinError("no server within 300 s")
 
-    def save(path: Path, config: TrainConfig, weights: Weights) -> None:
-        assert config == train_config
+    def save(path: Path, task: Task, config: TrainConfig, weights: Weights) -> None:
+        assert (task, config) == (HEART_DISEASE, train_config)
         models.append((path, sorted(weights)))
 
     models: list[tuple[Path, list[str]]] = []

@@ -23,6 +23,8 @@ from federated_health.cli.deployment.superlink import (
     write_connection,
 )
 from federated_health.cli.deployment.supernode import node_command
+from federated_health.data.manifest import OwnHospital
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import AddressError, CertificateError, RunError, UserError
 from federated_health.processes import free_port
 from federated_health.security.authority import Authority, make_demo_identities
@@ -49,7 +51,8 @@ def flags_of(subcommand: str, *words: object) -> argparse.Namespace:
 def node_command_of(folder: Path, data: Path, *words: object) -> list[str]:
     """Flower's command for the hospital with this TLS folder."""
     flags = flags_of("supernode", "--tls", folder, "--data", data, *words)
-    return node_command(flags, load_identity(folder, Role.HOSPITAL))
+    own = OwnHospital(data=data, name="cleveland", task=HEART_DISEASE)
+    return node_command(flags, own, load_identity(folder, Role.HOSPITAL))
 
 
 def superlink_flags(tls: Path, *words: object) -> argparse.Namespace:

@@ -44,8 +44,9 @@ TRAIN_CONFIG = TrainConfig(
 
 
 def test_a_request_is_read_as_it_was_written() -> None:
-    request = saved_model.write_request(Path("/a b/model.keras"), TRAIN_CONFIG, WEIGHTS)
-    path, config, weights = saved_model.read_request(request)
+    request = saved_model.write_request(Path("/a b/model.keras"), HEART_DISEASE, TRAIN_CONFIG, WEIGHTS)
+    path, task, config, weights = saved_model.read_request(request)
+    assert task.agreement == HEART_DISEASE.agreement
     assert (path, config) == (Path("/a b/model.keras"), TRAIN_CONFIG)
     assert list(weights) == list(WEIGHTS)
     assert all(np.array_equal(weights[name], array) for name, array in WEIGHTS.items())
@@ -72,8 +73,8 @@ def test_the_server_saves_the_model_itself_where_the_separate_process_fails(
     monkeypatch.delitem(sys.modules, "keras", raising=False)
     saver = run_folder.ModelSaver()
     saver.prepare()
-    saver.save(Path("model.keras"), TRAIN_CONFIG, WEIGHTS)
-    assert calls == [(Path("model.keras"), TRAIN_CONFIG, WEIGHTS)]
+    saver.save(Path("model.keras"), HEART_DISEASE, TRAIN_CONFIG, WEIGHTS)
+    assert calls == [(Path("model.keras"), HEART_DISEASE, TRAIN_CONFIG, WEIGHTS)]
 
 
 def test_a_server_that_has_loaded_keras_starts_no_separate_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,12 +102,12 @@ def test_a_separate_process_that_is_not_needed_ends(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 def test_a_separate_process_saves_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_final_model(tmp_path / "here.keras", TRAIN_CONFIG, WEIGHTS)
+    save_final_model(tmp_path / "here.keras", HEART_DISEASE, TRAIN_CONFIG, WEIGHTS)
     monkeypatch.delitem(sys.modules, "keras")
     monkeypatch.setattr(saved_model, "save_final_model", None)  # so that this process cannot save it
     saver = run_folder.ModelSaver()
     saver.prepare()
-    saver.save(tmp_path / "there.keras", TRAIN_CONFIG, WEIGHTS)
+    saver.save(tmp_path / "there.keras", HEART_DISEASE, TRAIN_CONFIG, WEIGHTS)
     monkeypatch.undo()
     here, there = (load_model(tmp_path / f"{name}.keras").get_weights() for name in ("here", "there"))
     assert all(np.array_equal(array, other) for array, other in zip(here, there, strict=True))
@@ -122,7 +123,7 @@ def test_a_missing_folder_ends_the_separate_process_with_1_and_is_an_error_of_th
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "gone" / "model.keras"
-    request = saved_model.write_request(path, TRAIN_CONFIG, WEIGHTS)
+    request = saved_model.write_request(path, HEART_DISEASE, TRAIN_CONFIG, WEIGHTS)
     with monkeypatch.context() as patched:
         patched.setattr(sys, "stdin", SimpleNamespace(buffer=BytesIO(request)))
         patched.setattr(signal, "signal", lambda *_: None)
@@ -132,4 +133,4 @@ def test_a_missing_folder_ends_the_separate_process_with_1_and_is_an_error_of_th
     assert ended.value.code == 1
     assert capsys.readouterr().out == ""
     with pytest.raises(StorageError, match="gone"):
-        run_folder.ModelSaver().save(path, TRAIN_CONFIG, WEIGHTS)
+        run_folder.ModelSaver().save(path, HEART_DISEASE, TRAIN_CONFIG, WEIGHTS)

@@ -160,7 +160,9 @@ def test_flower_finds_no_dependency_to_install() -> None:
     """Flower installs what an app's pyproject.toml lists for every run; a bundle has no file with a requirement."""
     assert "dependencies" not in DECLARED["project"]
     assert set(DECLARED["project"]["dynamic"]) == {"dependencies", "optional-dependencies"}
-    assert not [pattern for pattern in DECLARED["tool"]["flwr"]["app"]["fab-include"] if not pattern.endswith(".py")]
+    bundled = {pattern.rsplit("/", 1)[1] for pattern in DECLARED["tool"]["flwr"]["app"]["fab-include"]}
+    assert bundled == {"client.py", "server.py", "utils.py", "*.py", "*.toml"}
+    assert not list((PROJECT / "federated_health").rglob("pyproject.toml"))
 
 
 def test_every_supported_python_is_tested() -> None:

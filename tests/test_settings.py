@@ -108,7 +108,6 @@ def test_a_value_out_of_range_is_rejected(defaults: dict[str, Value], name: str,
 @pytest.mark.parametrize(
     ("name", "value", "choices"),
     [
-        ("task", "heart", "heart-disease"),
         ("model", "MLP", "mlp, logistic"),
         ("model", "", "mlp, logistic"),
         ("strategy", "fedsgd", "fedavg, average, fedprox"),

@@ -15,7 +15,7 @@ from federated_health.data.data_check import check_data
 from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import OwnHospital, find_own_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
-from federated_health.data.task_files import DEFAULT_TASK, TASKS
+from federated_health.data.task_files import DEFAULT_TASK, TASK_FILE, TASKS
 from federated_health.errors import DataError, LedgerError, check_installed
 from federated_health.files import make_folder
 from federated_health.hospital import handlers
@@ -55,14 +55,19 @@ def make_parser() -> argparse.ArgumentParser:
     help_text = f"take {DEFAULT_DATA}/client_N.csv, which create_dataset.py wrote"
     help_text += " (from 1; default: none; then give --data)"
     own.add_argument("--hospital", type=parsing.whole, metavar="N", help=help_text)
-    help_text = "this hospital's own CSV; needs --name or --tls, except with --check (default: none)"
+    help_text = (
+        "this hospital's own CSV; needs --name or --tls, except with --check, or where a manifest.json beside it "
+    )
+    help_text += "lists it (default: none)"
     own.add_argument("--data", type=Path, metavar="FILE", help=help_text)
     help_text = "this hospital's name: lower-case letters, digits and hyphens"
-    help_text += " (default: with --hospital the name in the manifest, with --tls the name in the certificate)"
+    help_text += " (default: with --tls the name in the certificate, else the name in the manifest beside the CSV)"
     own.add_argument("--name", metavar="NAME", help=help_text)
-    help_text = "what to predict; the same as at the server (default: with --hospital the task in the manifest, "
+    help_text = "what to predict; the same as at the server (default: the task in the manifest beside the CSV, "
     help_text += f"else {DEFAULT_TASK})"
     own.add_argument("--task", choices=tuple(TASKS), help=help_text)
+    help_text = "task file of your own, instead of --task (default: the one in the manifest beside the CSV, if any)"
+    own.add_argument("--task-file", type=Path, metavar="FILE", help=help_text)
     add_split_seed(own)
 
     connection = parser.add_argument_group("connection")
@@ -123,9 +128,12 @@ def check_libraries(flags: argparse.Namespace) -> None:
         check_installed("tenseal")
 
 
-def node_config(flags: argparse.Namespace, name: str, data: Path, tls: Path | None) -> dict[str, Value]:
+def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -> dict[str, Value]:
     """A hospital's node config, from its name, its files and the flags that `supernode` has, too."""
-    config: dict[str, Value] = {"data": str(data), "name": name, "tls": str(tls or ""), "split-seed": flags.split_seed}
+    config: dict[str, Value] = {"data": str(own.data), "name": own.name, "tls": str(tls or "")}
+    config |= {"split-seed": flags.split_seed}
+    if own.task_file is not None:
+        config[TASK_FILE] = str(own.task_file)
     if flags.dp_budget is not None:
         config[ALLOWED_EPSILON] = flags.dp_budget
     if flags.encrypted_only:
@@ -156,7 +164,9 @@ def run_client(app: App) -> None:
     identity = load_tls(Path(flags.tls), "hospital") if flags.tls else None
     if flags.data and not flags.name:
         flags.name = _default_name(identity, is_check=flags.check)
-    hospital = find_own_hospital(Path(DEFAULT_DATA), flags.hospital, flags.data, flags.name, flags.task, DEFAULT_TASK)
+    hospital = find_own_hospital(
+        Path(DEFAULT_DATA), flags.hospital, flags.data, flags.name, task=flags.task, task_file=flags.task_file
+    )
     if flags.check:
         _check(hospital)
     else:
@@ -198,7 +208,7 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
             if flags.dp_budget is None:
                 report_unfit(own.name, flags.server, own.task.agreement, error.reason, ledger, identity)
         raise
-    config = node_config(flags, own.name, own.data, identity.folder if identity else None)
+    config = node_config(flags, own, identity.folder if identity else None)
     context = hospital_context(own.name, config)
     if flags.out is not None:
         make_folder(flags.out)

@@ -8,8 +8,8 @@ import numpy as np
 
 from federated_health.cli import parsing
 from federated_health.data.csv_reading import read_patients
-from federated_health.data.task_files import get_task
-from federated_health.data.tasks import Task
+from federated_health.data.task_files import get_task, parse_task, read_task_file
+from federated_health.data.tasks import Task, find_difference
 from federated_health.errors import DataError
 from federated_health.files import write_text
 from federated_health.ml.keras_models import load_model, predict_risk, read_description
@@ -35,17 +35,34 @@ def parse() -> argparse.Namespace:
     parser.add_argument("model", type=Path, metavar="MODEL", help=help_text)
     help_text = "CSV with the columns and units of the model's task; cells may be empty, and other columns are kept"
     parser.add_argument("patients", type=Path, metavar="PATIENTS", help=help_text)
+    help_text = "stop unless this task file declares the model's task (default: the task in the model)"
+    parser.add_argument("--task-file", type=Path, metavar="FILE", help=help_text)
     help_text = "file for the CSV with the new columns (default: standard output)"
     parser.add_argument("--out", type=Path, metavar="FILE", help=help_text)
     return parser.parse_args()
 
 
-def read_task(model: Path) -> tuple[Task, float]:
-    """The task and the threshold of a saved model; DataError if they are not valid here."""
+def read_task(model: Path, task_file: Path | None = None) -> tuple[Task, float]:
+    """The task and the threshold of a saved model.
+
+    Args:
+        task_file: what the model's task is expected to be.
+
+    Raises:
+        DataError: the model's description is not valid, or its task is another one than expected.
+    """
     description = read_description(model)
-    task = get_task(str(description.get("task")))
+    declared = description.get("task_file")
+    if isinstance(declared, str):
+        task = parse_task(declared.encode(), f"{model}: task file")
+    else:  # models of early releases do not hold their task
+        task = read_task_file(task_file) if task_file else get_task(str(description.get("task")))
     if description.get("schema") != task.schema_hash:
         raise DataError(f"{model}: was trained for another declaration of the task {task.name}")
+    if task_file is not None:
+        expected = read_task_file(task_file).agreement
+        if difference := find_difference(task.agreement, expected, whose="model", servers="task file"):
+            raise DataError(f"{model}: {difference}")
     threshold = description.get("threshold", DEFAULT_THRESHOLD)  # models of early releases have none
     if not isinstance(threshold, float) or not 0 <= threshold <= 1:
         raise DataError(f"{model}: threshold: expected a number from 0 to 1, got {threshold!r}")
@@ -55,7 +72,7 @@ def read_task(model: Path) -> tuple[Task, float]:
 def main() -> None:
     """Read the patients, score them, and write them with their risk."""
     flags = parse()
-    task, threshold = read_task(flags.model)
+    task, threshold = read_task(flags.model, flags.task_file)
     table, numbers = read_patients(flags.patients, task, labelled=False)
     for name in (RISK, PREDICTION):
         if name in table.columns:

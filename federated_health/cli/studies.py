@@ -113,6 +113,8 @@ def _add_folders(group: Any, *, out: Path, out_help: str) -> None:
     data = Path(DEFAULT_DATA)
     for flag, folder, help in (("--data", data, "folder that create_dataset.py wrote"), ("--out", out, out_help)):
         group.add_argument(flag, type=Path, default=folder, metavar="DIR", help=f"{help} (default: %(default)s)")
+    help_text = "task file that declares the columns of the CSVs (default: the task of the folder)"
+    group.add_argument("--task-file", type=Path, metavar="FILE", help=help_text)
 
 
 def _add_count(group: Any, flag: str, help: str, default: int | None) -> None:
@@ -124,8 +126,9 @@ def _run(study: Callable[..., dict[str, Any]], flags: argparse.Namespace, noun: 
     """Run a study, whose arguments have the names of its own flags, and show its progress in units of `noun`."""
     given = parsing.by_flag(flags)
     settings = {name: given.pop(name) for name in Settings().to_config().keys() - OPERATIONAL if name in given}
+    own = {name.replace("-", "_"): value for name, value in given.items()}
     with _progress(noun) as show:
-        return study(**given, settings=settings, show=show)
+        return study(**own, settings=settings, show=show)
 
 
 @contextmanager

@@ -20,10 +20,11 @@ from federated_health.data.partition_chart import draw_partition
 from federated_health.data.sources.source import Source
 from federated_health.data.task_files import TASKS
 from federated_health.data.tasks import Task
+from federated_health.data.task_writing import write_task
 from federated_health.errors import DataError
 from federated_health.files import PUBLIC, hash_file, write_bytes
 
-PICTURE = "partition.png"
+PICTURE, TASK_FILE_NAME = "partition.png", "task.toml"
 
 MAX_PAIRS = 20
 """Largest number of pairs of hospitals with equal rows that the manifest lists."""
@@ -70,6 +71,9 @@ def write_hospitals(
             }
             if repeated := count_repeated_rows(hospitals, source.task):
                 manifest["repeated_rows"] = repeated
+            if TASKS.get(source.task.name) is not source.task:
+                (partial / TASK_FILE_NAME).write_text(write_task(source.task))
+                manifest["task_file"] = {"file": TASK_FILE_NAME, "sha256": hash_file(partial / TASK_FILE_NAME)}
             if plot:
                 draw_partition(partial / PICTURE, f"{source.task.name}: {source.task.label.meaning}", entries)
                 manifest["picture"] = {"file": PICTURE, "sha256": hash_file(partial / PICTURE)}
@@ -153,7 +157,12 @@ def _find_old_files(folder: Path, source: Source, *, plot: bool, force: bool) ->
         hashes = listed_hashes(read_manifest(folder))
     except DataError:
         hashes = {}
-    others = (PICTURE, MANIFEST) if plot or PICTURE in hashes else (MANIFEST,)
+    has_own_task = TASKS.get(source.task.name) is not source.task
+    others = [
+        *([PICTURE] if plot or PICTURE in hashes else []),
+        *([TASK_FILE_NAME] if has_own_task or TASK_FILE_NAME in hashes else []),
+        MANIFEST,
+    ]
     files += [folder / name for name in others if (folder / name).exists()]
     for file in files:
         if file.is_dir():

@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from federated_health.data.task_files import get_task
+from federated_health.data.task_files import DEFAULT_TASK, get_task, read_task_file
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError, SettingsError
 from federated_health.names import FEDERATION, is_hospital_name
 
 MANIFEST = "manifest.json"
+
+_EXPECTED_FLAGS = "expected --hospital N, or --data FILE with --name NAME or --tls DIR; see --help"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -41,36 +43,95 @@ def find_hospital(folder: Path, number: int) -> tuple[Path, str]:
 
 def listed_hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
     """File name -> SHA-256, in hex, of the files that a manifest lists."""
-    entries = [*manifest["hospitals"], *([manifest["picture"]] if "picture" in manifest else [])]
-    return {entry["file"]: entry["sha256"] for entry in entries}
+    single = [manifest[key] for key in ("picture", "task_file") if key in manifest]
+    return {entry["file"]: entry["sha256"] for entry in [*manifest["hospitals"], *single]}
 
 
-@dataclass(frozen=True)
+def find_task_file(folder: Path, manifest: Mapping[str, Any]) -> Path | None:
+    """The task file that a manifest names; None for a task that comes with the package."""
+    return folder / manifest["task_file"]["file"] if "task_file" in manifest else None
+
+
+@dataclass(frozen=True, kw_only=True)
 class OwnHospital:
-    """A hospital before its CSV is read."""
+    """A hospital before its CSV is read.
+
+    Attributes:
+        task_file: file that declares its task; None for a task that comes with the package.
+        mapping: file that says how its export is written; None if it has the task's own columns.
+    """
 
     data: Path
     name: str
     task: Task
+    task_file: Path | None = None
+    mapping: Path | None = None
+
+    def absolute(self) -> "OwnHospital":
+        """The same hospital with absolute paths, for a process in another folder."""
+        return replace(
+            self,
+            data=self.data.absolute(),
+            task_file=self.task_file and self.task_file.absolute(),
+            mapping=self.mapping and self.mapping.absolute(),
+        )
 
 
 def find_own_hospital(
-    folder: Path, number: int | None, data: Path | None, name: str | None, task: str | None, default_task: str
+    folder: Path,
+    number: int | None,
+    data: Path | None,
+    name: str | None,
+    *,
+    task: str | None = None,
+    task_file: Path | None = None,
+    mapping: Path | None = None,
 ) -> OwnHospital:
-    """The hospital that a client's flags name: by its number, from 1, in a folder, or by its CSV and name.
+    """The hospital that a client's flags name: by its number, from 1, in a folder, or by its CSV.
+
+    What the flags leave out is taken from the manifest beside the CSV, if it lists the CSV.
 
     Args:
-        task: name of the task; if None, the folder's task for a number, else `default_task`.
+        task: name of the task; without it, a task file and a manifest, DEFAULT_TASK.
 
     Raises:
         SettingsError: the flags do not name exactly one hospital, or the name is not valid.
-        DataError: the folder has no such hospital.
+        DataError: the folder has no such hospital, or the task file cannot be used.
     """
+    if task and task_file:
+        raise SettingsError("expected --task or --task-file, got both")
     if number is not None and data is None and name is None:
         data, name = find_hospital(folder, number)
-        task = task or read_manifest(folder)["task"]
-    elif number is not None or data is None or name is None:
-        raise SettingsError("expected --hospital N, or --data FILE with --name NAME or --tls DIR; see --help")
+    elif number is not None or data is None:
+        raise SettingsError(_EXPECTED_FLAGS)
+    manifest, entry = _find_entry(data)
+    name = entry.get("name") if name is None else name
+    if name is None:
+        raise SettingsError(_EXPECTED_FLAGS)
     if not is_hospital_name(name):
         raise SettingsError(f"--name: expected lower-case letters, digits and hyphens, and not {FEDERATION!r}")
-    return OwnHospital(data, name, get_task(task or default_task))
+    if entry and not (task or task_file):
+        task, task_file = manifest["task"], find_task_file(data.parent, manifest)
+    if mapping is None and "mapping" in entry:
+        mapping = data.parent / entry["mapping"]
+    declared = read_task_file(task_file) if task_file else get_task(task or DEFAULT_TASK)
+    return OwnHospital(data=data, name=name, task=declared, task_file=task_file, mapping=mapping)
+
+
+def _find_entry(data: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """A manifest beside a CSV that lists it, and the CSV's entry there; both empty if there is none.
+
+    The manifest may also be one that a hospital wrote by hand, with the keys that this module reads.
+    """
+    path = data.parent / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+        entry = next(entry for entry in manifest["hospitals"] if entry["file"] == data.name)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, StopIteration):  # none, or another program's
+        return {}, {}
+    values = [manifest.get("task"), entry.get("name", ""), entry.get("mapping", "")]
+    if "task_file" in manifest:
+        values.append(manifest["task_file"].get("file") if isinstance(manifest["task_file"], dict) else None)
+    if not all(isinstance(value, str) for value in values):
+        raise DataError(f"{path}: expected task, task_file.file, and each hospital's name and mapping as text")
+    return manifest, entry

@@ -18,6 +18,9 @@ from federated_health.names import is_hospital_name
 
 DEFAULT_TASK = "heart-disease"
 
+TASK_FILE = "task-file"
+"""Key of a node's config and of a run's: path of a task file; empty or absent for a task of the package."""
+
 MAX_COLUMNS, MAX_CODES = 1000, 100
 
 RESERVED = ("hospital", "risk", "prediction")

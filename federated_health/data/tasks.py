@@ -84,12 +84,18 @@ def _write_scale(column: Measurement) -> str:
     return f"mean {mean}, standard deviation {deviation} {column.unit}"
 
 
-def find_difference(other: Mapping[str, str], server: Mapping[str, str], whose: str = "hospital") -> str | None:
-    """The first entry that differs between the server's task agreement and the other side's, as a text for both."""
+def find_difference(
+    other: Mapping[str, str], server: Mapping[str, str], whose: str = "hospital", servers: str = "server"
+) -> str | None:
+    """The first entry that differs between the server's task agreement and the other side's, as a text for both.
+
+    Args:
+        whose, servers: what the text calls the other side and the server.
+    """
     for name in dict.fromkeys([*server, *other]):
         if other.get(name) != server.get(name):
-            theirs, servers = other.get(name, "not declared"), server.get(name, "not declared")
-            return f"the {whose}'s {name} is {theirs}; the server's is {servers}"
+            theirs, expected = other.get(name, "not declared"), server.get(name, "not declared")
+            return f"the {whose}'s {name} is {theirs}; the {servers}'s is {expected}"
     return None
 
 

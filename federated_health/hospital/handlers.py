@@ -19,8 +19,8 @@ from federated_health.data.associations import measure_associations
 from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.manifest import find_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
-from federated_health.data.task_files import get_task
-from federated_health.data.tasks import find_difference, read_agreement
+from federated_health.data.task_files import TASK_FILE, get_task, read_task_file
+from federated_health.data.tasks import Task, find_difference, read_agreement
 from federated_health.errors import AnswerError, DataError, EncryptionError, JoinError
 from federated_health.messages.content import (
     ARRAYS,
@@ -118,10 +118,12 @@ def hospital_of(message: Message, context: Context) -> Hospital:
         JoinError: the server's task is not this hospital's.
     """
     config = message.content.config_records[CONFIG]
-    task = get_task(str(config["task"]))
+    task = task_of(context, str(config["task"]))
+    server = read_agreement(str(config["terms"])) if "terms" in config else {}
+    if server and (difference := find_difference(task.agreement, server)):
+        raise JoinError(difference)
     if task.schema_hash != config["schema"]:
-        server = read_agreement(str(config["terms"])) if "terms" in config else {}
-        raise JoinError(find_difference(task.agreement, server) or "the server's columns are not this hospital's")
+        raise JoinError("the server's columns are not this hospital's")
     if isinstance(context, InMemoryHospital):
         return context.hospital
     path, name = _own_csv(context)
@@ -131,6 +133,23 @@ def hospital_of(message: Message, context: Context) -> Hospital:
         if ALLOWED_EPSILON not in context.node_config:
             raise
         raise DataError(str(error)) from None  # the reason names a column, which no budget accounts for
+
+
+def task_of(context: Context, name: str) -> Task:
+    """The task of this node: of its task file, in a simulation of the run config's, or that of the package.
+
+    Args:
+        name: the server's name for the task.
+
+    Raises:
+        DataError: the task file cannot be used.
+        SettingsError: there is no task file, and the package has no task of this name.
+    """
+    if isinstance(context, InMemoryHospital):
+        return context.hospital.task
+    own = context.node_config if "data" in context.node_config else context.run_config
+    file = str(own.get(TASK_FILE, ""))
+    return read_task_file(Path(file)) if file else get_task(name)
 
 
 def budget_of(context: Context) -> "PrivacyBudget":
@@ -281,7 +300,7 @@ def final_model(context: Context) -> tuple[TrainConfig, Weights] | None:
     if CONFIG not in context.state:
         return None
     config = TrainConfig.from_record(context.state.config_records[CONFIG])
-    shapes = weight_shapes(get_task(config.task), config.model)
+    shapes = weight_shapes(task_of(context, config.task), config.model)
     return config, weights_from_record(context.state.array_records[ARRAYS], shapes)
 
 

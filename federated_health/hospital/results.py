@@ -5,7 +5,7 @@ from pathlib import Path
 from flwr.app import Context
 
 from federated_health import encryption, report
-from federated_health.hospital.handlers import ENCRYPTED_RUN, budget_of
+from federated_health.hospital.handlers import ENCRYPTED_RUN, budget_of, task_of
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.names import MODEL, REPORT
@@ -21,7 +21,8 @@ def save_results(folder: Path, context: Context, config: TrainConfig, weights: W
     Raises:
         RunError: a file cannot be written.
     """
-    save_final_model(folder / MODEL, config, weights)
+    task = task_of(context, config.task)
+    save_final_model(folder / MODEL, task, config, weights)
     others = []
     if ENCRYPTED_RUN in context.state:
         others = encryption.load("hospital_result").save_encrypted_results(folder, context, config, weights)
@@ -29,6 +30,7 @@ def save_results(folder: Path, context: Context, config: TrainConfig, weights: W
         run_page = report.load().run_page
         name = str(context.node_config["name"])
         summary = report.load().run_summary.RunSummary(  # the server has the figures of all hospitals
+            task=task,
             config=config,
             figures={"hospitals": {name: dict(context.state.metric_records["figures"])}, "federation": None},
             hospital=name,

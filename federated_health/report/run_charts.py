@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.data.task_files import get_task
 from federated_health.messages.content import Evaluation
 from federated_health.ml.bootstrap import PERMUTATIONS, Resampled
 from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve
@@ -114,7 +113,7 @@ def confusion_of_run(run: RunSummary) -> Iterator[Section]:
 
 def holdings_of_run(run: RunSummary) -> Iterator[Section]:
     """Class balance and missing values of every hospital, as far as they were released."""
-    task = get_task(run.config.task)
+    task = run.task
     counts = {name: evaluation.counts for name, evaluation in run.evaluations.items() if name != FEDERATION}
     if not counts:
         return

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from federated_health.data.task_files import get_task
 from federated_health.files import hash_file
 from federated_health.messages.content import TrainConfig
 from federated_health.ml import load_privacy_plan
@@ -55,7 +54,7 @@ def page_of_run(run: RunSummary) -> Page:
     model = f"a model of {number_of(run.hospital_count, 'hospital')}"
     title = model if run.hospital_count else f"{run.hospital} in a federation"
     return Page(
-        title=f"{run.config.task}: {title}",
+        title=f"{run.task.name}: {title}",
         lead=_lead(run),
         sections=[
             *_participants(run),
@@ -83,7 +82,7 @@ def _lead(run: RunSummary) -> str:
         qualifier = "; averaged while encrypted, so that the server could read neither updates nor figures"
     elif run.hospital:
         qualifier = ", with differential privacy"
-    lead = f"Estimates the risk of: {get_task(run.config.task).label.meaning}. {', '.join(parts)}{qualifier}."
+    lead = f"Estimates the risk of: {run.task.label.meaning}. {', '.join(parts)}{qualifier}."
     if not run.hospital and (benefits := run.figures.get("joining")):
         lead += f" Benefit of joining: {list_verdicts(benefit['verdict'] for benefit in benefits.values())}"
     return lead
@@ -271,4 +270,4 @@ def _limits(run: RunSummary) -> Section:
         limits.append("The run was stopped before its last round.")
     if run.settings is None:
         limits += [f"{name}: {value}" for name, value in run.facts.items()]
-    return sections.model_card(get_task(run.config.task), hospitals, limits)
+    return sections.model_card(run.task, hospitals, limits)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from federated_health.data.tasks import Task
 from federated_health.messages.content import Evaluation, Registration, TrainConfig
 from federated_health.ml.rounds import Round
 from federated_health.settings import Settings
@@ -28,6 +29,7 @@ class RunSummary:
         facts: further names and values, such as hashes of files.
     """
 
+    task: Task
     config: TrainConfig
     figures: Mapping[str, Any]
     hospital: str = ""

@@ -15,7 +15,9 @@ import numpy as np
 from flwr.app import ConfigRecord
 
 from federated_health import __version__
-from federated_health.data.task_files import get_task
+from federated_health.data.task_files import parse_task
+from federated_health.data.task_writing import write_task
+from federated_health.data.tasks import Task
 from federated_health.errors import RunError, StorageError
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, weights_hash
@@ -23,32 +25,45 @@ from federated_health.ml.networks import Weights, weights_hash
 SAVED = b"saved"
 
 
-def save_final_model(path: Path, config: TrainConfig, weights: Weights) -> None:
-    """Save the self-contained Keras model of a run, with a description of its training; StorageError on failure."""
+def save_final_model(path: Path, task: Task, config: TrainConfig, weights: Weights) -> None:
+    """Save the self-contained Keras model of a run, with its task and a description of its training.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
     from federated_health.ml.keras_models import build_model, save_model  # noqa: PLC0415  # loads Keras
 
-    model = build_model(get_task(config.task), config.model, config.normalisation, weights)
-    description = {"version": __version__, "weights_sha256": weights_hash(weights), **asdict(config)}
+    model = build_model(task, config.model, config.normalisation, weights)
+    description = {
+        "version": __version__,
+        "weights_sha256": weights_hash(weights),
+        **asdict(config),
+        "task_file": write_task(task),
+    }
     try:
         save_model(path, model, description)
     except OSError as error:
         raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def write_request(path: Path, config: TrainConfig, weights: Weights) -> bytes:
+def write_request(path: Path, task: Task, config: TrainConfig, weights: Weights) -> bytes:
     """A request to save a model: JSON beside the weights, as NumPy's npz."""
     file = BytesIO()
-    request = json.dumps({"path": str(path), "config": dict(config.to_record())})
+    request = json.dumps({"path": str(path), "task": write_task(task), "config": dict(config.to_record())})
     np.savez(file, allow_pickle=False, request=request, **weights)
     return file.getvalue()
 
 
-def read_request(content: bytes) -> tuple[Path, TrainConfig, Weights]:
+def read_request(content: bytes) -> tuple[Path, Task, TrainConfig, Weights]:
     """The inverse of `write_request`."""
     with np.load(BytesIO(content), allow_pickle=False) as file:
         weights = {name: file[name] for name in file.files}
     request = json.loads(str(weights.pop("request")))
-    return Path(request["path"]), TrainConfig.from_record(ConfigRecord(request["config"])), weights
+    task, config = (
+        parse_task(request["task"].encode(), "task"),
+        TrainConfig.from_record(ConfigRecord(request["config"])),
+    )
+    return Path(request["path"]), task, config, weights
 
 
 def main() -> None:

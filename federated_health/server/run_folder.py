@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from federated_health import report
+from federated_health.data.tasks import Task
 from federated_health.errors import RunError, StorageError
 from federated_health.files import locked_folder, make_folder, path_exists, write_json
 from federated_health.messages.content import TrainConfig
@@ -131,7 +132,7 @@ class RunFolder:
         if run.weights is not None:
             report.load().svg.warm_up()  # while the other process gets ready
             model = self.path / MODEL
-            self._model_saver.save(model, config, run.weights)
+            self._model_saver.save(model, run.settings.task_declaration, config, run.weights)
             facts = run_page.hashes_of_model(model, run.weights)
             run_page.write_run_report(self.path / REPORT, summarise(run, figures, stopped=stopped, facts=facts))
         if not stopped or run.weights is None:
@@ -143,6 +144,7 @@ def summarise(
 ) -> "RunSummary":
     """A run as its server knows it, for its report (see `RunSummary`)."""
     summary: RunSummary = report.load().run_summary.RunSummary(
+        task=run.settings.task_declaration,
         config=run.train_config(),
         figures=figures,
         settings=run.settings,
@@ -207,16 +209,16 @@ class ModelSaver:
                     process_group=0,  # Ctrl-C is for this process
                 )
 
-    def save(self, path: Path, config: TrainConfig, weights: Weights) -> None:
+    def save(self, path: Path, task: Task, config: TrainConfig, weights: Weights) -> None:
         """Save the model (see `saved_model.save_final_model`), in this process if the other one fails."""
         saved_model = report.load().saved_model
         process, self._process = self._process, None
         if process is not None:
             with suppress(OSError):
-                output, _ = process.communicate(saved_model.write_request(path.absolute(), config, weights))
+                output, _ = process.communicate(saved_model.write_request(path.absolute(), task, config, weights))
                 if process.returncode == 0 and output == saved_model.SAVED:
                     return
-        saved_model.save_final_model(path, config, weights)
+        saved_model.save_final_model(path, task, config, weights)
 
     def close(self) -> None:
         """End the other process if it was not needed."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from federated_health.data.hospital import Hospital
-from federated_health.data.manifest import read_manifest
-from federated_health.data.task_files import get_task
+from federated_health.data.manifest import find_task_file, read_manifest
+from federated_health.data.task_files import get_task, read_task_file
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError, RunError, SettingsError
 from federated_health.files import make_folder
@@ -25,17 +25,22 @@ NO_WAIT = 0.1
 """Seconds to wait for hospitals: in process, one that cannot take part at once never will."""
 
 
-def find_hospitals(folder: Path) -> tuple[Task, dict[str, Path]]:
-    """The task of a dataset folder, and hospital -> its CSV.
+def find_hospitals(folder: Path, task_file: Path | None = None) -> tuple[Task, Path | None, dict[str, Path]]:
+    """The task of a dataset folder, its task file if it has one, and hospital -> its CSV.
+
+    Args:
+        task_file: declares the task of the CSVs; by default, the folder's manifest names it.
 
     Raises:
-        DataError: the folder has no manifest, or fewer than two hospitals.
+        DataError: the folder has no manifest, or fewer than two hospitals, or the task file cannot be used.
     """
     manifest = read_manifest(folder)
     hospitals = manifest["hospitals"]
     if len(hospitals) < 2:
         raise DataError(f"{folder}: expected at least 2 hospitals, got {len(hospitals)}")
-    return get_task(manifest["task"]), {entry["name"]: folder / entry["file"] for entry in hospitals}
+    file = task_file or find_task_file(folder, manifest)
+    task = read_task_file(file) if file else get_task(manifest["task"])
+    return task, file, {entry["name"]: folder / entry["file"] for entry in hospitals}
 
 
 def refuse_duplicates(flag: str, values: Collection[str]) -> None:

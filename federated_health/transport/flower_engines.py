@@ -9,7 +9,8 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from federated_health.data.data_check import MIN_PATIENTS
-from federated_health.data.manifest import read_manifest
+from federated_health.data.manifest import find_task_file, read_manifest
+from federated_health.data.task_files import TASK_FILE
 from federated_health.errors import DataError, SettingsError
 from federated_health.settings import Settings
 from federated_health.transport.interface import Transport
@@ -93,9 +94,11 @@ class SimulationTransport(EngineTransport):
                 f"--run-config hospitals={hospitals - small}"
             )
         if manifest["task"] != settings.task:
+            file = find_task_file(folder, manifest)
+            setting = f"{TASK_FILE}='{file}'" if file else f"task='{manifest['task']}'"
             raise SettingsError(
                 f"task: expected {manifest['task']}, the task of {folder}, got {settings.task!r}; use "
-                f"--run-config \"task='{manifest['task']}'\""
+                f'--run-config "{setting}"'
             )
 
 

@@ -14,7 +14,8 @@ from federated_health.cli.client import add_privacy, add_split_seed, check_libra
 from federated_health.cli.console import say
 from federated_health.cli.deployment import flower_commands
 from federated_health.data.hospital import load_hospital
-from federated_health.data.task_files import DEFAULT_TASK, TASKS, get_task
+from federated_health.data.manifest import OwnHospital, find_own_hospital
+from federated_health.data.task_files import DEFAULT_TASK, TASKS
 from federated_health.errors import JoinError, RunError
 from federated_health.files import PRIVATE, write_bytes
 from federated_health.processes import free_port, process
@@ -45,14 +46,14 @@ ADMITTED_SECONDS = 30.0
 """Seconds after which a running node counts as admitted."""
 
 
-def node_command(flags: argparse.Namespace, identity: Identity) -> list[str]:
+def node_command(flags: argparse.Namespace, own: OwnHospital, identity: Identity) -> list[str]:
     """Flower's command for one hospital; also writes the hospital's key in the form that Flower reads.
 
     The node listens on loopback only, for the processes that it starts per message.
     """
     folder = identity.folder.absolute()  # a ClientApp runs in another folder
     program = flower_commands.executable("flower-supernode")
-    config = flower_commands.format_config(node_config(flags, identity.name, flags.data.absolute(), folder))
+    config = flower_commands.format_config(node_config(flags, own.absolute(), folder))
     key = read_key(folder / KEY).private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     write_bytes(folder / NODE_KEY, key, PRIVATE)  # the same key as key.pem, so not a second secret
     return [
@@ -119,8 +120,13 @@ def make_parser() -> parsing.CommandParser:
     parser = parsing.CommandParser(DESCRIPTION, examples=EXAMPLES)
     hospital = parser.add_argument_group("which hospital this is")
     hospital.add_argument("--data", type=Path, required=True, metavar="FILE", help="this hospital's own CSV")
-    help_text = "what to predict; the CSV must have its columns (default: %(default)s)"
-    hospital.add_argument("--task", choices=tuple(TASKS), default=DEFAULT_TASK, help=help_text)
+    help_text = (
+        "what to predict; the CSV must have its columns (default: the task in the manifest beside the CSV, else "
+    )
+    help_text += f"{DEFAULT_TASK})"
+    hospital.add_argument("--task", choices=tuple(TASKS), help=help_text)
+    help_text = "task file of your own, instead of --task (default: the one in the manifest beside the CSV, if any)"
+    hospital.add_argument("--task-file", type=Path, metavar="FILE", help=help_text)
     add_split_seed(hospital)
     connection = parser.add_argument_group("connection")
     help_text = "folder of this hospital's key and certificate, which names the hospital"
@@ -144,9 +150,10 @@ def run(flags: argparse.Namespace) -> None:
     check_libraries(flags)
     identity = load_identity(flags.tls, Role.HOSPITAL)
     split_address(flags.superlink)
-    for line in load_hospital(flags.data, get_task(flags.task), identity.name, flags.split_seed).remarks():
+    own = find_own_hospital(Path(), None, flags.data, identity.name, task=flags.task, task_file=flags.task_file)
+    for line in load_hospital(own.data, own.task, own.name, flags.split_seed).remarks():
         say(line)
-    make_command = partial(node_command, flags, identity)
+    make_command = partial(node_command, flags, own, identity)
     say(flower_commands.shell_line(make_command()))
     if warning := identity.expiry_warning():
         say(warning)

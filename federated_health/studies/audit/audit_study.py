@@ -8,6 +8,7 @@ from typing import Any
 from federated_health import __version__
 from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
+from federated_health.data.task_files import TASK_FILE
 from federated_health.errors import DataError, SettingsError
 from federated_health.files import hash_file, write_json
 from federated_health.hospital.handlers import answer
@@ -36,6 +37,7 @@ SIZES = (1, 4, 16)
 def run(
     *,
     data: Path,
+    task_file: Path | None = None,
     out: Path,
     force: bool,
     shadows: int,
@@ -50,6 +52,7 @@ def run(
 
     Args:
         data, out: folder that create_dataset.py wrote, and folder of the results.
+        task_file: see `find_hospitals`.
         force: whether `out` may hold a run, whose report is replaced.
         shadows: half runs per privacy setting, each of which is attacked with the others as shadow models.
         wholes: full runs per privacy setting.
@@ -65,7 +68,7 @@ def run(
         DataError, SettingsError: the request is not valid.
         RunError: a run failed, and nothing is written; or a file could not be written.
     """
-    task, files = find_hospitals(data)
+    task, task_file, files = find_hospitals(data, task_file)
     hospitals = {name: load_hospital(path, task, name, DEFAULT_SPLIT_SEED) for name, path in files.items()}
     fewest, smallest = min((len(hospital.train), name) for name, hospital in hospitals.items())
     if fewest < MIN_ROWS:
@@ -73,7 +76,7 @@ def run(
         raise DataError(f"{files[smallest]}: {problem}")
     if shadows < MIN_HALF_RUNS or shadows % 2:
         raise SettingsError(f"shadows: expected an even number from {MIN_HALF_RUNS}, got {shadows}")
-    privacies = _privacy_settings(hospitals, epsilons, {**settings, "task": task.name})
+    privacies = _privacy_settings(hospitals, epsilons, {**settings, "task": task.name, TASK_FILE: str(task_file or "")})
     plan = AuditPlan(
         hospitals=hospitals,
         privacies=privacies,

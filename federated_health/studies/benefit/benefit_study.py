@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from federated_health.data.task_files import TASK_FILE
 from federated_health.errors import SettingsError
 from federated_health.files import write_json
 from federated_health.hospital.handlers import answer
@@ -29,6 +30,7 @@ MIN_FOLDS = 2
 def run(
     *,
     data: Path,
+    task_file: Path | None = None,
     out: Path,
     force: bool,
     folds: int,
@@ -43,6 +45,7 @@ def run(
 
     Args:
         data, out: folder that create_dataset.py wrote, and folder of the results.
+        task_file: see `find_hospitals`.
         force: whether `out` may hold another study, which is replaced, or a run, whose report is.
         folds, repeats, strategies, tune: see `EvaluationProtocol`; without strategies, the settings' one is used.
         settings: training settings by flag; the others keep their defaults.
@@ -55,9 +58,10 @@ def run(
         DataError, SettingsError: the request is not valid; nothing is written.
         RunError: a model could not be trained, or a file could not be written; finished models stay in the journal.
     """
-    cohort = read_cohort(data)
+    cohort = read_cohort(data, task_file)
     strategies = strategies or (str(settings.get("strategy", Settings.strategy)),)
-    own: dict[str, Value] = {"task": cohort.task.name, "hospitals": len(cohort.tables), "strategy": strategies[0]}
+    named: dict[str, Value] = {"task": cohort.task.name, TASK_FILE: str(cohort.task_file or "")}
+    own: dict[str, Value] = {**named, "hospitals": len(cohort.tables), "strategy": strategies[0]}
     protocol = EvaluationProtocol(
         settings=Settings.from_config({**settings, **own}),
         folds=folds,

@@ -34,11 +34,13 @@ class Cohort:
     Attributes:
         tables: hospital -> float64 columns of the task, then the label; NaN for missing.
         hashes: hospital -> SHA-256 of its CSV, in hex.
+        task_file: file that declares the task; None for a task that comes with the package.
     """
 
     task: Task
     tables: Mapping[str, pd.DataFrame]
     hashes: Mapping[str, str]
+    task_file: Path | None = None
 
     def labels(self, hospital: str) -> npt.NDArray[np.float32]:
         """Labels of one hospital, [rows], 0 or 1."""
@@ -62,16 +64,16 @@ class Cohort:
         return splits
 
 
-def read_cohort(folder: Path) -> Cohort:
-    """The hospitals that create_dataset.py wrote into a folder.
+def read_cohort(folder: Path, task_file: Path | None = None) -> Cohort:
+    """The hospitals that create_dataset.py wrote into a folder; for the task file, see `find_hospitals`.
 
     Raises:
         DataError: there are fewer than two, or one has data that could not join a run.
     """
-    task, files = find_hospitals(folder)
+    task, own_file, files = find_hospitals(folder, task_file)
     tables = {}
     for name, path in files.items():
         quality = check_data(path, task)
         quality.raise_obstacle()
         tables[name] = quality.numbers
-    return Cohort(task, tables, {name: hash_file(path) for name, path in files.items()})
+    return Cohort(task, tables, {name: hash_file(path) for name, path in files.items()}, own_file)

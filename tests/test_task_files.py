@@ -1,0 +1,205 @@
+"""Task files: what they declare, and the line that an error names."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from federated_health.data.columns import Category, Label, Measurement
+from federated_health.data.task_files import TASKS, parse_task, read_task_file
+from federated_health.data.task_writing import write_task
+from federated_health.data.tasks import Task
+from federated_health.data.toml_reading import MAX_BYTES
+from federated_health.errors import DataError
+
+STROKE = """\
+# Mortality after stroke
+name = "stroke"
+
+[label]
+column = "died_30d"
+meaning = "died within 30 days of admission"
+
+[patient]
+column = "patient_id"
+
+[columns.age]
+meaning = "age"
+unit = "years"
+range = [0, 120]
+typical_median = [50, 90]
+other_units = { months = { factor = 0.08333333333333333 }, "decades" = { factor = 10, offset = 0.5 } }
+scale = [70, 15]
+association = "positive"
+
+[columns.nihss]
+meaning = "NIH Stroke Scale on admission"
+unit = "points"
+range = [0, 42]
+
+[columns.smoker]
+meaning = "smoking"
+codes = { 0 = "never", 1 = "formerly", -1 = "unknown" }
+risk_codes = [1]
+"""
+
+
+def parse(text: str) -> Task:
+    return parse_task(text.encode(), "stroke.toml")
+
+
+def replaced(old: str, new: str) -> str:
+    assert STROKE.count(old) == 1
+    return STROKE.replace(old, new)
+
+
+def test_a_task_file_declares_every_part_of_a_task() -> None:
+    task = parse(STROKE)
+    assert (task.name, task.patient) == ("stroke", "patient_id")
+    assert task.label == Label("died_30d", "died within 30 days of admission")
+    age, nihss, smoker = task.columns
+    assert age == Measurement(
+        "age",
+        "age",
+        "years",
+        low=0,
+        high=120,
+        typical_median=(50, 90),
+        other_units={"months": (0.08333333333333333, 0), "decades": (10, 0.5)},
+        scale=(70, 15),
+        association="positive",
+    )
+    assert nihss == Measurement("nihss", "NIH Stroke Scale on admission", "points", low=0, high=42)
+    assert smoker == Category("smoker", "smoking", {0: "never", 1: "formerly", -1: "unknown"}, risk_codes=(1,))
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key_word"),
+    [
+        (replaced('name = "stroke"', 'name = "Stroke"'), 2, "lower-case"),
+        (replaced('name = "stroke"', "name = 7"), 2, "lower-case"),
+        (replaced('name = "stroke"\n', ""), 0, "lacks name"),
+        (replaced('column = "died_30d"\n', ""), 4, "lacks column"),
+        (replaced('column = "died_30d"', 'column = "died 30d"'), 5, "letters"),
+        (replaced('column = "died_30d"', 'column = "smoker"'), 5, "also another column"),
+        (replaced('column = "patient_id"', 'column = "died_30d"'), 9, "also another column"),
+        (replaced('column = "patient_id"', 'column = "patient_id"\nhashed = true'), 10, "unknown key"),
+        (replaced('unit = "years"', 'unit = "?"'), 13, "a draft leaves"),
+        (replaced('unit = "years"', 'unit = ""'), 13, "text in one line"),
+        (replaced("range = [0, 120]", "range = [120, 0]"), 14, "lower one first"),
+        (replaced("range = [0, 120]", "range = [0, inf]"), 14, "two numbers"),
+        (replaced("range = [0, 120]", 'range = "?"'), 14, "two numbers"),
+        (replaced("typical_median = [50, 90]", "typical_median = [50, 130]"), 15, "within 0 and 120"),
+        (replaced("factor = 10", "factor = 0"), 16, "other than 0"),
+        (replaced("offset = 0.5", "offsets = 0.5"), 16, "unknown key"),
+        (replaced("scale = [70, 15]", "scale = [70, 0]"), 17, "standard deviation"),
+        (replaced('association = "positive"', 'association = "up"'), 18, "negative"),
+        (replaced("range = [0, 42]", "range = [0, 42]\nrnage = [0, 1]"), 24, "unknown key"),
+        (replaced('meaning = "smoking"\n', ""), 25, "lacks meaning"),
+        (replaced("-1 = ", "1.5 = "), 27, "not valid TOML|whole numbers"),
+        (replaced('{ 0 = "never", 1 = "formerly", -1 = "unknown" }', '{ 0 = "never" }'), 27, "2 to 100"),
+        (replaced("risk_codes = [1]", "risk_codes = [2]"), 28, "some of the codes"),
+        (replaced("risk_codes = [1]", "risk_codes = [0, 1, -1]"), 28, "some of the codes"),
+        (replaced("[columns.nihss]", "[columns.risk]"), 20, "letters"),
+        (replaced("[columns.nihss]", '[columns."nih score"]'), 20, "letters"),
+        (replaced("[columns.nihss]", "[columns.age]"), 20, "not valid TOML"),
+        (replaced("[0, 42]", "[0, 42"), 25, "not valid TOML"),
+        (STROKE + "\n[training]\nrounds = 3\n", 30, "unknown key"),
+        (STROKE.split("[columns.age]")[0], 0, "lacks columns"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_file_line_and_key(text: str, line: int, key_word: str) -> None:
+    with pytest.raises(DataError, match=key_word) as caught:
+        parse(text)
+    assert str(caught.value).startswith(f"stroke.toml, line {line}: " if line else "stroke.toml: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_named_like_one_of_another_table_is_found_in_its_own() -> None:
+    text = replaced("range = [0, 42]", "range = [42, 0]")
+    with pytest.raises(DataError, match=r"line 23: columns\.nihss\.range"):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"a" * (MAX_BYTES + 1), b"[" * 5000, b"x = " + b"[" * 5000, b"", b"name"]
+)
+def test_content_that_is_no_task_file_is_refused(content: bytes) -> None:
+    with pytest.raises(DataError, match=r"^x\.toml"):
+        parse_task(content, "x.toml")
+
+
+def test_a_file_that_is_missing_or_a_folder_is_refused_with_its_path(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(DataError, match=str(path)):
+            read_task_file(path)
+
+
+def test_windows_line_ends_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "stroke.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + STROKE.replace("\n", "\r\n").encode())
+    assert read_task_file(path).agreement == parse(STROKE).agreement
+    path.write_bytes(STROKE.replace("[0, 42]", "[42, 0]").replace("\n", "\r\n").encode())
+    with pytest.raises(DataError, match="line 23"):
+        read_task_file(path)
+
+
+def test_the_same_content_is_the_same_task_and_a_changed_file_another_one(tmp_path: Path) -> None:
+    path = tmp_path / "stroke.toml"
+    path.write_text(STROKE)
+    first = read_task_file(path)
+    assert read_task_file(path) is first
+    path.write_text(replaced("[0, 42]", "[0, 43]"))
+    assert read_task_file(path).agreement != first.agreement
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=12).filter(
+    lambda text: text != "?"
+)
+NUMBER = st.floats(-1e9, 1e9).map(lambda number: round(number, 6))
+MEASUREMENT = st.builds(
+    lambda meaning, unit, bounds, zero, scale, sign, factor: Measurement(
+        "x",
+        meaning,
+        unit,
+        low=min(bounds),
+        high=max(bounds),
+        zero_is_missing=zero,
+        typical_median=(min(bounds), max(bounds)) if zero else None,
+        other_units={unit: (factor, 1.5)} if zero else {},
+        scale=scale,
+        association=sign,
+    ),
+    TEXT,
+    TEXT,
+    st.lists(NUMBER, min_size=2, max_size=2, unique=True),
+    st.booleans(),
+    st.none() | st.tuples(NUMBER, st.floats(1e-6, 1e6)),
+    st.sampled_from([None, "positive", "negative"]),
+    st.floats(1e-12, 1e12),
+)
+CATEGORY = st.builds(
+    lambda meaning, codes, some: Category("x", meaning, codes, risk_codes=tuple(codes)[:1] if some else ()),
+    TEXT,
+    st.dictionaries(st.integers(-99999, 99999), TEXT, min_size=2, max_size=5),
+    st.booleans(),
+)
+
+
+@given(st.lists(MEASUREMENT | CATEGORY, min_size=1, max_size=4), TEXT, st.none() | st.just("id"))
+@settings(deadline=None, max_examples=60)
+def test_a_written_task_is_read_back_with_every_attribute(
+    columns: list[Measurement | Category], meaning: str, patient: str | None
+) -> None:
+    named = tuple(type(column)(**{**vars(column), "name": f"c{i}"}) for i, column in enumerate(columns))
+    task = Task(name="any", columns=named, label=Label("y", meaning), patient=patient)
+    read = parse_task(write_task(task).encode(), "any.toml")
+    assert (read.name, read.columns, read.label, read.patient) == (task.name, task.columns, task.label, task.patient)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_tasks_of_the_package_are_read_back_as_they_are_written(name: str) -> None:
+    task = TASKS[name]
+    read = parse_task(write_task(task).encode(), "any.toml")
+    assert (read.columns, read.label, read.agreement) == (task.columns, task.label, task.agreement)
