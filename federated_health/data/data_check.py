@@ -13,7 +13,13 @@ import numpy as np
 import pandas as pd
 
 from federated_health.data import csv_reading
-from federated_health.data.associations import column_positions, compare, expected_associations, measure_associations
+from federated_health.data.associations import (
+    MIN_EVIDENCE_OF_ONE,
+    column_positions,
+    compare,
+    expected_associations,
+    measure_associations,
+)
 from federated_health.data.columns import Category, Measurement
 from federated_health.data.csv_reading import CheckedCells
 from federated_health.data.tasks import Task
@@ -235,7 +241,7 @@ def _warn_about_marks(column: Measurement, numbers: "pd.Series[float]") -> Itera
         distance, width = max(others[0] - code, code - others[-1]), np.ptp(others)
         is_far = times > 1 and distance >= (width if abs(code) < 10 else width / 2)
         # A tail that ends in a peak: more rows than the five next values together.
-        ends_in_peak = code > others[-1] and abs(code) > 10 and times >= MIN_REPEATS + rows_of_others[-5:].sum()
+        ends_in_peak = code > others[-1] and times >= MIN_REPEATS + rows_of_others[-5:].sum()
         if is_far or ends_in_peak:
             yield f"{column.name} is {code:g} in {times} rows, far from its other values: does it mean missing?"
     for side, end, rest in (("lowest", 0, others[1:]), ("highest", -1, others[:-1])):
@@ -244,7 +250,7 @@ def _warn_about_marks(column: Measurement, numbers: "pd.Series[float]") -> Itera
         if (
             rows_of_others[end] >= MIN_REPEATS
             and len(rest) >= MIN_REPEATS
-            and distance >= np.ptp(rest)
+            and distance >= np.ptp(rest) / 2
             and not is_named
         ):
             yield (
@@ -276,9 +282,11 @@ def _warn_about_label(task: Task, cells: CheckedCells) -> Iterator[str]:
             "is it inverted? If so, exchange 0 and 1 in the export, or in the mapping file"
         )
         return
+    scores = own * rows**0.5
     for number, column in enumerate(task.columns):
-        alone = compare(np.where(column_positions(task) == number, own, 0.0), rows, expected, task)
-        if alone.side < 0:
+        is_own = column_positions(task) == number
+        has_risk = (scores[is_own & (expected > 0)] > 0).any()  # a code, or high values
+        if (expected * scores)[is_own].min() <= -MIN_EVIDENCE_OF_ONE and not has_risk:
             yield (
                 f"{column.name} is associated with {label} opposite to what the task declares: are its "
                 f"{'codes' if isinstance(column, Category) else 'values'} those of the task?"

@@ -19,8 +19,8 @@ from federated_health.data.manifest import MANIFEST, listed_hashes, read_manifes
 from federated_health.data.partition_chart import draw_partition
 from federated_health.data.sources.source import Source
 from federated_health.data.task_files import TASKS
-from federated_health.data.tasks import Task
 from federated_health.data.task_writing import write_task
+from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 from federated_health.files import PUBLIC, hash_file, write_bytes
 
