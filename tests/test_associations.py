@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
 
 from federated_health.data.associations import (
     compare,
@@ -24,7 +25,9 @@ from federated_health.data.sources.source import Source, generate_readmission
 from federated_health.data.split import split_rows
 from federated_health.data.task_files import HEART_DISEASE, READMISSION
 from federated_health.data.tasks import Task
+from federated_health.hospital import handlers
 from federated_health.hospital.handlers import InMemoryHospital, answer
+from federated_health.messages.content import CONFIG, REGISTRATION, SUMS_WITHHELD
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
@@ -320,6 +323,18 @@ def test_under_differential_privacy_nothing_is_released_and_nothing_claimed(
     run, _ = gather({"a": hospitals["hungary"], "b": hospitals["hungary"]}, dp_epsilon=2.0)
     assert all(not registration.associations.size for registration in run.registrations.values())
     assert run.problems.to_json()["noticed"] == {}
+
+
+@pytest.mark.parametrize("is_withheld", [False, True])
+def test_an_encrypted_run_gets_no_associations(hospitals: dict[str, pd.DataFrame], is_withheld: bool) -> None:
+    config: dict[str, Any] = {"task": HEART_DISEASE.name, "schema": HEART_DISEASE.schema_hash}
+    config |= {SUMS_WITHHELD: True} if is_withheld else {}
+    request = Message(RecordDict({CONFIG: ConfigRecord(config)}), 1, REGISTRATION)
+
+    registration = handlers.register(request, in_memory("hungary", hospitals["hungary"]))
+
+    assert bool(registration.associations.size) is not is_withheld
+    assert ("associations" in registration.to_content().metric_records["metrics"]) is not is_withheld
 
 
 def test_the_problem_log_keeps_what_was_noticed_over_a_restart() -> None:

@@ -155,7 +155,7 @@ def save_results(
 def _print_and_save(folder: RunFolder, run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool) -> None:
     try:
         if run.weights is not None:
-            _print_figures(figures, run.threshold)
+            print_final_figures(figures, run.threshold)
             print_benefit(figures.get("joining", {}))
         if problems := run.problems.describe():
             console.print_lines("Problems in this run:", problems)
@@ -170,7 +170,7 @@ def _print_and_save(folder: RunFolder, run: FederatedRun, figures: Mapping[str, 
     console.say(f"saved {folder.path}/{files}")
 
 
-def _print_figures(figures: Mapping[str, Any], threshold: float) -> None:
+def print_final_figures(figures: Mapping[str, Any], threshold: float) -> None:
     """Print the final table: hospitals, the federation, and the mean of the ROC-AUCs within hospitals."""
     federation = dict(figures["federation"] or {})
     mean, small = federation.pop("mean_roc_auc", None), federation.pop("small_in_mean", 0)
