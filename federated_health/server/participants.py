@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from federated_health.data.associations import count_associations, find_opposite
+from federated_health.data.label_direction import column_positions, find_opposite
 from federated_health.data.tasks import write_agreement
 from federated_health.errors import RunError
 from federated_health.messages.content import CONFIG, REGISTRATION, SUMS_WITHHELD, Registration
@@ -275,7 +275,7 @@ class Participants:
 
     def _read(self, node: int, content: RecordDict) -> Registration:
         task = self._settings.task_declaration
-        registration = Registration.from_content(content, task.measurements, count_associations(task))
+        registration = Registration.from_content(content, task.measurements, len(column_positions(task)))
         if self._transport.names().get(node, registration.name) != registration.name:
             raise MalformedMessageError("it registers under another name than it joined with")
         return registration
