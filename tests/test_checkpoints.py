@@ -471,7 +471,19 @@ def test_every_setting_that_differs_is_named_with_both_values() -> None:
 
 
 def test_every_setting_on_which_results_depend_is_compared() -> None:
-    free = {"min-hospitals", "task-file", "address", "tls", "wait", "round-timeout", "out", "resume", "force", "insecure", "verbose"}
+    free = {
+        "min-hospitals",
+        "task-file",
+        "address",
+        "tls",
+        "wait",
+        "round-timeout",
+        "out",
+        "resume",
+        "force",
+        "insecure",
+        "verbose",
+    }
     for name in set(DEFAULTS) - free - {"data"}:
         with pytest.raises(CheckpointError, match=f": {name}: expected .*, got "):
             check_settings(DEFAULTS, {name: "other"})

@@ -214,7 +214,7 @@ def test_the_table_shows_each_hospital_s_patients_and_labels(create: RunScript) 
     ill, healthy = (manifest_of()["hospitals"][0]["labels"][label] for label in ("1", "0"))
     assert ["client_1.csv", "hospital-1", "915", str(ill), str(healthy)] in lines
     assert ill + healthy == 915
-    assert "1 hospital has fewer than 8 rows" in result.output
+    assert "1 hospital has fewer than 8 different patients" in result.output
     assert result.output.endswith("wrote data/manifest.json\n")
 
 
@@ -224,7 +224,7 @@ def test_the_table_shows_at_most_200_hospitals(create: RunScript) -> None:
     assert result.succeeded
     assert result.output.count("client_") == 200
     assert "... and 720 more\n" in result.output
-    assert "920 hospitals have fewer than 8 rows" in result.output
+    assert "920 hospitals have fewer than 8 different patients" in result.output
     assert len(list(Path("data").glob("client_*.csv"))) == 920
     assert hospitals_of()[::919] == [("hospital-001", 1), ("hospital-920", 1)]
 

@@ -311,12 +311,13 @@ def test_an_open_quote_hides_no_row(tmp_path: Path) -> None:
 def test_another_separator_is_named_without_quoting_a_patient(tmp_path: Path, separator: str) -> None:
     message = refusal(write(tmp_path, FIRST.replace(",", separator), SECOND.replace(",", separator)))
 
-    assert message == "is not separated by commas"
+    assert message.startswith("is not separated by commas")
+    assert "has no header" in message
+    assert "145" not in message
 
 
 def test_a_header_is_quoted_only_where_it_looks_like_names(tmp_path: Path) -> None:
     message = refusal(write(tmp_path, "age,Mrs Smith (341),sex"))
 
-    assert "header is: age, sex;" in message
-    assert "create_dataset.py --source" in message
+    assert message.endswith("header is: age, sex, and 1 more")
     assert "Smith" not in message

@@ -2,13 +2,23 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from federated_health.cli import parsing
 from federated_health.cli.console import print_figures, print_lines
 from federated_health.data.data_check import MIN_PATIENTS
 from federated_health.data.dataset_folder import MAX_PAIRS, PICTURE, write_example_patients, write_hospitals
 from federated_health.data.manifest import MANIFEST
-from federated_health.data.partitions import DEFAULT_ALPHA, KINDS, MAX_HOSPITALS, Partition, divide
+from federated_health.data.partitions import (
+    DEFAULT_ALPHA,
+    KINDS,
+    MAX_HOSPITALS,
+    Partition,
+    count_patients,
+    count_shared_patients,
+    divide,
+    find_small_hospitals,
+)
 from federated_health.data.sources.source import DEFAULT_PATIENTS, Source, generate_readmission, read_source, read_uci
 from federated_health.files import path_exists
 from federated_health.setting_fields import DEFAULT_DATA
@@ -73,6 +83,13 @@ def parse() -> argparse.Namespace:
         help="with --by size: ratios of the hospitals' sizes, such as 8,4,2,1 (each above 0; default: none)",
     )
     division.add_argument(
+        "--min-patients",
+        type=parsing.count,
+        metavar="N",
+        help="smallest number of different patients of a hospital: smaller hospitals of the data are left out, and "
+        f"other partitions are drawn anew or refused (from 1; {MIN_PATIENTS} are needed to join; default: 1)",
+    )
+    division.add_argument(
         "--seed",
         type=parsing.seed,
         default=Settings.seed,
@@ -112,7 +129,28 @@ def make_partition(flags: argparse.Namespace, by: str) -> Partition:
     """The partition that the flags describe."""
     hospitals = Settings.hospitals if flags.hospitals is None and by in ("iid", "dirichlet") else flags.hospitals
     alpha = DEFAULT_ALPHA if flags.alpha is None and by == "dirichlet" else flags.alpha
-    return Partition(by=by, seed=flags.seed, hospitals=hospitals, alpha=alpha, ratios=flags.ratios)
+    return Partition(
+        by=by,
+        seed=flags.seed,
+        hospitals=hospitals,
+        alpha=alpha,
+        ratios=flags.ratios,
+        min_patients=flags.min_patients,
+    )
+
+
+def describe_patients(source: Source, partition: Partition) -> tuple[dict[str, Any], list[str]]:
+    """Hospitals that are left out, and patients at several hospitals: for the manifest, and for the console."""
+    facts: dict[str, Any] = {}
+    notes = []
+    if left_out := find_small_hospitals(source, partition):
+        facts["left_out"] = left_out
+        names = ", ".join(f"{name} ({rows} rows)" for name, rows in left_out.items())
+        notes.append(f"left out, as they have fewer than {partition.min_patients} different patients: {names}")
+    if partition.by == "hospital" and (shared := count_shared_patients(source)) is not None:
+        facts["patients_at_several_hospitals"] = shared
+        notes.append(f"{shared} patients have rows at several hospitals")
+    return facts, notes
 
 
 def main() -> None:
@@ -122,8 +160,9 @@ def main() -> None:
     source = read(flags)
     partition = partition or make_partition(flags, "hospital" if source.has_hospitals else "iid")
     hospitals = divide(source, partition)
+    facts, notes = describe_patients(source, partition)
     manifest = write_hospitals(
-        flags.out, source, hospitals, partition=partition.describe(), plot=flags.plot, force=flags.force
+        flags.out, source, hospitals, partition={**partition.describe(), **facts}, plot=flags.plot, force=flags.force
     )
     write_example_patients(flags.out, source.task.name)
     print_lines(f"{source.title}: {len(source.table)} patients", source.remarks())
@@ -138,9 +177,12 @@ def main() -> None:
     }
     noun = "hospital" if len(figures) == 1 else "hospitals"
     print_figures(f"{source.task.name}: {len(figures)} {noun}, by {partition.by}", figures)
-    if small := sum(entry["rows"] < MIN_PATIENTS for entry in manifest["hospitals"]):
+    if notes:
+        print_lines("patients", notes)
+    if small := sum(count_patients(rows, source.task) < MIN_PATIENTS for rows in hospitals.values()):
         have = "hospital has" if small == 1 else "hospitals have"
-        print_lines(f"{small} {have} fewer than {MIN_PATIENTS} rows and cannot join", [])
+        remedy = "" if flags.min_patients else f"; see --min-patients {MIN_PATIENTS}"
+        print_lines(f"{small} {have} fewer than {MIN_PATIENTS} different patients and cannot join{remedy}", [])
     if repeated := manifest.get("repeated_rows"):
         lines = [f"{' and '.join(pair['hospitals'])}: {pair['rows']} different rows" for pair in repeated]
         title = "rows of one hospital are equal to rows of another in every column: are they the same patients?"

@@ -6,20 +6,58 @@ No error message holds a value of a patient.
 import csv
 import io
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import zlib
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import chain, count, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from federated_health.data.columns import Column, Label, Measurement
+from federated_health.data.columns import Column, Mask, Measurement
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 
+Positions = npt.NDArray[np.integer[Any]]
+
 MISSING_MARKS = frozenset({"", "?", "na", "n/a", "nan", "null", "none"})
 """Cells that mean "missing", in lower case."""
+
+MAX_UNPACKED_BYTES = 512 * 2**20
+"""Largest size of a file that was packed with gzip; also a small one may unpack to more than the memory holds."""
+
+PATIENT_RULE = "an identifier of the patient, not empty"
+MISSING_ID = -1
+"""Number of a patient whose identifier is missing."""
+
+CHUNK_ROWS = 500
+"""Rows that are held as lists of text at a time; few, for the processor's cache."""
+
+MIN_DIFFERENT = 50_000
+"""Smallest number of distinct cells from which a column of mostly different cells is held as plain text."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a text table is written.
+
+    Attributes:
+        separator: the character between cells.
+        encoding: a codec of Python's; utf-8-sig is UTF-8 with or without a byte-order mark.
+        quote: the character around cells that hold a separator; empty if there is none.
+    """
+
+    separator: str = ","
+    encoding: str = "utf-8-sig"
+    quote: str = '"'
+
+
+COMMAS = Dialect()
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +70,8 @@ class CheckedCells:
         is_text: where a cell is neither a number nor a mark for missing.
         invalid: where a cell breaks the rule of its column; includes `is_text`.
         zeros: column -> rows with a 0 that means missing.
+        patients: int64 [rows], equal for the rows of one patient; None if no column identifies patients. `invalid` has
+            that column, too.
     """
 
     text: pd.DataFrame
@@ -39,88 +79,212 @@ class CheckedCells:
     is_text: pd.DataFrame
     invalid: pd.DataFrame
     zeros: Mapping[str, int]
+    patients: npt.NDArray[np.int64] | None = None
 
 
-def read_patients(path: Path, task: Task, *, labelled: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The table of a CSV as text, and float64 columns of the task, NaN for missing, with the same index.
+def read_patients(
+    path: Path, task: Task, *, labelled: bool, mapping: Path | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The table of a file as text, and float64 columns of the task, NaN for missing, with the same index.
 
     Columns that the task does not know are ignored.
 
     Args:
         labelled: whether the label is required; if so, it is the last of the columns.
+        mapping: file that says how the table's columns and codes become the task's.
 
     Raises:
         DataError: names the file and, where possible, the column, the row and the rule; never a value.
     """
-    columns = task.labelled_columns if labelled else task.columns
-    cells = read_cells(path, columns)
-    if error := find_invalid_cell(path, columns, cells):
+    cells = read_cells(path, task, labelled=labelled, mapping=mapping)
+    if error := find_invalid_cell(path, task.labelled_columns, cells):
         raise error
     return cells.text, cells.numbers
 
 
-def read_cells(path: Path, columns: Sequence[Column]) -> CheckedCells:
-    """Cells of a CSV; a DataError unless it has at least one patient and each of the columns once."""
-    text = parse_csv(read_bytes(path), str(path))
-    header, names = list(text.columns), [column.name for column in columns]
-    if missing := [name for name in names if name not in header]:
-        hint = case_hint(header, missing)
-        if isinstance(columns[-1], Label) and columns[-1].name in missing:
-            hint += "; create_dataset.py --source reads other layouts, such as Kaggle's, too"
-        problem = f"lacks the {'column' if len(missing) == 1 else 'columns'} {', '.join(missing)}"
-        raise _file_error(str(path), problem, f"; its header is: {describe_header(text, names)}{hint}")
+def read_cells(path: Path, task: Task, *, labelled: bool = True, mapping: Path | None = None) -> CheckedCells:
+    """Cells of a file; a DataError unless it has at least one patient and each of the task's columns once.
+
+    The column that identifies patients is required where the label is.
+
+    Args:
+        labelled, mapping: see `read_patients`.
+    """
+    columns = task.labelled_columns if labelled else task.columns
+    if mapping is not None:
+        from federated_health.data import mappings  # noqa: PLC0415  # most files need none
+
+        return mappings.read_cells(path, task, mapping, columns)
+    patient = task.patient if labelled else None
+    names = [*(column.name for column in columns), *([patient] if patient else [])]
+    text = read_table(path, task)
+    if not set(names) <= set(text.columns):
+        from federated_health.data import reading_errors  # noqa: PLC0415  # a table that can be read does not need it
+
+        raise reading_errors.missing_columns(path, text, names, task)
     refuse_repeated_or_empty(str(path), text, names)
-    return check_cells(text, columns)
+    return check_cells(text, columns, patient=patient)
+
+
+def read_table(path: Path, task: Task | None = None, dialect: Dialect = COMMAS) -> pd.DataFrame:
+    """The table in a text file, which may be packed with gzip; see `parse_csv`."""
+    return parse_csv(read_bytes(path), str(path), dialect=dialect, task=task)
 
 
 def read_bytes(path: Path) -> bytes:
-    """Bytes of a file; a DataError if it cannot be read."""
+    """Bytes of a file, unpacked if they are gzip; a DataError if it cannot be read."""
     try:
-        return path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    return _unpack(content, str(path)) if content.startswith(b"\x1f\x8b") else content
 
 
-def parse_csv(content: bytes, name: str, header: Sequence[str] | None = None) -> pd.DataFrame:
-    """Parse a UTF-8 CSV; every cell stays text. Blank lines and a byte-order mark are skipped.
+def _unpack(content: bytes, name: str) -> bytes:
+    import gzip  # noqa: PLC0415  # most files are not packed
+
+    try:
+        with gzip.open(io.BytesIO(content)) as file:
+            unpacked = file.read(MAX_UNPACKED_BYTES + 1)
+    except (OSError, EOFError, zlib.error):
+        raise file_error(name, "is a damaged gzip file", ": incomplete, or changed since it was packed") from None
+    if len(unpacked) > MAX_UNPACKED_BYTES:
+        raise file_error(name, "is too large", f": expected at most {MAX_UNPACKED_BYTES // 2**20} MiB unpacked")
+    return unpacked
+
+
+def parse_csv(
+    content: bytes,
+    name: str,
+    header: Sequence[str] | None = None,
+    *,
+    dialect: Dialect = COMMAS,
+    task: Task | None = None,
+) -> pd.DataFrame:
+    """Parse a text table; every cell stays text.
+
+    Columns are categorical, which takes little memory, or plain text where most cells are different.
+
+    Blank lines, a byte-order mark and Excel's line `sep=,` are skipped.
 
     Args:
         name: name of the file in a DataError, which never quotes a row.
         header: column names, for a file without a header.
+        task: the task that the table is for: a first line with one of its columns is a header, even if it also has
+            numbers.
     """
     try:
-        lines = io.StringIO(content.decode("utf-8-sig"), newline="")
-        rows = [row for row in csv.reader(lines, strict=True) if row]
-    except UnicodeDecodeError:
-        raise _file_error(name, "is not UTF-8 text", "; save it as CSV UTF-8") from None
-    except csv.Error:
-        raise _file_error(name, "is not a well-formed CSV") from None
-    if not rows:
-        raise _file_error(name, "is empty")
-    if header is None:
-        header, *rows = rows
-        if len(header) == 1 and re.search("[;\t|]", header[0]):
-            raise _file_error(name, "is not separated by commas")
-        if any(_is_number(column) for column in header):  # probably a patient, whom no message may quote
-            raise _file_error(name, "has no header", ": its first line holds numbers, not column names")
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(header):
-            detail = f": in row {number}, expected {len(header)} cells, got {len(row)}"
-            raise _file_error(name, "has a row of the wrong length", detail)
-    return pd.DataFrame(rows, columns=[column.strip() for column in header], dtype=str)
+        return _parse(content, name, header, dialect, task)
+    except (DataError, UnicodeError, csv.Error) as error:
+        from federated_health.data import reading_errors  # noqa: PLC0415  # a table that can be read does not need it
+
+        raise reading_errors.explain(content, name, dialect, error, task) from None
 
 
-def check_cells(text: pd.DataFrame, columns: Sequence[Column], missing_marks: Collection[str] = ()) -> CheckedCells:
+def _parse(
+    content: bytes, name: str, header: Sequence[str] | None, dialect: Dialect, task: Task | None
+) -> pd.DataFrame:
+    rows = _split_cells(content, dialect)
+    is_first = header is None
+    header = [column.strip() for column in (next(rows, []) if header is None else header)]
+    if not header:
+        raise file_error(name, "is empty")
+    if len(header) == 1 and re.search("[,;\t|]", header[0]):
+        raise file_error(name, "has one column only", f": it is not separated by {dialect.separator!r}")
+    columns = _read_columns(rows, len(header), name)
+    table = pd.DataFrame(dict(enumerate(columns)))
+    table.columns = pd.Index(header, dtype=str)
+    known = [column.name for column in task.labelled_columns] if task else []
+    if is_first and any(map(is_number, header)) and set(known).isdisjoint(header):
+        from federated_health.data.reading_errors import looks_like_patient  # noqa: PLC0415  # see `parse_csv`
+
+        if looks_like_patient(table):
+            problem = ": its first line holds numbers, not column names; add a first line with the column names"
+            raise file_error(name, "has no header", problem)
+    _refuse_empty_rows(columns, name)
+    return table
+
+
+def _split_cells(content: bytes, dialect: Dialect) -> Iterator[list[str]]:
+    """The rows of a text table, the header included."""
+    lines: Iterator[str] = io.TextIOWrapper(io.BytesIO(content), dialect.encoding, newline="")
+    first = next(lines, "").removeprefix("\ufeff")
+    if first.strip('"\r\n') != f"sep={dialect.separator}":
+        lines = chain([first], lines)
+    return filter(None, csv.reader(lines, delimiter=dialect.separator, quotechar=dialect.quote or None, strict=True))
+
+
+class _ColumnBuilder:
+    """Collects the cells of a column; holds each distinct cell once, or every cell where most are different."""
+
+    def __init__(self) -> None:
+        self._numbers: defaultdict[str, int] = defaultdict(count().__next__)  # distinct cell -> its number
+        self._codes = [np.empty(0, np.int32)]
+        self._cells: list[str] | None = None
+
+    def add(self, cells: Sequence[str], rows: int) -> None:
+        """Append cells; `rows` is the number of rows with them."""
+        if self._cells is not None:
+            self._cells.extend(cells)
+            return
+        self._codes.append(np.fromiter(map(self._numbers.__getitem__, cells), np.int32, len(cells)))
+        if len(self._numbers) > max(MIN_DIFFERENT, rows / 2):
+            distinct = list(self._numbers)
+            self._cells = [distinct[code] for code in np.concatenate(self._codes).tolist()]
+            self._numbers.clear()
+            self._codes.clear()
+
+    def build(self) -> "pd.Series[Any]":
+        """The column of all cells."""
+        if self._cells is not None:
+            return pd.Series(self._cells, dtype=str)
+        distinct = pd.Index(list(self._numbers), dtype=str)
+        return pd.Series(pd.Categorical.from_codes(np.concatenate(self._codes), distinct))
+
+
+def _read_columns(rows: Iterator[list[str]], width: int, name: str) -> list["pd.Series[Any]"]:
+    """The columns of a table whose rows have this width."""
+    builders = [_ColumnBuilder() for _ in range(width)]
+    total = 0
+    while chunk := list(islice(rows, CHUNK_ROWS)):
+        if set(map(len, chunk)) != {width}:
+            row, got = next((row, len(cells)) for row, cells in enumerate(chunk, total + 1) if len(cells) != width)
+            detail = f": in row {row}, expected {width} cells, got {got}"
+            raise file_error(name, "has a row of the wrong length", detail)
+        total += len(chunk)
+        for builder, cells in zip(builders, zip(*chunk, strict=True), strict=True):
+            builder.add(cells, total)
+    return [builders.pop(0).build() for _ in range(width)]  # each builder's memory is freed before the next column
+
+
+def _refuse_empty_rows(columns: Iterable["pd.Series[Any]"], name: str) -> None:
+    """Raise a DataError if all cells of a row are blank: it holds no patient."""
+    parts = sorted((_positions_and_cells(column) for column in columns), key=lambda part: len(part[1]))
+    is_empty: Mask = np.ones(len(parts[0][0]), dtype=bool)
+    for positions, cells in parts:
+        is_empty &= np.array([not cell.strip() for cell in cells], dtype=bool)[positions]
+        if not is_empty.any():
+            return
+    rows = np.flatnonzero(is_empty) + 1
+    more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
+    raise file_error(name, "has rows of empty cells only", f": row {rows[0]}{more}; delete these rows")
+
+
+def check_cells(
+    text: pd.DataFrame, columns: Sequence[Column], missing_marks: Collection[str] = (), patient: str | None = None
+) -> CheckedCells:
     """Read the cells of the columns as numbers. Invalid cells are recorded, not refused.
 
     Args:
         text: table with each of the columns once; every cell is text.
         missing_marks: marks for missing besides MISSING_MARKS, in lower case.
+        patient: name of the column that identifies patients, if there is one.
     """
     marks = MISSING_MARKS | set(missing_marks)
     numbers, is_text, invalid, zeros = {}, {}, {}, {}
     for column in columns:
-        positions, distinct = distinct_cells(text[column.name])
+        positions, cells = _positions_and_cells(text[column.name])
+        distinct = _simplify(cells)
         is_missing = distinct.isin(marks)
         parsed = pd.to_numeric(distinct.mask(is_missing), errors="coerce").to_numpy(dtype=np.float64)
         not_number = np.isnan(parsed) & ~is_missing.to_numpy()
@@ -131,30 +295,64 @@ def check_cells(text: pd.DataFrame, columns: Sequence[Column], missing_marks: Co
         numbers[column.name] = parsed[positions]
         is_text[column.name] = not_number[positions]
         invalid[column.name] = (not_number | ~column.allows(parsed))[positions]
+    patients = None
+    if patient is not None:
+        patients = hash_ids(text[patient])
+        invalid[patient] = patients == MISSING_ID
     return CheckedCells(
         text=text,
         numbers=pd.DataFrame(numbers, index=text.index),
         is_text=pd.DataFrame(is_text, index=text.index),
         invalid=pd.DataFrame(invalid, index=text.index),
         zeros=zeros,
+        patients=patients,
     )
 
 
-def distinct_cells(cells: "pd.Series[str]") -> tuple[npt.NDArray[np.intp], "pd.Series[str]"]:
+def distinct_cells(cells: "pd.Series[Any]") -> tuple[Positions, "pd.Series[str]"]:
     """Position of each row's cell among the distinct cells, and these, trimmed and in lower case.
 
     A column has few distinct cells: parsing each once is much faster.
+
+    Args:
+        cells: a categorical column, as `parse_csv` makes them, or one of plain text.
     """
-    positions, distinct = pd.factorize(cells)
-    return positions, pd.Series(distinct, dtype=str).str.strip().str.lower()
+    if not isinstance(cells.dtype, pd.CategoricalDtype):
+        cells = cells.astype("category")
+    positions, distinct = _positions_and_cells(cells)
+    return positions, _simplify(distinct)
+
+
+def _positions_and_cells(column: "pd.Series[Any]") -> tuple[Positions, list[str]]:
+    """Position of each row's cell among others: the distinct ones, or in a column of plain text all of them."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return column.cat.codes.to_numpy(), column.cat.categories.tolist()
+    return np.arange(len(column)), column.tolist()
+
+
+def _simplify(cells: Iterable[str]) -> "pd.Series[str]":
+    return pd.Series([cell.strip().lower() for cell in cells], dtype=str)
+
+
+def hash_ids(cells: "pd.Series[Any]") -> npt.NDArray[np.int64]:
+    """A number for each row's patient, from 0, that depends on the identifier only; MISSING_ID where there is none."""
+    positions, distinct = _positions_and_cells(cells)
+    numbers = [
+        MISSING_ID
+        if cell.lower() in MISSING_MARKS
+        else int.from_bytes(blake2b(cell.encode(), digest_size=8).digest(), "big") >> 1  # fits into int64
+        for cell in map(str.strip, distinct)
+    ]
+    hashes: npt.NDArray[np.int64] = np.array(numbers, dtype=np.int64)[positions]
+    return hashes
 
 
 def find_invalid_cell(path: Path, columns: Sequence[Column], cells: CheckedCells) -> DataError | None:
     """An error that names the first invalid cell; None if every cell is valid."""
-    invalid = [column for column in columns if cells.invalid[column.name].any()]
-    if not invalid:
+    name = next((str(name) for name in cells.invalid if cells.invalid[name].any()), None)
+    if name is None:
         return None
-    name, rule = invalid[0].name, invalid[0].rule
+    rule = {column.name: column.rule for column in columns}.get(name, PATIENT_RULE)
     others = int(cells.invalid.to_numpy().sum()) - 1
     more = f" (and {others} more invalid {'cell' if others == 1 else 'cells'})" if others else ""
     first = describe_first_invalid(cells.text[name], cells.invalid[name], rule)
@@ -176,42 +374,23 @@ def refuse_repeated_or_empty(name: str, text: pd.DataFrame, columns: Iterable[st
     """Raise a DataError, with the file's name, for a table with one of the columns twice, or without rows."""
     header = list(text.columns)
     if repeated := [column for column in columns if header.count(column) > 1]:
-        raise _file_error(name, f"has the column {', '.join(repeated)} more than once")
+        raise file_error(name, f"has the column {', '.join(repeated)} more than once")
     if text.empty:
-        raise _file_error(name, "has no patients", ", only a header")
-
-
-def case_hint(header: Iterable[str], missing: Iterable[str]) -> str:
-    """Hint for a header that has a missing column in another case; else empty."""
-    in_other_case = {name.lower() for name in header} & {name.lower() for name in missing}
-    return " (upper and lower case matter)" if in_other_case else ""
-
-
-def describe_header(text: pd.DataFrame, known: Collection[str]) -> str:
-    """The header for a message, without anything that may be a patient's cell.
-
-    A first line counts as a header if it has one of the known names, or if a name stands above a column of numbers.
-    """
-    names = [name for name in text.columns if looks_like_name(name)]
-    has_known = {name.lower() for name in names} & {name.lower() for name in known}
-    is_above_numbers = any(
-        looks_like_name(name) and pd.to_numeric(text.iloc[:, position], errors="coerce").notna().any()
-        for position, name in enumerate(text.columns)
-    )
-    return ", ".join(names) if has_known or is_above_numbers else "a first line that does not look like a header"
+        raise file_error(name, "has no patients", ", only a header")
 
 
 def looks_like_name(name: str) -> bool:
     """Whether text in a header looks like a column name, rather than a patient's cell in a file without a header."""
-    return re.fullmatch(r"[A-Za-z_][\w .-]{0,40}", name) is not None
+    return re.fullmatch(r"(\d{1,2}[^\W\d]{2}|[^\W\d])[\w .%/-]{0,40}(\([^\d()]{1,20}\))?", name) is not None
 
 
-def _file_error(name: str, problem: str, detail: str = "") -> DataError:
+def file_error(name: str, problem: str, detail: str = "") -> DataError:
     """Error about a whole file; the server learns the problem, not the detail."""
     return DataError(f"{name}: {problem}{detail}", reason=f"its file {problem}")
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether text in a header is a number, as in a file without a header."""
     try:
         float(text)
     except ValueError:

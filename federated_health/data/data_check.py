@@ -76,7 +76,7 @@ class DataCheck:
 
     def table(self) -> dict[str, dict[str, object]]:
         """Counts of rows for the console, one entry per column of the CSV."""
-        missing = (self.numbers.isna() & ~self.cells.invalid).sum()
+        missing = (self.numbers.isna() & ~self.cells.invalid[self.numbers.columns]).sum()
         invalid = self.cells.invalid.sum()
         return {
             name: {
@@ -92,29 +92,32 @@ class DataCheck:
         """Invalid columns, warnings, what a review finds suspicious, and ignored columns, one line each."""
         from federated_health.data.data_review import review  # noqa: PLC0415  # --check alone needs it
 
+        rules = {column.name: column.rule for column in self.task.labelled_columns}
         invalid = [
-            f"{column.name} must be {column.rule}; see {_list_rows(self.cells.invalid[column.name])}"
-            for column in self.task.labelled_columns
-            if self.cells.invalid[column.name].any()
+            f"{name} must be {rules.get(str(name), csv_reading.PATIENT_RULE)}; see {_list_rows(rows)}"
+            for name, rows in self.cells.invalid.items()
+            if rows.any()
         ]
         names = [
-            name for name in self.cells.text.columns if csv_reading.looks_like_name(name) and name not in self.numbers
+            name
+            for name in self.cells.text.columns
+            if csv_reading.looks_like_name(name) and name not in self.cells.invalid
         ]
         ignored = [f"ignored columns: {', '.join(names)}"] if names else []
         warnings = [f"warning: {warning}" for warning in self.warnings]
         return [*invalid, *warnings, *review(self.task, self.cells), *ignored]
 
 
-def check_data(path: Path, task: Task) -> DataCheck:
+def check_data(path: Path, task: Task, mapping: Path | None = None) -> DataCheck:
     """Check a hospital's CSV against the task, and look for data that is valid but suspicious.
 
     Raises:
         DataError: the file is not a table with the task's columns, so that there is nothing to check.
     """
-    cells = csv_reading.read_cells(path, task.labelled_columns)
+    cells = csv_reading.read_cells(path, task, mapping=mapping)
     obstacle = csv_reading.find_invalid_cell(path, task.labelled_columns, cells)
     content = pd.util.hash_pandas_object(cells.numbers[list(task.column_names)] + 0.0, index=False)  # -0.0 becomes 0.0
-    different = content.nunique()
+    different = content.nunique() if cells.patients is None else len(np.unique(cells.patients))
     if obstacle is None and different < MIN_PATIENTS:
         obstacle = DataError(
             f"{path}: expected at least {MIN_PATIENTS} different patients, got {different}",

@@ -94,7 +94,7 @@ def _list_unused_codes(task: Task, cells: CheckedCells) -> Iterator[str]:
 def _warn_about_label(task: Task, cells: CheckedCells) -> Iterator[str]:
     """Warn of a label, or a column, that is associated opposite to what the task declares."""
     label, expected = task.label.name, expected_associations(task)
-    numbers = cells.numbers.mask(cells.invalid)[cells.numbers[label].isin((0, 1))]
+    numbers = cells.numbers.mask(cells.invalid[cells.numbers.columns])[cells.numbers[label].isin((0, 1))]
     values, rows = numbers[list(task.column_names)].to_numpy(dtype=np.float64), len(numbers)
     if not expected.any() or not rows:
         return
@@ -122,7 +122,7 @@ def _warn_about_stays(task: Task, cells: CheckedCells) -> Iterator[str]:
     if task.patient is not None:
         return
     for place, name in enumerate(cells.text.columns):
-        if name in cells.numbers or not PATIENT_ID.fullmatch(re.sub(r"[\W_]", "", str(name).lower())):
+        if name in cells.invalid or not PATIENT_ID.fullmatch(re.sub(r"[\W_]", "", str(name).lower())):
             continue
         positions, distinct = csv_reading.distinct_cells(cells.text.iloc[:, place])
         times = np.bincount(positions, minlength=len(distinct))[~distinct.isin(csv_reading.MISSING_MARKS).to_numpy()]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from federated_health.data.data_check import check_data
-from federated_health.data.split import split_rows
+from federated_health.data.split import PatientIds, split_rows
 from federated_health.data.tasks import Task
 
 
@@ -22,20 +22,22 @@ class Patients:
     Attributes:
         values: float64 [rows, columns of the task], raw units and codes, NaN for missing.
         labels: float32 [rows], 0 or 1.
+        ids: int64 [rows], equal for the rows of one patient; None if no column identifies patients.
     """
 
     values: npt.NDArray[np.float64]
     labels: npt.NDArray[np.float32]
+    ids: PatientIds | None = None
 
     @classmethod
-    def from_table(cls, numbers: pd.DataFrame, task: Task) -> Self:
+    def from_table(cls, numbers: pd.DataFrame, task: Task, ids: PatientIds | None = None) -> Self:
         """The rows of a table with the task's columns and its label."""
         values = numbers[list(task.column_names)].to_numpy(dtype=np.float64)
-        return cls(values, numbers[task.label.name].to_numpy(dtype=np.float32))
+        return cls(values, numbers[task.label.name].to_numpy(dtype=np.float32), ids)
 
     @classmethod
     def concatenate(cls, parts: Iterable[Self]) -> Self:
-        """The rows of several parts, in their order."""
+        """The rows of several hospitals, in their order; without ids, which may differ in meaning."""
         parts = list(parts)
         return cls(np.concatenate([part.values for part in parts]), np.concatenate([part.labels for part in parts]))
 
@@ -44,7 +46,11 @@ class Patients:
 
     def take(self, rows: npt.NDArray[Any]) -> "Patients":
         """Some of the rows, by position or by mask."""
-        return Patients(self.values[rows], self.labels[rows])
+        return Patients(self.values[rows], self.labels[rows], None if self.ids is None else self.ids[rows])
+
+    def number_patients(self) -> npt.NDArray[np.intp]:
+        """Number of each row's patient, from 0; each row is one of its own if no column identifies patients."""
+        return np.arange(len(self)) if self.ids is None else np.unique(self.ids, return_inverse=True)[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +70,16 @@ class Hospital:
 
 
 @lru_cache(maxsize=1024)
-def load_hospital(path: Path, task: Task, name: str, split_seed: int) -> Hospital:
+def load_hospital(path: Path, task: Task, name: str, split_seed: int, mapping: Path | None = None) -> Hospital:
     """Read, check and split a hospital's CSV; a DataError if the hospital cannot join.
 
     Repeated calls in one process return the same object.
+
+    Args:
+        mapping: file that says how the CSV's columns and codes become the task's; None if the CSV has the task's own.
     """
-    check = check_data(path, task)
+    check = check_data(path, task, mapping)
     check.raise_obstacle()
-    patients = Patients.from_table(check.numbers, task)
-    train, test = split_rows(check.numbers, task.label.name, split_seed)
+    patients = Patients.from_table(check.numbers, task, check.cells.patients)
+    train, test = split_rows(check.numbers, task.label.name, split_seed, check.cells.patients)
     return Hospital(name=name, task=task, train=patients.take(train), test=patients.take(test), warnings=check.warnings)

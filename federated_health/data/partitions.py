@@ -1,7 +1,8 @@
 """Divides the rows of a canonical table among hospitals. Every row goes to exactly one; the seed decides which.
 
-Up to MAX_COPIES rows that are equal in all of the task's columns may be one patient and stay together: at two
-hospitals, one of them could be a training row and the other a test row.
+Rows of one patient stay together: at two hospitals, one of them could be a training row and the other a test row. A
+column of the task identifies patients; without one, up to MAX_COPIES rows that are equal in all of the task's columns
+may be one patient.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import pandas as pd
 
 from federated_health.data.sources.layouts import HOSPITAL_COLUMN
 from federated_health.data.sources.source import Source
+from federated_health.data.tasks import Task
 from federated_health.errors import DataError, SettingsError
 
 KINDS = ("hospital", "iid", "dirichlet", "size")
@@ -38,6 +40,7 @@ class Partition:
     Attributes:
         alpha: concentration of the Dirichlet distribution; smaller is more skewed.
         ratios: ratios of the hospitals' sizes.
+        min_patients: smallest number of different patients of a hospital; smaller hospitals of the data are left out.
 
     Raises:
         SettingsError: an option is missing, out of range, or belongs to another kind.
@@ -48,6 +51,7 @@ class Partition:
     hospitals: int | None = None
     alpha: float | None = None
     ratios: tuple[float, ...] | None = None
+    min_patients: int | None = None
 
     def __post_init__(self) -> None:
         if self.by not in KINDS:
@@ -67,6 +71,8 @@ class Partition:
                 raise SettingsError(f"--hospitals: expected {len(self.ratios)}, as in --ratios, got {self.hospitals}")
         if self.by in ("iid", "dirichlet") and self.hospitals is None:
             raise SettingsError(f"--hospitals: required with --by {self.by}")
+        if self.min_patients is not None and self.min_patients < 1:
+            raise SettingsError(f"--min-patients: expected at least 1, got {self.min_patients}")
         if self.count is not None and not 1 <= self.count <= MAX_HOSPITALS:
             raise SettingsError(f"--hospitals: expected 1 to {MAX_HOSPITALS}, got {self.count}")
 
@@ -86,51 +92,107 @@ def divide(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
     `hospital` takes the hospitals of the data. `iid` shuffles and deals out sizes that differ by at most one, `size`
     sizes in the given ratios (rounded by largest remainder). `dirichlet` draws, for each value of the label, the
     hospitals' shares of its rows (Yurochkin et al. 2019, Bayesian Nonparametric Federated Learning of Neural Networks),
-    so that both label balance and size are skewed.
+    so that both label balance and size are skewed. Where a column identifies patients, they are divided instead of
+    rows, and sizes and shares are of patients; a patient is positive where any of the rows is.
 
     Raises:
-        DataError: the rows cannot be divided so.
+        DataError: the rows cannot be divided so, or a hospital would have too few patients.
     """
-    table = source.table
+    table, task = source.table, source.task
     if partition.by == "hospital":
-        return _divide_by_hospital(table, partition.hospitals)
+        return _divide_by_hospital(source, partition)
     table = table.drop(columns=HOSPITAL_COLUMN, errors="ignore")
-    count = partition.count or 1
-    if count > len(table):
-        raise DataError(f"--hospitals: expected at most one per patient ({len(table)}), got {count}")
-    generator = np.random.default_rng(partition.seed)
-    units = _group_copies(table[list(source.task.column_names)])
-    if partition.alpha is not None:
-        labels = table[source.task.label.name].to_numpy()
-        owners = _assign_by_label(units, labels, count, partition.alpha, generator)
+    labels, patients = table[task.label.name].to_numpy(), _number_patients(table, task)
+    if task.patient in table:
+        item_of_row = patients
+        labels = np.bincount(patients, weights=labels) > 0
+        units = patients = np.arange(len(labels))
     else:
-        owners = _assign_by_size(units, _round_sizes(partition.ratios or (1.0,) * count, len(table)), generator)
+        item_of_row, units = np.arange(len(table)), _group_copies(patients)
+    count, minimum = partition.count or 1, partition.min_patients or 1
+    if count > len(units):
+        raise DataError(f"--hospitals: expected at most one per patient ({len(units)}), got {count}")
+    generator = np.random.default_rng(partition.seed)
+    if partition.alpha is not None:
+        owners = _assign_by_label(units, labels, patients, partition, generator)
+    else:
+        owners = _assign_by_size(units, _round_sizes(partition.ratios or (1.0,) * count, len(units)), generator)
+    if (fewest := _fewest_patients(owners, patients, count)) < minimum:
+        raise DataError(
+            f"--min-patients: expected at least {minimum} different patients per hospital, got {fewest} at one; "
+            + ("choose ratios closer to each other" if partition.ratios else "choose fewer hospitals")
+        )
     width = len(str(count))
     return {
         f"hospital-{number:0{width}}": rows.reset_index(drop=True)
-        for number, (_, rows) in enumerate(table.groupby(owners), start=1)
+        for number, (_, rows) in enumerate(table.groupby(owners[item_of_row]), start=1)
     }
 
 
-def _divide_by_hospital(table: pd.DataFrame, count: int | None) -> dict[str, pd.DataFrame]:
-    """Hospitals of the data, in order of first appearance."""
-    if HOSPITAL_COLUMN not in table.columns:
+def _divide_by_hospital(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
+    """Hospitals of the data, in order of first appearance, without those that are too small."""
+    if not source.has_hospitals:
         raise DataError("--by hospital: the data has no column that names each patient's hospital")
     hospitals = {
         str(name): rows.drop(columns=HOSPITAL_COLUMN).reset_index(drop=True)
-        for name, rows in table.groupby(HOSPITAL_COLUMN, sort=False)
+        for name, rows in source.table.groupby(HOSPITAL_COLUMN, sort=False)
     }
-    if count not in (None, len(hospitals)):
-        raise DataError(f"--hospitals: expected {len(hospitals)}, as in the data, got {count}; see --by")
+    if partition.hospitals not in (None, len(hospitals)):
+        raise DataError(f"--hospitals: expected {len(hospitals)}, as in the data, got {partition.hospitals}; see --by")
+    left_out = find_small_hospitals(source, partition)
+    hospitals = {name: rows for name, rows in hospitals.items() if name not in left_out}
+    if not hospitals:
+        raise DataError(f"--min-patients: no hospital of the data has {partition.min_patients} different patients")
     if len(hospitals) > MAX_HOSPITALS:
         raise DataError(f"--by hospital: expected at most {MAX_HOSPITALS} hospitals, got {len(hospitals)}")
     return hospitals
 
 
-def _group_copies(columns: pd.DataFrame) -> Vector:
-    """Number of each row's unit, from 0; the rows of a unit stay together."""
-    content = pd.util.hash_pandas_object(columns + 0.0, index=False)  # + 0.0 makes -0.0 the 0.0 that it equals
-    groups = pd.factorize(content)[0]
+def find_small_hospitals(source: Source, partition: Partition) -> dict[str, int]:
+    """Hospital of the data -> its rows, where it has too few patients for the partition; empty for other kinds."""
+    if partition.by != "hospital" or partition.min_patients is None:
+        return {}
+    return {
+        str(name): len(rows)
+        for name, rows in source.table.groupby(HOSPITAL_COLUMN, sort=False)
+        if count_patients(rows, source.task) < partition.min_patients
+    }
+
+
+def count_shared_patients(source: Source) -> int | None:
+    """Number of patients with rows at several hospitals of the data; None if it has no hospitals or no identifiers."""
+    patient = source.task.patient
+    if patient not in source.table or not source.has_hospitals:
+        return None
+    return int((source.table.groupby(patient)[HOSPITAL_COLUMN].nunique() > 1).sum())
+
+
+def count_patients(rows: pd.DataFrame, task: Task) -> int:
+    """Number of different patients, by their identifiers or else by the rows' contents."""
+    return int(_number_patients(rows, task).max(initial=-1)) + 1
+
+
+def _number_patients(rows: pd.DataFrame, task: Task) -> Vector:
+    """Number of each row's patient, from 0: of its identifier, or else of its content."""
+    if task.patient in rows:
+        return pd.factorize(rows[task.patient])[0]
+    columns = rows[list(task.column_names)] + 0.0  # + 0.0 makes -0.0 the 0.0 that it equals
+    return pd.factorize(pd.util.hash_pandas_object(columns, index=False))[0]
+
+
+def _fewest_patients(owners: Vector, patients: Vector, hospitals: int) -> int:
+    """Number of different patients of the hospital that has the fewest."""
+    width = patients.max() + 1
+    different = np.unique(owners * width + patients) // width
+    return int(np.bincount(different, minlength=hospitals).min())
+
+
+def _group_copies(groups: Vector) -> Vector:
+    """Number of each row's unit, from 0; the rows of a unit stay together.
+
+    Args:
+        groups: number of each row's content, from 0.
+    """
     has_too_many = np.bincount(groups)[groups] > MAX_COPIES
     single = groups.max() + 1 + np.arange(len(groups))
     units: Vector = np.unique(np.where(has_too_many, single, groups), return_inverse=True)[1]
@@ -173,12 +235,14 @@ def _assign_by_size(units: Vector, sizes: Vector, generator: np.random.Generator
 
 
 def _assign_by_label(
-    units: Vector, labels: Vector, hospitals: int, alpha: float, generator: np.random.Generator
+    units: Vector, labels: Vector, patients: Vector, partition: Partition, generator: np.random.Generator
 ) -> Vector:
     """Hospital of each row; a unit counts as its first row's label.
 
-    The units of a label are shuffled, and each goes to the hospital in whose share its first row falls.
+    The units of a label are shuffled, and each goes to the hospital in whose share its first row falls. Shares are
+    drawn anew until every hospital has enough different patients.
     """
+    hospitals, alpha, minimum = partition.count or 1, partition.alpha or 1.0, partition.min_patients or 1
     members = np.bincount(units)
     label_of_unit = labels[np.unique(units, return_index=True)[1]]
     units_by_label = [np.flatnonzero(label_of_unit == value) for value in np.unique(label_of_unit)]
@@ -193,9 +257,10 @@ def _assign_by_label(
             starts = np.cumsum(members[order]) - members[order]
             owner_of_unit[order] = np.minimum(np.searchsorted(bound, starts, side="right"), hospitals - 1)
         owners = owner_of_unit[units]
-        if np.bincount(owners, minlength=hospitals).min() > 0:
+        if _fewest_patients(owners, patients, hospitals) >= minimum:
             return owners
+    few = "without patients" if minimum == 1 else f"with fewer than {minimum} patients (--min-patients)"
     raise DataError(
-        f"--alpha {alpha:g}: each of {MAX_DRAWS} draws left a hospital without patients; expected a larger alpha, or "
-        f"fewer than {hospitals} hospitals"
+        f"--alpha {alpha:g}: each of {MAX_DRAWS} draws left a hospital {few}; expected a larger alpha, or fewer than "
+        f"{hospitals} hospitals"
     )

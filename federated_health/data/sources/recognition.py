@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from federated_health.data import csv_reading
+from federated_health.data import csv_reading, reading_errors
 from federated_health.data.columns import Category
 from federated_health.data.sources import layouts
 from federated_health.data.sources.layouts import LAYOUTS, UCI, UCI_FILES, Layout
@@ -44,7 +44,7 @@ def read_contents(path: Path) -> dict[str, bytes]:
             raise DataError(f"{path}: expected {', '.join(UCI_FILES)} in this folder; got none of them{hint}")
         return {file.name: csv_reading.read_bytes(file) for file in files}
     content = csv_reading.read_bytes(path)
-    return _read_zip(path) if content[:4] == b"PK\x03\x04" else {path.name: content}
+    return _read_zip(path) if content[:4] == b"PK\x03\x04" else {path.name.removesuffix(".gz"): content}
 
 
 def _read_zip(path: Path) -> dict[str, bytes]:
@@ -87,8 +87,8 @@ def _describe_closest_layout(text: pd.DataFrame) -> str:
     closest = max(LAYOUTS, key=lambda layout: len(set(layout.header) & set(header)))
     missing = [name for name in closest.header if name not in header]
     named = f"; missing: {', '.join(missing)}" if len(missing) < len(closest.header) else ""
-    got = csv_reading.describe_header(text, closest.header)
-    hint = csv_reading.case_hint(header, missing)
+    got = reading_errors.describe_header(text, closest.header)
+    hint = reading_errors.case_hint(header, missing)
     return f"The closest is {closest.title}: expected {', '.join(closest.header)}; got {got}{named}{hint}"
 
 

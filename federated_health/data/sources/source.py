@@ -169,7 +169,7 @@ def _read_hospitals(file: RecognisedFile) -> "pd.Series[str]":
     present = [name for name in names.values() if name]
     if repeated := sorted({name for name in present if present.count(name) > 1}):
         raise DataError(f"{file.name}: column {column}: two hospitals would both be called {repeated[0]}")
-    return file.text[column].map(names)
+    return file.text[column].astype(str).map(names)
 
 
 def _describe_first_invalid(file: RecognisedFile, invalid: pd.DataFrame) -> DataError:

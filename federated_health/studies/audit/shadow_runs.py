@@ -117,18 +117,22 @@ class AuditPlan:
         return {name: slice(*pair) for name, pair in zip(self.hospitals, pairwise(ends), strict=True)}
 
     def members(self) -> Flags:
-        """Training patients of each half run, [runs, patients]: a random half of every hospital's patients.
+        """Training rows of each half run, [runs, rows]: those of a random half of every hospital's patients.
 
         Every second run has the complement of the one before, so every patient is in half of the runs.
         """
         generator = np.random.default_rng([self.seed, 0])
-        sizes = [len(hospital.train) for hospital in self.hospitals.values()]
+        patients = [hospital.train.number_patients() for hospital in self.hospitals.values()]
         runs = []
         for _ in range(self.half_runs // 2):
-            # The patients in the first half of a random order.
-            half = np.concatenate([np.argsort(generator.permutation(size)) < size // 2 for size in sizes])
+            half = np.concatenate([_draw_half(generator, numbers.max() + 1)[numbers] for numbers in patients])
             runs += [half, ~half]
         return np.array(runs)
+
+
+def _draw_half(generator: np.random.Generator, patients: int) -> Flags:
+    """The patients in the first half of a random order."""
+    return np.argsort(generator.permutation(patients)) < patients // 2
 
 
 def train_shadow_run(shadow: ShadowRun, plan: AuditPlan, app: App) -> ShadowRunResult:

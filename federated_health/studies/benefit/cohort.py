@@ -1,7 +1,7 @@
 """The rows of all hospitals in one place, and the folds of repeated stratified cross-validation."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 
 from federated_health.data.data_check import check_data
 from federated_health.data.hospital import Hospital, Patients
-from federated_health.data.split import Positions, assign_folds
+from federated_health.data.split import PatientIds, Positions, assign_folds
 from federated_health.data.tasks import Task
 from federated_health.files import hash_file
 from federated_health.studies.study import find_hospitals
@@ -35,12 +35,14 @@ class Cohort:
         tables: hospital -> float64 columns of the task, then the label; NaN for missing.
         hashes: hospital -> SHA-256 of its CSV, in hex.
         task_file: file that declares the task; None for a task that comes with the package.
+        ids: hospital -> number of each row's patient, [rows]; empty if no column identifies patients.
     """
 
     task: Task
     tables: Mapping[str, pd.DataFrame]
     hashes: Mapping[str, str]
     task_file: Path | None = None
+    ids: Mapping[str, PatientIds] = field(default_factory=dict)
 
     def labels(self, hospital: str) -> npt.NDArray[np.float32]:
         """Labels of one hospital, [rows], 0 or 1."""
@@ -54,12 +56,13 @@ class Cohort:
     def split(self, *, folds: int, fold: int, seed: int, within: Split | None = None) -> Split:
         """One fold of every hospital's rows, or of its training rows in `within`.
 
-        The folds of one seed partition the rows.
+        The folds of one seed partition the rows; all rows of a patient are in one fold.
         """
         splits = {}
         for name, table in self.tables.items():
             rows = within[name].train if within else np.arange(len(table))
-            fold_of = assign_folds(table.iloc[rows], self.task.label.name, folds, seed)
+            ids = self.ids[name][rows] if name in self.ids else None
+            fold_of = assign_folds(table.iloc[rows], self.task.label.name, folds, seed, ids)
             splits[name] = HospitalSplit(train=rows[fold_of != fold], test=rows[fold_of == fold])
         return splits
 
@@ -71,9 +74,11 @@ def read_cohort(folder: Path, task_file: Path | None = None) -> Cohort:
         DataError: there are fewer than two, or one has data that could not join a run.
     """
     task, own_file, files = find_hospitals(folder, task_file)
-    tables = {}
+    tables, ids = {}, {}
     for name, path in files.items():
         quality = check_data(path, task)
         quality.raise_obstacle()
         tables[name] = quality.numbers
-    return Cohort(task, tables, {name: hash_file(path) for name, path in files.items()}, own_file)
+        if quality.cells.patients is not None:
+            ids[name] = quality.cells.patients
+    return Cohort(task, tables, {name: hash_file(path) for name, path in files.items()}, own_file, ids)
