@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tests.conftest import PROJECT
 from tests.support.script_calls import RunScript, assert_one_line
 
 HEART_CSV = """age,sex,cp,trestbps,chol,fbs,restecg,thalach,exang,oldpeak,slope,ca,thal,disease
@@ -47,6 +48,13 @@ def test_uci_gives_4_hospitals_in_order(create: RunScript) -> None:
     ]
     assert manifest["partition"] == {"by": "hospital", "seed": 7}
     assert create().succeeded  # its own files may be written anew
+
+
+def test_rows_that_hospitals_share_are_reported_by_pair(create: RunScript) -> None:
+    case = PROJECT / "tests" / "cases" / "a8_same_patients_two_hospitals.csv"
+    output = create(f"--source {case} --out shared").output
+    assert "north and south: 12 different rows" in output
+    assert "are they the same patients" not in create("--out uci").output
 
 
 def test_files_of_another_origin_are_overwritten_only_by_force(create: RunScript) -> None:
