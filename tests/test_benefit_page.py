@@ -100,8 +100,8 @@ def test_tables_of_models_match_hand_calculation() -> None:
     table = rows(aucs)
     assert table["gaining"] == (wrong, perfect, perfect, perfect)
     assert table["losing"] == (perfect, wrong, perfect, perfect)
-    assert table["mean over hospitals"][:2] == (f"0.500 (0.500{DASH}0.500)", f"0.750 (0.750{DASH}0.750)")
-    assert list(table) == [*LABELS, "mean over hospitals", "all patients"]
+    assert table["mean over hospitals *"][:2] == (f"0.500 (0.500{DASH}0.500)", f"0.750 (0.750{DASH}0.750)")
+    assert list(table) == [*LABELS, "mean over hospitals *", "all patients"]
     # (0.881 - 1)^2 = 0.0142 for perfect scores, (0.119 - 1)^2 = 0.776 for reversed ones
     brier = others.columns.index("Brier score")
     assert {row[0]: (row[2], row[brier]) for row in others.rows} == {

@@ -8,9 +8,12 @@ import pytest
 from flwr.clientapp import ClientApp
 
 from federated_health.cli import server as cli_server
+from federated_health.messages.content import Evaluation
+from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import Normalisation
 from federated_health.processes import free_port
 from federated_health.server.checkpoint import CheckpointFolder
+from federated_health.server.history import summarise_run
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
@@ -69,6 +72,40 @@ def test_the_benefit_table_fits_a_terminal_of_80_columns(
     row = " va-long-beach  0.744      0.744  +0.000 (-0.075 to +0.073)  no clear difference"
     assert row in lines
     assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("small", [0, 1, 2])
+def test_a_mean_that_includes_hospitals_of_few_patients_is_marked(
+    small: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluations = {
+        name: Evaluation(counts=Counts(true_positives=30, true_negatives=rows), roc_auc=auc)
+        for name, rows, auc in (("a", 9 if small else 10, 1.0), ("b", 3 if small > 1 else 30, 0.5), ("c", 0, None))
+    }
+
+    cli_server.print_final_figures(summarise_run(evaluations, dict.fromkeys("abc", 90)), 0.5)
+
+    lines = capsys.readouterr().out.splitlines()
+    (mean,) = [line.split()[2:] for line in lines if "hospital mean" in line]
+    assert mean == ["0.750", *(["*"] if small else [])]  # of a and b: c has one class only
+    assert [re.search(r"includes (\d)", line) is not None for line in lines if line.startswith("* ")] == [True] * bool(
+        small
+    )
+
+
+def test_a_verdict_points_to_what_was_noticed_of_the_hospital(capsys: pytest.CaptureFixture[str]) -> None:
+    interval = {"value": -0.1, "low": -0.2, "high": -0.05}
+    benefit = {
+        "verdict": "loses",
+        "own_roc_auc": 0.9,
+        "difference": interval,
+        "roc_auc": {"value": 0.8},
+        "small": False,
+    }
+    cli_server.print_benefit({"north": benefit, "south": {**benefit, "noticed": ["its label is inverted"]}})
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "Problems in this run" in line]
+    assert "south" in line
+    assert "north" not in line
 
 
 NORMALISATION = Normalisation(mean=(54.0, 130.0, 250.0, 150.0, 1.0), variance=(81.0, 300.0, 2700.0, 520.0, 1.3))

@@ -32,6 +32,8 @@ WARNINGS = {
     "unit": r"(\w+) looks like (.+); the task's unit is (.+)",
     "below": r"the median of (\w+) is below .*\((.+)\)",
     "above": r"the median of (\w+) is above .*\((.+)\)",
+    "extreme": r"the (?:lowest|highest) value of (\w+), in (\d+) rows, is far",
+    "inverted": r"(\w+) is associated opposite .* is it inverted",
 }
 """Kind of warning -> its key words, with the figures and names in groups."""
 
@@ -468,7 +470,9 @@ def test_an_unusual_median_is_a_warning_with_its_side(
 ) -> None:
     patients.loc[:199, column] = cell
 
-    assert warnings_of(check(patients, tmp_path)) == [(side, column, usual)]
+    warnings = [warning for warning in warnings_of(check(patients, tmp_path)) if warning[0] != "extreme"]
+
+    assert warnings == [(side, column, usual)]
 
 
 def test_infinite_cells_of_both_signs_raise_no_warning_of_numpy(tmp_path: Path, patients: pd.DataFrame) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -522,3 +523,30 @@ def test_what_another_run_wrote_meanwhile_is_replaced_whole(
 
     assert sorted(contents(tmp_path)) == ["client_1.csv", "client_2.csv", "manifest.json"]
     assert find_hospital(tmp_path, 2)[1] == "b"
+
+
+def test_rows_that_two_hospitals_share_are_counted_in_the_manifest(tmp_path: Path, uci: Source) -> None:
+    rows = tables("a", "b", "c")  # three rows each
+    rows["b"] = pd.concat([rows["b"], rows["a"].head(2).assign(disease=1), rows["a"].head(1)])
+    rows["c"] = pd.concat([rows["c"], rows["a"].head(1)])
+
+    manifest = write_hospitals(tmp_path, uci, rows, partition={})
+
+    pairs = {tuple(pair["hospitals"]): pair["rows"] for pair in manifest["repeated_rows"]}
+    assert pairs == {("a", "b"): 2, ("a", "c"): 1, ("b", "c"): 1}
+    assert manifest["repeated_rows"][0]["rows"] == 2  # the most come first
+
+
+def test_missing_cells_and_zeros_of_both_signs_are_equal_across_hospitals(tmp_path: Path, uci: Source) -> None:
+    rows = tables("a", "b")
+    rows["a"] = rows["a"].astype(float)
+    rows["a"].loc[0, ["oldpeak", "chol"]] = [0.0, np.nan]
+    rows["b"] = rows["a"].assign(oldpeak=-rows["a"]["oldpeak"].where(rows["a"]["oldpeak"] == 0, -7.0))
+
+    manifest = write_hospitals(tmp_path, uci, rows, partition={})
+
+    assert manifest["repeated_rows"] == [{"hospitals": ["a", "b"], "rows": 1}]
+
+
+def test_the_manifest_of_hospitals_without_common_rows_has_no_such_entry(hospitals_folder: Path) -> None:
+    assert "repeated_rows" not in read_manifest(hospitals_folder)

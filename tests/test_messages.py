@@ -28,7 +28,7 @@ from federated_health.messages.records import (
     weights_to_record,
 )
 from federated_health.ml.metrics import MAX_CELLS, Counts, choose_threshold, merge_counts, microaggregate
-from federated_health.ml.normalisation import ColumnSums, Normalisation, column_sums
+from federated_health.ml.normalisation import ColumnSums, Normalisation, column_sums, withheld_sums
 from federated_health.names import is_hospital_name
 
 SHAPES: dict[str, tuple[int, ...]] = {"logit/kernel": (3, 1), "logit/bias": (1,)}
@@ -312,6 +312,36 @@ def test_a_registration_survives_the_wire() -> None:
     assert (result.name, result.train_examples, result.test_examples) == ("cleveland", 227, 76)
     for name in ("count", "total", "squares"):
         np.testing.assert_array_equal(getattr(result.sums, name), getattr(sums, name))
+
+
+def test_associations_survive_the_wire_and_may_be_absent() -> None:
+    associations = np.array([0.25, -1.0, 0.0, 1.0])
+    empty = withheld_sums(3)
+    original = Registration(name="a", train_examples=9, test_examples=3, sums=empty, associations=associations)
+
+    result = Registration.from_content(over_the_wire(original.to_content()), MEASUREMENTS, 4)
+    absent = Registration.from_content(over_the_wire(registration()), MEASUREMENTS, 4)
+
+    np.testing.assert_array_equal(result.associations, associations)
+    assert absent.associations.size == 0  # of an earlier release, or withheld
+
+
+@pytest.mark.parametrize(
+    "associations",
+    [
+        pytest.param([0.1] * 3, id="too few"),
+        pytest.param([0.1] * 5, id="too many"),
+        pytest.param([0.1, 0.1, 0.1, 1.01], id="above 1"),
+        pytest.param([-1.01, 0.1, 0.1, 0.1], id="below -1"),
+        pytest.param([0.1, math.nan, 0.1, 0.1], id="not a number"),
+        pytest.param([0.1, math.inf, 0.1, 0.1], id="infinite"),
+        pytest.param([], id="none"),
+        pytest.param(0.5, id="not a list"),
+    ],
+)
+def test_impossible_associations_are_refused(associations: Any) -> None:
+    with pytest.raises(MalformedMessageError, match="associations"):
+        Registration.from_content(registration(associations=associations), MEASUREMENTS, 4)
 
 
 def test_a_registration_holds_only_its_documented_fields() -> None:

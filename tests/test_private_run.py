@@ -358,6 +358,7 @@ def test_a_message_with_a_plan_is_refused_in_a_run_without_one(cleveland: InMemo
 
 def test_a_hospital_that_joined_with_a_plan_does_not_rejoin_without(cleveland: InMemoryHospital) -> None:
     assert not join(cleveland).sums.total.any()
+    assert not join(cleveland).associations.size
     with pytest.raises(BudgetError, match="joined a run with differential privacy"):
         join(cleveland, None)
     assert not join(cleveland).sums.total.any()

@@ -168,7 +168,7 @@ def test_the_table_of_figures_matches_hand_calculation() -> None:
         "b": a,
         "c": ("0.850", "0.941", "0.889", "0.914", "0.750", "0.125"),  # 17/20, 16/17, 16/18, 32/35
         "federation": ("0.783", "0.865", "0.800", "0.831", "1.000", "0.125"),  # 47/60, 32/37, 32/40, 64/77
-        "hospital mean": ("", "", "", "", "0.817", ""),  # 2.45/3
+        "hospital mean": ("", "", "", "", "0.817 *", ""),  # 2.45/3, with a class of fewer than 10 patients
     }
     assert "Fewer than 10 held-out patients of one class" in table.note
     assert ": a, b, c." in table.note

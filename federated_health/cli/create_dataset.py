@@ -7,7 +7,7 @@ from typing import Any
 from federated_health.cli import parsing
 from federated_health.cli.console import print_figures, print_lines
 from federated_health.data.data_check import MIN_PATIENTS
-from federated_health.data.dataset_folder import PICTURE, write_example_patients, write_hospitals
+from federated_health.data.dataset_folder import MAX_PAIRS, PICTURE, write_example_patients, write_hospitals
 from federated_health.data.manifest import MANIFEST
 from federated_health.data.partitions import (
     DEFAULT_ALPHA,
@@ -187,11 +187,12 @@ def main() -> None:
         flags.out, source, hospitals, partition={**partition.describe(), **facts}, plot=flags.plot, force=flags.force
     )
     write_example_patients(flags.out, source.task.name)
-    print_lines(f"{source.title}: {len(source.table)} patients", source.remarks())
+    noun = "rows" if source.task.patient else "patients"
+    print_lines(f"{source.title}: {len(source.table)} {noun}", source.remarks())
     label = source.task.label.name
     figures = {
         f"{entry['file']}  {entry['name']}": {
-            "patients": entry["rows"],
+            noun: entry["rows"],
             f"{label} = 1": entry["labels"]["1"],
             f"{label} = 0": entry["labels"]["0"],
         }
@@ -205,4 +206,8 @@ def main() -> None:
         have = "hospital has" if small == 1 else "hospitals have"
         remedy = "" if flags.min_patients else f"; see --min-patients {MIN_PATIENTS}"
         print_lines(f"{small} {have} fewer than {MIN_PATIENTS} different patients and cannot join{remedy}", [])
+    if repeated := manifest.get("repeated_rows"):
+        lines = [f"{' and '.join(pair['hospitals'])}: {pair['rows']} different rows" for pair in repeated]
+        title = "rows of one hospital are equal to rows of another in every column: are they the same patients?"
+        print_lines(title, [*lines, *(["and perhaps more pairs"] if len(lines) == MAX_PAIRS else [])])
     print_lines(f"wrote {flags.out / MANIFEST}" + (f" and {PICTURE}" if flags.plot else ""), [])

@@ -14,7 +14,7 @@ from federated_health import encryption
 from federated_health.cli import console, parsing
 from federated_health.errors import RunError, SettingsError
 from federated_health.messages.content import max_reply_bytes
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS, verdict_text
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS, describe_small_in_mean, verdict_text
 from federated_health.names import FEDERATION
 from federated_health.security import load_tls
 from federated_health.server.plain_run import make_run
@@ -155,7 +155,7 @@ def save_results(
 def _print_and_save(folder: RunFolder, run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool) -> None:
     try:
         if run.weights is not None:
-            _print_figures(figures, run.threshold)
+            print_final_figures(figures, run.threshold)
             print_benefit(figures.get("joining", {}))
         if problems := run.problems.describe():
             console.print_lines("Problems in this run:", problems)
@@ -170,14 +170,17 @@ def _print_and_save(folder: RunFolder, run: FederatedRun, figures: Mapping[str, 
     console.say(f"saved {folder.path}/{files}")
 
 
-def _print_figures(figures: Mapping[str, Any], threshold: float) -> None:
+def print_final_figures(figures: Mapping[str, Any], threshold: float) -> None:
     """Print the final table: hospitals, the federation, and the mean of the ROC-AUCs within hospitals."""
     federation = dict(figures["federation"] or {})
-    mean = federation.pop("mean_roc_auc", None)
+    mean, small = federation.pop("mean_roc_auc", None), federation.pop("small_in_mean", 0)
     rows = {**figures["hospitals"], FEDERATION: federation}
     chosen = "" if threshold == DEFAULT_THRESHOLD else ", which gives the greatest F1 on all training patients"
     note = f"Predicted positive: a risk of at least {threshold}{chosen}."
     note += f"\n{AUC_NOTE}" if federation.get("roc_auc") is not None else ""
+    if mean is not None and small:
+        note += f"\n{describe_small_in_mean(small)}"
+        mean = f"{console.figure(mean)} *"
     console.print_figures("Figures on held-out patients", {**rows, "hospital mean": {"roc_auc": mean}}, note)
 
 
@@ -192,5 +195,7 @@ def print_benefit(joining: Mapping[str, Any]) -> None:
         }
         for name, benefit in joining.items()
     }
+    noticed = [name for name, benefit in joining.items() if benefit.get("noticed")]
+    note = f"\nSee {', '.join(noticed)} under 'Problems in this run', which may explain the verdict." if noticed else ""
     if rows:
-        console.print_figures("Benefit of joining: ROC-AUC on held-out patients", rows, BENEFIT_NOTE)
+        console.print_figures("Benefit of joining: ROC-AUC on held-out patients", rows, BENEFIT_NOTE + note)

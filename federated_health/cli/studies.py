@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from federated_health.cli import parsing
 from federated_health.cli.console import console, difference, print_figures, say
-from federated_health.ml.metrics import SMALL_CLASS, verdict_text
+from federated_health.ml.metrics import SMALL_CLASS, describe_small_in_mean, verdict_text
 from federated_health.setting_fields import DEFAULT_DATA, flag_of
 from federated_health.settings import OPERATIONAL, Settings
 from federated_health.studies.audit import audit_study
@@ -156,10 +156,14 @@ def _print_evidence(figures: Mapping[str, Any]) -> None:
     """Print each model's ROC-AUC, each hospital's benefit, and the other metrics as means over hospitals."""
     rows = {**figures["hospitals"], "mean": figures["mean"], "all": figures["all"]}
     aucs = {
-        name: {model: metrics["roc_auc"]["value"] for model, metrics in entry["models"].items()}
+        f"{name} *" if entry.get("small") else name: {
+            model: metrics["roc_auc"]["value"] for model, metrics in entry["models"].items()
+        }
         for name, entry in rows.items()
     }
-    print_figures("ROC-AUC of out-of-fold scores", aucs, AUC_NOTE)
+    small = figures["mean"]["small"]
+    note = f"{AUC_NOTE}\n{describe_small_in_mean(small)}" if small else AUC_NOTE
+    print_figures("ROC-AUC of out-of-fold scores", aucs, note)
     benefit = {
         name: {
             "patients": entry.get("patients", ""),

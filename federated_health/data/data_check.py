@@ -60,7 +60,9 @@ class DataCheck:
         counts = [f"{count} with {label} = {value}" for value, count in labels.items()]
         if unlabelled := rows - sum(labels.values()):
             counts.append(f"{unlabelled} without a valid label")
-        return f"{self.path}, for the task {self.task.name}: {rows} patients, {', '.join(counts)}"
+        ids = self.cells.patients
+        patients = f"{rows} patients" if ids is None else f"{rows} rows of {len(np.unique(ids))} patients"
+        return f"{self.path}, for the task {self.task.name}: {patients}, {', '.join(counts)}"
 
     @property
     def verdict(self) -> str:
@@ -89,7 +91,9 @@ class DataCheck:
         }
 
     def findings(self) -> list[str]:
-        """Invalid columns, warnings and ignored columns, one line each."""
+        """Invalid columns, warnings, what a review finds suspicious, and ignored columns, one line each."""
+        from federated_health.data.data_review import review  # noqa: PLC0415  # --check alone needs it
+
         rules = {column.name: column.rule for column in self.task.labelled_columns}
         titles, mapped = {str(name): str(name) for name in self.cells.invalid}, []
         if (mapping := self.cells.mapping) is not None:
@@ -106,7 +110,8 @@ class DataCheck:
             if csv_reading.looks_like_name(name) and name not in self.cells.invalid
         ]
         ignored = [f"ignored columns: {', '.join(names)}"] if names else []
-        return [*mapped, *invalid, *(f"warning: {warning}" for warning in self.warnings), *ignored]
+        warnings = [f"warning: {warning}" for warning in self.warnings]
+        return [*mapped, *invalid, *warnings, *review(self.task, self.cells), *ignored]
 
 
 def check_data(path: Path, task: Task, mapping: Path | None = None) -> DataCheck:
@@ -117,16 +122,14 @@ def check_data(path: Path, task: Task, mapping: Path | None = None) -> DataCheck
     """
     cells = csv_reading.read_cells(path, task, mapping=mapping)
     obstacle = csv_reading.find_invalid_cell(path, task.labelled_columns, cells)
-    if cells.patients is None:
-        different = len(cells.numbers.drop_duplicates(list(task.column_names)))
-    else:
-        different = len(np.unique(cells.patients))
+    content = pd.util.hash_pandas_object(cells.numbers[list(task.column_names)] + 0.0, index=False)  # -0.0 becomes 0.0
+    different = content.nunique() if cells.patients is None else len(np.unique(cells.patients))
     if obstacle is None and different < MIN_PATIENTS:
         obstacle = DataError(
             f"{path}: expected at least {MIN_PATIENTS} different patients, got {different}",
             reason=f"it has fewer than {MIN_PATIENTS} different patients",
         )
-    warnings = (*_warn_about_rows(task, cells), *_warn_about_columns(task, cells))
+    warnings = (*_warn_about_rows(task, cells, content), *_warn_about_columns(task, cells))
     return DataCheck(path=path, task=task, cells=cells, obstacle=obstacle, warnings=warnings)
 
 
@@ -144,11 +147,11 @@ def _list_rows(invalid: "pd.Series[bool]") -> str:
     return f"row{'s' if len(rows) > 1 else ''} {listed}{more} (1 is the first below the header)"
 
 
-def _warn_about_rows(task: Task, cells: CheckedCells) -> Iterator[str]:
+def _warn_about_rows(task: Task, cells: CheckedCells, content: "pd.Series[int]") -> Iterator[str]:
     rows, label = len(cells.numbers), task.label.name
     counts = cells.numbers[label][~cells.invalid[label]].value_counts()
-    readable = cells.numbers[~cells.is_text.any(axis=1)]  # whether two texts mean the same is unknown
-    repeats = int(readable.duplicated().sum())
+    is_readable = ~cells.is_text.any(axis=1)  # whether two texts mean the same is unknown
+    repeats = int(pd.DataFrame({"content": content, "label": cells.numbers[label]})[is_readable].duplicated().sum())
     if rows < FEW_PATIENTS:
         yield f"few patients: figures on the held-out quarter of {rows} rows are too noisy to interpret"
     if len(counts) == 1:

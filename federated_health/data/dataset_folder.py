@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from federated_health import __version__
@@ -19,10 +20,14 @@ from federated_health.data.partition_chart import draw_partition
 from federated_health.data.sources.source import Source
 from federated_health.data.task_files import TASKS
 from federated_health.data.task_writing import write_task
+from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 from federated_health.files import PUBLIC, hash_file, write_bytes
 
 PICTURE, TASK_FILE_NAME = "partition.png", "task.toml"
+
+MAX_PAIRS = 20
+"""Largest number of pairs of hospitals with equal rows that the manifest lists."""
 
 EXAMPLE_PATIENTS = "example_patients.csv"
 """Made-up patients to be scored with `predict`; not part of the data set, so not in the manifest."""
@@ -64,6 +69,8 @@ def write_hospitals(
                 "partition": dict(partition),
                 "hospitals": entries,
             }
+            if repeated := count_repeated_rows(hospitals, source.task):
+                manifest["repeated_rows"] = repeated
             if TASKS.get(source.task.name) is not source.task:
                 (partial / TASK_FILE_NAME).write_text(write_task(source.task))
                 manifest["task_file"] = {"file": TASK_FILE_NAME, "sha256": hash_file(partial / TASK_FILE_NAME)}
@@ -76,6 +83,27 @@ def write_hospitals(
             return manifest
     except OSError as error:
         raise DataError(f"{folder}: cannot be written to ({error.strerror})") from None
+
+
+def count_repeated_rows(hospitals: Mapping[str, pd.DataFrame], task: Task) -> list[dict[str, Any]]:
+    """Pairs of hospitals that share rows, equal in all of the task's columns, and their number of different such rows.
+
+    At most MAX_PAIRS, those with the most rows first.
+    """
+    names = list(task.column_names)
+    hashes = [pd.util.hash_pandas_object(rows[names] + 0.0, index=False).unique() for rows in hospitals.values()]
+    owners = np.repeat(np.arange(len(hashes)), list(map(len, hashes)))
+    content = pd.factorize(np.concatenate(hashes))[0]
+    is_shared = np.bincount(content)[content] > 1
+    if not is_shared.any():
+        return []
+    from scipy.sparse import csr_array  # noqa: PLC0415  # slow to import, and rarely needed
+
+    has_row = csr_array((np.ones(is_shared.sum(), dtype=np.int64), (owners[is_shared], content[is_shared])))
+    shared = (has_row @ has_row.T).tocoo()
+    pairs = sorted(pair for pair in zip(-shared.data, *shared.coords, strict=True) if pair[1] < pair[2])[:MAX_PAIRS]
+    by_number = list(hospitals)
+    return [{"hospitals": [by_number[one], by_number[other]], "rows": -int(rows)} for rows, one, other in pairs]
 
 
 def write_example_patients(folder: Path, task: str) -> None:

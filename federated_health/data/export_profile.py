@@ -68,6 +68,11 @@ class ExportColumn:
     missing: tuple[str, ...]
     format: FileFormat
 
+    @property
+    def missing_words(self) -> tuple[str, ...]:
+        """The cells of `missing` that no reader takes for missing unless a person says so."""
+        return tuple(cell for cell in self.missing if cell not in MISSING_MARKS)
+
     @cached_property
     def numbers(self) -> npt.NDArray[np.float64]:
         """Number of each distinct cell, NaN if it is not one."""
@@ -115,11 +120,12 @@ class Export:
     """An export's columns, and how the file is written.
 
     Attributes:
+        table: the export as a text table, with its columns in the same order.
         sheets: names of a workbook's sheets; the first one was read.
         decimal_is_sure: whether the cells leave no doubt about the decimal mark.
     """
 
-    rows: int
+    table: pd.DataFrame
     columns: Sequence[ExportColumn]
     format: FileFormat
     sheets: tuple[str, ...]
@@ -157,7 +163,7 @@ def profile_export(path: Path) -> Export:
         kept = tuple(cell for cell, is_mark in zip(distinct, is_missing, strict=True) if not is_mark)
         missing = tuple(cell for cell, is_mark in zip(distinct, is_missing, strict=True) if is_mark)
         columns.append(ExportColumn(header, occurrence, kept, counts[~is_missing], missing, file_format))
-    return Export(len(table), columns, file_format, sheets, is_sure)
+    return Export(table, columns, file_format, sheets, is_sure)
 
 
 def find_encoding(content: bytes) -> str:

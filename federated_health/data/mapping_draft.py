@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from federated_health.data.columns import Category, Column, Label, Mask, Measurement
-from federated_health.data.csv_reading import MISSING_MARKS, is_table_file
+from federated_health.data.csv_reading import is_table_file
 from federated_health.data.export_profile import (
     DATE_FORMATS,
     MISSING_NUMBERS,
@@ -109,7 +109,7 @@ class _Drafter:
             yield _Line("decimal", UNKNOWN, 'check: numbers are written in more than one way; "." or ","')
         if file.thousands:
             yield _Line("thousands", _quoted(file.thousands), "sure: by the numbers in the file")
-        words = sorted({word for column in self.used for word in column.missing} - MISSING_MARKS)
+        words = sorted({word for column in self.used for word in column.missing_words})
         if words:
             yield _Line("missing", _array(words), "check: do these mean missing? Besides empty, ?, NA, null and None")
         if self._date_format:

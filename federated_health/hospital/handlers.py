@@ -10,10 +10,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 from flwr.app import Context, Message, MetricRecord
 
 from federated_health import encryption, privacy
+from federated_health.data.associations import measure_associations
 from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.manifest import find_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
@@ -190,7 +192,10 @@ def open_message(message: Message, context: Context) -> "tuple[TrainConfig, Loca
 
 
 def register(message: Message, context: Context) -> Registration:
-    """Name, row counts, and, unless withheld, sums for the normalisation; differential privacy withholds them."""
+    """Name, row counts, and sums for the normalisation and associations of the label, unless these are withheld.
+
+    Differential privacy withholds both.
+    """
     hospital = hospital_of(message, context)
     config = message.content.config_records[CONFIG]
     plan = None
@@ -199,12 +204,13 @@ def register(message: Message, context: Context) -> Registration:
     if plan is not None:
         logger.info("%s", plan.describe())
     is_withheld = plan is not None or config.get(SUMS_WITHHELD) is True
-    positions = list(hospital.task.measurement_positions)
+    positions, train = list(hospital.task.measurement_positions), hospital.train
     return Registration(
         name=hospital.name,
-        train_examples=len(hospital.train),
+        train_examples=len(train),
         test_examples=len(hospital.test),
-        sums=withheld_sums(len(positions)) if is_withheld else column_sums(hospital.train.values[:, positions]),
+        sums=withheld_sums(len(positions)) if is_withheld else column_sums(train.values[:, positions]),
+        associations=np.zeros(0) if is_withheld else measure_associations(train.values, train.labels, hospital.task),
     )
 
 

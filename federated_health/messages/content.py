@@ -6,8 +6,9 @@ A hospital sends the following in a plain run, besides Flower's envelope of each
 - when it joins: its name, its agreement on the task (see `Task.agreement`), the version of the protocol, and a random
   token of its process;
 - `query.statistics` (registration): its name, its numbers of training and held-out rows, and for each measurement the
-  count, sum and sum of squares over its training rows; no sums over fewer than 5 observed rows, and none under
-  differential privacy;
+  count, sum and sum of squares over its training rows; no sums over fewer than 5 observed rows; for each measurement
+  and each code of a category its correlation with the label over the training rows, with two decimals, 0 where fewer
+  than 5 rows have a class, have the code or do not have it; neither sums nor correlations under differential privacy;
 - `train`: weights, the number of training rows and the mean training loss (under differential privacy noisy weights and
   no loss); from the second round on also outcome counts of its held-out rows under the weights of the message, and
   their sums of losses and squared errors;
@@ -24,7 +25,7 @@ Each side validates what the other sends. An invalid message raises MalformedMes
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,6 +64,9 @@ SUMS_WITHHELD = "sums-withheld"
 
 EVALUATE = "evaluate-first"
 """Key of a train message's config: whether its weights are to be evaluated before they are trained."""
+
+ASSOCIATIONS = "associations"
+"""Metric of a registration: correlations of the label with the columns."""
 
 ROUND = "server-round"  # set by Flower's strategies
 TRAIN_LOSS = "train-loss"
@@ -145,12 +149,14 @@ class Registration:
 
     Attributes:
         sums: sums over the training rows. Withheld sums are 0 and are not sent.
+        associations: of the label with the columns over the training rows (see `data.associations`); empty if withheld.
     """
 
     name: str
     train_examples: int
     test_examples: int
     sums: ColumnSums
+    associations: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def is_of_same_rows(self, other: "Registration") -> bool:
         """Whether both describe the same rows, judged by numbers of rows and sums."""
@@ -159,21 +165,36 @@ class Registration:
             np.allclose(getattr(self.sums, name), getattr(other.sums, name), rtol=1e-9, atol=0) for name in SUM_NAMES
         )
 
+    @property
+    def statistics(self) -> tuple[object, ...]:
+        """All statistics of the rows, equal where the rows are, whatever their order."""
+        sums = [f"{value:.9g}" for name in SUM_NAMES for value in getattr(self.sums, name)]
+        return (self.train_examples, self.test_examples, *sums, *self.associations.tolist())
+
     def to_content(self) -> RecordDict:
         sums = {name: getattr(self.sums, name).tolist() for name in SUM_NAMES} if self.sums.are_released else {}
-        metrics = MetricRecord({"train-examples": self.train_examples, "test-examples": self.test_examples, **sums})
+        associations = {ASSOCIATIONS: self.associations.tolist()} if self.associations.size else {}
+        rows = {"train-examples": self.train_examples, "test-examples": self.test_examples}
+        metrics = MetricRecord({**rows, **sums, **associations})
         return RecordDict({HOSPITAL: ConfigRecord({"name": self.name}), METRICS: metrics})
 
     @classmethod
-    def from_content(cls, content: RecordDict, measurements: Sequence[Measurement]) -> "Registration":
-        """Read a registration. The ranges of the task's measurements limit its sums."""
+    def from_content(
+        cls, content: RecordDict, measurements: Sequence[Measurement], associations: int = 0
+    ) -> "Registration":
+        """Read a registration.
+
+        Args:
+            measurements: of the task; their ranges limit the sums.
+            associations: number of the task's associations; a registration without any is read, too.
+        """
         record = content.config_records.get(HOSPITAL)
         name = record.get("name") if record else None
         if not isinstance(name, str) or not is_hospital_name(name):
             raise MalformedMessageError("its name: expected lower-case letters, digits and hyphens")
         are_released = not set(SUM_NAMES).isdisjoint(content.metric_records.get(METRICS, {}))
         keys = {"train-examples", "test-examples", *(SUM_NAMES if are_released else ())}
-        metrics = records.read_metrics(content, keys)
+        metrics = records.read_metrics(content, keys, {ASSOCIATIONS} if associations else None)
         train_examples = records.read_whole(metrics, "train-examples", 1)
         test_examples = records.read_whole(metrics, "test-examples", 0)
         if are_released:
@@ -181,7 +202,16 @@ class Registration:
             records.check_sums(sums, train_examples, measurements)
         else:
             sums = withheld_sums(len(measurements))
-        return cls(name=name, train_examples=train_examples, test_examples=test_examples, sums=sums)
+        correlations = records.read_floats(metrics, ASSOCIATIONS, associations if ASSOCIATIONS in metrics else 0)
+        if (np.abs(correlations) > 1).any():
+            raise MalformedMessageError(f"its {ASSOCIATIONS} are not between -1 and 1")
+        return cls(
+            name=name,
+            train_examples=train_examples,
+            test_examples=test_examples,
+            sums=sums,
+            associations=correlations,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -254,6 +254,12 @@ def verdict_text(verdict: str) -> str:
     return "too few patients to tell" if verdict == Verdict.UNDEFINED else str(verdict)
 
 
+def describe_small_in_mean(hospitals: int | None) -> str:
+    """The note to a mean of ROC-AUCs, marked with *, that includes hospitals with few patients of a class, or may."""
+    which = {None: "may include hospitals", 1: "includes 1 hospital"}.get(hospitals, f"includes {hospitals} hospitals")
+    return f"* The mean {which} with fewer than {SMALL_CLASS} patients of one class, whose ROC-AUC is very noisy."
+
+
 def judge(difference: Interval) -> Verdict:
     """The verdict on a paired difference of AUCs, federated minus own: clear if its interval does not contain 0."""
     if difference.low is None or difference.high is None:

@@ -7,7 +7,7 @@ from typing import Any
 from federated_health.files import hash_file
 from federated_health.messages.content import TrainConfig
 from federated_health.ml import load_privacy_plan
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, MIN_CELL_SIZE, SMALL_CLASS, Interval
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, MIN_CELL_SIZE, SMALL_CLASS, Interval, describe_small_in_mean
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.names import FEDERATION, MODEL
@@ -157,12 +157,16 @@ def _quality(run: RunSummary) -> Section:
     if not rows:
         return Section(title, ["No hospital evaluated the model: there are no figures."])
     federation, threshold = run.figures["federation"], run.config.threshold
-    last = {}
+    last, is_marked = {}, False
     if federation is not None:
         last[FEDERATION] = _figures(federation)
-        mean = figure(federation["mean_roc_auc"])
+        mean, small = figure(federation["mean_roc_auc"]), federation.get("small_in_mean")  # unknown if encrypted
+        if is_marked := federation["mean_roc_auc"] is not None and small != 0:
+            mean += " *"
         last["hospital mean"] = {**dict.fromkeys(last[FEDERATION], ""), title_of("roc_auc"): mean}
     notes = ["The run was stopped before hospitals computed ROC-AUCs."] if run.stopped else []
+    if is_marked:
+        notes.append(describe_small_in_mean(small))
     if few := [name for name, row in run.evaluations.items() if row.counts.rarer_class < SMALL_CLASS]:
         noisy = f"Fewer than {SMALL_CLASS} held-out patients of one class, so ROC-AUC is too noisy to interpret"
         notes.append(f"{noisy}: {list_some(few, ', ')}.")
@@ -225,9 +229,10 @@ def _sent_by_hospitals(run: RunSummary) -> Section:
             "; for each measurement the number of training patients who have it, and the sum and the sum of squares of "
             f"its values (nothing if fewer than {MIN_OBSERVED} have it)"
         )
+        associations = "; for each measurement and each code of a category its correlation with the label"
         items = [
             "At registration: its name, the columns that it expects, the numbers of its training and held-out patients"
-            f"{'' if private else sums}.",
+            f"{'' if private else sums + associations}.",
             f"In each round: its model's {'noisy weights' if private else 'weights and mean training loss'}; the "
             "numbers of held-out patients predicted correctly and wrongly in either class, and the sums of their "
             "losses.",

@@ -1,7 +1,7 @@
 """Figures of a round and of a run, merged from what hospitals sent, and the problems of a run by hospital."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -35,7 +35,10 @@ def summarise_round(number: int, updates: Mapping[str, Update], counts: Mapping[
 
 
 def summarise_run(evaluations: Mapping[str, Evaluation], train_examples: Mapping[str, int]) -> dict[str, Any]:
-    """`hospitals` and `federation` as in metrics.json, of evaluations and numbers of training rows by hospital."""
+    """`hospitals` and `federation` as in metrics.json, of evaluations and numbers of training rows by hospital.
+
+    `small_in_mean` is the number of hospitals in `mean_roc_auc` with fewer than SMALL_CLASS held-out rows of a class.
+    """
     hospitals = {
         name: figures_of(evaluation.counts, train_examples[name], evaluation.roc_auc)
         for name, evaluation in sorted(evaluations.items())
@@ -53,14 +56,23 @@ def summarise_run(evaluations: Mapping[str, Evaluation], train_examples: Mapping
         pooled,
     )
     federation["mean_roc_auc"] = float(np.mean(within)) if within else None
+    federation["small_in_mean"] = sum(
+        evaluations[name].counts.rarer_class < SMALL_CLASS
+        for name, figures in hospitals.items()
+        if figures["roc_auc"] is not None
+    )
     return {"hospitals": hospitals, "federation": federation}
 
 
 def summarise_benefits(
-    benefits: Mapping[str, Benefit], evaluations: Mapping[str, Evaluation], task: Task
+    benefits: Mapping[str, Benefit],
+    evaluations: Mapping[str, Evaluation],
+    task: Task,
+    noticed: Mapping[str, Sequence[str]] = {},
 ) -> dict[str, Any]:
     """`joining`, `importance` and `observed` as in metrics.json, of hospitals that sent both, by name.
 
+    `noticed` is what the problem log says of a hospital's data, which may explain its verdict.
     `importance` is the rise of the mean loss per patient, in nats, when a column is shuffled within hospitals.
     """
     reported = {name: benefit for name, benefit in sorted(benefits.items()) if name in evaluations}
@@ -76,6 +88,7 @@ def summarise_benefits(
                 "roc_auc": asdict(benefit.roc_auc),
                 "difference": asdict(benefit.difference),
                 "small": evaluations[name].counts.rarer_class < SMALL_CLASS,
+                **({"noticed": list(noticed[name])} if name in noticed else {}),
             }
             for name, benefit in reported.items()
         },
@@ -102,6 +115,7 @@ class ProblemLog:
         absent: number of rounds that were averaged without the hospital, since it joined.
         repeated_rounds: number of attempts at a round that gave too few updates.
         resumed_after: number of rounds that were completed, for each time that the run was resumed.
+        noticed: what is suspicious in the data with which a hospital registered, by hospital.
     """
 
     def __init__(self) -> None:
@@ -110,6 +124,13 @@ class ProblemLog:
         self.absent: Counter[str] = Counter()
         self.repeated_rounds = 0
         self.resumed_after: list[int] = []
+        self.noticed: dict[str, list[str]] = {}
+
+    def notice(self, hospital: str, text: str) -> None:
+        """Record what is suspicious in a hospital's data, once."""
+        texts = self.noticed.setdefault(hospital, [])
+        if text not in texts:
+            texts.append(text)
 
     def count(self, hospital: str, reason: str, *, has_answered: bool = True) -> None:
         """Count a reply that was rejected, or a message that was not answered."""
@@ -124,11 +145,16 @@ class ProblemLog:
             "absent": dict(sorted(self.absent.items())),
             "repeated_rounds": self.repeated_rounds,
             "resumed_after": list(self.resumed_after),
+            "noticed": {name: list(texts) for name, texts in sorted(self.noticed.items())},
         }
+
+    def describe_noticed(self) -> list[str]:
+        """What is suspicious in hospitals' data, as lines, hospitals by name."""
+        return [f"{name}: {text}" for name, texts in sorted(self.noticed.items()) for text in texts]
 
     def describe(self) -> list[str]:
         """The counts as lines, hospitals by name; none where there were no problems."""
-        lines = []
+        lines = self.describe_noticed()
         for name in sorted({*self.rejected, *self.unanswered, *self.absent}):
             parts = [
                 _list_reasons(self.rejected.get(name), "reply was rejected", "replies were rejected"),
@@ -152,6 +178,7 @@ class ProblemLog:
         self.absent = Counter(content["absent"])
         self.repeated_rounds = content["repeated_rounds"]
         self.resumed_after = list(content["resumed_after"])
+        self.noticed = {name: list(texts) for name, texts in content.get("noticed", {}).items()}
 
 
 def _list_reasons(reasons: Counter[str] | None, singular: str, plural: str) -> str:

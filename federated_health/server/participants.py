@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from federated_health.data.label_direction import column_positions, find_opposite
 from federated_health.data.tasks import write_agreement
 from federated_health.errors import RunError
 from federated_health.messages.content import CONFIG, REGISTRATION, SUMS_WITHHELD, Registration
@@ -93,6 +94,23 @@ class Participants:
         """Begin with the registrations of a resumed run, whose hospitals have yet to reconnect."""
         self.registrations.update({registration.name: registration for registration in registrations})
         self.has_begun = True
+
+    def check_registrations(self) -> None:
+        """Note in the problem log which hospitals seem to have the same rows, or inverted labels.
+
+        Nothing is known of hospitals that withheld sums and associations, as under differential privacy.
+        """
+        problems, first_of = self._collector.problems, dict[tuple[object, ...], str]()
+        for name, registration in sorted(self.registrations.items()):
+            if not registration.sums.are_released:
+                continue
+            other = first_of.setdefault(registration.statistics, name)
+            for one, its_double in [] if other == name else [(name, other), (other, name)]:
+                problems.notice(one, f"same row counts and sums as {its_double}: did one CSV join twice?")
+        associations = {name: registration.associations for name, registration in self.registrations.items()}
+        rows = {name: registration.train_examples for name, registration in self.registrations.items()}
+        for name, text in find_opposite(associations, rows, self._settings.task_declaration).items():
+            problems.notice(name, text)
 
     def absent(self) -> list[str]:
         """Hospitals that have taken part and are not connected."""
@@ -256,7 +274,8 @@ class Participants:
                 self.registrations[name] = registration
 
     def _read(self, node: int, content: RecordDict) -> Registration:
-        registration = Registration.from_content(content, self._settings.task_declaration.measurements)
+        task = self._settings.task_declaration
+        registration = Registration.from_content(content, task.measurements, len(column_positions(task)))
         if self._transport.names().get(node, registration.name) != registration.name:
             raise MalformedMessageError("it registers under another name than it joined with")
         return registration

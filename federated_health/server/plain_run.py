@@ -57,6 +57,7 @@ class PlainRun(FederatedRun):
         else:
             sums = [registration.sums for _, registration in sorted(self.registrations.items())]
             self.normalisation = normalisation_from(merge_sums(sums))
+        self.participants.check_registrations()
 
     def rounds(self) -> Iterator[Round]:
         """Iterate over the rounds (see `FederatedRun.rounds`).
@@ -144,6 +145,7 @@ class PlainRun(FederatedRun):
 
     def evaluate(self) -> dict[str, Any]:
         """Choose the threshold, then evaluate the final weights with it (see `FederatedRun.evaluate`)."""
+        self.participants.check_registrations()  # of hospitals that joined late, too
         self.threshold = self._choose_threshold()
         content = self._final_message()
         try:
@@ -155,7 +157,9 @@ class PlainRun(FederatedRun):
         self.evaluations = {reply.hospital: reply.content for reply in evaluations}
         gained = {reply.hospital: reply.content for reply in benefits}
         figures = summarise_run(self.evaluations, self.train_examples)
-        return figures | summarise_benefits(gained, self.evaluations, self.settings.task_declaration)
+        return figures | summarise_benefits(
+            gained, self.evaluations, self.settings.task_declaration, self.problems.noticed
+        )
 
     def figures_of_last_round(self) -> dict[str, Any]:
         hospitals = self.last_round.hospitals if self.last_round else {}

@@ -11,7 +11,7 @@ from flwr.proto.transport_pb2 import Parameters
 
 from federated_health.errors import AddressError
 
-PROTOCOL = "3"
+PROTOCOL = "4"
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 MAX_METADATA_BYTES = 128 * 1024  # they hold a hospital's task agreement; gRPC's own limit is 8 KiB
 

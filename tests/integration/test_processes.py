@@ -87,7 +87,7 @@ def test_metrics_hold_every_figure_of_every_hospital(finished: Path) -> None:
     assert "stopped" not in metrics
     assert list(metrics["hospitals"]) == NAMES
     assert all(set(figures) == FIGURES for figures in metrics["hospitals"].values())
-    assert set(metrics["federation"]) == FIGURES | {"mean_roc_auc"}
+    assert set(metrics["federation"]) == FIGURES | {"mean_roc_auc", "small_in_mean"}
     assert (
         sum(figures["test_examples"] for figures in metrics["hospitals"].values())
         == metrics["federation"]["test_examples"]

@@ -7,7 +7,7 @@ import numpy as np
 
 from federated_health.ml.bootstrap import Resampled, rarer_class
 from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve
-from federated_health.ml.metrics import Interval, count_outcomes, probability
+from federated_health.ml.metrics import Interval, count_outcomes, describe_small_in_mean, probability
 from federated_health.report import formatting, sections
 from federated_health.report.charts import draw_intervals
 from federated_health.report.page import Block, Caution, Page, Picture, Section, Table
@@ -158,7 +158,9 @@ def _models(figures: Figures) -> Section:
 def _table(caption: str, cells: Callable[[Figures], Mapping[str, str]], figures: Figures, note: str = "") -> Table:
     """A table with one row per hospital, then the mean over hospitals and all patients."""
     rows = {name: cells(entry) for name, entry in figures["hospitals"].items()}
-    last = {MEAN: cells(figures["mean"]), sections.ALL: cells(figures["all"])}
+    small = figures["mean"]["small"]
+    last = {f"{MEAN} *" if small else MEAN: cells(figures["mean"]), sections.ALL: cells(figures["all"])}
+    note = f"{note} {describe_small_in_mean(small) if small else ''}".strip()
     return sections.figures_table(caption, rows, last=last, note=note)
 
 

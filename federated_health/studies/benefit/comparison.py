@@ -101,7 +101,8 @@ def compare_models(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str, A
 
     Returns:
         `hospitals`: name -> `patients`, `positives`, `small`, `verdict`, `models`, `differences`.
-        `mean`: `models` and `differences` as means over the hospitals in which a metric is defined for every model.
+        `mean`: `models` and `differences` as means over the hospitals in which a metric is defined for every model, and
+            `small`, the number of those hospitals that are small.
         `all`: `patients`, `positives`, `models`, `differences` over all patients together.
         `models` holds ROC-AUC with its interval and POINT_ESTIMATES by model; `differences` the ROC-AUC of federated
         minus each other setup, and of each further strategy minus federated.
@@ -128,11 +129,15 @@ def compare_models(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str, A
     for model in scores.models if all_aucs else ():
         values, drawn = zip(*(aucs[model] for aucs in all_aucs), strict=True)
         mean_aucs[model] = float(np.mean(values)), np.mean(drawn, axis=0)
+    defined = [entry for entry in hospitals.values() if 0 < entry["positives"] < entry["patients"]]
     everyone = Resampled(scores.all_labels, np.concatenate(times))
     _, summary = _compare(everyone, {model: scores.all_patients(model) for model in scores.models})
     return {
         "hospitals": hospitals,
-        "mean": _summary(mean_aucs, _mean_point_estimates(hospitals)),
+        "mean": {
+            "small": sum(entry["small"] for entry in defined),
+            **_summary(mean_aucs, _mean_point_estimates(hospitals)),
+        },
         "all": {"patients": len(scores.all_labels), "positives": int(scores.all_labels.sum()), **summary},
     }
 
