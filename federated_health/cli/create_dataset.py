@@ -9,7 +9,9 @@ from federated_health.data.data_check import MIN_PATIENTS
 from federated_health.data.dataset_folder import PICTURE, write_example_patients, write_hospitals
 from federated_health.data.manifest import MANIFEST
 from federated_health.data.partitions import DEFAULT_ALPHA, KINDS, MAX_HOSPITALS, Partition, divide
+from federated_health.data.sources.label_meaning import LabelMeaning, parse_label_meaning
 from federated_health.data.sources.source import DEFAULT_PATIENTS, Source, generate_readmission, read_source, read_uci
+from federated_health.errors import SettingsError
 from federated_health.files import path_exists
 from federated_health.setting_fields import DEFAULT_DATA
 from federated_health.settings import Settings
@@ -22,6 +24,14 @@ EXAMPLES = (
     "--source readmission --patients 40000",
     "--by size --ratios 8,4,2,1 --out data",
 )
+
+
+def label_meaning(text: str) -> LabelMeaning:
+    """Type of --label-means."""
+    try:
+        return parse_label_meaning(text)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def parse() -> argparse.Namespace:
@@ -45,7 +55,15 @@ def parse() -> argparse.Namespace:
     source.add_argument(
         "--drop-invalid",
         action="store_true",
-        help="drop and count rows of a file that break a rule of the task (default: stop with an error)",
+        help="drop and count rows of a file that break a rule of the task, but none for its label (default: stop with "
+        "an error)",
+    )
+    source.add_argument(
+        "--label-means",
+        type=label_meaning,
+        metavar="LABEL=VALUE",
+        help="the value of the file's label that means the task's label, such as disease=1, disease=0 or disease=Yes; "
+        "required if nothing else confirms it (default: as in the recognised layout)",
     )
     division = parser.add_argument_group("partition")
     division.add_argument(
@@ -90,8 +108,9 @@ def parse() -> argparse.Namespace:
         help="overwrite files of another origin and changed files (default: stop with an error)",
     )
     flags = parser.parse_args()
-    if flags.source in ("uci", GENERATED) and flags.drop_invalid:
-        parser.error(f"--drop-invalid: expected a file as --source, got {flags.source}")
+    for flag, given in (("--drop-invalid", flags.drop_invalid), ("--label-means", flags.label_means)):
+        if flags.source in ("uci", GENERATED) and given:
+            parser.error(f"{flag}: expected a file as --source, got {flags.source}")
     if flags.source != GENERATED and flags.patients is not None:
         parser.error(f"--patients: expected --source {GENERATED}, got {flags.source}")
     if flags.source not in ("uci", GENERATED) and not path_exists(Path(flags.source or "?")):
@@ -105,7 +124,7 @@ def read(flags: argparse.Namespace) -> Source:
         return read_uci()
     if flags.source == GENERATED:
         return generate_readmission(flags.patients or DEFAULT_PATIENTS, flags.seed)
-    return read_source(Path(flags.source), drop_invalid=flags.drop_invalid)
+    return read_source(Path(flags.source), drop_invalid=flags.drop_invalid, label_meaning=flags.label_means)
 
 
 def make_partition(flags: argparse.Namespace, by: str) -> Partition:
