@@ -215,6 +215,15 @@ def test_own_columns_of_other_patients_state_their_direction(tmp_path: Path) -> 
     assert not [remark for remark in source.remarks() if "onfirm" in remark]
 
 
+def test_own_columns_may_have_another_label_than_uci_s(tmp_path: Path) -> None:
+    severe = own_rows(lambda num: str(int(num in "34")))
+
+    source = read(write(tmp_path, severe.to_csv(index=False)))
+
+    assert source.table["disease"].tolist() == (severe["disease"] == "1").tolist()
+    assert "contradicts" in refusal(write(tmp_path, severe.rename(columns={"disease": "target"}).to_csv(index=False)))
+
+
 def test_own_columns_with_uci_s_patients_and_the_opposite_label_are_refused(tmp_path: Path) -> None:
     rows = own_rows(lambda num: str(int(num == "0")))
     path = write(tmp_path, rows.to_csv(index=False))
@@ -292,6 +301,7 @@ def test_a_statement_about_a_value_that_the_label_has_not_is_refused(tmp_path: P
     path = write(tmp_path, own_rows(lambda num: "1" if num == "0" else "2").to_csv(index=False))
 
     assert "the file must hold them" in refusal(path, "disease=5")
+    assert set(read(path, "disease=2").table["disease"]) == {0, 1}
 
 
 # Advice about invalid cells.

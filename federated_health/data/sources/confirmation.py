@@ -24,6 +24,9 @@ MIN_MATCHED_SHARE = 0.5
 MIN_AGREEMENT = 0.95
 """Smallest share of matched rows whose code, or label, must be UCI's."""
 
+MIN_AGREEMENT_IF_STATED = 0.5
+"""The same for a file in the task's own columns: it states what it means, so that only the opposite counts."""
+
 MAX_MISSING_MEASUREMENTS = 1
 """Largest number of missing measurements of a row that is matched."""
 
@@ -92,7 +95,7 @@ def match_rows(table: pd.DataFrame, task: Task) -> tuple[int, pd.DataFrame]:
     return len(measured), both.set_index("row").sort_index()
 
 
-def compare_with_uci(table: pd.DataFrame, task: Task) -> Evidence:
+def compare_with_uci(table: pd.DataFrame, task: Task, min_agreement: float = MIN_AGREEMENT) -> Evidence:
     """Compare a table's codes and labels with UCI's; both tables have the task's codes.
 
     Args:
@@ -111,7 +114,7 @@ def compare_with_uci(table: pd.DataFrame, task: Task) -> Evidence:
         compared[name], agreeing[name] = len(is_same), int(is_same.sum())
         by_code = is_same.groupby(own[is_compared]).agg(["mean", "size"])
         is_swapped = (by_code["mean"] < 0.5) & (by_code["size"] >= MIN_MATCHED)  # a rare code counts little in the mean
-        if len(is_same) >= MIN_MATCHED and (is_same.mean() < MIN_AGREEMENT or is_swapped.any()):
+        if len(is_same) >= MIN_MATCHED and (is_same.mean() < min_agreement or is_swapped.any()):
             contradicted.append(name)
         if isinstance(column, Category) and (others := sorted(set(table[name].dropna()) - set(by_code.index))):
             unseen[name] = [f"{code:g}" for code in others]

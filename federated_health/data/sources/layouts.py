@@ -102,11 +102,21 @@ class Layout:
         return lines
 
 
+def own_layout(task: Task) -> Layout:
+    """The layout of a file in a task's own columns."""
+    return Layout(title=f"the columns of the task {task.name}", task=task)
+
+
+def layouts_of(task: Task) -> tuple[Layout, ...]:
+    """The layouts of files with a task's data; a task that is not shipped has its own columns only."""
+    return (own_layout(task), *(layout for layout in LAYOUTS if layout.task is task and not layout.is_task_s_own))
+
+
 _DIAGNOSIS = {"0": "0", "1": "1", "2": "1", "3": "1", "4": "1"}
 _UCI_MISSING = frozenset({"-9", "-9.0"})
 """UCI's mark in the files from which `processed.*.data` were made."""
 
-CANONICAL = tuple(Layout(title=f"the columns of the task {task.name}", task=task) for task in TASKS.values())
+CANONICAL = tuple(own_layout(task) for task in TASKS.values())
 
 UCI = Layout(
     title="UCI's heart disease table",
@@ -132,7 +142,7 @@ UCI_WITH_OTHER_LABELS = tuple(
         codes={"disease": {"0": "0", "1": "1"}},
         missing_marks=_UCI_MISSING,
     )
-    for label in ("target", "condition", "output", "HeartDisease")
+    for label in ("target", "condition", "HeartDisease")
 )
 
 KAGGLE_UCI = Layout(

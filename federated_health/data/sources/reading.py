@@ -7,7 +7,12 @@ import pandas as pd
 
 from federated_health.data.columns import Column, Measurement
 from federated_health.data.csv_reading import MISSING_MARKS, check_cells, describe_first_invalid
-from federated_health.data.sources.confirmation import Evidence, compare_with_uci
+from federated_health.data.sources.confirmation import (
+    MIN_AGREEMENT,
+    MIN_AGREEMENT_IF_STATED,
+    Evidence,
+    compare_with_uci,
+)
 from federated_health.data.sources.label_meaning import FLAG, LabelMeaning, find_label_codes
 from federated_health.data.sources.layouts import HOSPITAL_COLUMN, Layout
 from federated_health.data.sources.recognition import OWN_COLUMNS_HINT, RecognisedFile, shorten
@@ -81,6 +86,7 @@ def read_files(files: Sequence[RecognisedFile], layout: Layout, meaning: LabelMe
     table = pd.concat(tables, ignore_index=True)
     invalid = pd.concat(invalids, ignore_index=True)
     names = [column.name for column in task.labelled_columns]
+    min_agreement = MIN_AGREEMENT if files[0].is_guess else MIN_AGREEMENT_IF_STATED
     return Reading(
         layout=layout,
         files=files,
@@ -89,7 +95,7 @@ def read_files(files: Sequence[RecognisedFile], layout: Layout, meaning: LabelMe
         invalid=invalid,
         label=labels,
         zeros={column.name: sum(counts[column.name] for counts in zeros) for column in task.columns},
-        evidence=compare_with_uci(table[names].mask(invalid[names]), task),
+        evidence=compare_with_uci(table[names].mask(invalid[names]), task, min_agreement),
         remarks=tuple(dict.fromkeys(remark for file_remarks in remarks for remark in file_remarks)),
     )
 
@@ -220,7 +226,8 @@ def refuse_invalid_cells(reading: Reading, columns: Iterable[str]) -> None:
         column, rule = layout.name_in_file(declared), layout.rule(declared)
     more = f"; {reading.invalid_rows} of {len(reading.table)} rows break a rule" if reading.invalid_rows > 1 else ""
     first = describe_first_invalid(file.text[column], rows, rule)
-    raise DataError(f"{file.name}: {first}{more}; {_invalid_hint(reading)}")
+    hint = "" if "decimal comma" in first else f"; {_invalid_hint(reading)}"
+    raise DataError(f"{file.name}: {first}{more}{hint}")
 
 
 def _invalid_hint(reading: Reading) -> str:
@@ -233,7 +240,7 @@ def _invalid_hint(reading: Reading) -> str:
             return f"{same}: if it means missing, empty these cells; otherwise, {right}"
     kept = reading.table[reading.is_valid]
     if reading.invalid_rows > max(1, MAX_DROPPED * len(reading.table)):
-        return f"so many rows suggest another unit or other codes: {OWN_COLUMNS_HINT}"
+        return f"so many rows are no slips, but another unit or other codes: {OWN_COLUMNS_HINT}"
     is_class_lost = set(kept[label]) != set(reading.table[label])
     return (
         "correct it in the file" if is_class_lost else "correct it in the file, or leave such rows out: --drop-invalid"

@@ -113,7 +113,7 @@ def _read_zip(path: Path) -> dict[str, bytes]:
 def recognise_file(name: str, content: bytes, source: Path, known: Sequence[Layout] = LAYOUTS) -> RecognisedFile:
     """Find a file's layouts by its name or header; a DataError, which quotes no patient, if none fits."""
     label = str(source if source.name == name else source / name)
-    if name in UCI_FILES:
+    if name in UCI_FILES and UCI in known:
         text = csv_reading.parse_csv(content, label, UCI.header)
         return RecognisedFile(
             label, text.assign(**{layouts.HOSPITAL_COLUMN: UCI_FILES[name]}), (UCI,), is_guess=False, has_header=False
@@ -123,7 +123,7 @@ def recognise_file(name: str, content: bytes, source: Path, known: Sequence[Layo
             raise DataError(f"{label}: is {description}")
     content, separator = _separate_by_commas(content)
     remarks = (f"cells are separated by {separator}",) if separator else ()
-    if _is_uci_row(content):
+    if UCI in known and _is_uci_row(content):
         text = csv_reading.parse_csv(content, label, UCI.header)
         return RecognisedFile(label, text, WITHOUT_HEADER, is_guess=True, has_header=False, remarks=remarks)
     text = csv_reading.parse_csv(content, label)
@@ -138,18 +138,20 @@ def recognise_file(name: str, content: bytes, source: Path, known: Sequence[Layo
 
 def _separate_by_commas(content: bytes) -> tuple[bytes, str]:
     """The content with commas between its cells, and the name of the separator that it had; empty for a comma."""
+    header = _first_line(content)
+    separator = max(";\t|", key=header.count)
+    is_separated = header.count(separator) > header.count(",")
+    if not is_separated and len(header.split()) <= 2 * len(header.split(",")):
+        return content, ""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         return content, ""  # `parse_csv` refuses it
-    lines = [line for line in text.splitlines() if line.strip()]
-    header = lines[0] if lines else ""
-    separator = max(";\t|", key=header.count)
-    rows: Iterable[list[str]]
-    if header.count(separator) > header.count(","):
+    rows: Iterable[list[str]] = [line.split() for line in text.splitlines() if line.strip()]
+    if is_separated:
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    elif len(header.split()) > 2 * len(header.split(",")) and len({len(line.split()) for line in lines}) == 1:
-        rows, separator = (line.split() for line in lines), " "
+    elif len(set(map(len, rows))) == 1:
+        separator = " "
     else:
         return content, ""
     result = io.StringIO()
@@ -160,10 +162,15 @@ def _separate_by_commas(content: bytes) -> tuple[bytes, str]:
     return result.getvalue().encode(), _SEPARATORS[separator]
 
 
+def _first_line(content: bytes) -> str:
+    """The first line that is not blank."""
+    line = next((line for line in io.BytesIO(content) if line.strip()), b"")
+    return line.decode("utf-8-sig", errors="replace")
+
+
 def _is_uci_row(content: bytes) -> bool:
     """Whether the first line holds as many numbers, or marks for missing, as UCI's table has columns."""
-    first = next((line for line in content.splitlines() if line.strip()), b"").decode("utf-8-sig", errors="replace")
-    cells = pd.Series([cell.strip().lower() for cell in first.split(",")], dtype=str)
+    cells = pd.Series([cell.strip().lower() for cell in _first_line(content).split(",")], dtype=str)
     is_number = pd.to_numeric(cells, errors="coerce").notna()
     return len(cells) == len(UCI.header) and bool((is_number | cells.isin(csv_reading.MISSING_MARKS)).all())
 

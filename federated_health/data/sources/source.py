@@ -14,7 +14,7 @@ import pandas as pd
 from federated_health.data.examples import HEART_DISEASE_TABLE
 from federated_health.data.sources.generated_patients import expected_roc_auc, generate_patients
 from federated_health.data.sources.label_meaning import LabelMeaning
-from federated_health.data.sources.layouts import HOSPITAL_COLUMN, UCI_FILES
+from federated_health.data.sources.layouts import HOSPITAL_COLUMN, LAYOUTS, UCI_FILES, layouts_of
 from federated_health.data.sources.reading import Reading, drop_invalid_rows, read_files, refuse_invalid_cells
 from federated_health.data.sources.recognition import read_contents, recognise_file
 from federated_health.data.sources.verdict import judge
@@ -97,13 +97,19 @@ def generate_readmission(patients: int, seed: int) -> Source:
 
 
 def read_source(
-    path: Path, *, name: str = "file", drop_invalid: bool = False, label_meaning: LabelMeaning | None = None
+    path: Path,
+    *,
+    name: str = "file",
+    task: Task | None = None,
+    drop_invalid: bool = False,
+    label_meaning: LabelMeaning | None = None,
 ) -> Source:
     """Read a CSV, a zip with one CSV, or a folder or zip with UCI's `processed.*.data`.
 
     A layout that is guessed from the header must be confirmed by patients who are also in UCI's table, as `judge` says.
 
     Args:
+        task: the task whose data the file holds; by default, the file's header decides between the shipped tasks.
         drop_invalid: whether rows with an invalid cell are dropped and counted; a label is never a reason to drop one.
         label_meaning: what the label's cells mean, as the user states it.
 
@@ -111,7 +117,8 @@ def read_source(
         DataError: the layout is unknown or not confirmed, or a cell is invalid. The text never quotes a patient's cell.
     """
     contents = read_contents(path)
-    files = [recognise_file(file, content, path) for file, content in contents.items()]
+    known = LAYOUTS if task is None else layouts_of(task)
+    files = [recognise_file(file, content, path, known) for file, content in contents.items()]
     readings = [read_files(files, layout, label_meaning) for layout in files[0].layouts]
     reading = min(readings, key=Reading.doubt)
     layout, task = reading.layout, reading.layout.task

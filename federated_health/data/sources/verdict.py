@@ -37,7 +37,7 @@ def judge(reading: Reading) -> list[str]:
     if layout.task.label.name in evidence.contradicted:
         raise _contradicted_label(reading)
     if evidence.confirms:
-        return [_describe_confirmed(reading), *_describe_unseen(reading)]
+        return [_describe_evidence(reading), *_describe_unseen(reading)]
     if not file.is_guess:
         return []
     if meaning is None:
@@ -48,13 +48,14 @@ def judge(reading: Reading) -> list[str]:
     ]
 
 
-def _describe_confirmed(reading: Reading) -> str:
+def _describe_evidence(reading: Reading) -> str:
     evidence, label = reading.evidence, reading.layout.task.label.name
-    columns = ", ".join(name for name, rows in evidence.compared.items() if rows and name != label)
-    return (
-        f"confirmed: {evidence.matched} of {len(reading.table)} rows have the measurements of a patient in UCI's "
-        f"table, {evidence.agreeing[label]} of them the same {label}; the codes agree in {columns}"
+    found = (
+        f"{evidence.matched} of {len(reading.table)} rows have the measurements of a patient in UCI's table, "
+        f"{evidence.agreeing[label]} of them with the same {label}"
     )
+    columns = ", ".join(name for name, rows in evidence.compared.items() if rows and name != label)
+    return f"confirmed: {found}; codes agree in {columns}" if reading.files[0].is_guess else found
 
 
 def _describe_unseen(reading: Reading) -> list[str]:
