@@ -68,6 +68,7 @@ TARGETS = [
     Target("create_dataset.py", create_dataset.main, _create("--drop-invalid", "--by", "iid", "--hospitals", "2")),
     Target("client.py", check_file, _check(), prints_before_refusing=True),
     Target("client.py", check_file, _check("--task", "readmission"), prints_before_refusing=True),
+    Target("create_dataset.py", create_dataset.main, _create("--label-means", "disease=1")),
 ]
 
 
@@ -341,7 +342,9 @@ def test_the_undamaged_files_are_accepted(tmp_path: Path, kind: str) -> None:
     assert (code, errors) == (0, "")
 
 
-@pytest.mark.parametrize("target", [TARGETS[0], TARGETS[2]], ids=["create", "check"])
+@pytest.mark.parametrize(
+    "target", [TARGETS[0], TARGETS[2], TARGETS[4]], ids=["create", "check", "create, label stated"]
+)
 @pytest.mark.parametrize("kind", FILES)
 def test_no_error_quotes_a_cell_of_any_column_with_or_without_the_header(kind: str, target: Target) -> None:
     name, good = FILES[kind]
@@ -358,7 +361,9 @@ def test_no_error_quotes_a_cell_of_any_column_with_or_without_the_header(kind: s
 fuzzed = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=["create", "create and drop", "check", "check readmission"])
+@pytest.mark.parametrize(
+    "target", TARGETS, ids=["create", "create and drop", "check", "check readmission", "create, label stated"]
+)
 @fuzzed
 @given(damaged_files())
 def test_a_damaged_file_ends_well(target: Target, file: tuple[str, bytes]) -> None:

@@ -1,5 +1,6 @@
 """Reads a source's files by one layout into one table, and finds the cells that break a rule."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -79,7 +80,7 @@ def read_files(files: Sequence[RecognisedFile], layout: Layout, meaning: LabelMe
     task = layout.task
     labels = pd.concat([shorten(file.text[layout.label_name]) for file in files], ignore_index=True)
     labels = labels.mask(labels.isin(_missing_marks(layout)), "")
-    codes = find_label_codes(layout, set(labels) - {""}, meaning)
+    codes = find_label_codes(layout, Counter(labels[labels != ""]), meaning)
     if meaning is not None:
         layout = replace(layout, codes={**layout.codes, task.label.name: codes})
     tables, invalids, zeros, remarks = zip(*(_read_file(file, layout) for file in files), strict=True)
@@ -199,7 +200,9 @@ def _label_hint(reading: Reading, invalid: "pd.Series[bool]") -> str:
     if (reading.label[invalid] == "").all():
         return f"a row without {label.name} can be neither trained on nor tested: delete it from the file"
     if reading.meaning is not None:
-        return f"{FLAG} must name all values that mean {label.name}, separated by commas, and the file must hold them"
+        return (
+            f"{FLAG} must name all values that mean {label.name}, separated by commas, and one other value may be left"
+        )
     if present == {"1", "2"}:
         return describe_statlog(label.name)
     if len(present) == 2:

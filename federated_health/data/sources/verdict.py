@@ -3,15 +3,12 @@
 import pandas as pd
 
 from federated_health.data.sources.confirmation import MIN_AGREEMENT, match_rows
-from federated_health.data.sources.label_meaning import FLAG
+from federated_health.data.sources.label_meaning import COMMON_CELLS, FLAG
 from federated_health.data.sources.reading import Reading, describe_statlog, refuse_invalid_labels
 from federated_health.data.sources.recognition import OWN_COLUMNS_HINT
 from federated_health.errors import DataError
 
 _MATCHED = "rows with the measurements of a patient in UCI's table"
-
-_QUOTABLE = {"0", "1", "2", "3", "4", "yes", "no", "true", "false"}
-"""Cells of a label that a message may quote: codes, not text of the file."""
 
 
 def judge(reading: Reading) -> list[str]:
@@ -88,7 +85,7 @@ def _cells_of_disease(reading: Reading) -> list[str]:
     ill = known.groupby("cell")["label"].mean() > 0.5
     is_same = known["cell"].map(ill).astype(int) == known["label"]
     cells = sorted(str(cell) for cell in ill.index[ill])
-    return cells if is_same.mean() >= MIN_AGREEMENT and set(cells) <= _QUOTABLE else []
+    return cells if is_same.mean() >= MIN_AGREEMENT and set(cells) <= COMMON_CELLS else []
 
 
 def _label_hint(reading: Reading) -> str:
@@ -98,7 +95,7 @@ def _label_hint(reading: Reading) -> str:
         return f"{describe_statlog(label)}; if both mean {label}, {FLAG} {label}=1,2"
     if present <= {"0", "1", "2", "3", "4"}:
         return f"state it: {FLAG} {label}=1 if 1 means {label}, {FLAG} {label}=0 if 0 does"
-    if present <= _QUOTABLE:
+    if present <= COMMON_CELLS:
         cells = sorted(present)
         return f"state it: {' or '.join(f'{FLAG} {label}={cell}' for cell in cells)}"
     return f"state which value means it: {FLAG} {label}=VALUE"
