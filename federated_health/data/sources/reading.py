@@ -122,7 +122,7 @@ def _read_file(file: RecognisedFile, layout: Layout) -> tuple[pd.DataFrame, pd.D
         canonical[name] = shorten(canonical[name]).map({**codes, **missing}).fillna("not allowed")
     cells = check_cells(canonical, task.labelled_columns, layout.missing_marks, task.patient)
     table, invalid = cells.numbers, cells.invalid
-    if task.patient is not None:
+    if task.patient is not None and cells.patients is not None:
         table[task.patient] = pd.factorize(cells.patients)[0] + 1  # running numbers instead of identifiers
     column, remarks = _find_hospital_column(file.text, layout)
     if column is not None:
