@@ -447,6 +447,13 @@ def test_uci_s_own_folder_gives_the_table_that_the_project_carries(uci: Source) 
     assert "chol: 0 -> missing, in 172 of 920 rows" in source.mapped
 
 
+def test_an_empty_file_of_uci_s_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "processed.va.data").write_bytes(b"")
+
+    with pytest.raises(DataError, match=r"processed\.va\.data: (is empty|has no patients)"):
+        read_source(tmp_path)
+
+
 def test_an_invalid_row_of_uci_s_files_is_named_with_its_file(tmp_path: Path) -> None:
     folder = uci_folder(tmp_path / "uci")
     (folder / "processed.va.data").write_text(

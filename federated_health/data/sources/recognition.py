@@ -115,6 +115,7 @@ def recognise_file(name: str, content: bytes, source: Path, known: Sequence[Layo
     label = str(source if source.name == name else source / name)
     if name in UCI_FILES and UCI in known:
         text = csv_reading.parse_csv(content, label, UCI.header)
+        csv_reading.refuse_repeated_or_empty(label, text, ())
         return RecognisedFile(
             label, text.assign(**{layouts.HOSPITAL_COLUMN: UCI_FILES[name]}), (UCI,), is_guess=False, has_header=False
         )
