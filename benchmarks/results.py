@@ -27,6 +27,7 @@ BENCHMARKS: Mapping[str, Sequence[str]] = {
     "bytes_per_round": (),
     "checkpoints": ("--saves", "20"),
     "many_hospitals": (),
+    "reading": (),
     "streams": (),
 }
 """Script -> the flags that it runs with here."""
@@ -38,6 +39,7 @@ TITLES = {
     "bytes_per_round": "Bytes per round and hospital",
     "checkpoints": "Checkpoints",
     "many_hospitals": "A million generated patients",
+    "reading": "A CSV of a million rows",
     "streams": "Two hundred streams",
 }
 

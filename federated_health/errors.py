@@ -92,6 +92,8 @@ class BudgetError(PrivacyError):
 OPTIONAL_LIBRARIES = {
     "tenseal": ("encryption", "TenSEAL", "encryption"),
     "dp_accounting": ("differential privacy", "dp-accounting", "privacy"),
+    "openpyxl": ("an Excel workbook", "openpyxl", "xlsx"),
+    "pyarrow": ("a Parquet file", "pyarrow", "parquet"),
 }
 """Module -> the feature that needs it, its library, and the package's extra that installs it."""
 

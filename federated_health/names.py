@@ -22,6 +22,9 @@ ALLOWED_EPSILON = "dp-budget"
 """Key of a node's config: the epsilon that the hospital allows over all runs. With it a hospital joins only runs with
 differential privacy."""
 
+MAPPING = "mapping"
+"""Key of a node's config: the mapping file that states how the hospital's export is written."""
+
 PROXIMAL_MU = "proximal-mu"
 """Name that Flower's FedProx gives its parameter, in the strategy and in each train message."""
 

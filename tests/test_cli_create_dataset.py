@@ -1,5 +1,6 @@
 """create_dataset.py as a user meets it: what it writes, prints and refuses."""
 
+import gzip
 import json
 import re
 import zipfile
@@ -99,6 +100,10 @@ def test_files_of_another_origin_are_overwritten_only_by_force(create: RunScript
         ("--by iid --hospitals 0", 2, "--hospitals: expected a whole number from 1, got '0'"),
         ("--by iid --hospitals=-4", 2, "--hospitals: expected a whole number from 1, got '-4'"),
         ("--by iid --hospitals four", 2, "--hospitals: expected a whole number from 1, got 'four'"),
+        ("--min-patients 0", 2, "--min-patients: expected a whole number from 1, got '0'"),
+        ("--min-patients 1000", 1, "--min-patients: no hospital .* has 1000 different patients"),
+        ("--by iid --hospitals 100 --min-patients 10", 1, "--min-patients: expected at least 10 .*got 8"),
+        ("--by dirichlet --hospitals 100 --min-patients 10", 1, "--alpha 0.5: .*fewer than 10 patients"),
         ("--seed=-1", 2, "--seed: expected a whole number from 0 to 2147483647, got '-1'"),
         ("--seed 2147483648", 2, "--seed: expected a whole number from 0 to 2147483647, got '2147483648'"),
         ("--drop-invalid", 2, "--drop-invalid: expected a file.*got uci"),
@@ -318,3 +323,29 @@ def test_readmission_generates_the_requested_number_of_patients(create: RunScrip
     assert sum(count for _, count in hospitals_of()) == rows
     assert [name for name, _ in hospitals_of()] == ["university", "community"]
     assert manifest_of()["task"] == "readmission"
+
+
+def test_small_hospitals_are_left_out_and_named(create: RunScript) -> None:
+    result = create("--min-patients 150")
+
+    assert [name for name, _ in hospitals_of()] == ["cleveland", "hungary", "va-long-beach"]
+    partition = manifest_of()["partition"]
+    assert (partition["min_patients"], partition["left_out"]) == (150, {"switzerland": 123})
+    assert "fewer than 150 different patients: switzerland (123 rows)" in result.output
+
+
+def test_every_hospital_has_the_smallest_number_of_patients(create: RunScript) -> None:
+    assert create("--by dirichlet --hospitals 6 --alpha 0.3 --min-patients 20").succeeded
+    assert min(rows for _, rows in hospitals_of()) >= 20
+
+
+def test_a_packed_csv_is_read_like_its_content(create: RunScript) -> None:
+    content = HEART_CSV.encode()
+    Path("packed.csv.gz").write_bytes(gzip.compress(content))
+    Path("heart.csv").write_bytes(content)
+
+    assert create("--source packed.csv.gz --hospitals 1 --out packed").succeeded
+    assert create("--source heart.csv --hospitals 1 --out plain").succeeded
+
+    assert Path("packed/client_1.csv").read_bytes() == Path("plain/client_1.csv").read_bytes()
+    assert list(manifest_of("packed")["source"]["files"]) == ["packed.csv.gz", "packed.csv"]

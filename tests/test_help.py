@@ -36,12 +36,14 @@ def test_every_script_and_subcommand_has_a_parser() -> None:
         *(f"{COMMAND} {script.removesuffix('.py').replace('_', '-')}" for script in SCRIPTS),
         *(
             f"{COMMAND} {subcommand}"
-            for subcommand in ("demo", "evidence", "audit", "certificates", "superlink", "supernode")
+            for subcommand in ("demo", "evidence", "audit", "certificates", "mapping", "superlink", "supernode", "task")
         ),
+        *(f"{COMMAND} task {subcommand}" for subcommand in ("draft", "check", "show")),
         *(
             f"{COMMAND} certificates {subcommand}"
             for subcommand in ("init", "sign", "revoke", "request", "renew", "show")
         ),
+        f"{COMMAND} mapping draft",
     }
 
 
@@ -89,7 +91,7 @@ def test_every_help_has_examples(name: str) -> None:
 
 @pytest.mark.parametrize("example", sorted({example for parser in PARSERS.values() for example in examples_of(parser)}))
 def test_an_example_is_accepted_by_its_parser(example: str) -> None:
-    name, *arguments = shlex.split(example.removeprefix("python "))
+    name, *arguments = shlex.split(example.removeprefix("python ").partition(" > ")[0])
     if name == COMMAND:
         name = f"{name} {arguments.pop(0)}"
     assert vars(PARSERS[name].parse_args(arguments))

@@ -88,6 +88,10 @@ def test_a_missing_identifier_is_an_invalid_cell(tmp_path: Path, stays: pd.DataF
     assert "patient" not in check.table()
 
 
+def test_a_check_counts_rows_and_patients(tmp_path: Path, stays: pd.DataFrame) -> None:
+    assert "24 rows of 12 patients, 6 with readmitted = 1" in check_data(write(tmp_path, stays), TASK).title
+
+
 def test_the_smallest_number_of_patients_counts_patients(tmp_path: Path, stays: pd.DataFrame) -> None:
     few = check_data(write(tmp_path, stays[stays["patient"].astype(int) <= 7]), TASK)
     assert few.obstacle is not None

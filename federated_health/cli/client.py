@@ -22,7 +22,7 @@ from federated_health.hospital import handlers
 from federated_health.hospital.ledger import Ledger
 from federated_health.messages.content import ENCRYPTED_ONLY
 from federated_health.ml.backend import load_tensorflow
-from federated_health.names import ALLOWED_EPSILON
+from federated_health.names import ALLOWED_EPSILON, MAPPING
 from federated_health.security import load_tls
 from federated_health.setting_fields import DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, Value
 from federated_health.transport.channels import check_address
@@ -68,6 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     own.add_argument("--task", choices=tuple(TASKS), help=help_text)
     help_text = "task file of your own, instead of --task (default: the one in the manifest beside the CSV, if any)"
     own.add_argument("--task-file", type=Path, metavar="FILE", help=help_text)
+    add_mapping(own)
     add_split_seed(own)
 
     connection = parser.add_argument_group("connection")
@@ -102,6 +103,14 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_mapping(group: Any) -> None:
+    """Add the file that states how a hospital's own export is written; `supernode` has the same flag."""
+    help_text = "mapping file that states how --data writes the task's columns; `federated-health mapping draft` "
+    help_text += "proposes one (default: the one in the manifest beside the CSV, if any, else --data has the task's "
+    help_text += "own columns)"
+    group.add_argument("--mapping", type=Path, metavar="FILE", help=help_text)
+
+
 def add_split_seed(group: Any) -> None:
     """Add the seed of a hospital's split; `supernode` has the same flag."""
     help_text = (
@@ -134,6 +143,8 @@ def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -
     config |= {"split-seed": flags.split_seed}
     if own.task_file is not None:
         config[TASK_FILE] = str(own.task_file)
+    if own.mapping is not None:
+        config[MAPPING] = str(own.mapping)
     if flags.dp_budget is not None:
         config[ALLOWED_EPSILON] = flags.dp_budget
     if flags.encrypted_only:
@@ -165,7 +176,13 @@ def run_client(app: App) -> None:
     if flags.data and not flags.name:
         flags.name = _default_name(identity, is_check=flags.check)
     hospital = find_own_hospital(
-        Path(DEFAULT_DATA), flags.hospital, flags.data, flags.name, task=flags.task, task_file=flags.task_file
+        Path(DEFAULT_DATA),
+        flags.hospital,
+        flags.data,
+        flags.name,
+        task=flags.task,
+        task_file=flags.task_file,
+        mapping=flags.mapping,
     )
     if flags.check:
         _check(hospital)
@@ -189,7 +206,7 @@ def _print_page(page: Any) -> None:
 
 def _check(hospital: OwnHospital) -> None:
     """Show what is in a hospital's CSV; DataError if the hospital cannot join."""
-    check = check_data(hospital.data, hospital.task)
+    check = check_data(hospital.data, hospital.task, hospital.mapping)
     print_figures(check.title, check.table())
     print_lines(check.verdict, check.findings())
     check.raise_obstacle()
@@ -201,7 +218,7 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
     check_address(flags.server, encrypted=identity is not None, insecure=flags.insecure)
     ledger = Ledger.beside(own.data, own.name)
     try:
-        hospital = load_hospital(own.data, own.task, own.name, flags.split_seed)
+        hospital = load_hospital(own.data, own.task, own.name, flags.split_seed, own.mapping)
     except DataError as error:
         # The reason is not sent if the ledger cannot record it, or if a privacy budget would have to account for it.
         with suppress(LedgerError):

@@ -10,6 +10,8 @@ SUBCOMMANDS = {
     "server": ("server:main", "runs the server: gathers hospitals, averages their weights, saves one model"),
     "client": ("client:main", "runs one hospital: trains on its own CSV, sends weights, sums and counts"),
     "create-dataset": ("create_dataset:main", "turns a data set into one CSV per hospital"),
+    "task": ("task:main", "drafts, checks and shows task files"),
+    "mapping": ("mapping:main", "drafts a mapping file for a hospital's own export"),
     "predict": ("predict:main", "scores patients with a saved model"),
     "demo": ("demo:main", "runs a server and its hospitals on this machine"),
     "evidence": ("studies:evidence", "measures the benefit of joining by cross-validation"),

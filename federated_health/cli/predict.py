@@ -37,6 +37,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("patients", type=Path, metavar="PATIENTS", help=help_text)
     help_text = "stop unless this task file declares the model's task (default: the task in the model)"
     parser.add_argument("--task-file", type=Path, metavar="FILE", help=help_text)
+    help_text = (
+        "mapping file that states how PATIENTS writes the task's columns; the CSV with the new columns then has "
+    )
+    help_text += "PATIENTS' own columns (default: none)"
+    parser.add_argument("--mapping", type=Path, metavar="FILE", help=help_text)
     help_text = "file for the CSV with the new columns (default: standard output)"
     parser.add_argument("--out", type=Path, metavar="FILE", help=help_text)
     return parser.parse_args()
@@ -73,7 +78,12 @@ def main() -> None:
     """Read the patients, score them, and write them with their risk."""
     flags = parse()
     task, threshold = read_task(flags.model, flags.task_file)
-    table, numbers = read_patients(flags.patients, task, labelled=False)
+    if flags.mapping is not None:
+        from federated_health.data.mappings import read_export  # noqa: PLC0415  # other CSVs need none
+
+        table, numbers = read_export(flags.patients, task, flags.mapping)
+    else:
+        table, numbers = read_patients(flags.patients, task, labelled=False)
     for name in (RISK, PREDICTION):
         if name in table.columns:
             raise DataError(f"{flags.patients}: already has a column {name}; rename or remove it")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ import pandas as pd
 from federated_health.data.columns import Column, Mask, Measurement
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
+
+if TYPE_CHECKING:
+    from federated_health.data import mappings
 
 Positions = npt.NDArray[np.integer[Any]]
 
@@ -72,6 +75,7 @@ class CheckedCells:
         zeros: column -> rows with a 0 that means missing.
         patients: int64 [rows], equal for the rows of one patient; None if no column identifies patients. `invalid` has
             that column, too.
+        mapping: the mapping that made the table, under whose names messages describe columns and cells.
     """
 
     text: pd.DataFrame
@@ -80,6 +84,7 @@ class CheckedCells:
     invalid: pd.DataFrame
     zeros: Mapping[str, int]
     patients: npt.NDArray[np.int64] | None = None
+    mapping: "mappings.Mapping | None" = None
 
 
 def read_patients(
@@ -126,8 +131,17 @@ def read_cells(path: Path, task: Task, *, labelled: bool = True, mapping: Path |
     return check_cells(text, columns, patient=patient)
 
 
+def is_table_file(path: Path) -> bool:
+    """Whether a file's name says that it is an Excel workbook or a Parquet file, rather than a text table."""
+    return path.suffix.lower() in (".xlsx", ".parquet")
+
+
 def read_table(path: Path, task: Task | None = None, dialect: Dialect = COMMAS) -> pd.DataFrame:
-    """The table in a text file, which may be packed with gzip; see `parse_csv`."""
+    """The table in a text file, which may be packed with gzip (see `parse_csv`), in a workbook or a Parquet file."""
+    if is_table_file(path):
+        from federated_health.data.table_files import read_table_file  # noqa: PLC0415  # text tables need none
+
+        return read_table_file(path)
     return parse_csv(read_bytes(path), str(path), dialect=dialect, task=task)
 
 
@@ -355,7 +369,10 @@ def find_invalid_cell(path: Path, columns: Sequence[Column], cells: CheckedCells
     rule = {column.name: column.rule for column in columns}.get(name, PATIENT_RULE)
     others = int(cells.invalid.to_numpy().sum()) - 1
     more = f" (and {others} more invalid {'cell' if others == 1 else 'cells'})" if others else ""
-    first = describe_first_invalid(cells.text[name], cells.invalid[name], rule)
+    if cells.mapping is None:
+        first = describe_first_invalid(cells.text[name], cells.invalid[name], rule)
+    else:
+        first = cells.mapping.describe_first_invalid(name, cells.invalid[name])
     return DataError(f"{path}: {first}{more}", reason=f"its column {name} holds a value that is not {rule}")
 
 

@@ -60,7 +60,9 @@ class DataCheck:
         counts = [f"{count} with {label} = {value}" for value, count in labels.items()]
         if unlabelled := rows - sum(labels.values()):
             counts.append(f"{unlabelled} without a valid label")
-        return f"{self.path}, for the task {self.task.name}: {rows} patients, {', '.join(counts)}"
+        ids = self.cells.patients
+        patients = f"{rows} patients" if ids is None else f"{rows} rows of {len(np.unique(ids))} patients"
+        return f"{self.path}, for the task {self.task.name}: {patients}, {', '.join(counts)}"
 
     @property
     def verdict(self) -> str:
@@ -93,8 +95,12 @@ class DataCheck:
         from federated_health.data.data_review import review  # noqa: PLC0415  # --check alone needs it
 
         rules = {column.name: column.rule for column in self.task.labelled_columns}
+        titles, mapped = {str(name): str(name) for name in self.cells.invalid}, []
+        if (mapping := self.cells.mapping) is not None:
+            rules = {name: mapping.rule(name) for name in titles}
+            titles, mapped = {name: mapping.title(name) for name in titles}, [mapping.describe()]
         invalid = [
-            f"{name} must be {rules.get(str(name), csv_reading.PATIENT_RULE)}; see {_list_rows(rows)}"
+            f"{titles[str(name)]} must be {rules.get(str(name), csv_reading.PATIENT_RULE)}; see {_list_rows(rows)}"
             for name, rows in self.cells.invalid.items()
             if rows.any()
         ]
@@ -105,7 +111,7 @@ class DataCheck:
         ]
         ignored = [f"ignored columns: {', '.join(names)}"] if names else []
         warnings = [f"warning: {warning}" for warning in self.warnings]
-        return [*invalid, *warnings, *review(self.task, self.cells), *ignored]
+        return [*mapped, *invalid, *warnings, *review(self.task, self.cells), *ignored]
 
 
 def check_data(path: Path, task: Task, mapping: Path | None = None) -> DataCheck:

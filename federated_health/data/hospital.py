@@ -62,11 +62,12 @@ class Hospital:
     train: Patients
     test: Patients
     warnings: tuple[str, ...] = ()
+    origin: tuple[str, ...] = ()
 
     def remarks(self) -> list[str]:
         """Log lines for the hospital's data team."""
         rows = f"{self.name}: {len(self.train)} training rows, {len(self.test)} held-out rows"
-        return [rows, *(f"warning: {warning}" for warning in self.warnings)]
+        return [rows, *self.origin, *(f"warning: {warning}" for warning in self.warnings)]
 
 
 @lru_cache(maxsize=1024)
@@ -82,4 +83,11 @@ def load_hospital(path: Path, task: Task, name: str, split_seed: int, mapping: P
     check.raise_obstacle()
     patients = Patients.from_table(check.numbers, task, check.cells.patients)
     train, test = split_rows(check.numbers, task.label.name, split_seed, check.cells.patients)
-    return Hospital(name=name, task=task, train=patients.take(train), test=patients.take(test), warnings=check.warnings)
+    return Hospital(
+        name=name,
+        task=task,
+        train=patients.take(train),
+        test=patients.take(test),
+        warnings=check.warnings,
+        origin=() if check.cells.mapping is None else (check.cells.mapping.describe(),),
+    )

@@ -21,6 +21,7 @@ from federated_health.data.csv_reading import (
     distinct_cells,
     file_error,
     is_number,
+    is_table_file,
     looks_like_name,
     read_bytes,
 )
@@ -225,7 +226,7 @@ def _until_error(reader: Iterator[list[str]]) -> Iterator[list[str]]:
 def missing_columns(path: Path, text: pd.DataFrame, names: Sequence[str], task: Task) -> DataError:
     """The error of a table without some of these columns of a task."""
     name = str(path)
-    if cause := find_cause(read_bytes(path), name, COMMAS, task):
+    if not is_table_file(path) and (cause := find_cause(read_bytes(path), name, COMMAS, task)):
         return cause
     header = list(text.columns)
     missing = [column for column in names if column not in header]

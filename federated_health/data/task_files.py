@@ -56,7 +56,7 @@ def parse_task(content: bytes, file: str) -> Task:
         patient.end("column")
     tables = top.take_table("columns")
     assert tables is not None
-    columns = tuple(_take_column(tables, key) for key in tables.names())
+    columns = tuple(take_column(tables, key) for key in tables.names())
     if not 1 <= len(columns) <= MAX_COLUMNS:
         raise top.error(f"expected 1 to {MAX_COLUMNS} columns, got {len(columns)}", "columns")
     top.end("name, label, patient, columns")
@@ -79,7 +79,8 @@ def _take_column_name(table: TomlTable) -> str:
     return name
 
 
-def _take_column(tables: TomlTable, name: str) -> Measurement | Category:
+def take_column(tables: TomlTable, name: str) -> Measurement | Category:
+    """The column that one of the tables of `columns` declares; a DataError if it is not valid."""
     if not _is_column_name(name):
         raise tables.error("expected a column's name: letters, digits and _, first a letter", name)
     table = tables.take_table(name)

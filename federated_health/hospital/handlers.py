@@ -44,7 +44,7 @@ from federated_health.messages.records import read_proximal_mu, weights_from_rec
 from federated_health.ml.metrics import Counts, Scores, count_outcomes, figures_of, microaggregate, probability, roc_auc
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, column_sums, withheld_sums
-from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON
+from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON, MAPPING
 from federated_health.transport.interface import hospital_context
 
 if TYPE_CHECKING:
@@ -127,8 +127,9 @@ def hospital_of(message: Message, context: Context) -> Hospital:
     if isinstance(context, InMemoryHospital):
         return context.hospital
     path, name = _own_csv(context)
+    seed, mapping = context.node_config.get("split-seed", DEFAULT_SPLIT_SEED), context.node_config.get(MAPPING)
     try:
-        return load_hospital(path, task, name, int(context.node_config.get("split-seed", DEFAULT_SPLIT_SEED)))
+        return load_hospital(path, task, name, int(seed), Path(str(mapping)) if mapping else None)
     except DataError as error:
         if ALLOWED_EPSILON not in context.node_config:
             raise

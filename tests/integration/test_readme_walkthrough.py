@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from federated_health.processes import free_port, process
 from tests.support.scripts import PROJECT
+from tests.support.strokes import write_strokes
 
 pytestmark = pytest.mark.slow
 
@@ -124,22 +124,13 @@ def test_the_second_scenario_works_as_it_is_written(checkout: Path) -> None:
     assert scored["prediction"].nunique() == 2
 
 
-def test_a_third_task_needs_a_declaration_and_nothing_else(checkout: Path) -> None:
-    page = (checkout / "docs" / "extending.md").read_text()
-    (declaration,) = blocks_of(page, "third task")
-    tasks = checkout / "federated_health" / "data" / "tasks.py"
-    text, replaced = re.subn(r"^TASKS: .*$", lambda _: declaration, tasks.read_text(), flags=re.MULTILINE)
-    assert replaced == 1
-    tasks.write_text(text)
-    generator = np.random.default_rng(1)
-    age, systolic = generator.integers(30, 90, 400), generator.integers(100, 200, 400)
-    smoker = generator.choice(["0", "1", "2", ""], 400)
-    ill = (age + systolic + 30 * (smoker == "2") > 220 + generator.normal(0, 10, 400)).astype(int)
-    sex = generator.integers(0, 2, 400)
-    table = pd.DataFrame({"age": age, "sex": sex, "systolic": systolic, "smoker": smoker, "stroke": ill})
-    table.to_csv(checkout / "strokes.csv", index=False)
+def test_an_own_task_needs_a_task_file_and_nothing_else(checkout: Path) -> None:
+    page = (checkout / "docs" / "task-files.md").read_text()
+    (task,) = blocks_of(page, "completed task")
+    (checkout / "stroke.toml").write_text(task)
+    ill = write_strokes(checkout / "strokes.csv")["stroke"]
 
-    create, serve, *joins = commands_of(page, "third task commands")
+    create, serve, *joins = commands_of(page, "task run")
     run(checkout, create)
     run_forked_federation(checkout, [*serve, "--no-appraisal", "--out", "runs/stroke"], joins)
 

@@ -10,7 +10,7 @@ from typing import NoReturn
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from federated_health.cli import parsing
-from federated_health.cli.client import add_privacy, add_split_seed, check_libraries, node_config
+from federated_health.cli.client import add_mapping, add_privacy, add_split_seed, check_libraries, node_config
 from federated_health.cli.console import say
 from federated_health.cli.deployment import flower_commands
 from federated_health.data.hospital import load_hospital
@@ -127,6 +127,7 @@ def make_parser() -> parsing.CommandParser:
     hospital.add_argument("--task", choices=tuple(TASKS), help=help_text)
     help_text = "task file of your own, instead of --task (default: the one in the manifest beside the CSV, if any)"
     hospital.add_argument("--task-file", type=Path, metavar="FILE", help=help_text)
+    add_mapping(hospital)
     add_split_seed(hospital)
     connection = parser.add_argument_group("connection")
     help_text = "folder of this hospital's key and certificate, which names the hospital"
@@ -150,8 +151,16 @@ def run(flags: argparse.Namespace) -> None:
     check_libraries(flags)
     identity = load_identity(flags.tls, Role.HOSPITAL)
     split_address(flags.superlink)
-    own = find_own_hospital(Path(), None, flags.data, identity.name, task=flags.task, task_file=flags.task_file)
-    for line in load_hospital(own.data, own.task, own.name, flags.split_seed).remarks():
+    own = find_own_hospital(
+        Path(),
+        None,
+        flags.data,
+        identity.name,
+        task=flags.task,
+        task_file=flags.task_file,
+        mapping=flags.mapping,
+    )
+    for line in load_hospital(own.data, own.task, own.name, flags.split_seed, own.mapping).remarks():
         say(line)
     make_command = partial(node_command, flags, own, identity)
     say(flower_commands.shell_line(make_command()))

@@ -1,0 +1,47 @@
+"""The subcommands of `mapping`: draft."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from federated_health.cli import parsing
+from federated_health.data.mapping_draft import draft_mapping
+from federated_health.data.task_files import DEFAULT_TASK, TASKS, get_task, read_task_file
+from federated_health.errors import SettingsError
+
+DESCRIPTION = "Works on mapping files, which state how a hospital's own export writes the columns of a task."
+
+EXAMPLES = ("draft export.csv --task-file stroke.toml", "draft export.xlsx --task readmission")
+
+
+def make_parser() -> parsing.CommandParser:
+    """The parser of `mapping`; a subcommand's function is its `run`."""
+    parser = parsing.CommandParser(DESCRIPTION, examples=EXAMPLES)
+    subcommands = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
+    examples = tuple(example.removeprefix("draft ") for example in EXAMPLES)
+    help_text = "proposes a mapping for an export, which a person completes; it goes to standard output"
+    draft = parsing.add_subcommand(subcommands, "draft", _draft, help_text, examples)
+    draft.add_argument("export", type=Path, metavar="EXPORT", help="the export: a CSV, .csv.gz, .xlsx or .parquet")
+    help_text = f"the task whose columns are looked for (default: {DEFAULT_TASK})"
+    draft.add_argument("--task", choices=tuple(TASKS), help=help_text)
+    help_text = "task file of your own, instead of --task (default: none)"
+    draft.add_argument("--task-file", type=Path, metavar="FILE", help=help_text)
+    return parser
+
+
+def main() -> None:
+    """The command `mapping`: parse the flags, and run the subcommand that they name."""
+    flags = make_parser().parse_args()
+    flags.run(flags)
+
+
+def _draft(flags: argparse.Namespace) -> None:
+    """Print a draft, and on standard error how many of its lines are open."""
+    if flags.task and flags.task_file:
+        raise SettingsError("expected --task or --task-file, got both")
+    task = read_task_file(flags.task_file) if flags.task_file else get_task(flags.task or DEFAULT_TASK)
+    draft = draft_mapping(flags.export, task)
+    sys.stdout.write(draft.text)
+    sys.stdout.flush()
+    lines = "line of the draft needs" if draft.open_lines == 1 else "lines of the draft need"
+    print(f'{draft.open_lines} {lines} a person: replace each "?"', file=sys.stderr)

@@ -1,0 +1,142 @@
+"""The subcommands of `task`: draft, check and show."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from federated_health.cli import parsing
+from federated_health.cli.console import console, print_figures, print_lines
+from federated_health.data.columns import Category, Column, Measurement, write_number
+from federated_health.data.task_files import TASKS, get_task, read_task_file
+from federated_health.data.tasks import Task
+from federated_health.errors import DataError, SettingsError
+from federated_health.files import path_exists
+from federated_health.names import is_hospital_name
+
+DESCRIPTION = "Works on task files, which declare the columns of a table and the label to predict."
+
+EXAMPLES = (
+    "draft patients.csv --target died_30d > stroke.toml",
+    "check stroke.toml --data patients.csv",
+    "show heart-disease",
+)
+
+
+def make_parser() -> parsing.CommandParser:
+    """The parser of `task`; a subcommand's function is its `run`."""
+    parser = parsing.CommandParser(DESCRIPTION, examples=EXAMPLES)
+    subcommands = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
+
+    help_text = "proposes a task file for one hospital's export, which a person completes; it goes to standard output"
+    examples = (
+        "patients.csv --target died_30d > stroke.toml",
+        "export.xlsx --target verstorben --name stroke > stroke.toml",
+    )
+    draft = parsing.add_subcommand(subcommands, "draft", _draft, help_text, examples)
+    draft.add_argument("export", type=Path, metavar="EXPORT", help="the export: a CSV, .csv.gz, .xlsx or .parquet")
+    help_text = "header of the column to predict, which has two values"
+    draft.add_argument("--target", required=True, metavar="COLUMN", help=help_text)
+    help_text = "name of the task: lower-case letters, digits and hyphens (default: made from the file's name)"
+    draft.add_argument("--name", metavar="NAME", help=help_text)
+
+    help_text = "lists the mistakes of a task file, and what is worth a second thought in a valid one"
+    check = parsing.add_subcommand(
+        subcommands, "check", _check, help_text, ("stroke.toml", "stroke.toml --data patients.csv")
+    )
+    check.add_argument("file", type=Path, metavar="FILE", help="the task file")
+    help_text = "a hospital's CSV, to be checked against the task (default: none)"
+    check.add_argument("--data", type=Path, metavar="CSV", help=help_text)
+
+    help_text = "shows the columns of a task as a table"
+    show = parsing.add_subcommand(subcommands, "show", _show, help_text, ("stroke.toml", "readmission --markdown"))
+    help_text = f"a task file, or a task of the package: {', '.join(TASKS)}"
+    show.add_argument("task", metavar="TASK", help=help_text)
+    show.add_argument("--markdown", action="store_true", help="write the table in Markdown (default: no)")
+    return parser
+
+
+def main() -> None:
+    """The command `task`: parse the subcommand and its flags, and run it."""
+    flags = make_parser().parse_args()
+    flags.run(flags)
+
+
+def _draft(flags: argparse.Namespace) -> None:
+    """Print a draft, and on standard error how many of its lines are open."""
+    from federated_health.data.task_draft import draft_task  # noqa: PLC0415  # the other subcommands do not need it
+
+    if flags.name is not None and not is_hospital_name(flags.name):
+        raise SettingsError(f"--name: expected lower-case letters, digits and hyphens, got {flags.name!r}")
+    draft = draft_task(flags.export, flags.target, flags.name)
+    sys.stdout.write(draft.text)
+    sys.stdout.flush()
+    lines = "line needs" if draft.open_lines == 1 else "lines need"
+    print(
+        f'{draft.open_lines} {lines} a person: replace each "?", then run federated-health task check', file=sys.stderr
+    )
+
+
+def _check(flags: argparse.Namespace) -> None:
+    """Show the mistakes of a task file, or remarks about it; then check a CSV against it."""
+    from federated_health.data.task_review import find_mistakes, review_task  # noqa: PLC0415  # as above
+
+    if mistakes := find_mistakes(flags.file):
+        if len(mistakes) == 1:
+            raise DataError(mistakes[0])
+        print_lines(f"{flags.file}: {len(mistakes)} mistakes", mistakes)
+        raise DataError(f"{flags.file}: is not a valid task file")
+    task = read_task_file(flags.file)
+    columns = "1 column" if len(task.columns) == 1 else f"{len(task.columns)} columns"
+    remarks = [f"remark: {remark}" for remark in review_task(task)]
+    print_lines(f"{flags.file}: valid: task {task.name}, {columns}, label {task.label.name}", remarks)
+    if flags.data is not None:
+        from federated_health.data.data_check import check_data  # noqa: PLC0415  # as above
+
+        checked = check_data(flags.data, task)
+        print_figures(checked.title, checked.table())
+        print_lines(checked.verdict, checked.findings())
+        checked.raise_obstacle()
+
+
+def _show(flags: argparse.Namespace) -> None:
+    """Show the columns of a task."""
+    is_name = flags.task in TASKS or not path_exists(Path(flags.task))
+    task = get_task(flags.task) if is_name else read_task_file(Path(flags.task))
+    rows = [(column.name, column.meaning, describe_values(column)) for column in task.labelled_columns]
+    if task.patient is not None:
+        rows.append((task.patient, "identifies the patient of a row", "any text, never missing; no input"))
+    if flags.markdown:
+        print(
+            "\n".join(
+                ["| column | what | unit or codes |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+            )
+        )
+        return
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for head in ("column", "what", "unit or codes"):
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(f"\n[bold]{escape(_title(task))}[/bold]", soft_wrap=True)
+    console.print(Padding(table, (1, 0, 1, 1), expand=False))
+
+
+def _title(task: Task) -> str:
+    return f"{task.name}: {len(task.columns)} columns and the label {task.label.name}"
+
+
+def describe_values(column: Column) -> str:
+    """What a column may hold, as in docs/own-data.md."""
+    match column:
+        case Measurement():
+            zero = "; 0 is read as missing" if column.zero_is_missing else ""
+            return f"{column.unit}, {write_number(column.low)} to {write_number(column.high)}{zero}"
+        case Category():
+            return ", ".join(f"{code} {word}" for code, word in column.codes.items())
+        case _:
+            return "0 or 1, never missing"

@@ -1,0 +1,362 @@
+"""Drafts a mapping file from a hospital's export: a proposal for each column of a task, with how sure it is.
+
+A draft does not run before a person has replaced each "?". What a label's cells mean is always left to a person. Of
+the patients' cells, only code words are shown, and of these only those of at least MIN_ROWS rows.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from federated_health.data.columns import Category, Column, Label, Mask, Measurement
+from federated_health.data.export_profile import (
+    DATE_FORMATS,
+    MISSING_NUMBERS,
+    Export,
+    ExportColumn,
+    profile_export,
+)
+from federated_health.data.header_words import concepts_of, fold, likeness, meaning_of_cell, names_unit, split_unit
+from federated_health.data.mapping_files import DATE_UNITS, MISSING, FileFormat, date_pattern
+from federated_health.data.tasks import Task
+from federated_health.data.toml_reading import PLACEHOLDER
+
+MIN_ROWS = 5
+"""Smallest number of rows with a code word that is shown."""
+
+MAX_WORDS = 12
+"""Largest number of such code words of a column that is shown at all; with more, it does not hold codes."""
+
+SURE, LIKELY = 0.9, 0.5
+"""From SURE on, a header is taken as the column; from LIKELY on, it is named as a candidate."""
+
+FITTING = 0.9
+"""Smallest share of a column's cells that must fit the task's rule."""
+
+MAX_CANDIDATES = 4
+
+UNKNOWN = f'"{PLACEHOLDER}"'
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A draft, and the number of its lines that a person has to complete."""
+
+    text: str
+    open_lines: int
+
+
+@dataclass(frozen=True)
+class _Line:
+    key: str
+    value: str
+    comment: str
+
+    def __str__(self) -> str:
+        return f"{self.key} = {self.value}  # {self.comment}"
+
+
+def draft_mapping(path: Path, task: Task) -> Draft:
+    """A draft of the mapping from an export to a task's columns.
+
+    Raises:
+        DataError, MissingLibraryError: see `profile_export`.
+    """
+    export = profile_export(path)
+    drafter = _Drafter(export, task)
+    sections = [(f"[columns.{name}]  # {what}", lines) for name, what, lines in drafter.columns()]
+    sections.insert(0, ("[file]", list(drafter.file())))
+    blocks = ["\n".join([title, *map(str, lines)]) for title, lines in sections]
+    open_lines = sum(PLACEHOLDER in line.value for _, lines in sections for line in lines)
+    head = [
+        f"# Draft of a mapping from {path.name} to the columns of the task {task.name}.",
+        f"# Replace each {UNKNOWN} ({open_lines} lines), and review every line: also what seems sure may be wrong.",
+        f'task = "{task.name}"',
+    ]
+    unused = [column.header for column in export.columns if column not in drafter.used and _is_shown(column.header)]
+    tail = [f"# Not used: {', '.join(dict.fromkeys(unused))}"] if unused else []
+    return Draft("\n\n".join(["\n".join(head), *blocks, *tail]) + "\n", open_lines)
+
+
+class _Drafter:
+    """Matches the columns of an export with those of a task."""
+
+    def __init__(self, export: Export, task: Task) -> None:
+        self._export, self._task = export, task
+        self.used: list[ExportColumn] = []
+        self._dates = [column for column in export.columns if column.date_formats]
+        self._others = [column for column in export.columns if not column.date_formats]
+        self._date_format = self._common_date_format()
+
+    def file(self) -> Iterator[_Line]:
+        """The lines of [file]; after `columns`, which finds marks for missing."""
+        file = self._export.format
+        if self._export.is_text:
+            yield _Line("separator", _quoted(file.separator), "sure: it divides every row alike")
+            encoding = file.encoding.removesuffix("-sig")
+            sure = "sure" if encoding != "cp1252" else "check: it is not UTF-8; are accents in the headers right?"
+            yield _Line("encoding", _quoted(encoding), sure)
+        if self._export.decimal_is_sure:
+            yield _Line("decimal", _quoted(file.decimal), "sure: by the numbers in the file")
+        else:
+            yield _Line("decimal", UNKNOWN, 'check: numbers are written in more than one way; "." or ","')
+        if file.thousands:
+            yield _Line("thousands", _quoted(file.thousands), "sure: by the numbers in the file")
+        words = sorted({word for column in self.used for word in column.missing_words})
+        if words:
+            yield _Line("missing", _array(words), "check: do these mean missing? Besides empty, ?, NA, null and None")
+        if self._date_format:
+            yield _Line("date_format", _quoted(self._date_format), "sure: the only order of day and month that fits")
+
+    def columns(self) -> list[tuple[str, str, list[_Line]]]:
+        """Name, description and lines of each column of the task."""
+        matches = self._match()
+        self.used += [column for column in matches.values() if column is not None]
+        found = [
+            (column.name, f"{column.meaning}: {_rule(column)}", list(self._column(column, matches[column.name])))
+            for column in self._task.labelled_columns
+        ]
+        if self._task.patient is not None:
+            found.append((self._task.patient, "the patient's identifier", [self._patient(self._task.patient)]))
+        return found
+
+    def _match(self) -> dict[str, ExportColumn | None]:
+        """The export's column that is each column of the task, where that is sure."""
+        ranked = []
+        for column in self._task.labelled_columns:
+            sure = [c for c in self._others if likeness(column, c.header)[0] >= SURE and _fits(column, c)]
+            if len(sure) == 1:  # of two, even of one with the same name, a person chooses
+                ranked.append((likeness(column, sure[0].header)[0], column.name, sure[0]))
+        matches: dict[str, ExportColumn | None] = dict.fromkeys(c.name for c in self._task.labelled_columns)
+        for _, name, found in sorted(ranked, key=lambda entry: -entry[0]):
+            if found not in matches.values():
+                matches[name] = found
+        return matches
+
+    def _column(self, column: Column, found: ExportColumn | None) -> Iterator[_Line]:
+        if found is not None:
+            yield _Line("column", _header(found), f"sure: {likeness(column, found.header)[1]}")
+            yield from (
+                self._unit_lines(column, found) if isinstance(column, Measurement) else [self._code_line(column, found)]
+            )
+        elif isinstance(column, Measurement) and (dates := list(self._date_lines(column))):
+            yield from dates
+        else:
+            yield from self._open_lines(column)
+
+    def _open_lines(self, column: Column) -> Iterator[_Line]:
+        """Lines for a column of the task that no column of the export certainly is; all of them are open."""
+        free = [found for found in self._others if found not in self.used]
+        scores = {found: likeness(column, found.header)[0] for found in free}
+        likely = sorted((found for found in free if scores[found] >= LIKELY), key=lambda found: -scores[found])
+        candidates = (likely or [found for found in free if _fits(column, found)])[:MAX_CANDIDATES]
+        shown = [_header(found) for found in candidates if _is_shown(found.header)]
+        absent = "" if isinstance(column, Label) else "; or instead absent = true"
+        comment = f"check: {' or '.join(shown)}?{absent}" if shown else f"not found: name the column{absent}"
+        yield _Line("column", UNKNOWN, comment)
+        if isinstance(column, Measurement):
+            yield _Line("unit", UNKNOWN, f"check: {_units(column)}, or write factor and offset")
+        elif len(likely) == 1:
+            yield self._code_line(column, likely[0], is_open=True)
+        else:
+            yield _Line("codes", UNKNOWN, f'check: {{ "..." = code }} for each value; {_rule(column)}')
+
+    def _unit_lines(self, column: Measurement, found: ExportColumn) -> Iterator[_Line]:
+        yield self._unit_line(column, found)
+        if numbers := _doubtful_numbers(found):
+            yield _Line("missing", UNKNOWN, f"check: does {' or '.join(numbers)} mean missing? If not, write []")
+
+    def _unit_line(self, column: Measurement, found: ExportColumn) -> _Line:
+        units = {column.unit: (1.0, 0.0), **column.other_units}
+        named = [unit for unit in units if names_unit(found.header, unit)]
+        fitting = [unit for unit in units if self._fits_unit(column, found, units[unit])]
+        said = split_unit(found.header)[1]
+        if named and (not fitting or named[0] in fitting):
+            return _Line("unit", _quoted(named[0]), "sure: the header says so")
+        if said is not None and not named:
+            comment = f"check: is {_quoted(said)} {_units(column)}? If not, write factor and offset"
+            return _Line("unit", UNKNOWN, comment)
+        if fitting == [column.unit] and column.typical_median is not None:
+            return _Line("unit", _quoted(column.unit), "sure: the values are usual in this unit, and in no other")
+        fit = f"; the values fit {' or '.join(map(_quoted, fitting))}" if fitting else "; the values fit none of these"
+        return _Line("unit", UNKNOWN, f"check: {_units(column)}, or write factor and offset{fit}")
+
+    def _fits_unit(self, column: Measurement, found: ExportColumn, unit: tuple[float, float]) -> bool:
+        factor, offset = unit
+        valid = ~np.isnan(found.numbers) & ~np.isin(found.numbers, [0, *MISSING_NUMBERS])
+        median = found.median(valid) * factor + offset
+        low, high = column.typical_median or (column.low, column.high)
+        return bool(low <= median <= high) and _in_range_share(column, found, factor, offset) >= FITTING
+
+    def _code_line(self, column: Column, found: ExportColumn, *, is_open: bool = False) -> _Line:
+        """The code table of a column; with `is_open`, all its codes are left to a person."""
+        words = _code_words(found)
+        shown = sorted((word for word, rows in words if rows >= MIN_ROWS), key=_by_number)
+        rarer = len(words) - len(shown)
+        more = f"; and {rarer} rarer value{'s' * (rarer > 1)}" if rarer else ""
+        if not shown or len(shown) > MAX_WORDS:
+            reason = f"more than {MAX_WORDS} different values" if shown else "no value is frequent enough to be shown"
+            return _Line("codes", UNKNOWN, f'check: {reason}; write {{ "..." = code }} for each; {_rule(column)}')
+        codes = {word: UNKNOWN if is_open else self._code(column, word) for word in shown}
+        is_sure = UNKNOWN not in codes.values() and not rarer
+        order = "" if is_open or not isinstance(column, Category) else _by_order(column, shown)
+        if not isinstance(column, Label):
+            codes |= {word: _quoted(MISSING) for word in sorted(found.missing_words)}
+        entries = ", ".join(f"{_quoted(word)} = {code}" for word, code in codes.items())
+        if isinstance(column, Label):
+            comment = f"check: which mean 1 ({column.meaning}), and which 0?{more}"
+        else:
+            sure = "sure: 0 and 1 as for no and yes" if set(codes) <= {"0", "1"} else "sure: the words say so"
+            comment = sure if is_sure else f'check: {_rule(column)}, or "{MISSING}"{order}{more}'
+        return _Line("codes", f"{{ {entries} }}", comment)
+
+    def _code(self, column: Column, word: str) -> str:
+        """The task's code that a word means, as TOML; the placeholder if that is not clear."""
+        if not isinstance(column, Category):
+            return UNKNOWN
+        code = meaning_of_cell(word, column.codes)
+        is_yes_no = {code: fold(text) for code, text in column.codes.items()} == {0: "no", 1: "yes"}
+        if code is None and is_yes_no and word in ("0", "1"):
+            code = int(word)
+        return UNKNOWN if code is None else str(code)
+
+    def _date_lines(self, column: Measurement) -> Iterator[_Line]:
+        """Two dates whose difference the column is; none if there is no such pair by the headers."""
+        if column.unit not in DATE_UNITS or len(self._dates) < 2:
+            return
+        said = concepts_of(column.name) | concepts_of(column.meaning)
+        if "age" in said:
+            start, end = "birth", "admission"
+        elif "stay" in said or "discharge" in said or "admission" in said:
+            start, end = "admission", "discharge"
+        else:
+            return
+        for key, concept in (("from", start), ("to", end)):
+            fitting = [found for found in self._dates if concepts_of(found.header) == {concept}]
+            names = ", ".join(_header(found) for found in fitting or self._dates if _is_shown(found.header))
+            if len(fitting) == 1:
+                self.used.append(fitting[0])
+                yield _Line(key, _header(fitting[0]), f"sure: the date of {concept}")
+                if (line := self._format_line(key, fitting[0])) is not None:
+                    yield line
+            else:
+                yield _Line(key, UNKNOWN, f"check: the date of {concept}: {names}?")
+        yield _Line("unit", _quoted(column.unit), "sure: the task's unit")
+
+    def _format_line(self, key: str, found: ExportColumn) -> _Line | None:
+        """The format of a column of dates, if it is not the file's."""
+        formats = self._possible_formats(found)
+        if self._date_format and self._date_format in formats:
+            return None
+        if len(formats) == 1:
+            return _Line(f"{key}_format", _quoted(formats[0]), "sure: the only format that fits")
+        return _Line(f"{key}_format", UNKNOWN, f"check: day or month first? {' or '.join(map(_quoted, formats))}")
+
+    def _possible_formats(self, found: ExportColumn) -> list[str]:
+        """Formats of a column, without those that another column of the same look excludes."""
+        formats = list(found.date_formats)
+        for other in self._dates:
+            common = [date_format for date_format in formats if date_format in other.date_formats]
+            formats = common or formats
+        return formats
+
+    def _common_date_format(self) -> str:
+        """The format that is certain for the most columns of dates; empty if there is none."""
+        certain = [formats[0] for found in self._dates if len(formats := self._possible_formats(found)) == 1]
+        return max(dict.fromkeys(certain), key=certain.count, default="")
+
+    def _patient(self, name: str) -> _Line:
+        same = [found for found in self._others if fold(found.header) == fold(name)]
+        if len(same) == 1:
+            self.used.append(same[0])
+            return _Line("column", _header(same[0]), "sure: same name")
+        likely = [_header(found) for found in self._others if "patient" in concepts_of(found.header)][:MAX_CANDIDATES]
+        comment = f"check: {' or '.join(likely)}?" if likely else "not found: name the column"
+        return _Line("column", UNKNOWN, comment)
+
+
+def _doubtful_numbers(found: ExportColumn) -> list[str]:
+    """Numbers that may mean missing: usual for that, in several rows, and beyond all other cells."""
+    is_usual = np.isin(found.numbers, MISSING_NUMBERS)
+    others = found.numbers[~np.isnan(found.numbers) & ~is_usual]
+    beyond = [number for number in MISSING_NUMBERS if others.size and not others.min() <= number <= others.max()]
+    return [str(number) for number in beyond if found.rows_with(number) >= MIN_ROWS]
+
+
+def _units(column: Measurement) -> str:
+    return " or ".join(map(_quoted, [column.unit, *column.other_units]))
+
+
+def _fits(column: Column, found: ExportColumn) -> bool:
+    """Whether a column's cells may be those of the task's column."""
+    if not len(found.cells):
+        return False
+    if isinstance(column, Measurement):
+        units = [(1.0, 0.0), *column.other_units.values()]
+        in_range = max(_in_range_share(column, found, *unit) for unit in units) >= FITTING
+        said = split_unit(found.header)[1]
+        return found.numeric_share >= FITTING and (in_range or said is not None)
+    most = 4 if isinstance(column, Label) else len(column.codes) + 4 if isinstance(column, Category) else 0
+    frequent = [rows for _, rows in _code_words(found) if rows >= MIN_ROWS]
+    return 1 <= len(frequent) <= most
+
+
+def _in_range_share(column: Measurement, found: ExportColumn, factor: float, offset: float) -> float:
+    """Share of the numbers that are in the column's range, of those that do not usually mean missing."""
+    numbers = found.numbers * factor + offset
+    counted: Mask = ~np.isnan(found.numbers) & ~np.isin(found.numbers, [0, *MISSING_NUMBERS])
+    if not counted.any():
+        return 0.0
+    return float(found.counts[counted & column.allows(numbers)].sum() / found.counts[counted].sum())
+
+
+def _code_words(found: ExportColumn) -> list[tuple[str, int]]:
+    """Cells that may be codes, with their rows; of dates, long numbers and long texts one row counts."""
+    return [
+        (cell, int(rows) if _may_be_shown(cell) else 1) for cell, rows in zip(found.cells, found.counts, strict=True)
+    ]
+
+
+def _may_be_shown(cell: str) -> bool:
+    is_long = len(cell) > 40 or sum(character.isdigit() for character in cell) > 4
+    return not is_long and not any(date_pattern(date_format).fullmatch(cell) for date_format in DATE_FORMATS)
+
+
+def _by_number(word: str) -> tuple[float, str]:
+    number = FileFormat().number(word)
+    return (float("inf") if number is None else number, word)
+
+
+def _by_order(column: Category, words: Sequence[str]) -> str:
+    """A comment that pairs numbers with the task's codes in their order, if there are as many."""
+    if len(words) != len(column.codes) or any(FileFormat().number(word) is None for word in words):
+        return ""
+    pairs = zip(sorted(words, key=_by_number), sorted(column.codes), strict=True)
+    return f"; in their order {', '.join(f'{_quoted(word)} = {code}' for word, code in pairs)}"
+
+
+def _rule(column: Column) -> str:
+    return column.rule.removesuffix(", or empty").removeprefix("one of ")
+
+
+def _is_shown(header: str) -> bool:
+    """Whether a header is short, and without the digits of an identifier or a date."""
+    return 0 < len(header) <= 60 and sum(character.isdigit() for character in header) <= 4
+
+
+def _header(found: ExportColumn) -> str:
+    if found.occurrence is None:
+        return _quoted(found.header)
+    return f"{{ name = {_quoted(found.header)}, occurrence = {found.occurrence} }}"
+
+
+def _array(texts: Sequence[str]) -> str:
+    return f"[{', '.join(map(_quoted, texts))}]"
+
+
+def _quoted(text: str) -> str:
+    """A text as TOML; control characters are left out, except tabs."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\t", "\\t")
+    return f'"{"".join(character for character in escaped if character.isprintable())}"'

@@ -1,0 +1,423 @@
+"""Mapping files: how a hospital's export writes the columns of a task, declared in TOML.
+
+`docs/own-data.md` explains every key. An error names the file and the line. `mappings` applies what is declared here.
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import isfinite
+from typing import Any
+
+from federated_health.data.columns import Category, Column, Label, Measurement
+from federated_health.data.tasks import Task
+from federated_health.data.toml_reading import TomlTable, is_text, read_toml
+from federated_health.errors import DataError
+
+MISSING = "missing"
+"""What a code table writes for a cell that means missing."""
+
+HOSPITAL_COLUMN = "hospital"
+"""Optional column of a mapping: the hospital of a row, for create_dataset.py."""
+
+DATE_UNITS = ("years", "days")
+"""What the time between two dates is counted in: completed years, or whole days."""
+
+_THOUSANDS = (".", ",", "'", "\u2019", " ")
+_SPACES = "\u00a0\u202f"
+"""No-break spaces, which exports write between thousands; a mapping's " " stands for them, too."""
+
+_NAME = r"[^\W\d_]+"
+_DATE_PARTS = {"Y": r"\d{4}", "b": _NAME, "B": _NAME, "p": "[ap]m", "f": r"\d{1,6}"}
+_DATE_PARTS |= dict.fromkeys("mdHIMS", r"\d\d?")
+"""Directives of a date format -> the text that they stand for; years have four digits."""
+
+
+@dataclass(frozen=True)
+class HeaderCell:
+    """A column of an export by its header, and which one if several have that header, counted from 1."""
+
+    name: str
+    occurrence: int | None = None
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """How an export is written. Separator, quote and encoding are those of a CSV; `sheet` is that of a workbook.
+
+    Attributes:
+        encoding: name of a codec of Python's.
+        thousands: character between groups of three digits; empty for none.
+        missing: marks for missing besides the usual ones, as `normal_cell` writes them.
+        date_format: how dates are written, in the directives of strptime; empty if not stated.
+        sheet: name of the sheet; empty for the first.
+    """
+
+    separator: str = ","
+    quote: str = '"'
+    encoding: str = "utf-8-sig"
+    decimal: str = "."
+    thousands: str = ""
+    missing: frozenset[str] = frozenset()
+    date_format: str = ""
+    sheet: str = ""
+
+    @cached_property
+    def _number(self) -> re.Pattern[str]:
+        digits, point = r"\d+", re.escape(self.decimal)
+        if self.thousands:
+            digits = rf"(?:\d{{1,3}}(?:{re.escape(self.thousands)}\d{{3}})+|\d+)"
+        return re.compile(rf"[+-]?(?:{digits}(?:{point}\d*)?|{point}\d+)(?:e[+-]?\d+)?")
+
+    @property
+    def has_plain_numbers(self) -> bool:
+        """Whether numbers are written with a decimal point and nothing between thousands."""
+        return self.decimal == "." and not self.thousands
+
+    def plain_number(self, cell: str) -> str | None:
+        """A number's text with a decimal point and nothing between thousands; None if the cell is not a number."""
+        if self.thousands == " ":
+            cell = cell.translate(dict.fromkeys(map(ord, _SPACES), " "))
+        if self._number.fullmatch(cell) is None:
+            return None
+        return cell.replace(self.thousands, "").replace(self.decimal, ".")
+
+    def number(self, cell: str) -> float | None:
+        """A cell's number; None if it is not one."""
+        text = self.plain_number(cell)
+        return None if text is None else float(text)
+
+
+@dataclass(frozen=True)
+class DatePair:
+    """Two columns of dates, and their formats, whose difference in `unit` is a measurement."""
+
+    start: HeaderCell
+    end: HeaderCell
+    start_format: str
+    end_format: str
+    unit: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnMapping:
+    """How an export writes one column of a task.
+
+    Attributes:
+        source: the export's column; None for a pair of dates, and for a column that the export does not have.
+        dates: the pair of dates from which the column is computed.
+        codes: cell, as `normal_cell` writes it -> the task's code as text, "" for missing; None if cells are not coded.
+        missing: marks for missing, as `normal_cell` writes them, besides the file's.
+        unit: the export's unit, for messages; empty if it is the task's.
+        factor, offset: number * factor + offset is in the task's unit.
+    """
+
+    source: HeaderCell | None = None
+    dates: DatePair | None = None
+    codes: Mapping[str, str] | None = None
+    missing: frozenset[str] = frozenset()
+    unit: str = ""
+    factor: float = 1
+    offset: float = 0
+
+    @property
+    def is_absent(self) -> bool:
+        return self.source is None and self.dates is None
+
+    @property
+    def headers(self) -> tuple[HeaderCell, ...]:
+        """The export's columns that are read."""
+        if self.dates is not None:
+            return (self.dates.start, self.dates.end)
+        return () if self.source is None else (self.source,)
+
+
+@dataclass(frozen=True)
+class MappingFile:
+    """What a mapping file states: the format of the file, and each column of the task."""
+
+    format: FileFormat
+    columns: Mapping[str, ColumnMapping] = field(default_factory=dict)
+
+
+def normal_cell(text: str) -> str:
+    """A cell as cells are compared: trimmed, in lower case, accents composed."""
+    return unicodedata.normalize("NFC", text.strip().lower())
+
+
+def normal_header(text: str) -> str:
+    """A header cell as headers are compared: accents composed, and one space for spaces and line breaks."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def parse_mapping(content: bytes, file: str, task: Task) -> MappingFile:
+    """What a mapping file states about the task.
+
+    Args:
+        file: name of the file, for errors.
+
+    Raises:
+        DataError: the content is not a valid mapping of the task's columns.
+    """
+    top = read_toml(content, file)
+    top.take("task", f'"{task.name}", the name of the task', lambda value: value == task.name)
+    format_table = top.take_table("file", required=False)
+    file_format = FileFormat() if format_table is None else _take_format(format_table)
+    tables = top.take_table("columns")
+    assert tables is not None
+    declared: dict[str, Column | None] = {column.name: column for column in task.labelled_columns}
+    required = [*declared]
+    if task.patient is not None:
+        declared[task.patient] = None
+        required.append(task.patient)
+    declared.setdefault(HOSPITAL_COLUMN, None)
+    names = tables.names()
+    for name in names:
+        if name not in declared:
+            raise tables.error(f"the task {task.name} has no such column; it has {', '.join(declared)}", name)
+    columns = {name: _ColumnReader(tables, name, declared[name], file_format).read() for name in names}
+    if lacking := [name for name in required if name not in names]:
+        raise DataError(
+            f"{file}, line {_last_line(content)}: ends without {_list_columns(lacking)}; for each state the export's "
+            "column, or absent = true if the export does not have it"
+        )
+    top.end("task, file, columns")
+    return MappingFile(file_format, columns)
+
+
+def _last_line(content: bytes) -> int:
+    return max(1, len(content.splitlines()))
+
+
+def _list_columns(names: list[str]) -> str:
+    return ", ".join(f"[columns.{name}]" for name in names)
+
+
+def _take_format(table: TomlTable) -> FileFormat:
+    separator = table.take("separator", 'one character, such as ";" or "\\t"', _is_character, FileFormat.separator)
+    quote = table.take(
+        "quote",
+        "one character, such as '\"', or empty for none",
+        lambda v: v == "" or _is_character(v),
+        FileFormat.quote,
+    )
+    encoding = table.take("encoding", 'an encoding such as "utf-8" or "cp1252"', _is_encoding, FileFormat.encoding)
+    decimal = table.take("decimal", '"." or ","', lambda value: value in (".", ","), FileFormat.decimal)
+    thousands = table.take(
+        "thousands",
+        f"one of {' '.join(_THOUSANDS)}or a space, and not {decimal}, which is the decimal mark",
+        lambda value: value in _THOUSANDS and value != decimal,
+        FileFormat.thousands,
+    )
+    missing = table.take("missing", _MARKS, _are_marks, [])
+    date_format = table.take("date_format", _DATE_FORMAT, is_date_format, "")
+    sheet = table.take("sheet", "the name of a sheet", is_text, "")
+    table.end("separator, quote, encoding, decimal, thousands, missing, date_format, sheet")
+    return FileFormat(
+        separator=separator,
+        quote=quote,
+        encoding="utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding,
+        decimal=decimal,
+        thousands=thousands,
+        missing=frozenset(map(normal_cell, missing)),
+        date_format=date_format,
+        sheet=sheet,
+    )
+
+
+_MARKS = 'texts in quotes, such as ["k.A.", "-99"]'
+_DATE_FORMAT = 'a date format with %Y, a month and %d, such as "%d.%m.%Y"'
+_HEADER = 'a header of the export in quotes, or { name = "...", occurrence = 2 } if several columns have it'
+
+
+class _ColumnReader:
+    """Reads the table [columns.NAME] of one column of the task.
+
+    Args:
+        column: the task's declaration; None for a column of names, such as the patients'.
+    """
+
+    def __init__(self, tables: TomlTable, name: str, column: Column | None, file_format: FileFormat) -> None:
+        table = tables.take_table(name)
+        assert table is not None
+        self._table, self._column, self._format = table, column, file_format
+
+    def read(self) -> ColumnMapping:
+        known = self._known_keys()
+        given = self._table.names()
+        if unknown := [key for key in given if key not in known]:
+            raise self._table.error(f"unknown key; known for this column are: {', '.join(known)}", unknown[0])
+        if "absent" in given:
+            return self._read_absent(given)
+        if "from" in given or "to" in given:
+            return self._read_dates()
+        source = self._take_header("column")
+        missing = self._take_missing()
+        if isinstance(self._column, Measurement):
+            unit, factor, offset = self._take_conversion(self._column)
+            return ColumnMapping(source=source, missing=missing, unit=unit, factor=factor, offset=offset)
+        codes = self._take_codes(missing)
+        return ColumnMapping(source=source, missing=missing, codes=codes)
+
+    def _known_keys(self) -> tuple[str, ...]:
+        match self._column:
+            case Measurement():
+                dates = ("from", "to", "from_format", "to_format")
+                return ("column", *dates, "unit", "factor", "offset", "missing", "absent")
+            case Category():
+                return ("column", "codes", "missing", "absent")
+            case Label():
+                return ("column", "codes")
+            case _:
+                return ("column",)
+
+    def _read_absent(self, given: list[str]) -> ColumnMapping:
+        self._table.take("absent", "true, if the export does not have this column", lambda value: value is True)
+        if others := [key for key in given if key != "absent"]:
+            raise self._table.error("expected no other key beside absent = true", others[0])
+        return ColumnMapping()
+
+    def _take_header(self, key: str) -> HeaderCell:
+        value = self._table.take(key, _HEADER, _is_header)
+        if isinstance(value, str):
+            return HeaderCell(normal_header(value))
+        return HeaderCell(normal_header(value["name"]), value["occurrence"])
+
+    def _take_missing(self) -> frozenset[str]:
+        if isinstance(self._column, Measurement | Category):
+            return frozenset(map(normal_cell, self._table.take("missing", _MARKS, _are_marks, [])))
+        return frozenset()
+
+    def _take_conversion(self, column: Measurement) -> tuple[str, float, float]:
+        """Unit of the export, factor and offset."""
+        given = self._table.names()
+        if "unit" in given and ("factor" in given or "offset" in given):
+            raise self._table.error("expected either unit, or factor and offset", "unit")
+        units = {column.unit: (1.0, 0.0), **column.other_units}
+        expected = f"a unit that the task knows: {', '.join(units)}; for another one write factor and offset"
+        unit = self._table.take("unit", expected, lambda value: isinstance(value, str) and value in units, column.unit)
+        factor, offset = self._take_factor(*units[unit])
+        return ("" if unit == column.unit else unit), factor, offset
+
+    def _take_factor(self, factor: float, offset: float) -> tuple[float, float]:
+        is_factor = lambda value: _is_number(value) and value != 0  # noqa: E731
+        return (
+            self._table.take("factor", "a number other than 0", is_factor, factor),
+            self._table.take("offset", "a number", _is_number, offset),
+        )
+
+    def _read_dates(self) -> ColumnMapping:
+        column = self._column
+        assert isinstance(column, Measurement)
+        if "column" in self._table.names():
+            raise self._table.error("expected either column, or from and to", "column")
+        start, end = self._take_header("from"), self._take_header("to")
+        formats = []
+        for key in ("from_format", "to_format"):
+            if key not in self._table.names() and not self._format.date_format:
+                raise self._table.error(f"expected {key}, or date_format in [file]: {_DATE_FORMAT}")
+            formats.append(self._table.take(key, _DATE_FORMAT, is_date_format, self._format.date_format))
+        missing = self._take_missing()
+        unit = self._table.take("unit", f"one of {', '.join(DATE_UNITS)}", lambda value: value in DATE_UNITS)
+        units = {column.unit: (1.0, 0.0), **column.other_units}
+        given = self._table.names()
+        if unit not in units and "factor" not in given:
+            raise self._table.error(f"the task's unit is {column.unit}: expected a factor from {unit}", "unit")
+        factor, offset = self._take_factor(*((1.0, 0.0) if "factor" in given else units[unit]))
+        return ColumnMapping(
+            dates=DatePair(start, end, formats[0], formats[1], unit), missing=missing, factor=factor, offset=offset
+        )
+
+    def _take_codes(self, missing: frozenset[str]) -> dict[str, str] | None:
+        """Code table; the table of a label must say what means 1 and what 0."""
+        column, is_label = self._column, isinstance(self._column, Label)
+        if column is None:
+            return None
+        if "codes" not in self._table.names():
+            if is_label:
+                raise self._table.error(
+                    'lacks codes: expected what means 1 and what 0, such as { "yes" = 1, "no" = 0 }'
+                )
+            return None
+        table = self._table.take_table("codes")
+        assert table is not None
+        allowed = [*column.codes] if isinstance(column, Category) else [0, 1]
+        meanings = [f"{code} ({text})" for code, text in column.codes.items()] if isinstance(column, Category) else "01"
+        expected = f"one of {', '.join(meanings)}" + ("" if is_label else f', or "{MISSING}"')
+        is_code = lambda value: (type(value) is int and value in allowed) or (value == MISSING and not is_label)  # noqa: E731
+        codes: dict[str, str] = {}
+        numbers: dict[float, str] = {}
+        for key in table.names():
+            value = table.take(key, expected, is_code)
+            cell, code = normal_cell(key), "" if value == MISSING else str(value)
+            number = self._format.number(cell)
+            known = codes.get(cell, code) if number is None else numbers.setdefault(number, code)
+            if known != code:
+                raise table.error(
+                    "ambiguous: the same cell is listed with another code, too (case does not matter)", key
+                )
+            if cell in missing and code:
+                raise table.error("ambiguous: the cell is also in this column's missing", key)
+            codes[cell] = code
+        if is_label and set(codes.values()) != {"0", "1"}:
+            raise self._table.error("expected at least one cell that means 1 and one that means 0", "codes")
+        if not codes:
+            raise self._table.error("expected at least one cell and its code", "codes")
+        return codes
+
+
+def date_pattern(date_format: str) -> re.Pattern[str]:
+    """What a date in a format looks like. Numbers that follow each other without a separator have all their digits."""
+    pattern = ""
+    parts = re.findall(r"%.|[^%]+", date_format)
+    for position, part in enumerate(parts):
+        if part[0] != "%":
+            pattern += re.escape(part.lower())
+            continue
+        neighbours = (parts[position - 1] if position else "", parts[position + 1] if position + 1 < len(parts) else "")
+        is_joined = any(neighbour.startswith("%") for neighbour in neighbours)
+        text = _DATE_PARTS[part[1]]
+        pattern += text.replace("?", "") if is_joined else text
+    return re.compile(pattern)
+
+
+def is_date_format(value: object) -> bool:
+    """Whether a value is a date format that this project reads: a year of four digits, a month and a day."""
+    if not (isinstance(value, str) and value.isprintable()):
+        return False
+    directives = re.findall("%(.)", value)
+    months = [directive for directive in directives if directive in "mbB"]
+    is_known = all(directive in _DATE_PARTS for directive in directives) and value[-1:] != "%"
+    is_once = len(set(directives)) == len(directives)
+    return is_known and is_once and len(months) == 1 and "Y" in directives and "d" in directives
+
+
+def _is_character(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 1 and (value.isprintable() or value == "\t") and value != "?"
+
+
+def _is_encoding(value: object) -> bool:
+    try:
+        return isinstance(value, str) and "a".encode(value) is not None
+    except (LookupError, UnicodeError, ValueError):
+        return False
+
+
+def _are_marks(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(mark, str) for mark in value)
+
+
+def _is_header(value: Any) -> bool:
+    if isinstance(value, dict):
+        return set(value) == {"name", "occurrence"} and is_text(value["name"]) and _is_count(value["occurrence"])
+    return is_text(value)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

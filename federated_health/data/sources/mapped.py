@@ -1,0 +1,68 @@
+"""Reads a hospital's own export, by a mapping file, as a canonical table."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from federated_health.data import csv_reading
+from federated_health.data.mapping_files import HOSPITAL_COLUMN
+from federated_health.data.mappings import Mapping
+from federated_health.data.sources.source import Source
+from federated_health.errors import DataError
+from federated_health.files import hash_file
+from federated_health.names import hospital_name_from
+
+
+def read_mapped(path: Path, mapping: Mapping, *, drop_invalid: bool = False) -> Source:
+    """Read an export as its mapping states.
+
+    Args:
+        drop_invalid: whether rows with an invalid cell are dropped and counted; an invalid label never is.
+
+    Raises:
+        DataError: the export does not have the form that the mapping states, or a cell is invalid. The text quotes no
+            cell.
+    """
+    task = mapping.task
+    text = mapping.read(path)
+    cells = replace(csv_reading.check_cells(text, task.labelled_columns, patient=task.patient), mapping=mapping)
+    invalid_rows = cells.invalid.any(axis=1)
+    if invalid_rows.any() and (not drop_invalid or cells.invalid[task.label.name].any()):
+        refused = cells.invalid[[task.label.name]] if drop_invalid else cells.invalid
+        error = csv_reading.find_invalid_cell(path, task.labelled_columns, replace(cells, invalid=refused))
+        assert error is not None
+        raise error
+    table = cells.numbers
+    if task.patient is not None and cells.patients is not None:
+        table[task.patient] = pd.factorize(cells.patients)[0] + 1  # running numbers instead of identifiers
+    if HOSPITAL_COLUMN in text.columns:
+        table.insert(0, HOSPITAL_COLUMN, _read_hospitals(path, text[HOSPITAL_COLUMN], mapping.title(HOSPITAL_COLUMN)))
+    table = table[~invalid_rows].reset_index(drop=True).astype({task.label.name: "int64"})
+    if table.empty:
+        raise DataError(f"{path}: no patients are left; expected at least one valid row")
+    zeros = [f"{mapping.title(name)}: 0 -> missing, in {rows} rows" for name, rows in cells.zeros.items() if rows]
+    return Source(
+        name="file",
+        task=task,
+        title="an export, read by a mapping",
+        path=path,
+        files={path.name: hash_file(path), mapping.path.name: mapping.sha256},
+        mapped=[mapping.describe(), *mapping.describe_columns(), *zeros],
+        dropped={"rows that break a rule": int(invalid_rows.sum())},
+        facts={"mapping": {"file": mapping.path.name, "sha256": mapping.sha256}},
+        table=table,
+    )
+
+
+def _read_hospitals(path: Path, cells: "pd.Series[str]", title: str) -> "pd.Series[str]":
+    """Hospital name of each row."""
+    cells = cells.astype(str)
+    names = {cell: hospital_name_from(cell) for cell in cells.unique()}
+    if "" in names.values():
+        row = int(np.flatnonzero(cells.map(names) == "")[0]) + 1
+        raise DataError(f"{path}: column {title}, row {row}: expected a hospital's name, with letters or digits")
+    if len(set(names.values())) < len(names):
+        raise DataError(f"{path}: column {title}: two hospitals would have the same name")
+    return cells.map(names)
