@@ -28,6 +28,7 @@ from federated_health.data.manifest import read_manifest
 from federated_health.data.sources.layouts import KAGGLE_UCI, LAYOUTS, UCI
 from federated_health.data.task_files import READMISSION, get_task
 from federated_health.names import is_hospital_name
+from tests.support.public_files import PUBLIC_FILES
 
 SECRET = "Zqxj"
 """Text in damaged cells only, which no output may quote."""
@@ -67,6 +68,7 @@ TARGETS = [
     Target("create_dataset.py", create_dataset.main, _create("--drop-invalid", "--by", "iid", "--hospitals", "2")),
     Target("client.py", check_file, _check(), prints_before_refusing=True),
     Target("client.py", check_file, _check("--task", "readmission"), prints_before_refusing=True),
+    Target("create_dataset.py", create_dataset.main, _create("--label-means", "disease=1")),
 ]
 
 
@@ -132,14 +134,6 @@ UCI_ROWS = """63,1,1,145,233,1,2,150,0,2.3,3,0,6,0
 37,1,3,130,250,0,0,187,0,3.5,3,0,3,0
 56,1,2,120,236,,?,178,0,0.8,1,,3,1
 """
-KAGGLE_ROWS = """63,1,3,145,233,1,0,150,0,2.3,0,0,1,1
-37,1,2,130,250,0,1,187,0,3.5,0,0,2,1
-41,0,1,130,204,0,0,172,0,1.4,2,0,2,1
-"""
-WORDS = """id,age,sex,dataset,cp,trestbps,chol,fbs,restecg,thalch,exang,oldpeak,slope,ca,thal,num
-1,63,Male,Cleveland,typical angina,145,233,TRUE,lv hypertrophy,150,FALSE,2.3,downsloping,0,normal,0
-2,57,Male,Hungary,non-anginal,,,,normal,,,,flat,3,reversable defect,4
-"""
 STAYS = f"""{",".join(READMISSION.column_names)},readmitted
 60,1,1,4,40,12,8,0,0,7.1,180,1,1,1,0
 71,0,2,9,61,20,9,1,2,,240,2,1,0,1
@@ -147,11 +141,9 @@ STAYS = f"""{",".join(READMISSION.column_names)},readmitted
 FILES = {
     "canonical": ("mine.csv", f"{HEART},disease\n{UCI_ROWS}"),
     "canonical with hospitals": ("mine.csv", f"hospital,{HEART},disease\n" + re.sub(r"(?m)^(\d)", r"h\1,\1", UCI_ROWS)),
-    "UCI's table": ("full.csv", f"{HEART},num\n{UCI_ROWS}"),
     "UCI's own file": ("processed.hungarian.data", UCI_ROWS),
-    "Kaggle's heart.csv": ("heart.csv", f"{HEART},target\n{KAGGLE_ROWS}"),
-    "Kaggle's heart_disease_uci.csv": ("words.csv", WORDS),
     "readmission": ("stays.csv", STAYS),
+    **{name: ("public.csv", file.text(file.build()[:5], ",")) for name, file in PUBLIC_FILES.items()},
 }
 Cells = list[list[str]]
 HOSPITAL_COLUMNS = {KAGGLE_UCI.hospital, UCI.hospital}
@@ -350,7 +342,9 @@ def test_the_undamaged_files_are_accepted(tmp_path: Path, kind: str) -> None:
     assert (code, errors) == (0, "")
 
 
-@pytest.mark.parametrize("target", [TARGETS[0], TARGETS[2]], ids=["create", "check"])
+@pytest.mark.parametrize(
+    "target", [TARGETS[0], TARGETS[2], TARGETS[4]], ids=["create", "check", "create, label stated"]
+)
 @pytest.mark.parametrize("kind", FILES)
 def test_no_error_quotes_a_cell_of_any_column_with_or_without_the_header(kind: str, target: Target) -> None:
     name, good = FILES[kind]
@@ -367,7 +361,9 @@ def test_no_error_quotes_a_cell_of_any_column_with_or_without_the_header(kind: s
 fuzzed = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=["create", "create and drop", "check", "check readmission"])
+@pytest.mark.parametrize(
+    "target", TARGETS, ids=["create", "create and drop", "check", "check readmission", "create, label stated"]
+)
 @fuzzed
 @given(damaged_files())
 def test_a_damaged_file_ends_well(target: Target, file: tuple[str, bytes]) -> None:

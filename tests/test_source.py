@@ -17,11 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federated_health.data.columns import Category
+from federated_health.data.columns import Category, Label
 from federated_health.data.examples import HEART_DISEASE_TABLE
+from federated_health.data.sources.label_meaning import parse_label_meaning
 from federated_health.data.sources.layouts import KAGGLE_HEART, KAGGLE_UCI, LAYOUTS, Layout
 from federated_health.data.sources.source import Source, generate_readmission, read_source
 from federated_health.data.task_files import HEART_DISEASE, READMISSION
+from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 from tests.conftest import PROJECT
 
@@ -202,7 +204,7 @@ def test_rows_of_heart_csv_become_uci_s_rows_including_the_label(tmp_path: Path)
     assert rows_of(source) == [figures(row.split(",")) for row in UCI_ROWS]
     assert source.title == "Kaggle's heart.csv"
     assert not source.has_hospitals
-    assert "confirmed: 3 of 3 patients are in UCI's table, 3 with the same diagnosis" in source.mapped
+    assert source.describe()["confirmation"]["in_uci_table"] == 3
 
 
 def test_heart_csv_is_302_of_cleveland_s_303_patients(tmp_path: Path, uci: Source) -> None:
@@ -222,7 +224,11 @@ def test_heart_csv_is_302_of_cleveland_s_303_patients(tmp_path: Path, uci: Sourc
     assert len(found) == len(expected) == 302
     assert set(found) == expected
     assert source.dropped["exact repeats"] == 1
-    assert "confirmed: 302 of 302 patients are in UCI's table, 302 with the same diagnosis" in source.mapped
+    confirmation = source.describe()["confirmation"]
+    assert (confirmation["rows"], confirmation["in_uci_table"]) == (303, 303)
+    categories = {"sex", "cp", "fbs", "restecg", "exang", "slope", "ca", "thal"}
+    assert set(confirmation["compared"]) == {*categories, "disease"}
+    assert confirmation["same_as_uci"] == confirmation["compared"]
 
 
 def test_heart_csv_with_1025_rows_is_the_same_302_patients(tmp_path: Path) -> None:
@@ -238,40 +244,40 @@ def test_heart_csv_with_1025_rows_is_the_same_302_patients(tmp_path: Path) -> No
 
 
 def test_codes_of_heart_csv_that_mean_missing_are_missing(tmp_path: Path) -> None:
-    source = read_source(write(tmp_path, HEART_HEADER, "50,1,0,120,240,0,1,150,0,1,1,4,0,0"))
+    source = read_source(write(tmp_path, HEART_HEADER, "50,1,0,120,240,0,1,150,0,1,1,4,0,0", *HEART_ROWS))
 
-    assert source.table[["ca", "thal"]].isna().all(axis=None)
-    assert source.table[["cp", "disease"]].to_numpy().tolist() == [[4, 1]]
-
-
-def test_a_heart_csv_whose_label_is_not_inverted_is_refused(tmp_path: Path) -> None:
-    turned = [row[:-1] + str(1 - int(row[-1])) for row in HEART_ROWS]
-
-    with pytest.raises(DataError, match=r"heart\.csv: its target is not inverted .* 3 of 3 patients"):
-        read_source(write(tmp_path, HEART_HEADER, *turned))
+    first = source.table[:1]
+    assert first[["ca", "thal"]].isna().all(axis=None)
+    assert first[["cp", "disease"]].to_numpy().tolist() == [[4, 1]]
 
 
-def test_a_heart_csv_of_other_patients_is_read_as_not_confirmed(tmp_path: Path) -> None:
-    source = read_source(write(tmp_path, HEART_HEADER, "64,1,3,145,233,1,0,150,0,2.3,0,0,1,1"))
+@pytest.mark.parametrize("rows", [1, 2])
+def test_one_or_two_patients_of_uci_s_confirm_nothing(tmp_path: Path, rows: int) -> None:
+    with pytest.raises(DataError, match=rf"only {rows} of {rows} rows have the measurements .* not confirmed"):
+        read_source(write(tmp_path, HEART_HEADER, *HEART_ROWS[:rows]))
 
-    assert [line.partition(":")[0] for line in source.mapped][-1] == "NOT CONFIRMED"
+
+def test_fewer_than_half_of_the_patients_in_uci_s_table_confirm_nothing(tmp_path: Path) -> None:
+    others = [f"{30 + place},1,0,120,240,0,1,150,0,1,1,0,2,0" for place in range(4)]
+
+    with pytest.raises(DataError, match="only 3 of 7 rows"):
+        read_source(write(tmp_path, HEART_HEADER, *HEART_ROWS, *others))
+    assert len(read_source(write(tmp_path, HEART_HEADER, *HEART_ROWS, *others[:3])).table) == 6
+
+
+def test_codes_that_no_patient_of_uci_s_has_are_reported(tmp_path: Path) -> None:
+    source = read_source(write(tmp_path, HEART_HEADER, *HEART_ROWS, "30,1,0,120,240,0,1,150,0,1,1,0,3,0"))
+
+    unconfirmed = [line.partition(",")[0] for line in source.mapped if line.startswith("not confirmed: ")]
+    assert [line.removeprefix("not confirmed: ") for line in unconfirmed] == ["cp 4", "slope 2", "thal 7"]
 
 
 def test_labels_that_agree_with_uci_s_for_some_patients_only_are_refused(tmp_path: Path) -> None:
     lines = cleveland_in_kaggle_codes()
     mixed = [row[:-1] + str(1 - int(row[-1])) if place % 10 == 0 else row for place, row in enumerate(lines)]
 
-    with pytest.raises(DataError, match=r"its target is not inverted .*: 3\d of 30\d patients"):
+    with pytest.raises(DataError, match=r"contradicts UCI's diagnosis in 31 of 303 rows"):
         read_source(write(tmp_path, HEART_HEADER, *mixed))
-
-
-@pytest.mark.parametrize("label", ["disease", "num"])
-def test_kaggle_s_codes_under_a_label_of_another_name_are_refused(tmp_path: Path, label: str) -> None:
-    path = write(tmp_path, HEART_HEADER.replace("target", label), *cleveland_in_kaggle_codes())
-
-    for drop_invalid in (False, True):
-        with pytest.raises(DataError, match=rf"codes of Kaggle's heart\.csv, .* meaning of its {label} is unknown"):
-            read_source(path, drop_invalid=drop_invalid)
 
 
 def test_a_decimal_comma_is_named(tmp_path: Path) -> None:
@@ -282,9 +288,10 @@ def test_a_decimal_comma_is_named(tmp_path: Path) -> None:
     assert "--drop-invalid" not in str(refused.value)
 
 
-def test_kaggle_s_header_over_uci_s_codes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"header of Kaggle's heart\.csv, .*codes of UCI's heart disease table"):
-        read_source(write(tmp_path, HEART_HEADER, *UCI_ROWS))
+def test_uci_s_codes_under_kaggle_s_header_are_read_as_uci_s(tmp_path: Path) -> None:
+    source = read_source(write(tmp_path, HEART_HEADER, *UCI_ROWS))
+
+    assert rows_of(source) == [figures(row.split(",")) for row in UCI_ROWS]
 
 
 @pytest.mark.parametrize(
@@ -297,14 +304,13 @@ def test_kaggle_s_header_over_uci_s_codes_is_refused(tmp_path: Path) -> None:
         ("thal", "7", "one of 0, 1, 2, 3, or empty"),
         ("ca", "5", "one of 0, 1, 2, 3, 4, or empty"),
         ("thalach", "abc", "a number from 30 to 250"),
-        ("target", "7", "one of 0, 1"),
-        ("target", "", "one of 0, 1"),
     ],
 )
 def test_an_invalid_cell_is_named_and_its_row_can_be_dropped(tmp_path: Path, column: str, cell: str, rule: str) -> None:
     spoiled = HEART_ROWS[1].split(",")
     spoiled[HEART_HEADER.split(",").index(column)] = cell
-    path = write(tmp_path, HEART_HEADER, HEART_ROWS[0], ",".join(spoiled), HEART_ROWS[2])
+    others = [row for row in cleveland_in_kaggle_codes()[10:15] if row not in HEART_ROWS]
+    path = write(tmp_path, HEART_HEADER, HEART_ROWS[0], ",".join(spoiled), HEART_ROWS[2], *others)
 
     with pytest.raises(DataError) as refused:
         read_source(path)
@@ -313,17 +319,19 @@ def test_an_invalid_cell_is_named_and_its_row_can_be_dropped(tmp_path: Path, col
     assert "--drop-invalid" in str(refused.value)
 
     source = read_source(path, drop_invalid=True)
-    assert rows_of(source) == [figures(UCI_ROWS[0].split(",")), figures(UCI_ROWS[2].split(","))]
+    assert rows_of(source)[:2] == [figures(UCI_ROWS[0].split(",")), figures(UCI_ROWS[2].split(","))]
+    assert len(source.table) == 2 + len(others)
     assert source.dropped["rows that break a rule"] == 1
 
 
 def test_a_file_without_a_valid_row_is_refused_even_with_drop_invalid(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no patients are left"):
-        read_source(write(tmp_path, HEART_HEADER, HEART_ROWS[0].replace("63", "630")), drop_invalid=True)
+    with pytest.raises(DataError, match="drop every patient with disease 0"):
+        read_source(write(tmp_path, OWN_HEADER, OWN_ROW.replace("63", "630")), drop_invalid=True)
 
 
 # Kaggle's heart_disease_uci.csv.
 
+DISEASE_IS_1 = parse_label_meaning("disease=1")
 WORDS_HEADER = "id,age,sex,dataset,cp,trestbps,chol,fbs,restecg,thalch,exang,oldpeak,slope,ca,thal,num"
 
 
@@ -338,7 +346,7 @@ def test_words_are_read_as_codes_and_hospitals_get_names(tmp_path: Path) -> None
         name="heart_disease_uci.csv",
     )
 
-    source = read_source(path)
+    source = read_source(path, label_meaning=DISEASE_IS_1)
 
     assert rows_of(source) == [
         [63, 1, 1, 145, 233, 1, 2, 150, 0, 2.3, 3, 0, 6, 0],
@@ -354,14 +362,14 @@ def test_words_are_read_as_codes_and_hospitals_get_names(tmp_path: Path) -> None
 def test_equal_rows_of_other_files_than_heart_csv_are_kept(tmp_path: Path) -> None:
     row = "1,63,Male,Hungary,typical angina,145,233,TRUE,normal,150,FALSE,2.3,flat,0,normal,0"
 
-    assert len(read_source(write(tmp_path, WORDS_HEADER, row, row)).table) == 2
+    assert len(read_source(write(tmp_path, WORDS_HEADER, row, row), label_meaning=DISEASE_IS_1).table) == 2
 
 
 def test_an_unknown_word_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     row = "1,63,Mann,Hungary,typical angina,145,233,TRUE,normal,150,FALSE,2.3,flat,0,normal,0"
 
     with pytest.raises(DataError, match="column sex, row 1: expected one of male, female, or empty"):
-        read_source(write(tmp_path, WORDS_HEADER, row))
+        read_source(write(tmp_path, WORDS_HEADER, row), label_meaning=DISEASE_IS_1)
 
 
 # UCI's own files.
@@ -439,13 +447,20 @@ def test_uci_s_own_folder_gives_the_table_that_the_project_carries(uci: Source) 
     assert "chol: 0 -> missing, in 172 of 920 rows" in source.mapped
 
 
+def test_an_empty_file_of_uci_s_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "processed.va.data").write_bytes(b"")
+
+    with pytest.raises(DataError, match=r"processed\.va\.data: (is empty|has no patients)"):
+        read_source(tmp_path)
+
+
 def test_an_invalid_row_of_uci_s_files_is_named_with_its_file(tmp_path: Path) -> None:
     folder = uci_folder(tmp_path / "uci")
     (folder / "processed.va.data").write_text(
         "63,1,4,140,260,0,1,112,1,3,2,?,?,2\n63,1,4,140,260,0,1,112,1,3,2,?,?,5\n"
     )
 
-    with pytest.raises(DataError, match=r"uci/processed\.va\.data: column num, row 2: expected one of 0, 1, 2, 3, 4 "):
+    with pytest.raises(DataError, match=r"uci/processed\.va\.data: column num, row 2: expected one of 0, 1, 2, 3, 4;"):
         read_source(folder)
 
     (folder / "processed.va.data").write_text("63,1,4,140\n")
@@ -518,6 +533,18 @@ def test_records_of_the_second_task_are_recognised(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(source.table, generated.table, check_dtype=False)
 
 
+def test_a_task_that_is_not_shipped_has_its_own_columns_only(tmp_path: Path) -> None:
+    task = Task(name="falls", columns=HEART_DISEASE.columns[:3], label=Label("fell", "fell in the stay"))
+    path = write(tmp_path, "age,sex,cp,fell", "70,1,2,0", "80,0,,1")
+
+    source = read_source(path, task=task)
+
+    assert source.task is task
+    assert rows_of(source) == [[70, 1, 2, 0], [80, 0, None, 1]]
+    with pytest.raises(DataError, match="the column fell is missing"):
+        read_source(write(tmp_path, HEART_HEADER, *HEART_ROWS), task=task)
+
+
 # Unknown files.
 
 
@@ -526,18 +553,19 @@ def test_records_of_the_second_task_are_recognised(tmp_path: Path) -> None:
     [
         pytest.param(b"", r"is empty", id="empty"),
         pytest.param(b"\n\n", r"is empty", id="blank lines"),
-        pytest.param(b"a,b\n1,2\n", r"no known layout.*expected age, sex, .*got a, b", id="other header"),
+        pytest.param(b"a,b\n1,2\n", r"no known layout.*expected such columns as age, .*got a, b", id="other header"),
         pytest.param(
             OWN_HEADER.replace("age,", "").encode(),
-            r"closest is the columns of .* got sex, cp.*missing: age",
+            r"closest is the columns of .* the column age is missing; got sex, cp",
             id="lacks one",
         ),
         pytest.param(OWN_HEADER.encode(), r"has no patients", id="header only"),
         pytest.param(f"age,{OWN_HEADER}\n1,{OWN_ROW}\n".encode(), r"column age more than once", id="twice"),
-        pytest.param(OWN_ROW.encode(), r"has no header", id="no header"),
+        pytest.param(OWN_ROW.encode(), r"only 1 of 1 rows .* meaning of its columns", id="no header"),
+        pytest.param(OWN_ROW.partition(",")[2].encode(), r"has no header", id="no header and 13 columns"),
         pytest.param(f"{OWN_HEADER}\n{OWN_ROW},1\n".encode(), r"row 1, expected 14 cells, got 15", id="long row"),
         pytest.param(f'{OWN_HEADER}\n"{OWN_ROW}\n'.encode(), r"not a well-formed CSV", id="open quote"),
-        pytest.param(OWN_HEADER.replace(",", ";").encode(), r"not separated by commas", id="semicolons"),
+        pytest.param(OWN_HEADER.replace(",", ";").encode(), r"has no patients", id="semicolons, header only"),
         pytest.param(f"{OWN_HEADER}\nzürich".encode("latin-1"), r"is not UTF-8 text", id="Latin-1"),
         pytest.param(OWN_HEADER.encode("utf-16"), r"is not UTF-8 text", id="UTF-16"),
         pytest.param(b"PK\x03\x04 and no more", r"not a readable zip", id="broken zip"),
@@ -633,24 +661,24 @@ heart_rows = st.tuples(
 @given(st.lists(heart_rows, min_size=1, max_size=20, unique=True))
 def test_any_heart_csv_maps_one_to_one(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[float, ...]]) -> None:
     folder = tmp_path_factory.mktemp("heart")
-    # A row of Cleveland's own, so that a drawn row that is Cleveland's by chance cannot contradict the label.
     lines = [",".join(f"{cell:g}" for cell in row) for row in rows]
-    source = read_source(write(folder, HEART_HEADER, *HEART_ROWS, *lines))
+    known = cleveland_in_kaggle_codes()[:30]  # confirm the layout
+    source = read_source(write(folder, HEART_HEADER, *known, *lines))
     back = {name: {after: before for before, after in KAGGLE_HEART.codes[name].items()} for name in KAGGLE_HEART.codes}
     found = set()
-    for row in rows_of(source)[3:]:
+    for row in rows_of(source)[30:]:
         cells = dict(zip([*HEART_DISEASE.column_names, "disease"], row, strict=True))
         written = {name: "" if cell is None else f"{cell:g}" for name, cell in cells.items()}
         found.add(tuple(float(back[name][cell] if name in back else cell) for name, cell in written.items()))
     assert found == {tuple(float(cell) for cell in row) for row in rows} - {
-        tuple(float(cell) for cell in row.split(",")) for row in HEART_ROWS
+        tuple(float(cell) for cell in row.split(",")) for row in known
     }
 
 
 def test_the_two_kaggle_files_agree_on_one_patient(tmp_path: Path) -> None:
     words = "1,63,Male,Cleveland,typical angina,145,233,TRUE,lv hypertrophy,150,FALSE,2.3,downsloping,0,fixed defect,0"
-    from_words = read_source(write(tmp_path, WORDS_HEADER, words))
-    from_codes = read_source(write(tmp_path, HEART_HEADER, HEART_ROWS[0]))
+    from_words = read_source(write(tmp_path, WORDS_HEADER, words), label_meaning=DISEASE_IS_1)
+    from_codes = read_source(write(tmp_path, HEART_HEADER, *HEART_ROWS))
 
-    np.testing.assert_array_equal(rows_of(from_words), rows_of(from_codes))
+    np.testing.assert_array_equal(rows_of(from_words), rows_of(from_codes)[:1])
     assert KAGGLE_UCI.task is KAGGLE_HEART.task

@@ -19,8 +19,10 @@ from federated_health.data.partitions import (
     divide,
     find_small_hospitals,
 )
+from federated_health.data.sources.label_meaning import LabelMeaning, parse_label_meaning
 from federated_health.data.sources.source import DEFAULT_PATIENTS, Source, generate_readmission, read_source, read_uci
 from federated_health.data.task_files import TASKS, get_task, read_task_file
+from federated_health.errors import SettingsError
 from federated_health.files import path_exists
 from federated_health.setting_fields import DEFAULT_DATA
 from federated_health.settings import Settings
@@ -33,6 +35,14 @@ EXAMPLES = (
     "--source readmission --patients 40000",
     "--by size --ratios 8,4,2,1 --out data",
 )
+
+
+def label_meaning(text: str) -> LabelMeaning:
+    """Type of --label-means."""
+    try:
+        return parse_label_meaning(text)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def parse() -> argparse.Namespace:
@@ -53,9 +63,11 @@ def parse() -> argparse.Namespace:
         metavar="FILE",
         help="mapping file that states how a file writes the columns of --task or --task-file (default: none)",
     )
-    source.add_argument("--task", choices=tuple(TASKS), help="with --mapping: the task (default: none)")
     source.add_argument(
-        "--task-file", type=Path, metavar="FILE", help="with --mapping: task file of your own (default: none)"
+        "--task", choices=tuple(TASKS), help="task of a file (default: of its header; required with --mapping)"
+    )
+    source.add_argument(
+        "--task-file", type=Path, metavar="FILE", help="task file of your own, instead of --task (default: none)"
     )
     source.add_argument(
         "--patients",
@@ -66,7 +78,15 @@ def parse() -> argparse.Namespace:
     source.add_argument(
         "--drop-invalid",
         action="store_true",
-        help="drop and count rows of a file that break a rule of the task (default: stop with an error)",
+        help="drop and count rows of a file that break a rule of the task, but none for its label (default: stop with "
+        "an error)",
+    )
+    source.add_argument(
+        "--label-means",
+        type=label_meaning,
+        metavar="LABEL=VALUE",
+        help="the value of the file's label that means the task's label, such as disease=1, disease=0 or disease=Yes; "
+        "required if nothing else confirms it (default: as in the recognised layout)",
     )
     division = parser.add_argument_group("partition")
     division.add_argument(
@@ -118,17 +138,18 @@ def parse() -> argparse.Namespace:
         help="overwrite files of another origin and changed files (default: stop with an error)",
     )
     flags = parser.parse_args()
-    if flags.source in ("uci", GENERATED) and flags.drop_invalid:
-        parser.error(f"--drop-invalid: expected a file as --source, got {flags.source}")
+    of_a_file = ("drop_invalid", "label_means", "task", "task_file", "mapping")
+    for flag, given in ((f"--{name.replace('_', '-')}", getattr(flags, name)) for name in of_a_file):
+        if flags.source in ("uci", GENERATED) and given:
+            parser.error(f"{flag}: expected a file as --source, got {flags.source}")
     if flags.source != GENERATED and flags.patients is not None:
         parser.error(f"--patients: expected --source {GENERATED}, got {flags.source}")
     if flags.source not in ("uci", GENERATED) and not path_exists(Path(flags.source or "?")):
         parser.error(f"--source: expected uci, {GENERATED}, or an existing file, zip or folder, got {flags.source!r}")
-    tasks = sum(task is not None for task in (flags.task, flags.task_file))
-    if tasks != (0 if flags.mapping is None else 1):
-        parser.error("expected --mapping FILE together with --task NAME or --task-file FILE")
-    if flags.mapping is not None and flags.source in ("uci", GENERATED):
-        parser.error(f"--mapping: expected a file as --source, got {flags.source}")
+    if flags.task and flags.task_file:
+        parser.error("expected --task or --task-file, got both")
+    if flags.mapping is not None and not (flags.task or flags.task_file):
+        parser.error("--mapping: expected --task NAME or --task-file FILE, too")
     return flags
 
 
@@ -138,13 +159,13 @@ def read(flags: argparse.Namespace) -> Source:
         return read_uci()
     if flags.source == GENERATED:
         return generate_readmission(flags.patients or DEFAULT_PATIENTS, flags.seed)
-    if flags.mapping is not None:
+    task = read_task_file(flags.task_file) if flags.task_file else get_task(flags.task) if flags.task else None
+    if flags.mapping is not None and task is not None:
         from federated_health.data.mappings import read_mapping  # noqa: PLC0415  # other sources need none
         from federated_health.data.sources.mapped import read_mapped  # noqa: PLC0415  # other sources need none
 
-        task = read_task_file(flags.task_file) if flags.task_file else get_task(flags.task)
         return read_mapped(Path(flags.source), read_mapping(flags.mapping, task), drop_invalid=flags.drop_invalid)
-    return read_source(Path(flags.source), drop_invalid=flags.drop_invalid)
+    return read_source(Path(flags.source), task=task, drop_invalid=flags.drop_invalid, label_meaning=flags.label_means)
 
 
 def make_partition(flags: argparse.Namespace, by: str) -> Partition:

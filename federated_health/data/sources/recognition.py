@@ -1,38 +1,70 @@
-"""Opens the files of a source and recognises their layout.
+"""Opens the files of a source, and finds the layouts that their header fits.
 
-A source is one CSV, a zip with one CSV, or a folder or zip with UCI's files. The header decides the layout; the codes
-confirm it where two layouts are easily confused.
+A source is one CSV, a zip with one CSV, or a folder or zip with UCI's files. A header alone proves nothing about codes
+and labels: `confirmation` decides between layouts with the same header.
 """
 
+import csv
+import io
 import lzma
+import re
 import zipfile
 import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from federated_health.data import csv_reading, reading_errors
-from federated_health.data.columns import Category
+from federated_health.data.manifest import MANIFEST
 from federated_health.data.sources import layouts
-from federated_health.data.sources.layouts import LAYOUTS, UCI, UCI_FILES, Layout
-from federated_health.data.task_files import HEART_DISEASE
+from federated_health.data.sources.layouts import LAYOUTS, UCI, UCI_FILES, WITHOUT_HEADER, Layout
 from federated_health.errors import DataError
 
 MAX_MEMBER_BYTES = 512 * 1024 * 1024
 """Largest size of a file in a zip, unpacked."""
 
+OWN_COLUMNS_HINT = "bring it into the task's own columns and codes (docs/own-data.md, Your own CSV)"
+"""What to do with a file whose layout is unknown or cannot be confirmed."""
+
 _ZIP_ERRORS = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError, zlib.error, lzma.LZMAError)
 """Errors of zipfile for archives that are damaged, truncated, encrypted or of an unknown compression."""
+
+_OTHER_FORMATS = (
+    (rb"\xd0\xcf\x11\xe0", "an Excel file of the old format (.xls); save it as CSV UTF-8"),
+    (rb"%PDF", "a PDF, not a table"),
+    (rb"PAR1", "a Parquet file; save it as CSV UTF-8"),
+    (rb"SQLite format 3", "an SQLite database; save its table as CSV UTF-8"),
+    (rb"\s*<(!doctype|html|\?xml)", "a web page or XML, not a table; download the file itself, as CSV"),
+    (rb"\s*[{\[]\s*[{\[\"]", "JSON; save it as CSV UTF-8"),
+    (
+        rb"(\s*(%[^\n]*)?\n)*\s*@relation",
+        "an ARFF file (Weka); save it as CSV: the names of its @attribute lines as header, and the rows below @data",
+    ),
+)
+"""Start of the content -> what the file is, and what to do."""
+
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", " ": "spaces"}
 
 
 @dataclass(frozen=True, eq=False)
 class RecognisedFile:
-    """A file, under its name in messages, as text."""
+    """A file, under its name in messages, as text.
+
+    Attributes:
+        layouts: those that its header fits, in the order in which they are tried.
+        is_guess: whether the layout is a guess: neither the task's own columns nor one of UCI's own files.
+        has_header: whether the file names its columns.
+        remarks: what was noticed about its form, for people.
+    """
 
     name: str
     text: pd.DataFrame
-    layout: Layout
+    layouts: tuple[Layout, ...]
+    is_guess: bool
+    has_header: bool = True
+    remarks: tuple[str, ...] = ()
 
 
 def read_contents(path: Path) -> dict[str, bytes]:
@@ -40,11 +72,22 @@ def read_contents(path: Path) -> dict[str, bytes]:
     if path.is_dir():
         files = [path / name for name in UCI_FILES if (path / name).is_file()]
         if not files:
-            hint = "; name one of its CSVs itself" if any(path.glob("*.csv")) else ""
-            raise DataError(f"{path}: expected {', '.join(UCI_FILES)} in this folder; got none of them{hint}")
+            raise _describe_folder(path)
         return {file.name: csv_reading.read_bytes(file) for file in files}
     content = csv_reading.read_bytes(path)
     return _read_zip(path) if content[:4] == b"PK\x03\x04" else {path.name.removesuffix(".gz"): content}
+
+
+def _describe_folder(path: Path) -> DataError:
+    csvs = sorted(file.name for file in path.iterdir() if file.suffix.lower() == ".csv" and file.is_file())
+    if (path / MANIFEST).is_file():
+        got = "a folder that create_dataset.py wrote"
+    elif csvs:
+        got = f"{len(csvs)} CSV{'s' if len(csvs) > 1 else ''}"
+    else:
+        got = "none of them"
+    hint = f"; name one CSV, such as --source {path / csvs[0]}" if csvs else ""
+    return DataError(f"{path}: expected {', '.join(UCI_FILES)} in this folder; got {got}{hint}")
 
 
 def _read_zip(path: Path) -> dict[str, bytes]:
@@ -67,57 +110,101 @@ def _read_zip(path: Path) -> dict[str, bytes]:
         raise DataError(f"{path}: is not a readable zip: damaged, encrypted or of an unknown compression") from None
 
 
-def recognise_file(name: str, content: bytes, source: Path) -> RecognisedFile:
-    """Recognise a file of a source by its name or header; a DataError, which quotes no patient, if no layout fits."""
+def recognise_file(name: str, content: bytes, source: Path, known: Sequence[Layout] = LAYOUTS) -> RecognisedFile:
+    """Find a file's layouts by its name or header; a DataError, which quotes no patient, if none fits."""
     label = str(source if source.name == name else source / name)
-    if name in UCI_FILES:
+    if name in UCI_FILES and UCI in known:
         text = csv_reading.parse_csv(content, label, UCI.header)
-        return RecognisedFile(label, text.assign(**{layouts.HOSPITAL_COLUMN: UCI_FILES[name]}), UCI)
-    text = csv_reading.parse_csv(content, label)
-    layout = next((layout for layout in LAYOUTS if set(layout.header) <= set(text.columns)), None)
-    if layout is None:
-        raise DataError(f"{label}: has no known layout. {_describe_closest_layout(text)}")
-    csv_reading.refuse_repeated_or_empty(label, text, (*layout.header, layout.hospital))
-    _refuse_other_codes(label, text, layout)
-    return RecognisedFile(label, text, layout)
-
-
-def _describe_closest_layout(text: pd.DataFrame) -> str:
-    header = list(text.columns)
-    closest = max(LAYOUTS, key=lambda layout: len(set(layout.header) & set(header)))
-    missing = [name for name in closest.header if name not in header]
-    named = f"; missing: {', '.join(missing)}" if len(missing) < len(closest.header) else ""
-    got = reading_errors.describe_header(text, closest.header)
-    hint = reading_errors.case_hint(header, missing)
-    return f"The closest is {closest.title}: expected {', '.join(closest.header)}; got {got}{named}{hint}"
-
-
-def _refuse_other_codes(label: str, text: pd.DataFrame, layout: Layout) -> None:
-    """Refuse a file with one layout's header and another one's codes: its label may be inverted."""
-    if layout.task is not HEART_DISEASE or layout is layouts.KAGGLE_UCI:  # whose codes are words
-        return
-    other = UCI if layout is layouts.KAGGLE_HEART else layouts.KAGGLE_HEART
-    if _count_codes(text, layout, other) > _count_codes(text, layout, layout) + len(text) // 10:
-        raise DataError(
-            f"{label}: has the header of {layout.title}, but the codes of {other.title}, so the meaning of its "
-            f"{layout.name_in_file(layout.task.label)} is unknown: with Kaggle's codes it must be called target, and "
-            "with UCI's codes disease or num"
+        csv_reading.refuse_repeated_or_empty(label, text, ())
+        return RecognisedFile(
+            label, text.assign(**{layouts.HOSPITAL_COLUMN: UCI_FILES[name]}), (UCI,), is_guess=False, has_header=False
         )
+    for start, description in _OTHER_FORMATS:
+        if re.match(start, content.removeprefix(b"\xef\xbb\xbf"), re.IGNORECASE):
+            raise DataError(f"{label}: is {description}")
+    content, separator = _separate_by_commas(content)
+    remarks = (f"cells are separated by {separator}",) if separator else ()
+    if UCI in known and _is_uci_row(content):
+        text = csv_reading.parse_csv(content, label, UCI.header)
+        return RecognisedFile(label, text, WITHOUT_HEADER, is_guess=True, has_header=False, remarks=remarks)
+    text = csv_reading.parse_csv(content, label)
+    fitting = tuple(layout for layout in known if set(layout.header) <= set(text.columns))
+    if not fitting:
+        raise DataError(f"{label}: has no known layout: {_describe_closest_layout(text, known)}")
+    if fitting[0].is_task_s_own:  # a table that has the task's own label, too, is its own
+        fitting = fitting[:1]
+    csv_reading.refuse_repeated_or_empty(label, text, {name: 0 for layout in fitting for name in layout.header})
+    return RecognisedFile(label, text, fitting, is_guess=not fitting[0].is_task_s_own, remarks=remarks)
 
 
-def _count_codes(text: pd.DataFrame, layout: Layout, codes_of: Layout) -> int:
-    """Number of cells in the file's categories that hold codes of a layout."""
-    total = 0
-    for column in layout.task.columns:
-        if isinstance(column, Category):
-            codes = codes_of.codes.get(column.name, [str(code) for code in column.codes])
-            total += int(shorten(text[layout.name_in_file(column)]).isin(list(codes)).sum())
-    return total
+def _separate_by_commas(content: bytes) -> tuple[bytes, str]:
+    """The content with commas between its cells, and the name of the separator that it had; empty for a comma."""
+    header = _first_line(content)
+    separator = max(";\t|", key=header.count)
+    is_separated = header.count(separator) > header.count(",")
+    if not is_separated and len(header.split()) <= 2 * len(header.split(",")):
+        return content, ""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content, ""  # `parse_csv` refuses it
+    rows: Iterable[list[str]] = [line.split() for line in text.splitlines() if line.strip()]
+    if is_separated:
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    elif len(set(map(len, rows))) == 1:
+        separator = " "
+    else:
+        return content, ""
+    result = io.StringIO()
+    try:
+        csv.writer(result, lineterminator="\n").writerows(row for row in rows if row)
+    except csv.Error:
+        return content, ""
+    return result.getvalue().encode(), _SEPARATORS[separator]
+
+
+def _first_line(content: bytes) -> str:
+    """The first line that is not blank."""
+    line = next((line for line in io.BytesIO(content) if line.strip()), b"")
+    return line.decode("utf-8-sig", errors="replace")
+
+
+def _is_uci_row(content: bytes) -> bool:
+    """Whether the first line holds as many numbers, or marks for missing, as UCI's table has columns."""
+    cells = pd.Series([cell.strip().lower() for cell in _first_line(content).split(",")], dtype=str)
+    is_number = pd.to_numeric(cells, errors="coerce").notna()
+    return len(cells) == len(UCI.header) and bool((is_number | cells.isin(csv_reading.MISSING_MARKS)).all())
+
+
+def _describe_closest_layout(text: pd.DataFrame, known: Sequence[Layout]) -> str:
+    """What a header lacks to be that of a known layout, or what a known one has if none is close."""
+    header = list(text.columns)
+    closest = max(known, key=lambda layout: len(set(layout.header) & set(header)) / len(layout.header))
+    got = reading_errors.describe_header(text, closest.header)
+    missing = [name for name in closest.header if name not in header]
+    if len(missing) > len(closest.header) / 2:
+        own = next(layout for layout in known if layout.is_task_s_own)
+        return f"expected such columns as {', '.join(own.header)}; got {got}; {OWN_COLUMNS_HINT}"
+    hint = reading_errors.case_hint(header, missing)
+    noun = "the columns" if len(missing) > 1 else "the column"
+    return (
+        f"the closest is {closest.title}, but {noun} {', '.join(missing)} {_be(missing)} missing{hint}; got {got}; if "
+        f"another column holds the same, rename it; otherwise, {OWN_COLUMNS_HINT}"
+    )
+
+
+def _be(things: Sequence[object]) -> str:
+    return "is" if len(things) == 1 else "are"
 
 
 def shorten(cells: "pd.Series[str]") -> "pd.Series[str]":
     """Cells trimmed, in lower case, and numbers in their shortest form: 63.0 and 063 become 63."""
     positions, distinct = csv_reading.distinct_cells(cells)
+    return pd.Series(shorten_distinct(distinct).to_numpy()[positions], index=cells.index, dtype=str)
+
+
+def shorten_distinct(cells: Iterable[str]) -> "pd.Series[str]":
+    """The shortest form of cells that are trimmed and in lower case."""
+    distinct = pd.Series(cells, dtype=str)
     numbers = pd.to_numeric(distinct, errors="coerce") + 0.0  # -0.0 becomes 0.0
-    shortest = distinct.where(numbers.isna(), numbers.map("{:.15g}".format))
-    return pd.Series(shortest.to_numpy()[positions], index=cells.index, dtype=str)
+    return distinct.where(numbers.isna(), numbers.map("{:.15g}".format))

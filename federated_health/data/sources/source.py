@@ -1,6 +1,6 @@
 """Reads or generates a data set as one canonical table: a `hospital` column, the task's columns, the label.
 
-A file is recognised by its header and its codes. The result states what was recognised, mapped and dropped.
+The result states what was recognised, confirmed, mapped and dropped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,26 +11,21 @@ from typing import Any
 
 import pandas as pd
 
-from federated_health.data.csv_reading import MISSING_MARKS, check_cells, describe_first_invalid
 from federated_health.data.examples import HEART_DISEASE_TABLE
 from federated_health.data.sources.generated_patients import expected_roc_auc, generate_patients
-from federated_health.data.sources.layouts import HOSPITAL_COLUMN, UCI_FILES, Layout
-from federated_health.data.sources.recognition import RecognisedFile, read_contents, recognise_file, shorten
+from federated_health.data.sources.label_meaning import LabelMeaning
+from federated_health.data.sources.layouts import HOSPITAL_COLUMN, LAYOUTS, UCI_FILES, layouts_of
+from federated_health.data.sources.reading import Reading, drop_invalid_rows, read_files, refuse_invalid_cells
+from federated_health.data.sources.recognition import read_contents, recognise_file
+from federated_health.data.sources.verdict import judge
 from federated_health.data.task_files import READMISSION
 from federated_health.data.tasks import Task
-from federated_health.errors import DataError, SettingsError
+from federated_health.errors import SettingsError
 from federated_health.files import hash_file
-from federated_health.names import hospital_name_from
 
 DEFAULT_PATIENTS = 4000
 PATIENTS_RANGE = (2, 10_000_000)
 """Number of generated patients: default and bounds."""
-
-MAX_DROPPED = 0.2
-"""Largest share of invalid rows at which an error suggests --drop-invalid; above it, something else is wrong."""
-
-MIN_AGREEMENT = 0.95
-"""Smallest share of the patients who are also in UCI's table that must have the diagnosis given there."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,99 +97,58 @@ def generate_readmission(patients: int, seed: int) -> Source:
     )
 
 
-def read_source(path: Path, *, name: str = "file", drop_invalid: bool = False) -> Source:
+def read_source(
+    path: Path,
+    *,
+    name: str = "file",
+    task: Task | None = None,
+    drop_invalid: bool = False,
+    label_meaning: LabelMeaning | None = None,
+) -> Source:
     """Read a CSV, a zip with one CSV, or a folder or zip with UCI's `processed.*.data`.
 
-    With `drop_invalid`, rows with an invalid cell are dropped and counted.
+    A layout that is guessed from the header must be confirmed by patients who are also in UCI's table, as `judge` says.
+
+    Args:
+        task: the task whose data the file holds; by default, the file's header decides between the shipped tasks.
+        drop_invalid: whether rows with an invalid cell are dropped and counted; a label is never a reason to drop one.
+        label_meaning: what the label's cells mean, as the user states it.
 
     Raises:
-        DataError: the layout is unknown or a cell is invalid. The text never quotes a value.
+        DataError: the layout is unknown or not confirmed, or a cell is invalid. The text never quotes a patient's cell.
     """
     contents = read_contents(path)
-    files = [recognise_file(file, content, path) for file, content in contents.items()]
-    layout = files[0].layout
-    tables, zero_counts = zip(*(_read_file(file, drop_invalid=drop_invalid) for file in files), strict=True)
-    table = pd.concat(tables, ignore_index=True)
-    rows_read = sum(len(file.text) for file in files)
+    known = LAYOUTS if task is None else layouts_of(task)
+    files = [recognise_file(file, content, path, known) for file, content in contents.items()]
+    readings = [read_files(files, layout, label_meaning) for layout in files[0].layouts]
+    reading = min(readings, key=Reading.doubt)
+    layout, task = reading.layout, reading.layout.task
+    if not drop_invalid:
+        refuse_invalid_cells(reading, [column.name for column in task.measurements])  # by which patients are matched
+    remarks = [] if path == HEART_DISEASE_TABLE else judge(reading)
+    if not drop_invalid:
+        refuse_invalid_cells(reading, reading.invalid.columns)
+    table = drop_invalid_rows(reading)
     rows_valid = len(table)
     if layout.repeats_are_copies:
         table = table.drop_duplicates(ignore_index=True)
-    if table.empty:
-        raise DataError(f"{path}: no patients are left; expected at least one valid row")
-    mapped = layout.describe_mappings()
+    mapped = [*layout.describe_mappings(), *files[0].remarks]
     if absent := [file for file in UCI_FILES if file not in contents and UCI_FILES.keys() & contents.keys()]:
         mapped.append(f"missing files of UCI's four: {', '.join(absent)}")
-    for column in layout.task.columns:
-        if zeros := sum(counts[column.name] for counts in zero_counts):
-            mapped.append(f"{layout.name_in_file(column)}: 0 -> missing, in {zeros} of {rows_read} rows")
-    if layout.label_is_inverted:
-        mapped.append(_confirm_label(path, table, layout))
+    for column in task.columns:
+        if zeros := reading.zeros[column.name]:
+            mapped.append(f"{layout.name_in_file(column)}: 0 -> missing, in {zeros} of {len(reading.table)} rows")
     return Source(
         name=name,
-        task=layout.task,
+        task=task,
         title=layout.title,
         path=path,
         files={
             **({} if path.is_dir() or path.name in contents else {path.name: hash_file(path)}),  # an archive
             **{file: sha256(content).hexdigest() for file, content in contents.items()},
         },
-        mapped=mapped,
-        dropped={"exact repeats": rows_valid - len(table), "rows that break a rule": rows_read - rows_valid},
+        mapped=[*mapped, *reading.remarks, *remarks],
+        dropped={"exact repeats": rows_valid - len(table), "rows that break a rule": len(reading.table) - rows_valid},
+        facts={"confirmation": reading.evidence.describe()} if remarks else {},
         table=table,
     )
-
-
-def _read_file(file: RecognisedFile, *, drop_invalid: bool) -> tuple[pd.DataFrame, Mapping[str, int]]:
-    """Canonical rows of a file, and for each column the rows with a 0 that means missing, of all its rows."""
-    layout, task = file.layout, file.layout.task
-    canonical = pd.DataFrame({column.name: file.text[layout.name_in_file(column)] for column in task.labelled_columns})
-    missing = dict.fromkeys(MISSING_MARKS | layout.missing_marks, "")
-    for name, codes in layout.codes.items():
-        canonical[name] = shorten(canonical[name]).map({**codes, **missing}).fillna("not allowed")
-    cells = check_cells(canonical, task.labelled_columns, layout.missing_marks)
-    table, invalid = cells.numbers, cells.invalid
-    if layout.hospital in file.text.columns:
-        table.insert(0, HOSPITAL_COLUMN, _read_hospitals(file))
-        invalid = invalid.assign(**{HOSPITAL_COLUMN: table[HOSPITAL_COLUMN] == ""})
-    is_valid = ~invalid.any(axis=1)
-    if not (is_valid.all() or drop_invalid):
-        raise _describe_first_invalid(file, invalid)
-    return table[is_valid].astype({task.label.name: "int64"}), cells.zeros
-
-
-def _read_hospitals(file: RecognisedFile) -> "pd.Series[str]":
-    """Hospital name of each row; empty where the row has none."""
-    column = file.layout.hospital
-    names = {cell: hospital_name_from(cell) for cell in file.text[column].unique()}
-    present = [name for name in names.values() if name]
-    if repeated := sorted({name for name in present if present.count(name) > 1}):
-        raise DataError(f"{file.name}: column {column}: two hospitals would both be called {repeated[0]}")
-    return file.text[column].astype(str).map(names)
-
-
-def _describe_first_invalid(file: RecognisedFile, invalid: pd.DataFrame) -> DataError:
-    layout = file.layout
-    rules = {column.name: (layout.name_in_file(column), layout.rule(column)) for column in layout.task.labelled_columns}
-    rules[HOSPITAL_COLUMN] = (layout.hospital, "a hospital's name, with letters or digits")
-    name = next(str(name) for name in invalid if invalid[name].any())
-    column, rule = rules[name]
-    rows = int(invalid.any(axis=1).sum())
-    more = f"; {rows} of {len(invalid)} rows break a rule" if rows > 1 else ""
-    hint = " (--drop-invalid leaves such rows out)" if rows <= max(1, MAX_DROPPED * len(invalid)) else ""
-    return DataError(f"{file.name}: {describe_first_invalid(file.text[column], invalid[name], rule)}{more}{hint}")
-
-
-def _confirm_label(path: Path, table: pd.DataFrame, layout: Layout) -> str:
-    """Compare the label with UCI's for the patients who are also in UCI's table; refuse one that is not inverted."""
-    columns, label = list(layout.task.column_names), layout.task.label.name
-    known = read_uci().table[[*columns, label]].drop_duplicates(columns)
-    both = table.merge(known, on=columns, suffixes=("", " of UCI"))
-    agreeing = int((both[label] == both[f"{label} of UCI"]).sum())
-    if agreeing < MIN_AGREEMENT * len(both):
-        raise DataError(
-            f"{path}: its target is not inverted as in {layout.title}: {len(both) - agreeing} of {len(both)} patients "
-            "who are also in UCI's table have the opposite diagnosis there"
-        )
-    if both.empty:
-        return f"NOT CONFIRMED: no patient is in UCI's table; a target of 1 means no disease, as in {layout.title}"
-    return f"confirmed: {len(both)} of {len(table)} patients are in UCI's table, {agreeing} with the same diagnosis"
