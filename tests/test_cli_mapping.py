@@ -27,6 +27,8 @@ from tests.test_cli_predict import save_some_model
 
 EXAMPLE = PROJECT / "examples" / "own_question"
 
+TASK = "--task heart-disease"
+
 GERMAN_HEART = """\
 task = "heart-disease"
 [file]
@@ -174,6 +176,7 @@ def test_created_hospitals_hold_running_numbers_of_patients_and_no_identifiers(r
     ("flags", "words"),
     [
         (["--source", "export.csv", "--mapping", "mapping.toml"], "--task"),
+        (f"--source export.csv --mapping mapping.toml {TASK} --label-means disease=krank".split(), "--label-means"),
         (["--mapping", "mapping.toml", "--task", "heart-disease"], "--source"),
         (["--source", "readmission", "--mapping", "mapping.toml", "--task", "readmission"], "--source"),
         (["--source", "export.csv", "--mapping", "mapping.toml", "--task", "readmission"], "readmission"),
