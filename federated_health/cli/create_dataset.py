@@ -150,6 +150,8 @@ def parse() -> argparse.Namespace:
         parser.error("expected --task or --task-file, got both")
     if flags.mapping is not None and not (flags.task or flags.task_file):
         parser.error("--mapping: expected --task NAME or --task-file FILE, too")
+    if flags.mapping is not None and flags.label_means is not None:
+        parser.error("--label-means: expected no --mapping, which itself states what the label means")
     return flags
 
 
