@@ -183,7 +183,7 @@ def test_a_file_of_other_patients_needs_a_statement_or_the_task_s_own_codes(tmp_
     assert "no row has the measurements of a patient in UCI's table" in message
     if file.is_recoded or not file.has_header:
         assert "--label-means" not in message
-        assert "own columns and codes" in refusal(path, f"disease={file.ill}")
+        assert "--mapping" in refusal(path, f"disease={file.ill}")
     else:
         assert f"disease={file.ill.lower()}" in message
         source = read(path, f"disease={file.ill}")
@@ -249,7 +249,7 @@ def test_kaggle_s_codes_under_another_label_are_refused_until_they_are_the_task_
     path = write(tmp_path, rows.to_csv(index=False))
 
     for means in (None, "disease=0", "disease=1"):
-        assert "own columns and codes" in refusal(path, means)
+        assert "--mapping" in refusal(path, means)
 
     back = {name: {after: before for before, after in codes.items()} for name, codes in KAGGLE_CODES.items()}
     followed = recode(rows, back).assign(**{label: rows[label].map({"0": "1", "1": "0"})})
@@ -411,7 +411,7 @@ def test_of_two_columns_of_hospitals_one_is_used_and_the_other_reported(tmp_path
     ("content", "what"),
     [
         ("% heart\n@RELATION heart\n@attribute age real\n@data\n63\n", "ARFF"),
-        ("<!DOCTYPE html><html></html>", "web page"),
+        ("<!DOCTYPE html><html></html>", "HTML"),
         ('[{"age": 63}]', "JSON"),
         ("PAR1xx", "Parquet"),
         ("row.names,sbp,tobacco,age,chd\n1,160,12,52,1\n", "expected such columns as age, sex, cp"),
@@ -466,7 +466,32 @@ def test_codes_that_nothing_confirms_are_refused_whatever_is_stated_of_the_label
     for means in ("disease=0", "disease=1"):
         result = run_script("create_dataset.py", "--source", source, "--label-means", means)
         assert result.code == 1
-        assert_one_line(result, "meaning of its codes", "own columns and codes")
+        assert_one_line(result, "meaning of its codes", "--mapping")
+
+
+def test_codes_that_nothing_confirms_can_be_stated_by_a_mapping_as_advised(run_script: RunScript) -> None:
+    codes = {"cp": {0: 1, 1: 2, 2: 3, 3: 4}, "slope": {0: 1, 1: 2, 2: 3}, "thal": {1: 3, 2: 6, 3: 7}}
+    source = CASES / "a1_codes_from_0_target_not_turned.csv"
+    *columns, target = source.read_text().splitlines()[0].split(",")
+    lines = ['task = "heart-disease"']
+    for name in columns:
+        lines += [f"[columns.{name}]", f'column = "{name}"']
+        if name in codes:
+            pairs = ", ".join(f'"{cell}" = {code}' for cell, code in codes[name].items())
+            lines.append(f"codes = {{ {pairs} }}")
+    lines += ["[columns.disease]", f'column = "{target}"', 'codes = { "1" = 1, "0" = 0 }']
+    Path("mapping.toml").write_text("\n".join(lines))
+
+    flags = f"--source {source} --mapping mapping.toml --task heart-disease --hospitals 1"
+    assert run_script("create_dataset.py", *flags.split()).succeeded
+    assert_one_line(run_script("create_dataset.py", *flags.split(), "--label-means", "disease=1"), "--label-means")
+
+    rows, written = pd.read_csv(source), pd.read_csv("data/client_1.csv")
+    expected = rows.replace(codes).rename(columns={target: "disease"})
+    order = [*columns]
+    pd.testing.assert_frame_equal(
+        written.sort_values(order, ignore_index=True), expected.sort_values(order, ignore_index=True), check_dtype=False
+    )
 
 
 @pytest.mark.parametrize("name", ["a2_statlog_label_1_2_num.csv", "a3_statlog_label_1_2_disease.csv"])

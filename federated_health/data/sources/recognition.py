@@ -4,10 +4,8 @@ A source is one CSV, a zip with one CSV, or a folder or zip with UCI's files. A 
 and labels: `confirmation` decides between layouts with the same header.
 """
 
-import csv
 import io
 import lzma
-import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -17,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from federated_health.data import csv_reading, reading_errors
+from federated_health.data.csv_reading import COMMAS, Dialect
 from federated_health.data.manifest import MANIFEST
 from federated_health.data.sources import layouts
 from federated_health.data.sources.layouts import LAYOUTS, UCI, UCI_FILES, WITHOUT_HEADER, Layout
@@ -25,27 +24,11 @@ from federated_health.errors import DataError
 MAX_MEMBER_BYTES = 512 * 1024 * 1024
 """Largest size of a file in a zip, unpacked."""
 
-OWN_COLUMNS_HINT = "bring it into the task's own columns and codes (docs/own-data.md, Your own CSV)"
+OWN_COLUMNS_HINT = "state its columns and codes by --mapping, or bring it into the task's own (docs/own-data.md)"
 """What to do with a file whose layout is unknown or cannot be confirmed."""
 
 _ZIP_ERRORS = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError, zlib.error, lzma.LZMAError)
 """Errors of zipfile for archives that are damaged, truncated, encrypted or of an unknown compression."""
-
-_OTHER_FORMATS = (
-    (rb"\xd0\xcf\x11\xe0", "an Excel file of the old format (.xls); save it as CSV UTF-8"),
-    (rb"%PDF", "a PDF, not a table"),
-    (rb"PAR1", "a Parquet file; save it as CSV UTF-8"),
-    (rb"SQLite format 3", "an SQLite database; save its table as CSV UTF-8"),
-    (rb"\s*<(!doctype|html|\?xml)", "a web page or XML, not a table; download the file itself, as CSV"),
-    (rb"\s*[{\[]\s*[{\[\"]", "JSON; save it as CSV UTF-8"),
-    (
-        rb"(\s*(%[^\n]*)?\n)*\s*@relation",
-        "an ARFF file (Weka); save it as CSV: the names of its @attribute lines as header, and the rows below @data",
-    ),
-)
-"""Start of the content -> what the file is, and what to do."""
-
-_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", " ": "spaces"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,48 +102,35 @@ def recognise_file(name: str, content: bytes, source: Path, known: Sequence[Layo
         return RecognisedFile(
             label, text.assign(**{layouts.HOSPITAL_COLUMN: UCI_FILES[name]}), (UCI,), is_guess=False, has_header=False
         )
-    for start, description in _OTHER_FORMATS:
-        if re.match(start, content.removeprefix(b"\xef\xbb\xbf"), re.IGNORECASE):
-            raise DataError(f"{label}: is {description}")
-    content, separator = _separate_by_commas(content)
-    remarks = (f"cells are separated by {separator}",) if separator else ()
-    if UCI in known and _is_uci_row(content):
-        text = csv_reading.parse_csv(content, label, UCI.header)
+    content, dialect, remarks = _find_dialect(content)
+    if UCI in known and _is_uci_row(content, dialect):
+        text = csv_reading.parse_csv(content, label, UCI.header, dialect=dialect)
         return RecognisedFile(label, text, WITHOUT_HEADER, is_guess=True, has_header=False, remarks=remarks)
-    text = csv_reading.parse_csv(content, label)
+    text = csv_reading.parse_csv(content, label, dialect=dialect)
     fitting = tuple(layout for layout in known if set(layout.header) <= set(text.columns))
     if not fitting:
-        raise DataError(f"{label}: has no known layout: {_describe_closest_layout(text, known)}")
+        cause = reading_errors.find_cause(content, label, dialect, None)
+        raise cause or DataError(f"{label}: has no known layout: {_describe_closest_layout(text, known)}")
     if fitting[0].is_task_s_own:  # a table that has the task's own label, too, is its own
         fitting = fitting[:1]
     csv_reading.refuse_repeated_or_empty(label, text, {name: 0 for layout in fitting for name in layout.header})
     return RecognisedFile(label, text, fitting, is_guess=not fitting[0].is_task_s_own, remarks=remarks)
 
 
-def _separate_by_commas(content: bytes) -> tuple[bytes, str]:
-    """The content with commas between its cells, and the name of the separator that it had; empty for a comma."""
+def _find_dialect(content: bytes) -> tuple[bytes, Dialect, tuple[str, ...]]:
+    """How a table is written, by its first line; several spaces between cells become one comma. And a remark on it."""
     header = _first_line(content)
     separator = max(";\t|", key=header.count)
-    is_separated = header.count(separator) > header.count(",")
-    if not is_separated and len(header.split()) <= 2 * len(header.split(",")):
-        return content, ""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content, ""  # `parse_csv` refuses it
-    rows: Iterable[list[str]] = [line.split() for line in text.splitlines() if line.strip()]
-    if is_separated:
-        rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    elif len(set(map(len, rows))) == 1:
-        separator = " "
+    if header.count(separator) > header.count(","):
+        dialect = Dialect(separator=separator)
+    elif (
+        len(header.split()) > 2 * len(header.split(","))
+        and len({len(line.split()) for line in content.splitlines()} - {0}) == 1
+    ):
+        content, dialect, separator = b"\n".join(b",".join(line.split()) for line in content.splitlines()), COMMAS, " "
     else:
-        return content, ""
-    result = io.StringIO()
-    try:
-        csv.writer(result, lineterminator="\n").writerows(row for row in rows if row)
-    except csv.Error:
-        return content, ""
-    return result.getvalue().encode(), _SEPARATORS[separator]
+        return content, COMMAS, ()
+    return content, dialect, (f"cells are separated by {reading_errors.separator_name(separator)}",)
 
 
 def _first_line(content: bytes) -> str:
@@ -169,9 +139,9 @@ def _first_line(content: bytes) -> str:
     return line.decode("utf-8-sig", errors="replace")
 
 
-def _is_uci_row(content: bytes) -> bool:
+def _is_uci_row(content: bytes, dialect: Dialect) -> bool:
     """Whether the first line holds as many numbers, or marks for missing, as UCI's table has columns."""
-    cells = pd.Series([cell.strip().lower() for cell in _first_line(content).split(",")], dtype=str)
+    cells = pd.Series([cell.strip().lower() for cell in _first_line(content).split(dialect.separator)], dtype=str)
     is_number = pd.to_numeric(cells, errors="coerce").notna()
     return len(cells) == len(UCI.header) and bool((is_number | cells.isin(csv_reading.MISSING_MARKS)).all())
 
