@@ -177,7 +177,7 @@ class _Drafter:
             yield _Line("missing", UNKNOWN, f"check: does {' or '.join(numbers)} mean missing? If not, write []")
 
     def _unit_line(self, column: Measurement, found: ExportColumn) -> _Line:
-        units = {column.unit: (1.0, 0.0), **column.other_units}
+        units = column.known_units
         named = [unit for unit in units if names_unit(found.header, unit)]
         fitting = [unit for unit in units if self._fits_unit(column, found, units[unit])]
         said = split_unit(found.header)[1]
