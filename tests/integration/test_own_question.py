@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,8 +60,9 @@ def test_three_exports_become_one_model_that_scores_an_export(checkout: Path, pa
     }
     (predict,) = commands_of(page, "predict")
     output_of(predict, checkout)
-    risk = pd.read_csv(checkout / "runs" / "stroke" / "risk.csv")
-    died = pd.read_csv(EXAMPLE / "nordklinik" / "export.csv", sep=";", encoding="cp1252")["verstorben (30 Tage)"]
+    dialect: dict[str, Any] = {"sep": ";", "encoding": "cp1252", "decimal": ","}
+    risk = pd.read_csv(checkout / "runs" / "stroke" / "risk.csv", **dialect)
+    died = risk["verstorben (30 Tage)"]
     assert len(risk) == 240
     assert risk["risk"][died == "ja"].mean() > 1.5 * risk["risk"][died == "nein"].mean()
 
