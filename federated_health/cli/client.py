@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.app import Context
 
-from federated_health import privacy
 from federated_health.cli import parsing
-from federated_health.cli.console import configure_logging, print_figures, print_lines
-from federated_health.data.data_check import check_data
+from federated_health.cli.console import configure_logging, print_figures
 from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import OwnHospital, find_own_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
@@ -162,13 +160,14 @@ def run_client(app: App) -> None:
     parser = make_parser()
     flags = parser.parse_args()
     if flags.show_egress is not None:
-        from federated_health.hospital import ledger_page  # noqa: PLC0415  # a run does not need it
+        from federated_health.cli.inspection import show_egress  # noqa: PLC0415  # a run does not need it
 
-        _print_page(ledger_page.summarise(flags.show_egress))
-        print_lines("What never leaves:", ledger_page.NEVER)
+        show_egress(flags.show_egress)
         return
     if flags.show_privacy is not None:
-        _print_page(privacy.load_page().read_page(flags.show_privacy))
+        from federated_health.cli.inspection import show_privacy  # noqa: PLC0415  # as above
+
+        show_privacy(flags.show_privacy)
         return
     if flags.tls == "":  # which as a path is the current folder
         parser.error("argument --tls: expected a folder, got ''")
@@ -185,7 +184,9 @@ def run_client(app: App) -> None:
         mapping=flags.mapping,
     )
     if flags.check:
-        _check(hospital)
+        from federated_health.cli.inspection import show_data  # noqa: PLC0415  # as above
+
+        show_data(hospital.data, hospital.task, hospital.mapping)
     else:
         _join(app, flags, hospital, identity)
 
@@ -195,21 +196,6 @@ def _default_name(identity: "Identity | None", *, is_check: bool) -> str | None:
     if identity is not None:
         return identity.name
     return "unnamed" if is_check else None  # a check sends nothing
-
-
-def _print_page(page: Any) -> None:
-    """Print a page's lines, then its tables."""
-    print_lines(page.title, page.lines())
-    for title, table in page.tables().items():
-        print_figures(title, table)
-
-
-def _check(hospital: OwnHospital) -> None:
-    """Show what is in a hospital's CSV; DataError if the hospital cannot join."""
-    check = check_data(hospital.data, hospital.task, hospital.mapping)
-    print_figures(check.title, check.table())
-    print_lines(check.verdict, check.findings())
-    check.raise_obstacle()
 
 
 def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Identity | None") -> None:
