@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from federated_health.data.csv_reading import PATIENT_RULE, looks_like_name
 from federated_health.data.data_check import DataCheck
 from federated_health.data.data_review import review
+from federated_health.data.patient_ids import PATIENT_RULE
+from federated_health.data.reading_errors import looks_like_name
 
 MAX_LISTED_ROWS = 5
 """Largest number of invalid rows that are listed per column."""
