@@ -17,10 +17,11 @@ from federated_health.data.data_check_page import DataCheckPage
 from federated_health.data.hospital import Patients, load_hospital
 from federated_health.data.partitions import Partition, count_patients, divide
 from federated_health.data.sources.source import Source
-from federated_health.data.split import assign_folds, split_rows
+from federated_health.data.split import split_rows
 from federated_health.data.task_files import READMISSION
 from federated_health.errors import DataError
 from federated_health.studies.benefit.cohort import Cohort, read_cohort
+from federated_health.studies.benefit.folds import assign_folds
 from tests.support.audits import plan_of
 from tests.support.scripts import PROJECT
 
