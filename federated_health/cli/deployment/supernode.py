@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -53,7 +54,7 @@ def node_command(flags: argparse.Namespace, own: OwnHospital, identity: Identity
     """
     folder = identity.folder.absolute()  # a ClientApp runs in another folder
     program = flower_commands.executable("flower-supernode")
-    config = flower_commands.format_config(node_config(flags, own.absolute(), folder))
+    config = flower_commands.format_config(node_config(flags, _make_absolute(own), folder))
     key = read_key(folder / KEY).private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     write_bytes(folder / NODE_KEY, key, PRIVATE)  # the same key as key.pem, so not a second secret
     return [
@@ -64,6 +65,16 @@ def node_command(flags: argparse.Namespace, own: OwnHospital, identity: Identity
         *("--node-config", config),
         *("--host", "127.0.0.1", "--port", str(free_port())),
     ]
+
+
+def _make_absolute(own: OwnHospital) -> OwnHospital:
+    """The same hospital with absolute paths, for a process in another folder."""
+    return replace(
+        own,
+        data=own.data.absolute(),
+        task_file=own.task_file and own.task_file.absolute(),
+        mapping=own.mapping and own.mapping.absolute(),
+    )
 
 
 def keep_running(make_command: Callable[[], Sequence[str]], address: str, identity: Identity, wait: float) -> NoReturn:
