@@ -20,9 +20,8 @@ from federated_health.hospital import handlers
 from federated_health.hospital.ledger import Ledger
 from federated_health.messages.content import ENCRYPTED_ONLY
 from federated_health.ml.backend import load_tensorflow
-from federated_health.names import ALLOWED_EPSILON, MAPPING
+from federated_health.names import ALLOWED_EPSILON, DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAPPING
 from federated_health.security import load_tls
-from federated_health.setting_fields import DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, Value
 from federated_health.transport.channels import check_address
 from federated_health.transport.in_process import App
 from federated_health.transport.interface import hospital_context
@@ -30,6 +29,7 @@ from federated_health.transport.stream_client import join_run, report_unfit
 
 if TYPE_CHECKING:
     from federated_health.security.identity import Identity
+    from federated_health.setting_fields import Value
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def check_libraries(flags: argparse.Namespace) -> None:
         check_installed("tenseal")
 
 
-def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -> dict[str, Value]:
+def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -> "dict[str, Value]":
     """A hospital's node config, from its name, its files and the flags that `supernode` has, too."""
     config: dict[str, Value] = {"data": str(own.data), "name": own.name, "tls": str(tls or "")}
     config |= {"split-seed": flags.split_seed}

@@ -19,11 +19,11 @@ from federated_health.data.manifest import OwnHospital, find_own_hospital
 from federated_health.data.task_files import DEFAULT_TASK, TASKS
 from federated_health.errors import JoinError, RunError
 from federated_health.files import PRIVATE, write_bytes
+from federated_health.names import DEFAULT_WAIT
 from federated_health.processes import free_port, process
 from federated_health.security.certificates import read_key
 from federated_health.security.identity import KEY, Identity, load_identity
 from federated_health.security.parties import Role
-from federated_health.setting_fields import DEFAULT_WAIT
 from federated_health.transport.channels import split_address
 from federated_health.transport.reconnect import find_obstacle
 
