@@ -57,7 +57,6 @@ def _find_column_mistakes(content: bytes, file: str, skipped: set[str]) -> Itera
     """The first mistake of each column."""
     try:
         tables = read_toml(content, file).take_table("columns")
-        assert tables is not None
     except DataError:  # there are no columns, which parse_task says, too
         return
     for name in tables.names():

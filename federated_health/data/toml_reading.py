@@ -46,12 +46,14 @@ class TomlTable:
         text: str = self.take(key, "text in one line", is_text, default)
         return text
 
-    def take_table(self, key: str, *, required: bool = True) -> "TomlTable | None":
+    def take_table(self, key: str) -> "TomlTable":
         """A table within this one."""
-        if key not in self._left and not required:
-            return None
         content = self.take(key, "a table", lambda value: isinstance(value, dict))
         return TomlTable(self._file, self._text, content, (*self._path, key))
+
+    def find_table(self, key: str) -> "TomlTable | None":
+        """A table within this one, if it is there."""
+        return self.take_table(key) if key in self._left else None
 
     def names(self) -> list[str]:
         """Keys that have not been taken, in the file's order."""
