@@ -316,7 +316,8 @@ def distinct_cells(cells: "pd.Series[Any]") -> tuple[Positions, "pd.Series[str]"
         cells: a categorical column, as `parse_csv` makes them, or one of plain text.
     """
     if not isinstance(cells.dtype, pd.CategoricalDtype):
-        cells = cells.astype("category")
+        codes, unique = pd.factorize(cells)  # unlike categories, these need not be sorted, which takes seconds
+        return codes, _simplify(unique.tolist())
     positions, distinct = positions_and_cells(cells)
     return positions, _simplify(distinct)
 
