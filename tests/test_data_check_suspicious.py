@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from federated_health.data.data_check import check_data
+from federated_health.data.data_check_page import DataCheckPage
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source, generate_readmission
 from federated_health.data.task_files import HEART_DISEASE, READMISSION
@@ -25,7 +26,7 @@ NEW = "far from its|far from all|opposite|seems to identify|as the row before|co
 def findings(table: pd.DataFrame, folder: Path, task: Task = HEART_DISEASE) -> list[str]:
     path = folder / "patients.csv"
     table.to_csv(path, index=False)
-    return select(check_data(path, task).findings())
+    return select(DataCheckPage(check_data(path, task)).findings())
 
 
 def select(lines: Iterable[str]) -> list[str]:
@@ -236,7 +237,7 @@ def test_other_ignored_columns_are_not_taken_for_patients(
     ],
 )
 def test_cases(case: str, task: Task, words: list[str]) -> None:
-    found = select(check_data(CASES / f"{case}.csv", task).findings())
+    found = select(DataCheckPage(check_data(CASES / f"{case}.csv", task)).findings())
     assert len(found) == len(words)
     for finding, word in zip(found, words, strict=True):
         assert word in finding
@@ -250,7 +251,7 @@ def test_stays_of_the_case_are_reported_without_its_patient_column(tmp_path: Pat
 
 def test_healthy_files_get_none_of_these_warnings(hospitals_folder: Path, tmp_path: Path, uci: Source) -> None:
     for path in sorted(hospitals_folder.glob("client_*.csv")):
-        assert select(check_data(path, HEART_DISEASE).findings()) == []
+        assert select(DataCheckPage(check_data(path, HEART_DISEASE)).findings()) == []
     for rows in divide(generate_readmission(4000, seed=42), Partition(by="hospital", seed=42)).values():
         assert findings(rows, tmp_path, READMISSION) == []
     for seed in range(10):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from federated_health.data.csv_reading import read_cells, read_patients
 from federated_health.data.data_check import check_data
+from federated_health.data.data_check_page import DataCheckPage
 from federated_health.data.mappings import completed_years, read_export, whole_days
 from federated_health.data.sources.source import Source
 from federated_health.data.task_files import HEART_DISEASE
@@ -309,7 +310,7 @@ def test_an_absent_column_is_missing_in_every_row(tmp_path: Path) -> None:
 def test_a_check_names_columns_as_the_export_does(tmp_path: Path) -> None:
     check = check_data(write_export(tmp_path, ROW, with_cell("Geschlecht", "q")), STROKE, write_mapping(tmp_path))
 
-    findings = check.findings()
+    findings = DataCheckPage(check).findings()
 
     assert "mapping.toml" in findings[0]
     assert any(line.startswith("Geschlecht (sex) must be one of m, w, d") and "row 2" in line for line in findings)

@@ -24,7 +24,7 @@ from federated_health.data.sources.source import DEFAULT_PATIENTS, Source, gener
 from federated_health.data.task_files import TASKS, get_task, read_task_file
 from federated_health.errors import SettingsError
 from federated_health.files import path_exists
-from federated_health.setting_fields import DEFAULT_DATA
+from federated_health.names import DEFAULT_DATA
 from federated_health.settings import Settings
 
 GENERATED = "readmission"

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from federated_health.cli import parsing
-from federated_health.cli.console import console, print_figures, print_lines
+from federated_health.cli.console import console, print_lines
 from federated_health.data.columns import Category, Column, Measurement, write_number
 from federated_health.data.task_files import TASKS, get_task, read_task_file
 from federated_health.data.tasks import Task
@@ -95,12 +95,9 @@ def _check(flags: argparse.Namespace) -> None:
     remarks = [f"remark: {remark}" for remark in review_task(task)]
     print_lines(f"{flags.file}: valid: task {task.name}, {columns}, label {task.label.name}", remarks)
     if flags.data is not None:
-        from federated_health.data.data_check import check_data  # noqa: PLC0415  # as above
+        from federated_health.cli.inspection import show_data  # noqa: PLC0415  # as above
 
-        checked = check_data(flags.data, task)
-        print_figures(checked.title, checked.table())
-        print_lines(checked.verdict, checked.findings())
-        checked.raise_obstacle()
+        show_data(flags.data, task)
 
 
 def _show(flags: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +66,6 @@ class OwnHospital:
     task: Task
     task_file: Path | None = None
     mapping: Path | None = None
-
-    def absolute(self) -> "OwnHospital":
-        """The same hospital with absolute paths, for a process in another folder."""
-        return replace(
-            self,
-            data=self.data.absolute(),
-            task_file=self.task_file and self.task_file.absolute(),
-            mapping=self.mapping and self.mapping.absolute(),
-        )
 
 
 def find_own_hospital(

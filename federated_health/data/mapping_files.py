@@ -37,10 +37,9 @@ def parse_mapping(content: bytes, file: str, task: Task) -> MappingFile:
     """
     top = read_toml(content, file)
     top.take("task", f'"{task.name}", the name of the task', lambda value: value == task.name)
-    format_table = top.take_table("file", required=False)
+    format_table = top.find_table("file")
     file_format = FileFormat() if format_table is None else _take_format(format_table)
     tables = top.take_table("columns")
-    assert tables is not None
     declared: dict[str, Column | None] = {column.name: column for column in task.labelled_columns}
     required = [*declared]
     if task.patient is not None:
@@ -115,7 +114,6 @@ class _ColumnReader:
 
     def __init__(self, tables: TomlTable, name: str, column: Column | None, file_format: FileFormat) -> None:
         table = tables.take_table(name)
-        assert table is not None
         self._table, self._column, self._format = table, column, file_format
 
     def read(self) -> ColumnMapping:
@@ -216,7 +214,6 @@ class _ColumnReader:
                 )
             return None
         table = self._table.take_table("codes")
-        assert table is not None
         allowed = [*column.codes] if isinstance(column, Category) else [0, 1]
         meanings = [f"{code} ({text})" for code, text in column.codes.items()] if isinstance(column, Category) else "01"
         expected = f"one of {', '.join(meanings)}" + ("" if is_label else f', or "{MISSING}"')

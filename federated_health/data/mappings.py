@@ -19,7 +19,6 @@ from federated_health.data import csv_reading
 from federated_health.data.columns import Column, Label, Measurement
 from federated_health.data.csv_reading import (
     MISSING_MARKS,
-    PATIENT_RULE,
     CheckedCells,
     Dialect,
     Positions,
@@ -38,6 +37,7 @@ from federated_health.data.mapping_rules import (
     normal_cell,
     normal_header,
 )
+from federated_health.data.patient_ids import PATIENT_RULE
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 

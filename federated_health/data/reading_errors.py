@@ -15,16 +15,19 @@ from pathlib import Path
 
 import pandas as pd
 
+from federated_health.data.columns import Column
 from federated_health.data.csv_reading import (
     COMMAS,
+    MISSING_MARKS,
+    CheckedCells,
     Dialect,
     distinct_cells,
     file_error,
     is_number,
     is_table_file,
-    looks_like_name,
     read_bytes,
 )
+from federated_health.data.patient_ids import PATIENT_RULE
 from federated_health.data.task_files import TASKS
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
@@ -281,6 +284,35 @@ def describe_header(text: pd.DataFrame, known: Collection[str]) -> str:
         return "a first line that does not look like a header"
     others = len(text.columns) - len(names)
     return ", ".join([*names, *([f"and {others} more"] if others else [])])
+
+
+def looks_like_name(name: str) -> bool:
+    """Whether text in a header looks like a column name, rather than a patient's cell in a file without a header."""
+    return re.fullmatch(r"(\d{1,2}[^\W\d]{2}|[^\W\d])[\w .%/-]{0,40}(\([^\d()]{1,20}\))?", name) is not None
+
+
+def invalid_cell(path: Path, columns: Sequence[Column], cells: CheckedCells) -> DataError:
+    """The error of a table with invalid cells, which names the first one; a column without a rule is of patients."""
+    name = next(str(name) for name in cells.invalid if cells.invalid[name].any())
+    rule = {column.name: column.rule for column in columns}.get(name, PATIENT_RULE)
+    others = int(cells.invalid.to_numpy().sum()) - 1
+    more = f" (and {others} more invalid {'cell' if others == 1 else 'cells'})" if others else ""
+    if cells.mapping is None:
+        first = describe_first_invalid(cells.text[name], cells.invalid[name], rule)
+    else:
+        first = cells.mapping.describe_first_invalid(name, cells.invalid[name])
+    return DataError(f"{path}: {first}{more}", reason=f"its column {name} holds a value that is not {rule}")
+
+
+def describe_first_invalid(text: "pd.Series[str]", invalid: "pd.Series[bool]", rule: str) -> str:
+    """Column and row (1 is the first below the header) of an invalid cell, its rule, and the kind of text it holds."""
+    row = int(invalid.to_numpy().argmax())
+    cell, got = text.iloc[row].strip(), ""
+    if re.fullmatch(r"-?\d+,\d+", cell):
+        got = "; got a decimal comma: numbers need a point"
+    elif cell.lower() not in MISSING_MARKS and pd.isna(pd.to_numeric(cell, errors="coerce")):
+        got = "; got text" if re.search(r"\d", rule) else ""  # a rule without digits expects text
+    return f"column {text.name}, row {row + 1}: expected {rule}{got}"
 
 
 def separator_name(separator: str) -> str:

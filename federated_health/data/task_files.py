@@ -50,12 +50,11 @@ def parse_task(content: bytes, file: str) -> Task:
     expected = "lower-case letters, digits and hyphens"
     name = top.take("name", expected, lambda value: isinstance(value, str) and is_hospital_name(value))
     label = _take_label(top)
-    patient = top.take_table("patient", required=False)
+    patient = top.find_table("patient")
     patient_column = _take_column_name(patient) if patient else None
     if patient:
         patient.end("column")
     tables = top.take_table("columns")
-    assert tables is not None
     columns = tuple(take_column(tables, key) for key in tables.names())
     if not 1 <= len(columns) <= MAX_COLUMNS:
         raise top.error(f"expected 1 to {MAX_COLUMNS} columns, got {len(columns)}", "columns")
@@ -68,7 +67,6 @@ def parse_task(content: bytes, file: str) -> Task:
 
 def _take_label(top: TomlTable) -> Label:
     table = top.take_table("label")
-    assert table is not None
     label = Label(_take_column_name(table), table.take_text("meaning"))
     table.end("column, meaning")
     return label
@@ -84,7 +82,6 @@ def take_column(tables: TomlTable, name: str) -> Measurement | Category:
     if not _is_column_name(name):
         raise tables.error("expected a column's name: letters, digits and _, first a letter", name)
     table = tables.take_table(name)
-    assert table is not None
     if "codes" in table.names():
         return _take_category(table, name)
     return _take_measurement(table, name)
@@ -118,7 +115,7 @@ def _take_measurement(table: TomlTable, name: str) -> Measurement:
     association = table.take(
         "association", '"positive" or "negative"', lambda value: value in ("positive", "negative"), ""
     )
-    units = table.take_table("other_units", required=False)
+    units = table.find_table("other_units")
     measurement = Measurement(
         name,
         meaning,
@@ -138,7 +135,6 @@ def _take_measurement(table: TomlTable, name: str) -> Measurement:
 def _take_unit(units: TomlTable, unit: str) -> tuple[float, float]:
     """Factor and summand that convert a unit."""
     table = units.take_table(unit)
-    assert table is not None
     factor = table.take("factor", "a number other than 0", lambda value: _is_number(value) and value != 0)
     offset = table.take("offset", "a number", _is_number, 0)
     table.end("factor, offset")

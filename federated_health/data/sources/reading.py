@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from federated_health.data.columns import Column, Measurement
-from federated_health.data.csv_reading import MISSING_MARKS, PATIENT_RULE, check_cells, describe_first_invalid
+from federated_health.data.csv_reading import MISSING_MARKS, check_cells
+from federated_health.data.patient_ids import PATIENT_RULE
+from federated_health.data.reading_errors import describe_first_invalid
 from federated_health.data.sources.confirmation import (
     MIN_AGREEMENT,
     MIN_AGREEMENT_IF_STATED,
