@@ -17,7 +17,7 @@ import pytest
 from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.csv_reading import read_patients
 from federated_health.data.export_profile import find_decimal_mark, find_encoding, find_separator
-from federated_health.data.header_words import likeness, meaning_of_cell, names_unit
+from federated_health.data.header_words import meaning_of_cell, names_unit, similarity
 from federated_health.data.mapping_draft import draft_mapping
 from federated_health.data.mappings import read_mapping
 from federated_health.data.task_files import HEART_DISEASE, READMISSION
@@ -400,7 +400,7 @@ def test_the_encoding_is_found(encoding: str, expected: str) -> None:
 def test_a_header_is_taken_for_a_column_of_its_name_or_meaning(header: str, column: str, is_same: bool) -> None:
     [declared] = [found for found in STROKE.columns if found.name == column]
 
-    assert (likeness(declared, header)[0] >= 0.9) is is_same
+    assert (similarity(declared, header)[0] >= 0.9) is is_same
 
 
 @pytest.mark.parametrize(

@@ -260,8 +260,8 @@ def test_two_hospitals_may_be_told_apart_and_patients_named(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("column", "cell", "title", "rule"),
     [
-        ("Geschlecht", "x", "Geschlecht (sex)", "one of m, w, d, or a mark for missing"),
-        ("Geschlecht", "1", "Geschlecht (sex)", "one of m, w, d, or a mark for missing"),
+        ("Geschlecht", "x", "Geschlecht (sex)", "one of m, w, d, or a missing-value marker"),
+        ("Geschlecht", "1", "Geschlecht (sex)", "one of m, w, d, or a missing-value marker"),
         ("BZ (mmol/l)", "5.5", "BZ (mmol/l) (glucose)", "converted from mmol/l"),
         ("BZ (mmol/l)", "1.2345", "BZ (mmol/l) (glucose)", "converted from mmol/l"),
         ("BZ (mmol/l)", "5,5 mmol", "BZ (mmol/l) (glucose)", "converted from mmol/l"),

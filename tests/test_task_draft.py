@@ -186,7 +186,7 @@ def test_a_code_between_frequent_ones_is_filled_in_and_an_outer_one_is_not_shown
     table["ward"] = [0] * 100 + [2] * 90 + [1] * 4 + [4] * 3 + [3] * 3
     text, columns = draft(write(table))
     assert list(columns["ward"]["codes"]) == ["0", "1", "2"]
-    assert "complete the codes" in text
+    assert "add their codes" in text
 
 
 def random_values(seed: int) -> npt.NDArray[np.float64]:
