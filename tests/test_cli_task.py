@@ -115,7 +115,7 @@ def test_notes_name_what_may_be_missing(run_script: RunScript) -> None:
     assert "patient" in notes_on(run_script, without_patient)
     without_signs = re.sub(r"^(association|risk_codes) = .*\n", "", STROKE, flags=re.MULTILINE)
     assert "inverted label" in notes_on(run_script, without_signs)
-    without_median = STROKE.replace("typical_median = [2, 15]\n", "")
+    without_median = STROKE.replace("typical_median = [0, 15]\n", "")
     assert re.search("typical_median.*: nihss\n", notes_on(run_script, without_median))
     wide = STROKE.replace("range = [0, 42]", "range = [0, 100000]")
     assert re.search("every number.*: nihss\n", notes_on(run_script, wide))

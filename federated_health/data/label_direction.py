@@ -108,13 +108,17 @@ def find_inverted_labels(associations: Mapping[str, Vector], rows: Mapping[str, 
     expected = expected_associations(task)
     for name, cells, size, reference, direction in zip(names, own, sizes, others, directions, strict=True):
         found, declared = compare(cells, size, majority * reference, task), compare(cells, size, expected, task)
-        counted = f"in {found.opposite} of {found.strong} columns"
+        counted = f"{found.opposite} of {found.strong} columns"
         if direction == -majority and not is_tied:
-            warnings[name] = f"label may be inverted: {counted} its association is opposite to the other hospitals'"
+            warnings[name] = f"label may be inverted: in {counted} its association is opposite to the other hospitals'"
         elif declared.direction < 0:
-            counted = f"in {declared.opposite} of {declared.strong} columns"
-            warnings[name] = f"label may be inverted: {counted} its association is opposite to the task's declaration"
+            counted = f"{declared.opposite} of {declared.strong} columns"
+            warnings[name] = (
+                f"label may be inverted: in {counted} its association is opposite to the task's declaration"
+            )
         elif direction and is_tied:
             opposite = ", ".join(other for other, its in zip(names, directions, strict=True) if its == -direction)
-            ambiguous[name] = f"label may be inverted, or that of {opposite}: {counted} their associations are opposite"
+            ambiguous[name] = (
+                f"label may be inverted, or that of {opposite}: in {counted} their associations are opposite"
+            )
     return warnings or ambiguous

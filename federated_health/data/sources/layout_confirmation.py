@@ -29,7 +29,7 @@ def confirm_layout(reading: Reading) -> list[str]:
         )
     if file.is_guess and not evidence.is_enough and (layout.recoded or not file.has_header):
         what = "codes" if file.has_header else "columns"
-        raise DataError(f"{problem} nothing confirms what its {what} and its label mean; {OWN_COLUMNS_HINT}")
+        raise DataError(f"{problem} the meaning of its {what} and its label is not confirmed; {OWN_COLUMNS_HINT}")
     refuse_invalid_labels(reading)
     if layout.task.label.name in evidence.contradicted:
         raise _contradicted_label(reading)
@@ -38,7 +38,7 @@ def confirm_layout(reading: Reading) -> list[str]:
     if not file.is_guess:
         return []
     if meaning is None:
-        raise DataError(f"{problem} nothing confirms what its {layout.label_name} means; {_label_hint(reading)}")
+        raise DataError(f"{problem} the meaning of its {layout.label_name} is not confirmed; {_label_hint(reading)}")
     return [
         f"NOT CONFIRMED: {found} the measurements of a patient in UCI's table; codes are read as those of "
         f"{layout.title}, and the label as {FLAG} {meaning.text} states"

@@ -158,7 +158,7 @@ def _why_no_hospitals(text: pd.DataFrame, column: str) -> str:
         return "it divides the rows for training and testing"
     names = [hospital_name_from(value) for value in values]
     if not all(names) or len(set(names)) < len(names):
-        return "a row has no valid hospital name, or two names differ in case or punctuation only"
+        return "a row has no valid name of a hospital, or two names are alike"
     if all(name.isdigit() for name in names) or len(names) * MIN_ROWS_PER_HOSPITAL > len(text):
         return "it has numbers, or too many different values"
     return ""
