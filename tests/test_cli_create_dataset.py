@@ -53,7 +53,7 @@ def test_uci_gives_4_hospitals_in_order(create: RunScript) -> None:
 def test_rows_that_hospitals_share_are_reported_by_pair(create: RunScript) -> None:
     case = PROJECT / "tests" / "cases" / "a8_same_patients_two_hospitals.csv"
     output = create(f"--source {case} --out shared").output
-    assert "north and south: 12 different rows" in output
+    assert "north and south: 12 distinct rows" in output
     assert "are they the same patients" not in create("--out uci").output
 
 

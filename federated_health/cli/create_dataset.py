@@ -231,7 +231,7 @@ def main() -> None:
         remedy = "" if flags.min_patients else f"; see --min-patients {MIN_PATIENTS}"
         print_lines(f"{small} {have} fewer than {MIN_PATIENTS} different patients and cannot join{remedy}", [])
     if repeated := manifest.get("repeated_rows"):
-        lines = [f"{' and '.join(pair['hospitals'])}: {pair['rows']} different rows" for pair in repeated]
+        lines = [f"{' and '.join(pair['hospitals'])}: {pair['rows']} distinct rows" for pair in repeated]
         title = "hospitals share rows that are equal in every column: are they the same patients?"
         print_lines(title, [*lines, *(["and possibly more pairs"] if len(lines) == MAX_PAIRS else [])])
     print_lines(f"wrote {flags.out / MANIFEST}" + (f" and {PICTURE}" if flags.plot else ""), [])
