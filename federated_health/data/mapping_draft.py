@@ -180,7 +180,7 @@ class _Drafter:
 
     def _unit_lines(self, column: Measurement, found: ExportColumn) -> Iterator[_Line]:
         yield self._unit_line(column, found)
-        if numbers := _doubtful_numbers(found):
+        if numbers := _find_missing_markers(found):
             yield _Line("missing", UNKNOWN, f"check: does {' or '.join(numbers)} mean missing? If not, write []")
 
     def _unit_line(self, column: Measurement, found: ExportColumn) -> _Line:
@@ -298,8 +298,8 @@ class _Drafter:
         return _Line("column", UNKNOWN, comment)
 
 
-def _doubtful_numbers(found: ExportColumn) -> list[str]:
-    """Numbers that may mean missing: usual for that, in several rows, and beyond all other cells."""
+def _find_missing_markers(found: ExportColumn) -> list[str]:
+    """Common missing-value markers that are in several rows and outside the range of all other cells."""
     is_usual = np.isin(found.numbers, MISSING_NUMBERS)
     others = found.numbers[~np.isnan(found.numbers) & ~is_usual]
     beyond = [number for number in MISSING_NUMBERS if others.size and not others.min() <= number <= others.max()]
