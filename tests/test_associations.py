@@ -334,7 +334,7 @@ def test_an_encrypted_run_gets_no_associations(hospitals: dict[str, pd.DataFrame
     assert ("associations" in registration.to_content().metric_records["metrics"]) is not is_withheld
 
 
-def test_the_problem_log_keeps_what_was_noticed_over_a_restart() -> None:
+def test_the_problem_log_keeps_data_warnings_over_a_restart() -> None:
     run, restored = (PlainRun(InProcessTransport(answer, {}), Settings()) for _ in range(2))
     run.problems.warn("b", "something")
     content = run.problems.to_json()

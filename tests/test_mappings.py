@@ -123,7 +123,7 @@ def test_a_recorded_zero_stays_zero_where_the_task_reads_it_as_missing(tmp_path:
     assert not cells.invalid.any(axis=None)
 
 
-def test_a_code_table_goes_before_the_marks_for_missing(tmp_path: Path) -> None:
+def test_a_code_table_has_priority_over_missing_value_markers(tmp_path: Path) -> None:
     mapping = GERMAN.replace(
         "[columns.smoking]\nabsent = true",
         '[columns.smoking]\ncolumn = "Bemerkung"\ncodes = { "none" = 0, "" = 1, "k.A." = 2, "-99" = "missing" }',
@@ -164,7 +164,7 @@ def test_accents_may_be_composed_or_not(tmp_path: Path) -> None:
     assert numbers_of(tmp_path, with_cell("überlebt?", "géstorben"), mapping=mapping)["died"].tolist() == [1]
 
 
-def test_a_packed_export_is_read(tmp_path: Path) -> None:
+def test_a_compressed_export_is_read(tmp_path: Path) -> None:
     path = tmp_path / "export.csv.gz"
     path.write_bytes(gzip.compress(write_export(tmp_path, ROW).read_bytes()))
 
