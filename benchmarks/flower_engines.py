@@ -109,14 +109,16 @@ def simulation(
 
 
 @contextmanager
-def deployment(folder: Path, hospitals: Mapping[str, Path], *, task: str = "heart-disease") -> Iterator[Engine]:
+def deployment(folder: Path, hospitals: Mapping[str, Path], *, task: str | Path = "heart-disease") -> Iterator[Engine]:
     """A SuperLink, and one SuperNode per hospital with its own key, over TLS, as the project starts them.
 
     Args:
         folder: a new folder for the engine.
         hospitals: CSV by name.
+        task: name of a task of the package, or an absolute path of a task file.
     """
     env = _prepare(folder)
+    key = "task-file" if isinstance(task, Path) else "task"
     server, tls = make_demo_identities(folder / "tls", list(hospitals))
     address, checkout = f"127.0.0.1:{free_port()}", folder / "checkout"
     issued = folder / "tls" / "authority" / "issued"
@@ -129,10 +131,10 @@ def deployment(folder: Path, hospitals: Mapping[str, Path], *, task: str = "hear
         _wait_for(lambda: "ready: " in log.read_text(errors="replace"), superlink, log)
         nodes, commands = {}, {}
         for name, path in hospitals.items():
-            flags = ("--tls", tls[name], "--data", path, "--superlink", address, "--task", task)
+            flags = ("--tls", tls[name], "--data", path, "--superlink", address, f"--{key}", task)
             own, commands[name] = folder / f"{name}.log", _subcommand("supernode", *flags)
             nodes[name] = stack.enter_context(process(commands[name], log=own, folder=checkout, env=env))
-        settings: dict[str, Value] = {"hospitals": len(hospitals), "task": task}
+        settings: dict[str, Value] = {"hospitals": len(hospitals), key: str(task)}
         yield Engine(folder, "hospitals", env, settings, (), superlink, nodes, commands)
 
 

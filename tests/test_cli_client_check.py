@@ -108,10 +108,16 @@ def test_a_check_takes_the_task_from_the_manifest_or_the_flag(run_script: RunScr
 
 def test_a_check_for_another_task_names_the_missing_columns(run_script: RunScript, unused_address: str) -> None:
     path = write_readmission()
-    for flags in (("--hospital", 1, "--task", "heart-disease"), ("--data", path)):
-        result = run_script("client.py", *flags, "--check", "--server", unused_address)
+    for flags in (("--hospital", 1), ("--data", path)):
+        result = run_script("client.py", *flags, "--task", "heart-disease", "--check", "--server", unused_address)
         assert_one_line(result, "lacks the columns cp, trestbps, chol")
         assert result.output == ""
+
+
+def test_a_csv_that_create_dataset_wrote_is_checked_for_the_task_of_its_manifest(run_script: RunScript) -> None:
+    result = run_script("client.py", "--data", write_readmission(), "--check")
+    assert result.succeeded
+    assert "for the task readmission" in result.output
 
 
 @pytest.mark.parametrize("task", [None, "measles"])

@@ -235,7 +235,7 @@ def test_a_draft_of_no_table_is_refused(run_script: RunScript) -> None:
 
 
 @pytest.mark.slow
-def test_new_patients_are_scored_and_keep_their_own_columns(
+def test_new_patients_are_scored_and_written_as_their_export_is(
     run_script: RunScript, heart: tuple[Path, Path], hospitals_folder: Path
 ) -> None:
     export, mapping = heart
@@ -250,11 +250,11 @@ def test_new_patients_are_scored_and_keep_their_own_columns(
     assert run_script("predict.py", model, "canonical.csv", "--out", "canonical-risk.csv").succeeded
 
     scored, expected = (
-        pd.read_csv("risk.csv", dtype=str, keep_default_na=False),
+        pd.read_csv("risk.csv", sep=";", dtype=str, keep_default_na=False),
         pd.read_csv("canonical-risk.csv", dtype=str),
     )
     pd.testing.assert_frame_equal(scored[list(table.columns)], table)
-    assert scored["risk"].tolist() == expected["risk"].tolist()
+    assert scored["risk"].tolist() == [risk.replace(".", ",") for risk in expected["risk"]]
     assert scored["prediction"].tolist() == expected["prediction"].tolist()
 
 

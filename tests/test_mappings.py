@@ -348,9 +348,10 @@ def test_no_cell_of_the_export_is_in_an_error(tmp_path: Path) -> None:
 def test_new_patients_need_no_label(tmp_path: Path) -> None:
     export = write_export(tmp_path, *(row.rpartition(";ja")[0] for row in [ROW] * 2), header=HEADER.split(";über")[0])
 
-    table, numbers = read_export(export, STROKE, write_mapping(tmp_path))
+    table, numbers, file_format = read_export(export, STROKE, write_mapping(tmp_path))
 
     assert list(table.columns) == HEADER.split(";")[:6]
+    assert (file_format.separator, file_format.decimal) == (";", ",")
     assert list(numbers.columns) == NAMES[:-1]
     assert table["BZ (mmol/l)"].astype(str).tolist() == ["5,5", "5,5"]
 

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federated_health.cli.create_dataset import describe_patients
+from federated_health.data.associations import measure_associations
+from federated_health.data.columns import Label, Measurement
 from federated_health.data.csv_reading import check_cells, parse_csv, read_cells, read_patients
 from federated_health.data.data_check import check_data
 from federated_health.data.hospital import Patients, load_hospital
@@ -18,8 +20,15 @@ from federated_health.data.partitions import Partition, count_patients, divide
 from federated_health.data.sources.source import Source
 from federated_health.data.split import assign_folds, split_rows
 from federated_health.data.task_files import READMISSION
-from federated_health.errors import DataError
+from federated_health.data.tasks import Task
+from federated_health.errors import BudgetError, DataError
+from federated_health.ml.metrics import microaggregate
+from federated_health.ml.normalisation import column_sums
+from federated_health.ml.privacy_plan import PrivacyPlan
+from federated_health.privacy.budget import PrivacyBudget
+from federated_health.privacy.message_checks import agree_on_plan
 from federated_health.studies.benefit.cohort import Cohort, read_cohort
+from federated_health.transport.interface import hospital_context
 from tests.support.audits import plan_of
 from tests.support.scripts import PROJECT
 
@@ -315,3 +324,49 @@ def test_a_partition_of_too_small_hospitals_is_refused(partition: Partition) -> 
     assert len(divide(source, replace(partition, min_patients=8))) == 3
     with pytest.raises(DataError, match=r"--min-patients: expected at least 9 .*got 8"):
         divide(source, replace(partition, min_patients=9))
+
+
+# What leaves a hospital
+
+
+def test_the_most_rows_of_a_patient_are_counted() -> None:
+    rows = Patients(np.zeros((5, 1)), np.zeros(5, np.float32), np.array([7, 8, 7, 7, 9]))
+    assert rows.most_rows == 3
+    assert rows.take(np.array([0, 1])).most_rows == 1
+    assert replace(rows, ids=None).most_rows == 1
+
+
+def test_score_groups_and_sums_are_of_five_patients_also_where_each_has_three_rows() -> None:
+    scores = np.arange(45.0)
+    assert microaggregate(scores[:14], most_rows=3).shape == (0, 3)
+    assert microaggregate(scores, most_rows=3)[:, 0].tolist() == [15, 15, 15]
+    assert column_sums(scores[:14, None], most_rows=3).count.tolist() == [0]
+    assert column_sums(scores[:15, None], most_rows=3).count.tolist() == [15]
+
+
+def test_a_correlation_is_of_five_patients_of_each_class() -> None:
+    task = Task(name="any", columns=(Measurement("x", "x", "g", low=0, high=100),), label=Label("y", "y"))
+    values, labels = np.arange(40.0)[:, None], (np.arange(40) < 14).astype(np.float32)
+    assert measure_associations(values, labels, task, most_rows=3).tolist() == [0]
+    labels[14] = 1
+    assert measure_associations(values, labels, task, most_rows=3)[0] < -0.5
+
+
+def test_a_run_with_differential_privacy_is_refused_where_a_patient_has_several_training_rows() -> None:
+    labels = (np.arange(20) % 2).astype(np.float32)
+    plan = PrivacyPlan(
+        epsilon=2.0,
+        delta=1e-5,
+        clip=1.0,
+        sampling_rate=0.5,
+        steps=1,
+        learning_rate=1.0,
+        rounds=1,
+        run="0123456789abcdef",
+    )
+    context = hospital_context("any", {})
+    single = Patients(np.zeros((20, 1)), labels, np.arange(20))
+    assert agree_on_plan(context, plan.to_config(), PrivacyBudget(), single) == plan
+
+    with pytest.raises(BudgetError, match="several"):
+        agree_on_plan(context, plan.to_config(), PrivacyBudget(), replace(single, ids=np.arange(20) // 2))

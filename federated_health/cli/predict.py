@@ -11,7 +11,7 @@ from federated_health.data.csv_reading import read_patients
 from federated_health.data.task_files import get_task, parse_task, read_task_file
 from federated_health.data.tasks import Task, find_difference
 from federated_health.errors import DataError
-from federated_health.files import write_text
+from federated_health.files import write_bytes
 from federated_health.ml.keras_models import load_model, predict_risk, read_description
 from federated_health.ml.metrics import DEFAULT_THRESHOLD
 
@@ -40,8 +40,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("patients", type=Path, metavar="PATIENTS", help=help_text)
     help_text = "stop unless this task file declares the same task as the model (default: no such check)"
     parser.add_argument("--task-file", type=Path, metavar="FILE", help=help_text)
-    help_text = "mapping file that states how PATIENTS writes the task's columns; the output keeps its own "
-    help_text += "columns (default: none)"
+    help_text = "mapping file that states how PATIENTS writes the task's columns; the output keeps PATIENTS' columns, "
+    help_text += "separator, decimal mark and encoding (default: none)"
     parser.add_argument("--mapping", type=Path, metavar="FILE", help=help_text)
     help_text = "file for the CSV with the new columns (default: standard output)"
     parser.add_argument("--out", type=Path, metavar="FILE", help=help_text)
@@ -79,10 +79,12 @@ def main() -> None:
     """Read the patients, score them, and write them with their risk."""
     flags = parse()
     task, threshold = read_task(flags.model, flags.task_file)
+    separator, decimal, encoding = ",", ".", "utf-8"
     if flags.mapping is not None:
         from federated_health.data.mappings import read_export  # noqa: PLC0415  # other CSVs need none
 
-        table, numbers = read_export(flags.patients, task, flags.mapping)
+        table, numbers, written = read_export(flags.patients, task, flags.mapping)
+        separator, decimal, encoding = written.separator, written.decimal, written.encoding
     else:
         table, numbers = read_patients(flags.patients, task, labelled=False)
     for name in (RISK, PREDICTION):
@@ -94,8 +96,8 @@ def main() -> None:
     table[RISK] = risk.astype(np.float64).round(DECIMALS)
     # From the rounded risk, so that the two columns agree.
     table[PREDICTION] = (table[RISK] >= threshold).astype(int)
-    text = table.to_csv(index=False, float_format=f"%.{DECIMALS}f", lineterminator="\n")
+    text = table.to_csv(index=False, sep=separator, decimal=decimal, float_format=f"%.{DECIMALS}f", lineterminator="\n")
     if flags.out is None:
         sys.stdout.write(text)
     else:
-        write_text(flags.out, text)
+        write_bytes(flags.out, text.encode(encoding))

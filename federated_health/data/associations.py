@@ -16,22 +16,24 @@ MIN_ROWS = 5
 Vector = npt.NDArray[np.float64]
 
 
-def measure_associations(values: Vector, labels: npt.NDArray[np.floating], task: Task) -> Vector:
+def measure_associations(values: Vector, labels: npt.NDArray[np.floating], task: Task, most_rows: int = 1) -> Vector:
     """Associations of the label, [associations], from -1 to 1 with two decimals; 0 where one is withheld.
 
     Args:
         values: [rows, columns of the task], NaN for missing.
         labels: [rows], 0 or 1.
+        most_rows: largest number of rows of one patient.
     """
+    minimum = MIN_ROWS * most_rows
     found = []
     for column, cells in zip(task.columns, values.T, strict=True):
         observed = ~np.isnan(cells)
         cells, classes = cells[observed], labels[observed] == 1
-        has_classes = min(classes.sum(), (~classes).sum()) >= MIN_ROWS
+        has_classes = min(classes.sum(), (~classes).sum()) >= minimum
         codes = [None] if isinstance(column, Measurement) else list(column.codes)
         for code in codes:
             feature = cells if code is None else (cells == code).astype(np.float64)
-            has_code = code is None or min(feature.sum(), len(feature) - feature.sum()) >= MIN_ROWS
+            has_code = code is None or min(feature.sum(), len(feature) - feature.sum()) >= minimum
             found.append(_correlate(feature, classes, labels) if has_classes and has_code else 0.0)
     return np.round(found, 2) + 0.0
 

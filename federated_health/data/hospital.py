@@ -48,6 +48,11 @@ class Patients:
         """Some of the rows, by position or by mask."""
         return Patients(self.values[rows], self.labels[rows], None if self.ids is None else self.ids[rows])
 
+    @property
+    def most_rows(self) -> int:
+        """Largest number of rows of one patient; 1 if no column identifies patients."""
+        return 1 if self.ids is None else int(np.unique(self.ids, return_counts=True)[1].max(initial=1))
+
     def number_patients(self) -> npt.NDArray[np.intp]:
         """Number of each row's patient, from 0; each row is one of its own if no column identifies patients."""
         return np.arange(len(self)) if self.ids is None else np.unique(self.ids, return_inverse=True)[1]

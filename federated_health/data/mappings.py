@@ -63,8 +63,8 @@ def read_cells(path: Path, task: Task, mapping: Path, columns: Sequence[Column])
     return replace(check_cells(applied.read(path, columns), columns, patient=patient), mapping=applied)
 
 
-def read_export(path: Path, task: Task, mapping: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """An export without labels as it is, and float64 columns of the task, NaN for missing, with the same index.
+def read_export(path: Path, task: Task, mapping: Path) -> tuple[pd.DataFrame, pd.DataFrame, FileFormat]:
+    """An export without labels as it is, float64 columns of the task, NaN for missing, and how the export is written.
 
     Raises:
         DataError: a cell is invalid; see also `Mapping.apply`.
@@ -74,7 +74,7 @@ def read_export(path: Path, task: Task, mapping: Path) -> tuple[pd.DataFrame, pd
     cells = check_cells(applied.apply(export, path, task.columns), task.columns)
     if error := csv_reading.find_invalid_cell(path, task.columns, replace(cells, mapping=applied)):
         raise error
-    return export, cells.numbers
+    return export, cells.numbers, applied.content.format
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,12 +34,13 @@ def measure_benefit(local: "LocalModel", weights: Weights, train_config: TrainCo
         own_roc_auc, _ = resampled.roc_auc(own)
         roc_auc, difference = resampled.interval(log_odds), resampled.difference(log_odds, own)
     observed = (~np.isnan(hospital.train.values)).sum(axis=0)
+    minimum = MIN_OBSERVED * hospital.train.most_rows
     return Benefit(
         roc_auc=roc_auc,
         own_roc_auc=own_roc_auc,
         difference=difference,
         importance=weigh_columns(local, weights, seed),
-        observed=np.where(observed >= MIN_OBSERVED, observed, 0).astype(np.float64),
+        observed=np.where(observed >= minimum, observed, 0).astype(np.float64),
     )
 
 

@@ -16,7 +16,7 @@ from flwr.app import Context, Message, MetricRecord
 
 from federated_health import encryption, privacy
 from federated_health.data.associations import measure_associations
-from federated_health.data.hospital import Hospital, load_hospital
+from federated_health.data.hospital import Hospital, Patients, load_hospital
 from federated_health.data.manifest import find_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import TASK_FILE, get_task, read_task_file
@@ -200,7 +200,7 @@ def register(message: Message, context: Context) -> Registration:
     config = message.content.config_records[CONFIG]
     plan = None
     if private := _load_privacy(config, context):
-        plan = private.message_checks.agree_on_plan(context, config, budget_of(context), len(hospital.train))
+        plan = private.message_checks.agree_on_plan(context, config, budget_of(context), hospital.train)
     if plan is not None:
         logger.info("%s", plan.describe())
     is_withheld = plan is not None or config.get(SUMS_WITHHELD) is True
@@ -209,8 +209,10 @@ def register(message: Message, context: Context) -> Registration:
         name=hospital.name,
         train_examples=len(train),
         test_examples=len(hospital.test),
-        sums=withheld_sums(len(positions)) if is_withheld else column_sums(train.values[:, positions]),
-        associations=np.zeros(0) if is_withheld else measure_associations(train.values, train.labels, hospital.task),
+        sums=withheld_sums(len(positions)) if is_withheld else column_sums(train.values[:, positions], train.most_rows),
+        associations=np.zeros(0)
+        if is_withheld
+        else measure_associations(train.values, train.labels, hospital.task, train.most_rows),
     )
 
 
@@ -250,7 +252,7 @@ def score_training_rows(message: Message, context: Context) -> TrainingScores:
     """Microaggregated scores of the training rows under the final weights, for the decision threshold."""
     config, local, weights = open_message(message, context)
     _refuse_private(config, "the threshold")
-    return TrainingScores(**_microaggregate_classes(local.score_training(weights), local.hospital.train.labels))
+    return TrainingScores(**_microaggregate_classes(local.score_training(weights), local.hospital.train))
 
 
 def evaluate_final(message: Message, context: Context) -> Evaluation:
@@ -263,7 +265,7 @@ def evaluate_final(message: Message, context: Context) -> Evaluation:
     evaluation = Evaluation(
         counts=count_outcomes(probability(log_odds), labels, config.threshold),
         roc_auc=roc_auc(log_odds, labels),
-        **_microaggregate_classes(log_odds, labels),
+        **_microaggregate_classes(log_odds, local.hospital.test),
     )
     figures = figures_of(evaluation.counts, local.train_rows, evaluation.roc_auc)
     context.state["figures"] = MetricRecord({key: value for key, value in figures.items() if value is not None})
@@ -292,8 +294,9 @@ def _refuse_private(config: TrainConfig, purpose: str) -> None:
         privacy.load().message_checks.refuse_unaccounted(config.privacy, purpose)
 
 
-def _microaggregate_classes(log_odds: npt.NDArray[Any], labels: npt.NDArray[Any]) -> dict[str, Scores]:
-    return {"positives": microaggregate(log_odds[labels == 1]), "negatives": microaggregate(log_odds[labels == 0])}
+def _microaggregate_classes(log_odds: npt.NDArray[Any], rows: Patients) -> dict[str, Scores]:
+    classes = {"positives": log_odds[rows.labels == 1], "negatives": log_odds[rows.labels == 0]}
+    return {name: microaggregate(scores, rows.most_rows) for name, scores in classes.items()}
 
 
 def final_model(context: Context) -> tuple[TrainConfig, Weights] | None:

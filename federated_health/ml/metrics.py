@@ -140,19 +140,20 @@ def roc_auc(scores: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.float3
     return float(np.mean(beaten) / len(negatives))
 
 
-def microaggregate(log_odds: npt.NDArray[np.floating[Any]]) -> Scores:
+def microaggregate(log_odds: npt.NDArray[np.floating[Any]], most_rows: int = 1) -> Scores:
     """Microaggregated scores of one class (Domingo-Ferrer and Mateo-Sanz 2002).
 
     The sorted scores are cut into at most MAX_CELLS cells of equal size and at least MIN_CELL_SIZE patients each; fewer
     scores give no cell.
 
     Args:
-        log_odds: [patients] of one class at one hospital.
+        log_odds: [rows] of one class at one hospital.
+        most_rows: largest number of rows of one patient.
 
     Returns:
-        [cells, 3]: patients, mean and standard deviation of the log-odds, both rounded to CELL_STEP.
+        [cells, 3]: rows, mean and standard deviation of the log-odds, both rounded to CELL_STEP.
     """
-    number = min(len(log_odds) // MIN_CELL_SIZE, MAX_CELLS)
+    number = min(len(log_odds) // (MIN_CELL_SIZE * most_rows), MAX_CELLS)
     cells = np.array_split(np.sort(log_odds.astype(np.float64)), number) if number else []
     rows = [(len(cell), _round(cell.mean()), _round(cell.std())) for cell in cells]
     return np.array(rows, dtype=np.float64).reshape(-1, 3)

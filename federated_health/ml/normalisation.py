@@ -10,7 +10,7 @@ from federated_health.data.columns import Measurement
 from federated_health.errors import RunError
 
 MIN_OBSERVED = 5
-"""Smallest number of observed rows over which a hospital sends a column's sums."""
+"""Smallest number of patients over whose values a hospital sends a column's sums."""
 
 SUM_NAMES = ("count", "total", "squares")
 
@@ -39,16 +39,18 @@ class Normalisation:
     variance: tuple[float, ...]
 
 
-def column_sums(values: Vector) -> ColumnSums:
-    """Sums over one hospital's training rows; 0 in columns that are observed in fewer than MIN_OBSERVED of them.
+def column_sums(values: Vector, most_rows: int = 1) -> ColumnSums:
+    """Sums over one hospital's training rows; 0 in columns that are observed in rows of too few patients.
 
     Args:
         values: [rows, measurements], NaN for missing.
+        most_rows: largest number of rows of one patient, so that MIN_OBSERVED times as many are of MIN_OBSERVED
+            patients.
     """
     observed = ~np.isnan(values)
     present = np.where(observed, values, 0.0)
     sums = np.array([observed.sum(axis=0), present.sum(axis=0), (present**2).sum(axis=0)])
-    return ColumnSums(*np.where(sums[0] >= MIN_OBSERVED, sums, 0.0))
+    return ColumnSums(*np.where(sums[0] >= MIN_OBSERVED * most_rows, sums, 0.0))
 
 
 def withheld_sums(measurements: int) -> ColumnSums:

@@ -8,6 +8,7 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Context
 
+from federated_health.data.hospital import Patients
 from federated_health.errors import BudgetError
 from federated_health.messages.content import read_privacy_plan
 from federated_health.ml.privacy_plan import PrivacyPlan
@@ -15,19 +16,24 @@ from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON
 from federated_health.privacy.budget import PrivacyBudget
 
 
-def agree_on_plan(context: Context, config: Mapping[str, Any], budget: PrivacyBudget, rows: int) -> PrivacyPlan | None:
+def agree_on_plan(
+    context: Context, config: Mapping[str, Any], budget: PrivacyBudget, rows: Patients
+) -> PrivacyPlan | None:
     """Accept and remember the plan in the config of a run's first message; None without differential privacy.
 
     Args:
-        rows: the hospital's number of training rows.
+        rows: the hospital's training rows.
 
     Raises:
         MalformedMessageError: the plan is not valid.
-        BudgetError: the budget does not allow the run, or the hospital asks for differential privacy.
+        BudgetError: the budget does not allow the run, or the hospital asks for differential privacy; or a patient has
+            several rows, of which the plan protects each alone.
     """
     plan = read_privacy_plan(config)
     if plan is not None:
-        budget.check_run(plan, rows, allowed_epsilon(context))
+        if rows.most_rows > 1:
+            raise BudgetError("differential privacy protects single rows, and a patient of it has several")
+        budget.check_run(plan, len(rows), allowed_epsilon(context))
         context.state[AGREED_PLAN] = ConfigRecord({**plan.to_config()})
     check_plan(context, plan)
     return plan

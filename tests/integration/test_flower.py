@@ -127,6 +127,16 @@ def test_virtual_hospitals_as_the_page_says_but_fewer_and_each_records_what_its_
         assert (checkout / "data" / "virtual" / f"privacy-{name}.jsonl").read_bytes().count(b"\n") == 3
 
 
+def test_an_own_task_as_the_page_says(checkout: Path, flower: dict[str, str]) -> None:
+    output = run(block_of("own task"), checkout, flower)
+
+    run_folder = checkout / "runs" / "stroke"
+    assert (run_folder / "metrics.json").exists(), output
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    assert list(metrics["hospitals"]) == ["hospital-1", "hospital-2"]
+    assert read_description(run_folder / "model.keras")["task"] == "stroke-mortality"
+
+
 @pytest.mark.usefixtures("server_identity")
 def test_a_run_with_another_number_of_nodes_is_rejected_before_it_starts(hospitals_folder: Path) -> None:
     settings = replace(Settings(), data=str(hospitals_folder))

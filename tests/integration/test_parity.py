@@ -22,6 +22,8 @@ from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.manifest import find_hospital
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source
+from federated_health.data.task_files import HEART_DISEASE
+from federated_health.data.task_writing import write_task
 from federated_health.ml.keras_models import read_description
 from federated_health.ml.networks import weights_hash
 from federated_health.names import node_id_of
@@ -119,14 +121,17 @@ def test_a_deployment_that_loses_a_node_gives_the_bits_of_such_a_run_in_process(
     """Both hospitals train in round 1. In round 2 a SuperNode is stopped with its message in hand: the run continues.
 
     The SuperLink answers the messages of a stopped SuperNode at once. Those of a killed one wait for the round timeout,
-    which tests/test_flower_engines.py tests.
+    which tests/test_flower_engines.py tests. The deployment has the task from a file: the server by its run config, and
+    each node by its node config.
     """
     federated_run = PlainRun(LeavingGrid(client.app, contexts_of(paths)), SETTINGS)
     federated_run.gather()
     *_, last = federated_run.rounds()
     assert set(last.hospitals) == {"cleveland"}
 
-    with deployment(tmp_path / "engine", paths) as engine:
+    task_file = tmp_path / "own.toml"
+    task_file.write_text(write_task(HEART_DISEASE))
+    with deployment(tmp_path / "engine", paths, task=task_file) as engine:
         log = engine.folder / "switzerland.log"
         with engine.started("run", RUN) as running:
             deadline = time.monotonic() + PATIENCE

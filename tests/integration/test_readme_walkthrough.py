@@ -35,7 +35,7 @@ def commands_of(page: str, mark: str) -> list[list[str]]:
 
 def figures_in(table: str, rows: int) -> dict[str, list[float]]:
     """Name -> figures, of every line that ends in a figure."""
-    found = re.findall(r"^ (\S.*?) {2,}([\d. ]+\d) *$", table, re.MULTILINE)
+    found = re.findall(r"^ (\S.*?) {2,}([\d. ]+\d)(?: \*)? *$", table, re.MULTILINE)
     assert len(found) == rows, table
     return {name: [float(cell) for cell in cells.split()] for name, cells in found}
 
