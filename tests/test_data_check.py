@@ -34,7 +34,7 @@ WARNINGS = {
     "below": r"the median of (\w+) is below .*\((.+)\)",
     "above": r"the median of (\w+) is above .*\((.+)\)",
     "extreme": r"the (?:lowest|highest) value of (\w+), in (\d+) rows, is far",
-    "inverted": r"(\w+) is associated opposite .* is it inverted",
+    "inverted": r"(\w+) may be inverted: .* opposite",
 }
 """Kind of warning -> its key words, with the figures and names in groups."""
 

@@ -124,7 +124,7 @@ def test_a_recorded_zero_stays_zero_where_the_task_reads_it_as_missing(tmp_path:
     assert not cells.invalid.any(axis=None)
 
 
-def test_a_code_table_goes_before_the_marks_for_missing(tmp_path: Path) -> None:
+def test_a_code_table_has_priority_over_missing_value_markers(tmp_path: Path) -> None:
     mapping = GERMAN.replace(
         "[columns.smoking]\nabsent = true",
         '[columns.smoking]\ncolumn = "Bemerkung"\ncodes = { "none" = 0, "" = 1, "k.A." = 2, "-99" = "missing" }',
@@ -165,7 +165,7 @@ def test_accents_may_be_composed_or_not(tmp_path: Path) -> None:
     assert numbers_of(tmp_path, with_cell("überlebt?", "géstorben"), mapping=mapping)["died"].tolist() == [1]
 
 
-def test_a_packed_export_is_read(tmp_path: Path) -> None:
+def test_a_compressed_export_is_read(tmp_path: Path) -> None:
     path = tmp_path / "export.csv.gz"
     path.write_bytes(gzip.compress(write_export(tmp_path, ROW).read_bytes()))
 
@@ -261,8 +261,8 @@ def test_two_hospitals_may_be_told_apart_and_patients_named(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("column", "cell", "title", "rule"),
     [
-        ("Geschlecht", "x", "Geschlecht (sex)", "one of m, w, d, or a mark for missing"),
-        ("Geschlecht", "1", "Geschlecht (sex)", "one of m, w, d, or a mark for missing"),
+        ("Geschlecht", "x", "Geschlecht (sex)", "one of m, w, d, or a missing-value marker"),
+        ("Geschlecht", "1", "Geschlecht (sex)", "one of m, w, d, or a missing-value marker"),
         ("BZ (mmol/l)", "5.5", "BZ (mmol/l) (glucose)", "converted from mmol/l"),
         ("BZ (mmol/l)", "1.2345", "BZ (mmol/l) (glucose)", "converted from mmol/l"),
         ("BZ (mmol/l)", "5,5 mmol", "BZ (mmol/l) (glucose)", "converted from mmol/l"),

@@ -35,7 +35,7 @@ from tests.support.audits import plan_of
 from tests.support.scripts import PROJECT
 
 TASK = replace(READMISSION, patient="patient")
-STAYS = PROJECT / "tests" / "cases" / "a9_two_stays_a_patient.csv"
+STAYS = PROJECT / "tests" / "cases" / "two_stays_per_patient.csv"
 SEEDS = range(20)
 
 

@@ -299,7 +299,7 @@ def test_a_num_without_0_is_refused_until_all_its_values_are_stated(tmp_path: Pa
         assert set(read(path, means).table["disease"]) == {1}
 
 
-def test_a_slip_in_the_label_is_no_value_that_a_statement_leaves_over(tmp_path: Path) -> None:
+def test_a_typing_error_in_the_label_is_no_value_that_a_statement_leaves_over(tmp_path: Path) -> None:
     ill = own_rows()[lambda table: table["disease"] == "1"]
     slips = ill.assign(disease=["l", "1l", *ill["disease"][2:]])
     path = write(tmp_path, slips.to_csv(index=False))
@@ -326,7 +326,7 @@ def test_a_statement_about_a_value_that_the_label_has_not_is_refused(tmp_path: P
 # Advice about invalid cells.
 
 
-def test_few_slips_can_be_dropped_as_advised(tmp_path: Path) -> None:
+def test_few_typing_errors_can_be_dropped_as_advised(tmp_path: Path) -> None:
     rows = own_rows()
     slips = rows.assign(age=["630", *rows["age"][1:]], cp=["1", "9", *rows["cp"][2:]])
     path = write(tmp_path, slips.to_csv(index=False))
@@ -452,7 +452,7 @@ def test_a_folder_of_csvs_is_described_and_its_csv_can_be_named(tmp_path: Path) 
 
 
 def test_each_case_is_refused_without_writing_anything(run_script: RunScript) -> None:
-    for name in ("a1_codes_from_0_target_not_turned", "a2_statlog_label_1_2_num", "a3_statlog_label_1_2_disease"):
+    for name in ("codes_from_0_target_not_inverted", "statlog_label_1_2_num", "statlog_label_1_2_disease"):
         for flags in ("", "--drop-invalid", "--label-means disease=3"):
             result = run_script("create_dataset.py", "--source", str(CASES / f"{name}.csv"), *flags.split())
             assert (result.code, result.output) == (1, "")
@@ -461,7 +461,7 @@ def test_each_case_is_refused_without_writing_anything(run_script: RunScript) ->
 
 
 def test_codes_that_nothing_confirms_are_refused_whatever_is_stated_of_the_label(run_script: RunScript) -> None:
-    source = str(CASES / "a1_codes_from_0_target_not_turned.csv")
+    source = str(CASES / "codes_from_0_target_not_inverted.csv")
 
     for means in ("disease=0", "disease=1"):
         result = run_script("create_dataset.py", "--source", source, "--label-means", means)
@@ -471,7 +471,7 @@ def test_codes_that_nothing_confirms_are_refused_whatever_is_stated_of_the_label
 
 def test_codes_that_nothing_confirms_can_be_stated_by_a_mapping_as_advised(run_script: RunScript) -> None:
     codes = {"cp": {0: 1, 1: 2, 2: 3, 3: 4}, "slope": {0: 1, 1: 2, 2: 3}, "thal": {1: 3, 2: 6, 3: 7}}
-    source = CASES / "a1_codes_from_0_target_not_turned.csv"
+    source = CASES / "codes_from_0_target_not_inverted.csv"
     *columns, target = source.read_text().splitlines()[0].split(",")
     lines = ['task = "heart-disease"']
     for name in columns:
@@ -494,7 +494,7 @@ def test_codes_that_nothing_confirms_can_be_stated_by_a_mapping_as_advised(run_s
     )
 
 
-@pytest.mark.parametrize("name", ["a2_statlog_label_1_2_num.csv", "a3_statlog_label_1_2_disease.csv"])
+@pytest.mark.parametrize("name", ["statlog_label_1_2_num.csv", "statlog_label_1_2_disease.csv"])
 def test_statlog_s_codes_are_explained_and_the_advised_command_reads_them(run_script: RunScript, name: str) -> None:
     source = str(CASES / name)
     result = run_script("create_dataset.py", "--source", source)

@@ -191,7 +191,7 @@ def test_rows_without_any_cell_are_no_patients(path: Path, blank: str) -> None:
     assert "row 1;" in str(refusal(path, f"{HEADER}\n{blank}\n"))
 
 
-def test_a_row_with_marks_for_missing_only_is_read(path: Path) -> None:
+def test_a_row_of_missing_value_markers_is_read(path: Path) -> None:
     path.write_text(f"{HEADER.removesuffix(',disease')}\n{FIRST.removesuffix(',0')}\n?{',' * 12}\n")
     assert len(read_patients(path, HEART_DISEASE, labelled=False)[1]) == 2
 

@@ -104,8 +104,7 @@ def make_parser() -> argparse.ArgumentParser:
 def add_mapping(group: Any) -> None:
     """Add the file that states how a hospital's own export is written; `supernode` has the same flag."""
     help_text = "mapping file that states how --data writes the task's columns; `federated-health mapping draft` "
-    help_text += "proposes one (default: the one in the manifest beside the CSV, if any, else --data has the task's "
-    help_text += "own columns)"
+    help_text += "proposes one (default: the one in the manifest beside the CSV, else none)"
     group.add_argument("--mapping", type=Path, metavar="FILE", help=help_text)
 
 

@@ -227,7 +227,7 @@ def print_benefit(joining: Mapping[str, Any]) -> None:
         }
         for name, benefit in joining.items()
     }
-    noticed = [name for name, benefit in joining.items() if benefit.get("noticed")]
-    note = f"\nSee {', '.join(noticed)} under 'Problems in this run', which may explain the verdict." if noticed else ""
+    warned = [name for name, benefit in joining.items() if benefit.get("data_warnings")]
+    note = f"\nSee {', '.join(warned)} under 'Problems in this run', which may explain the verdict." if warned else ""
     if rows:
         console.print_figures("Benefit of joining: ROC-AUC on held-out patients", rows, BENEFIT_NOTE + note)

@@ -58,7 +58,7 @@ class OwnHospital:
 
     Attributes:
         task_file: file that declares its task; None for a task that comes with the package.
-        mapping: file that says how its export is written; None if it has the task's own columns.
+        mapping: file that states how its export is written; None if it has the task's own columns.
     """
 
     data: Path

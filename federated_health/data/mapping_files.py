@@ -1,4 +1,4 @@
-"""Mapping files: how a hospital's export writes the columns of a task, declared in TOML.
+"""Parses mapping files: TOML files that declare how a hospital's export writes the columns of a task.
 
 `docs/own-data.md` explains every key. An error names the file and the line. `mappings` applies what is declared here.
 """
@@ -49,12 +49,12 @@ def parse_mapping(content: bytes, file: str, task: Task) -> MappingFile:
     names = tables.names()
     for name in names:
         if name not in declared:
-            raise tables.error(f"the task {task.name} has no such column; it has {', '.join(declared)}", name)
+            raise tables.error(f"is not a column of the task {task.name}: expected one of {', '.join(declared)}", name)
     columns = {name: _ColumnReader(tables, name, declared[name], file_format).read() for name in names}
     if lacking := [name for name in required if name not in names]:
         raise DataError(
-            f"{file}, line {_last_line(content)}: ends without {_list_columns(lacking)}; for each state the export's "
-            "column, or absent = true if the export does not have it"
+            f"{file}, line {_last_line(content)}: ends without {_list_columns(lacking)}: expected a table each, with "
+            "the export's column, or absent = true if the export does not have it"
         )
     top.end("task, file, columns")
     return MappingFile(file_format, columns)
@@ -80,7 +80,7 @@ def _take_format(table: TomlTable) -> FileFormat:
     decimal = table.take("decimal", '"." or ","', lambda value: value in (".", ","), FileFormat.decimal)
     thousands = table.take(
         "thousands",
-        f"one of {' '.join(THOUSANDS)}or a space, and not {decimal}, which is the decimal mark",
+        f"one of {' '.join(THOUSANDS[:-1])} or a space, and not the decimal mark {decimal}",
         lambda value: value in THOUSANDS and value != decimal,
         FileFormat.thousands,
     )
@@ -168,7 +168,7 @@ class _ColumnReader:
         if "unit" in given and ("factor" in given or "offset" in given):
             raise self._table.error("expected either unit, or factor and offset", "unit")
         units = {column.unit: (1.0, 0.0), **column.other_units}
-        expected = f"a unit that the task knows: {', '.join(units)}; for another one write factor and offset"
+        expected = f"a unit of the task: {', '.join(units)}; for another unit, write factor and offset"
         unit = self._table.take("unit", expected, lambda value: isinstance(value, str) and value in units, column.unit)
         factor, offset = self._take_factor(*units[unit])
         return ("" if unit == column.unit else unit), factor, offset
@@ -203,14 +203,14 @@ class _ColumnReader:
         )
 
     def _take_codes(self, missing: frozenset[str]) -> dict[str, str] | None:
-        """Code table; the table of a label must say what means 1 and what 0."""
+        """Code table; that of a label must state which cells mean 1 and which 0."""
         column, is_label = self._column, isinstance(self._column, Label)
         if column is None:
             return None
         if "codes" not in self._table.names():
             if is_label:
                 raise self._table.error(
-                    'lacks codes: expected what means 1 and what 0, such as { "yes" = 1, "no" = 0 }'
+                    'lacks codes: expected the cells that mean 1 and 0, such as { "yes" = 1, "no" = 0 }'
                 )
             return None
         table = self._table.take_table("codes")
@@ -226,9 +226,7 @@ class _ColumnReader:
             number = self._format.number(cell)
             known = codes.get(cell, code) if number is None else numbers.setdefault(number, code)
             if known != code:
-                raise table.error(
-                    "ambiguous: the same cell is listed with another code, too (case does not matter)", key
-                )
+                raise table.error("ambiguous: the same cell also has another code (case does not matter)", key)
             if cell in missing and code:
                 raise table.error("ambiguous: the cell is also in this column's missing", key)
             codes[cell] = code

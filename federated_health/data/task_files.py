@@ -1,4 +1,4 @@
-"""Task files: a prediction task declared in TOML. heart-disease and readmission come with the package.
+"""Parses task files: TOML files that declare a prediction task. heart-disease and readmission come with the package.
 
 `docs/task-files.md` explains every key. An error names the file and the line.
 """
@@ -24,11 +24,11 @@ TASK_FILE = "task-file"
 MAX_COLUMNS, MAX_CODES = 1000, 100
 
 RESERVED = ("hospital", "risk", "prediction")
-"""Columns with a meaning of their own in sources and in the output of `predict`."""
+"""Names that sources and the output of `predict` use for other columns."""
 
 
 def read_task_file(path: Path) -> Task:
-    """The task that a file declares; the same object for the same content. DataError if it is not a task file."""
+    """The task that a file declares, the same object for the same content; a DataError if it is not a task file."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -61,7 +61,7 @@ def parse_task(content: bytes, file: str) -> Task:
     top.end("name, label, patient, columns")
     for reserved, key in ((label.name, "label"), (patient_column, "patient")):
         if reserved in [column.name for column in columns] or (key == "patient" and reserved == label.name):
-            raise top.error(f"{reserved} is also another column", key, "column")
+            raise top.error(f"expected a name that no other column has, got {reserved}", key, "column")
     return Task(name=name, columns=columns, label=label, patient=patient_column)
 
 
@@ -92,7 +92,7 @@ def _take_category(table: TomlTable, name: str) -> Category:
     expected = f'2 to {MAX_CODES} whole numbers with their meanings, such as {{ 0 = "no", 1 = "yes" }}'
     codes = table.take("codes", expected, _are_codes)
     codes = {int(code): text for code, text in codes.items()}
-    expected = f"some of the codes {', '.join(map(str, codes))}, such as [{next(iter(codes))}]"
+    expected = f"a list of some, not all, of the codes {', '.join(map(str, codes))}, such as [{next(iter(codes))}]"
     is_subset = lambda value: isinstance(value, list) and set(value) < set(codes)  # noqa: E731
     risk_codes = table.take("risk_codes", expected, is_subset, [])
     table.end("meaning, codes, risk_codes")
@@ -133,7 +133,7 @@ def _take_measurement(table: TomlTable, name: str) -> Measurement:
 
 
 def _take_unit(units: TomlTable, unit: str) -> tuple[float, float]:
-    """Factor and summand that convert a unit."""
+    """Factor and offset that convert a unit."""
     table = units.take_table(unit)
     factor = table.take("factor", "a number other than 0", lambda value: _is_number(value) and value != 0)
     offset = table.take("offset", "a number", _is_number, 0)
@@ -173,7 +173,7 @@ TASKS: Mapping[str, Task] = {task.name: task for task in (HEART_DISEASE, READMIS
 
 
 def get_task(name: str) -> Task:
-    """The task with a name that comes with the package; a SettingsError if there is none."""
+    """The task of this name that comes with the package; a SettingsError if there is none."""
     if name not in TASKS:
         raise SettingsError(f"task: expected one of {', '.join(TASKS)}, or a task file, got {name!r}")
     return TASKS[name]
