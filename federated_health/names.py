@@ -1,4 +1,4 @@
-"""Names that several parts share: of hospitals and their nodes, of a run's files, of keys in messages."""
+"""Names that several parts share: of hospitals and their nodes, of a run's files, of keys; and defaults of flags."""
 
 import re
 import unicodedata
@@ -8,6 +8,12 @@ HOSPITAL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 SETTINGS, ROUNDS, METRICS, MODEL, REPORT = "settings.json", "rounds.csv", "metrics.json", "model.keras", "report.html"
 """Files of a run."""
+
+DEFAULT_ADDRESS, DEFAULT_WAIT, DEFAULT_DATA = "127.0.0.1:8080", 300.0, "data"
+"""The server's address, seconds to wait for the other side, and the folder that create_dataset.py writes."""
+
+MAX_WAIT = 1e7
+"""Longest wait in seconds; the clocks of some systems overflow beyond it."""
 
 FEDERATION = "federation"
 """Name of all hospitals together in tables and files, which no hospital may have."""

@@ -7,14 +7,8 @@ from federated_health.errors import SettingsError
 
 Value = str | int | float | bool
 
-DEFAULT_ADDRESS, DEFAULT_WAIT, DEFAULT_DATA = "127.0.0.1:8080", 300.0, "data"
-"""Defaults that client.py shares; it loads no other settings of the server."""
-
 LARGEST = 2**31 - 1
 """Largest value of an integer setting."""
-
-MAX_WAIT = 1e7
-"""Longest wait in seconds; the clocks of some systems overflow beyond it."""
 
 MIN_EPSILON, MAX_EPSILON = 0.01, 100.0
 MIN_DELTA = 1e-12

@@ -16,16 +16,8 @@ from federated_health.errors import SettingsError, check_installed
 from federated_health.ml import load_privacy_plan
 from federated_health.ml.networks import MODELS
 from federated_health.ml.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
-from federated_health.setting_fields import (
-    DEFAULT_ADDRESS,
-    DEFAULT_DATA,
-    DEFAULT_WAIT,
-    Value,
-    check,
-    coerce,
-    flag_of,
-    setting,
-)
+from federated_health.names import DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAX_WAIT
+from federated_health.setting_fields import Value, check, coerce, flag_of, setting
 
 if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan
@@ -171,10 +163,10 @@ class Settings:
         "seconds to wait for hospitals, at the start and whenever a round has too few; then the run ends",
         unit="SECONDS",
         above=0,
-        maximum=limits.MAX_WAIT,
+        maximum=MAX_WAIT,
     )
     round_timeout: float = _of_connection(
-        600.0, "seconds that a hospital has to answer a message", unit="SECONDS", above=0, maximum=limits.MAX_WAIT
+        600.0, "seconds that a hospital has to answer a message", unit="SECONDS", above=0, maximum=MAX_WAIT
     )
     out: str = _of_results("", "folder for the run's results", unit="DIR", shown="runs/ with the date and time")
     resume: str = _of_results(

@@ -15,7 +15,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from federated_health.data.associations import measure_associations
 from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.hospital import Hospital, Patients
-from federated_health.data.label_direction import column_positions, compare, expected_associations, find_opposite
+from federated_health.data.label_direction import column_positions, compare, expected_associations, find_inverted_labels
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source, generate_readmission
 from federated_health.data.split import split_rows
@@ -145,8 +145,8 @@ def test_evidence_of_one_column_is_its_z_score() -> None:
 
     assert found.evidence == pytest.approx(-4.0)  # 0.4 * sqrt(100)
     assert (found.opposite, found.strong) == (1, 1)
-    assert found.side == -1
-    assert compare(own, 37, others, PAIR).side == 0  # -2.4: one column needs more evidence
+    assert found.direction == -1
+    assert compare(own, 37, others, PAIR).direction == 0  # -2.4: one column needs more evidence
 
 
 def test_columns_are_combined_as_correlated_z_scores() -> None:
@@ -156,7 +156,7 @@ def test_columns_are_combined_as_correlated_z_scores() -> None:
     found = compare(own, 101, others, PAIR)
 
     assert found.evidence == pytest.approx(1.6 / np.sqrt(0.472))
-    assert (found.opposite, found.strong, found.side) == (1, 2, 0)  # as many columns for as against
+    assert (found.opposite, found.strong, found.direction) == (1, 2, 0)  # as many columns for as against
 
 
 def test_columns_in_which_the_others_are_weak_do_not_count() -> None:
@@ -168,7 +168,7 @@ def test_columns_in_which_the_others_are_weak_do_not_count() -> None:
 
 def test_no_real_hospital_is_reported(hospitals: dict[str, pd.DataFrame]) -> None:
     for seed in range(5):
-        assert find_opposite(*register(hospitals, HEART_DISEASE, seed), HEART_DISEASE) == {}
+        assert find_inverted_labels(*register(hospitals, HEART_DISEASE, seed), HEART_DISEASE) == {}
 
 
 @pytest.mark.parametrize("name", ["cleveland", "hungary", "va-long-beach"])
@@ -178,10 +178,10 @@ def test_a_real_hospital_whose_label_is_inverted_is_reported_alone(
 ) -> None:
     inverted = {**hospitals, name: hospitals[name].assign(disease=1 - hospitals[name]["disease"])}
 
-    found = find_opposite(*register(inverted, task), task)
+    found = find_inverted_labels(*register(inverted, task), task)
 
     assert list(found) == [name]
-    ((opposite, strong),) = re.findall(r"opposite to the other hospitals in (\d+) of (\d+) strong columns", found[name])
+    ((opposite, strong),) = re.findall(r"in (\d+) of (\d+) columns .* the other hospitals", found[name])
     assert int(strong) / 2 < int(opposite) <= int(strong)
 
 
@@ -190,7 +190,7 @@ def test_a_hospital_with_few_patients_of_a_class_may_be_missed_but_blames_no_oth
 ) -> None:
     """Switzerland has 6 training patients without disease; of 50 splits the inversion is found in 29."""
     registered = [register(hospitals, HEART_DISEASE, seed) for seed in range(5)]
-    found = [find_opposite(*invert(each, ["switzerland"]), HEART_DISEASE) for each in registered]
+    found = [find_inverted_labels(*invert(each, ["switzerland"]), HEART_DISEASE) for each in registered]
     assert all(set(each) <= {"switzerland"} for each in found)
 
 
@@ -200,18 +200,18 @@ def test_partitions_give_no_false_alarm_and_an_inverted_large_hospital_is_report
     for seed in range(12):
         parts = divide(uci, Partition(by=by, seed=seed, hospitals=3 + seed % 8, alpha=alpha))
         registered = register(parts, HEART_DISEASE)
-        assert find_opposite(*registered, HEART_DISEASE) == {}
+        assert find_inverted_labels(*registered, HEART_DISEASE) == {}
         largest = max(parts, key=lambda name: parts[name]["disease"].value_counts().reindex([0, 1]).fillna(0).min())
-        assert set(find_opposite(*invert(registered, [largest]), HEART_DISEASE)) == {largest}
+        assert set(find_inverted_labels(*invert(registered, [largest]), HEART_DISEASE)) == {largest}
 
 
 def test_of_two_hospitals_the_task_s_declaration_says_which_is_inverted(hospitals: dict[str, pd.DataFrame]) -> None:
     registered = register({name: hospitals[name] for name in ("cleveland", "hungary")}, HEART_DISEASE)
-    assert find_opposite(*registered, HEART_DISEASE) == {}
+    assert find_inverted_labels(*registered, HEART_DISEASE) == {}
     for name in registered[0]:
-        found = find_opposite(*invert(registered, [name]), HEART_DISEASE)
+        found = find_inverted_labels(*invert(registered, [name]), HEART_DISEASE)
         assert list(found) == [name]
-        assert "what the task declares" in found[name]
+        assert "the task's declaration" in found[name]
 
 
 def test_two_hospitals_that_contradict_each_other_are_both_named_without_a_declaration(
@@ -220,32 +220,32 @@ def test_two_hospitals_that_contradict_each_other_are_both_named_without_a_decla
     task = without_expectation(HEART_DISEASE)
     for pair in combinations(("cleveland", "hungary", "va-long-beach"), 2):
         registered = register({name: hospitals[name] for name in pair}, task)
-        assert find_opposite(*registered, task) == {}
-        found = find_opposite(*invert(registered, pair[:1]), task)
+        assert find_inverted_labels(*registered, task) == {}
+        found = find_inverted_labels(*invert(registered, pair[:1]), task)
         assert set(found) == set(pair)
         assert pair[1] in found[pair[0]]
-        assert "one side" in found[pair[0]]
+        assert "or that of" in found[pair[0]]
 
 
 def test_if_most_hospitals_are_inverted_the_task_s_declaration_shows_it(hospitals: dict[str, pd.DataFrame]) -> None:
     registered = register(hospitals, HEART_DISEASE)
-    found = find_opposite(*invert(registered, ["cleveland", "hungary", "va-long-beach"]), HEART_DISEASE)
+    found = find_inverted_labels(*invert(registered, ["cleveland", "hungary", "va-long-beach"]), HEART_DISEASE)
     assert {"cleveland", "hungary"} <= set(found)
-    assert "what the task declares" in found["cleveland"]
+    assert "the task's declaration" in found["cleveland"]
 
 
 @pytest.mark.parametrize("inverted", ["university", "community", None])
 def test_readmission_with_two_hospitals(inverted: str | None) -> None:
     registered = register(divide(generate_readmission(4000, seed=1), Partition(by="hospital", seed=1)), READMISSION)
-    found = find_opposite(*invert(registered, [inverted] if inverted else []), READMISSION)
+    found = find_inverted_labels(*invert(registered, [inverted] if inverted else []), READMISSION)
     assert list(found) == ([inverted] if inverted else [])
 
 
 def test_hospitals_that_withhold_associations_are_not_reported(hospitals: dict[str, pd.DataFrame]) -> None:
     associations, rows = invert(register(hospitals, HEART_DISEASE), ["cleveland"])
     withheld = {**associations, "cleveland": np.zeros(0), "hungary": np.zeros(28)}
-    assert find_opposite(withheld, rows, HEART_DISEASE) == {}
-    assert find_opposite({}, {}, HEART_DISEASE) == {}
+    assert find_inverted_labels(withheld, rows, HEART_DISEASE) == {}
+    assert find_inverted_labels({}, {}, HEART_DISEASE) == {}
 
 
 def test_hospitals_whose_label_depends_on_nothing_are_not_reported() -> None:
@@ -259,7 +259,7 @@ def test_hospitals_whose_label_depends_on_nothing_are_not_reported() -> None:
             for name in "abcdef"
         }
         found = {name: measure_associations(rows.values, rows.labels, PAIR) for name, rows in tables.items()}
-        assert find_opposite(found, dict.fromkeys(tables, 200), without_expectation(PAIR)) == {}
+        assert find_inverted_labels(found, dict.fromkeys(tables, 200), without_expectation(PAIR)) == {}
 
 
 # In a run
@@ -288,7 +288,7 @@ def test_a_run_announces_and_counts_a_hospital_whose_label_is_inverted(hospitals
 
     (line,) = [line for line in lines if "opposite" in line]
     assert line.startswith("hungary: ")
-    assert list(run.problems.to_json()["noticed"]) == ["hungary"]
+    assert list(run.problems.to_json()["data_warnings"]) == ["hungary"]
     assert line in run.problems.describe()
     run.participants.check_registrations()  # as at the end of a run
     assert run.problems.describe().count(line) == 1
@@ -307,9 +307,9 @@ def test_a_run_reports_one_csv_that_joined_twice_whatever_the_order_of_its_rows(
 
     run, lines = gather(tables)
 
-    noticed = run.problems.to_json()["noticed"]
-    assert set(noticed) == {"copy", "hungary"}
-    assert "hungary" in noticed["copy"][0]
+    warnings = run.problems.to_json()["data_warnings"]
+    assert set(warnings) == {"copy", "hungary"}
+    assert "hungary" in warnings["copy"][0]
     assert sum("twice" in line for line in lines) == 2
 
 
@@ -319,7 +319,7 @@ def test_under_differential_privacy_nothing_is_released_and_nothing_claimed(
 ) -> None:
     run, _ = gather({"a": hospitals["hungary"], "b": hospitals["hungary"]}, dp_epsilon=2.0)
     assert all(not registration.associations.size for registration in run.registrations.values())
-    assert run.problems.to_json()["noticed"] == {}
+    assert run.problems.to_json()["data_warnings"] == {}
 
 
 @pytest.mark.parametrize("is_withheld", [False, True])
@@ -334,12 +334,12 @@ def test_an_encrypted_run_gets_no_associations(hospitals: dict[str, pd.DataFrame
     assert ("associations" in registration.to_content().metric_records["metrics"]) is not is_withheld
 
 
-def test_the_problem_log_keeps_what_was_noticed_over_a_restart() -> None:
+def test_the_problem_log_keeps_data_warnings_over_a_restart() -> None:
     run, restored = (PlainRun(InProcessTransport(answer, {}), Settings()) for _ in range(2))
-    run.problems.notice("b", "something")
+    run.problems.warn("b", "something")
     content = run.problems.to_json()
     restored.problems.restore(content)
     assert restored.problems.describe() == ["b: something"]
-    del content["noticed"]  # a checkpoint of an earlier release
+    del content["data_warnings"]  # a checkpoint of an earlier release
     restored.problems.restore(content)
     assert restored.problems.describe() == []

@@ -51,9 +51,9 @@ def test_uci_gives_4_hospitals_in_order(create: RunScript) -> None:
 
 
 def test_rows_that_hospitals_share_are_reported_by_pair(create: RunScript) -> None:
-    case = PROJECT / "tests" / "cases" / "a8_same_patients_two_hospitals.csv"
+    case = PROJECT / "tests" / "cases" / "same_patients_two_hospitals.csv"
     output = create(f"--source {case} --out shared").output
-    assert "north and south: 12 different rows" in output
+    assert "north and south: 12 distinct rows" in output
     assert "are they the same patients" not in create("--out uci").output
 
 
@@ -339,7 +339,7 @@ def test_every_hospital_has_the_smallest_number_of_patients(create: RunScript) -
     assert min(rows for _, rows in hospitals_of()) >= 20
 
 
-def test_a_packed_csv_is_read_like_its_content(create: RunScript) -> None:
+def test_a_compressed_csv_is_read_like_its_content(create: RunScript) -> None:
     content = HEART_CSV.encode()
     Path("packed.csv.gz").write_bytes(gzip.compress(content))
     Path("heart.csv").write_bytes(content)

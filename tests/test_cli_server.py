@@ -93,7 +93,7 @@ def test_a_mean_that_includes_hospitals_of_few_patients_is_marked(
     )
 
 
-def test_a_verdict_points_to_what_was_noticed_of_the_hospital(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_verdict_points_to_the_data_warnings_of_the_hospital(capsys: pytest.CaptureFixture[str]) -> None:
     interval = {"value": -0.1, "low": -0.2, "high": -0.05}
     benefit = {
         "verdict": "loses",
@@ -102,7 +102,7 @@ def test_a_verdict_points_to_what_was_noticed_of_the_hospital(capsys: pytest.Cap
         "roc_auc": {"value": 0.8},
         "small": False,
     }
-    cli_server.print_benefit({"north": benefit, "south": {**benefit, "noticed": ["its label is inverted"]}})
+    cli_server.print_benefit({"north": benefit, "south": {**benefit, "data_warnings": ["its label is inverted"]}})
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "Problems in this run" in line]
     assert "south" in line
     assert "north" not in line

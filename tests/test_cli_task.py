@@ -102,24 +102,24 @@ def test_the_tasks_of_the_package_are_valid(run_script: RunScript, name: str) ->
     assert f"valid: task {name}, {len(TASKS[name].columns)} columns" in result.output
 
 
-def remarks(run_script: RunScript, text: str) -> str:
-    """The remarks of a check of a valid task file."""
+def notes_on(run_script: RunScript, text: str) -> str:
+    """The output of a check of a valid task file."""
     result = run_script("federated-health", "task", "check", write(text))
     assert result.succeeded
     return result.output
 
 
-def test_remarks_name_what_a_person_should_think_about(run_script: RunScript) -> None:
-    assert remarks(run_script, STROKE).count("remark: ") == 1  # codes of sex and thrombolysis
+def test_notes_name_what_may_be_missing(run_script: RunScript) -> None:
+    assert notes_on(run_script, STROKE).count("note: ") == 1  # codes of sex and thrombolysis
     without_patient = STROKE.replace('[patient]\ncolumn = "patient_id"\n', "")
-    assert "patient" in remarks(run_script, without_patient)
+    assert "patient" in notes_on(run_script, without_patient)
     without_signs = re.sub(r"^(association|risk_codes) = .*\n", "", STROKE, flags=re.MULTILINE)
-    assert "inverted" in remarks(run_script, without_signs)
+    assert "inverted label" in notes_on(run_script, without_signs)
     without_median = STROKE.replace("typical_median = [0, 15]\n", "")
-    assert re.search("typical_median.*: nihss\n", remarks(run_script, without_median))
+    assert re.search("typical_median.*: nihss\n", notes_on(run_script, without_median))
     wide = STROKE.replace("range = [0, 42]", "range = [0, 100000]")
-    assert re.search("every number.*: nihss\n", remarks(run_script, wide))
-    assert re.search("codes without gaps.*: sex, thrombolysis\n", remarks(run_script, STROKE))
+    assert re.search("every number.*: nihss\n", notes_on(run_script, wide))
+    assert re.search("codes without gaps.*: sex, thrombolysis\n", notes_on(run_script, STROKE))
 
 
 def test_data_that_breaks_the_task_fails_the_check(run_script: RunScript) -> None:

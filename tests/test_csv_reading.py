@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from federated_health.data.csv_reading import read_patients
+from federated_health.data.csv_reading import distinct_cells, read_patients
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import DataError
 
@@ -321,3 +321,13 @@ def test_a_header_is_quoted_only_where_it_looks_like_names(tmp_path: Path) -> No
 
     assert message.endswith("header is: age, sex, and 1 more")
     assert "Smith" not in message
+
+
+@pytest.mark.parametrize("kind", ["str", "category"])
+def test_each_row_s_cell_is_at_its_position_among_the_distinct_cells(kind: str) -> None:
+    cells = pd.Series(["No", " yes ", "", "No", "b", "yes", "B "], dtype=kind)
+
+    positions, distinct = distinct_cells(cells)
+
+    assert distinct.iloc[positions].tolist() == ["no", "yes", "", "no", "b", "yes", "b"]
+    assert len(distinct) == 6  # differently written cells stay apart: trimming them first would cost time

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.csv_reading import read_patients
 from federated_health.data.data_check import DataCheck, check_data
+from federated_health.data.data_check_page import DataCheckPage
 from federated_health.data.hospital import load_hospital
 from federated_health.data.sources.source import generate_readmission
 from federated_health.data.task_files import HEART_DISEASE, READMISSION
@@ -33,7 +34,7 @@ WARNINGS = {
     "below": r"the median of (\w+) is below .*\((.+)\)",
     "above": r"the median of (\w+) is above .*\((.+)\)",
     "extreme": r"the (?:lowest|highest) value of (\w+), in (\d+) rows, is far",
-    "inverted": r"(\w+) is associated opposite .* is it inverted",
+    "inverted": r"(\w+) may be inverted: .* opposite",
 }
 """Kind of warning -> its key words, with the figures and names in groups."""
 
@@ -57,14 +58,15 @@ def turn(cells: "pd.Series[str]", change: Callable[[float], float]) -> "pd.Serie
 
 def counts_of(quality: DataCheck, column: str) -> tuple[object, object, list[int]]:
     """Missing cells of a column, zeros among them, and the numbers of its invalid rows."""
-    row = quality.table()[column]
+    row = DataCheckPage(quality).table()[column]
     invalid = [number for number, is_invalid in enumerate(quality.cells.invalid[column], start=1) if is_invalid]
     assert row["invalid"] == (len(invalid) or "")
     return row["missing"], row["recorded as 0"] or 0, invalid
 
 
 def labels_of(quality: DataCheck) -> dict[int, int]:
-    return {int(value): int(rows) for rows, value in re.findall(r"(\d+) with \w+ = ([01])", quality.title)}
+    title = DataCheckPage(quality).title
+    return {int(value): int(rows) for rows, value in re.findall(r"(\d+) with \w+ = ([01])", title)}
 
 
 def warnings_of(quality: DataCheck) -> list[tuple[str, ...]]:
@@ -79,7 +81,8 @@ def warnings_of(quality: DataCheck) -> list[tuple[str, ...]]:
 
 def text_of(quality: DataCheck) -> str:
     """Everything that may be shown or sent."""
-    words = [quality.title, quality.verdict, str(quality.table()), *quality.findings(), *quality.warnings]
+    page = DataCheckPage(quality)
+    words = [page.title, page.verdict, str(page.table()), *page.findings(), *quality.warnings]
     if quality.obstacle is not None:
         words += [str(quality.obstacle), quality.obstacle.reason]
     return "\n".join(words)
@@ -105,10 +108,11 @@ def test_counts_of_a_spoiled_file_worked_by_hand(tmp_path: Path, patients: pd.Da
     assert counts_of(quality, "oldpeak") == (0, 0, [])
     assert counts_of(quality, "disease") == (0, 0, [1, 2, 3, 4])  # a label may not be missing
     assert labels_of(quality) == {1: int((valid == "1").sum()), 0: int((valid == "0").sum())}
-    assert list(quality.table()) == [*HEART_DISEASE.column_names, "disease"]
+    assert list(DataCheckPage(quality).table()) == [*HEART_DISEASE.column_names, "disease"]
     assert quality.numbers.shape == (303, 14)
     assert ("zeros", "age", "2") in warnings_of(quality)
-    invalid, warnings = quality.findings()[:3], quality.findings()[3:]
+    findings = DataCheckPage(quality).findings()
+    invalid, warnings = findings[:3], findings[3:]
     columns = [("sex", "rows 1, 2 "), ("chol", "rows 8, 9, 10 "), ("disease", "rows 1, 2, 3, 4 ")]
     for finding, (column, rows) in zip(invalid, columns, strict=True):
         assert finding.startswith(f"{column} must be ")
@@ -137,10 +141,11 @@ def test_title_and_table_hold_rows_labels_counts_and_percentages(tmp_path: Path,
 
     quality = check(patients, tmp_path)
 
-    assert all(words in quality.title for words in (f"{tmp_path}/patients.csv", "heart-disease", "303 patients"))
+    page = DataCheckPage(quality)
+    assert all(words in page.title for words in (f"{tmp_path}/patients.csv", "heart-disease", "303 patients"))
     assert labels_of(quality) == {1: 139, 0: 164}
-    assert "check failed" in quality.verdict
-    table = quality.table()
+    assert "check failed" in page.verdict
+    table = page.table()
     assert list(table) == [*HEART_DISEASE.column_names, "disease"]
     assert table["chol"] == {"missing": 101, "missing %": "33", "recorded as 0": 50, "invalid": 1}
     assert table["age"] == {"missing": 0, "missing %": "0", "recorded as 0": "", "invalid": ""}
@@ -258,7 +263,8 @@ def test_a_random_table_is_counted_as_plain_python_counts_it(table: list[tuple[s
     else:
         assert quality.obstacle is None
     rules = {column.name: column.rule for column in (*SMALL.columns, SMALL.label)}
-    found = [line.split("; see row")[0] for line in quality.findings() if not line.startswith("warning: ")]
+    findings = DataCheckPage(quality).findings()
+    found = [line.split("; see row")[0] for line in findings if not line.startswith("warning: ")]
     assert found == [f"{name} must be {rules[name]}" for name in broken]
 
 
@@ -502,7 +508,7 @@ def test_eight_different_patients_are_needed(tmp_path: Path, patients: pd.DataFr
 
     quality = check(table, tmp_path)
 
-    assert ("can join" in quality.verdict) is may_join
+    assert ("can join" in DataCheckPage(quality).verdict) is may_join
     if may_join:
         quality.raise_obstacle()
         return
@@ -592,8 +598,9 @@ def test_no_invalid_cell_is_quoted(tmp_path: Path, patients: pd.DataFrame, colum
 
     for part in ("Brz", "84713", "90625"):
         assert part not in text_of(quality)
-    assert ("can join" in quality.verdict) is (column == "note")
-    assert (f"its column {column} " in quality.verdict) is (column != "note")
+    verdict = DataCheckPage(quality).verdict
+    assert ("can join" in verdict) is (column == "note")
+    assert (f"its column {column} " in verdict) is (column != "note")
 
 
 @pytest.mark.parametrize(
@@ -657,7 +664,7 @@ def test_rare_cells_are_neither_none_nor_all_in_percent(tmp_path: Path, patients
     patients["chol"] = [""] * 302 + ["200"]
     patients.loc[0, "age"] = ""
 
-    table = check(patients, tmp_path).table()
+    table = DataCheckPage(check(patients, tmp_path)).table()
 
     assert (table["chol"]["missing %"], table["age"]["missing %"], table["sex"]["missing %"]) == (">99", "<1", "0")
 
@@ -666,7 +673,7 @@ def test_ignored_columns_are_named_and_five_invalid_rows_at_most(tmp_path: Path,
     patients = patients.assign(patient_id="7", **{"12 Main Street": "x"})
     patients.loc[10:16, "age"] = "200"
 
-    findings = check(patients, tmp_path).findings()
+    findings = DataCheckPage(check(patients, tmp_path)).findings()
 
     invalid, ignored = findings
     assert invalid.startswith("age must be ")
@@ -676,6 +683,6 @@ def test_ignored_columns_are_named_and_five_invalid_rows_at_most(tmp_path: Path,
 
 
 def test_rows_without_a_valid_label_are_counted_in_the_title(tmp_path: Path, patients: pd.DataFrame) -> None:
-    title = check(patients.assign(disease="2"), tmp_path).title
+    title = DataCheckPage(check(patients.assign(disease="2"), tmp_path)).title
 
     assert "0 with disease = 1, 0 with disease = 0, 303 without a valid label" in title

@@ -1,4 +1,4 @@
-"""What the data check reports of data that is valid: marks for missing, inverted labels, repeated stays."""
+"""What the data check reports of data that is valid: missing-value markers, inverted labels, repeated stays."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from federated_health.data.data_check import check_data
+from federated_health.data.data_check_page import DataCheckPage
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source, generate_readmission
 from federated_health.data.task_files import HEART_DISEASE, READMISSION
@@ -25,7 +26,7 @@ NEW = "far from its|far from all|opposite|seems to identify|as the row before|co
 def findings(table: pd.DataFrame, folder: Path, task: Task = HEART_DISEASE) -> list[str]:
     path = folder / "patients.csv"
     table.to_csv(path, index=False)
-    return select(check_data(path, task).findings())
+    return select(DataCheckPage(check_data(path, task)).findings())
 
 
 def select(lines: Iterable[str]) -> list[str]:
@@ -45,7 +46,7 @@ def records() -> pd.DataFrame:
     return divide(generate_readmission(1000, seed=3), Partition(by="hospital", seed=3))["university"]
 
 
-# Marks for missing inside the range
+# Missing-value markers inside the range
 
 
 @pytest.mark.parametrize(
@@ -91,21 +92,21 @@ def test_rare_or_near_values_are_not_reported(
     assert findings(patients, tmp_path) == []
 
 
-def test_two_marks_in_one_column_are_both_reported(tmp_path: Path, patients: pd.DataFrame) -> None:
+def test_two_markers_in_one_column_are_both_reported(tmp_path: Path, patients: pd.DataFrame) -> None:
     patients.loc[:28, "chol"] = ["999"] * 20 + ["888"] * 9
     found = findings(patients, tmp_path)
     assert [re.findall(r"is (\d+) in (\d+) rows", finding) for finding in found] == [[("888", "9")], [("999", "20")]]
 
 
 @pytest.mark.parametrize("rows", [50, 400])
-def test_a_mark_at_the_end_of_a_long_tail_is_reported(tmp_path: Path, records: pd.DataFrame, rows: int) -> None:
+def test_a_marker_at_the_end_of_a_long_tail_is_reported(tmp_path: Path, records: pd.DataFrame, rows: int) -> None:
     table = records.head(500).copy()
     table["glucose"] = 100 + 15 * np.sqrt(np.arange(500)) + np.repeat([0, 400], [480, 20])
     (finding,) = findings(put(table.astype({"glucose": object}), "glucose", "999", rows), tmp_path, READMISSION)
     assert "glucose is 999" in finding
 
 
-def test_a_tail_of_counts_is_no_mark(tmp_path: Path, records: pd.DataFrame) -> None:
+def test_a_tail_of_counts_is_not_a_marker(tmp_path: Path, records: pd.DataFrame) -> None:
     table = records.copy()
     table["emergency_visits"] = np.resize([0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 4, 5, 7, 9], len(table))
     assert not [line for line in findings(table, tmp_path, READMISSION) if "far" in line]
@@ -122,7 +123,7 @@ def test_a_label_that_is_inverted_is_reported_with_the_number_of_columns(
     tmp_path: Path, patients: pd.DataFrame
 ) -> None:
     (finding,) = findings(swap(patients, "disease", {"0": "1", "1": "0"}), tmp_path)
-    assert "disease is associated opposite" in finding
+    assert "disease may be inverted" in finding
     assert "in 9 of 9 columns" in finding
 
 
@@ -145,7 +146,7 @@ def test_a_real_hospital_s_label_is_reported_if_and_only_if_it_is_inverted(
         ("slope", {"1": "3", "3": "1"}),
     ],
 )
-def test_codes_of_one_column_that_are_turned_are_reported(
+def test_codes_of_one_column_that_are_swapped_are_reported(
     tmp_path: Path, patients: pd.DataFrame, column: str, codes: dict[str, str]
 ) -> None:
     found = findings(swap(patients, column, codes), tmp_path)
@@ -161,7 +162,7 @@ def test_a_label_that_depends_on_nothing_is_not_reported(tmp_path: Path, patient
 
 def test_a_code_that_no_row_has_is_a_neutral_line(tmp_path: Path, patients: pd.DataFrame) -> None:
     (finding,) = findings(patients[patients["restecg"] != "1"], tmp_path)
-    assert finding.startswith("codes that no row has: restecg 1")
+    assert finding.startswith("note: codes that no row has: restecg 1")
 
 
 # Repeated stays
@@ -230,27 +231,27 @@ def test_other_ignored_columns_are_not_taken_for_patients(
 @pytest.mark.parametrize(
     ("case", "task", "words"),
     [
-        ("a4_999_and_minus9_inside_range", HEART_DISEASE, ["chol is 999 in 3 rows", "oldpeak is -9 in 2 rows"]),
-        ("a5_label_turned", HEART_DISEASE, ["disease is associated opposite"]),
-        ("a9_two_stays_a_patient", READMISSION, ["12 rows repeat an earlier one"]),
+        ("999_and_minus9_inside_range", HEART_DISEASE, ["chol is 999 in 3 rows", "oldpeak is -9 in 2 rows"]),
+        ("inverted_label", HEART_DISEASE, ["disease may be inverted"]),
+        ("two_stays_per_patient", READMISSION, ["12 rows have the patient of an earlier row"]),
     ],
 )
-def test_cases(case: str, task: Task, words: list[str]) -> None:
-    found = select(check_data(CASES / f"{case}.csv", task).findings())
+def test_each_case_gets_its_warnings(case: str, task: Task, words: list[str]) -> None:
+    found = select(DataCheckPage(check_data(CASES / f"{case}.csv", task)).findings())
     assert len(found) == len(words)
     for finding, word in zip(found, words, strict=True):
         assert word in finding
 
 
 def test_stays_of_the_case_are_reported_without_its_patient_column(tmp_path: Path) -> None:
-    table = pd.read_csv(CASES / "a9_two_stays_a_patient.csv").drop(columns="patient")
+    table = pd.read_csv(CASES / "two_stays_per_patient.csv").drop(columns="patient")
     (finding,) = findings(table, tmp_path, READMISSION)
     assert "as the row before" in finding
 
 
 def test_healthy_files_get_none_of_these_warnings(hospitals_folder: Path, tmp_path: Path, uci: Source) -> None:
     for path in sorted(hospitals_folder.glob("client_*.csv")):
-        assert select(check_data(path, HEART_DISEASE).findings()) == []
+        assert select(DataCheckPage(check_data(path, HEART_DISEASE)).findings()) == []
     for rows in divide(generate_readmission(4000, seed=42), Partition(by="hospital", seed=42)).values():
         assert findings(rows, tmp_path, READMISSION) == []
     for seed in range(10):

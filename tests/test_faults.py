@@ -380,7 +380,7 @@ def test_a_resumed_run_keeps_its_problem_log() -> None:
         "absent": {},
         "repeated_rounds": 0,
         "resumed_after": [1],
-        "noticed": {},
+        "data_warnings": {},
     }
 
 

@@ -17,7 +17,7 @@ import pytest
 from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.csv_reading import read_patients
 from federated_health.data.export_profile import find_decimal_mark, find_encoding, find_separator
-from federated_health.data.header_words import likeness, meaning_of_cell, names_unit
+from federated_health.data.header_words import meaning_of_cell, names_unit, similarity
 from federated_health.data.mapping_draft import draft_mapping
 from federated_health.data.mappings import read_mapping
 from federated_health.data.task_files import HEART_DISEASE, READMISSION
@@ -152,7 +152,7 @@ DIALECTS: dict[str, tuple[Callable[[Row], dict[str, str]], str, str, list[tuple[
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_draft_that_a_person_completes_gives_the_numbers(tmp_path: Path, dialect: str) -> None:
+def test_a_completed_draft_gives_the_numbers(tmp_path: Path, dialect: str) -> None:
     make, separator, encoding, answers = DIALECTS[dialect]
     export, mapping = write(tmp_path, make, separator, encoding), tmp_path / "mapping.toml"
     text = draft_mapping(export, STROKE).text
@@ -305,7 +305,7 @@ def test_numbers_that_usually_mean_missing_are_asked_about(tmp_path: Path) -> No
         ("glucose", (1100, 1200), "?"),
     ],
 )
-def test_a_unit_is_sure_only_if_the_header_or_the_values_say_so(
+def test_a_unit_is_proposed_only_if_the_header_or_the_values_say_so(
     tmp_path: Path, header: str, values: tuple[int, int], unit: str
 ) -> None:
     table = pd.DataFrame({header: [*values] * 10, "died": ["y", "n"] * 10})
@@ -409,7 +409,7 @@ def test_the_encoding_is_found(encoding: str, expected: str) -> None:
 def test_a_header_is_taken_for_a_column_of_its_name_or_meaning(header: str, column: str, is_same: bool) -> None:
     [declared] = [found for found in STROKE.columns if found.name == column]
 
-    assert (likeness(declared, header)[0] >= 0.9) is is_same
+    assert (similarity(declared, header)[0] >= 0.9) is is_same
 
 
 @pytest.mark.parametrize(
@@ -474,7 +474,7 @@ def test_a_word_that_usually_means_missing_may_be_a_code(tmp_path: Path) -> None
     assert codes == {"none": "?", "first": 1, "unknown": "missing", "na": "missing"}
 
 
-def test_empty_and_unknown_labels_are_left_to_a_person(tmp_path: Path) -> None:
+def test_empty_and_unknown_labels_are_left_open(tmp_path: Path) -> None:
     table = pd.DataFrame({"smoking": ["never", "now"] * 9, "died": ["yes", "", "unknown"] * 6})
 
     codes = tomllib.loads(draft_of(tmp_path, table, task_of(SMOKING)))["columns"]["died"]["codes"]

@@ -72,7 +72,7 @@ def test_a_mapping_may_leave_out_what_the_file_does_not_need(tmp_path: Path) -> 
         pytest.param('missing = ["k.A.", "-99"]', 'missing = "-99"', "texts in quotes", id="a mark without a list"),
         pytest.param('date_format = "%d.%m.%Y"', 'date_format = "%d.%m.%y"', "%Y", id="years of two digits"),
         pytest.param('date_format = "%d.%m.%Y"', 'date_format = "dd.mm.yyyy"', "%Y", id="no directives"),
-        pytest.param("[columns.sex]", "[columns.gender]", "no such column", id="a column that the task does not have"),
+        pytest.param("[columns.sex]", "[columns.gender]", "is not a column", id="a column that the task does not have"),
         pytest.param('column = "Geschlecht"', "column = 4", "header", id="a column by its number"),
         pytest.param('column = "Geschlecht"', 'column = ""', "header", id="no column"),
         pytest.param('column = "Geschlecht"', 'columm = "Geschlecht"', "unknown key", id="unknown key of a column"),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from federated_health.data.csv_reading import read_cells, read_patients
 from federated_health.data.data_check import check_data
+from federated_health.data.data_check_page import DataCheckPage
 from federated_health.data.mappings import completed_years, read_export, whole_days
 from federated_health.data.sources.source import Source
 from federated_health.data.task_files import HEART_DISEASE
@@ -123,7 +124,7 @@ def test_a_recorded_zero_stays_zero_where_the_task_reads_it_as_missing(tmp_path:
     assert not cells.invalid.any(axis=None)
 
 
-def test_a_code_table_goes_before_the_marks_for_missing(tmp_path: Path) -> None:
+def test_a_code_table_has_priority_over_missing_value_markers(tmp_path: Path) -> None:
     mapping = GERMAN.replace(
         "[columns.smoking]\nabsent = true",
         '[columns.smoking]\ncolumn = "Bemerkung"\ncodes = { "none" = 0, "" = 1, "k.A." = 2, "-99" = "missing" }',
@@ -164,7 +165,7 @@ def test_accents_may_be_composed_or_not(tmp_path: Path) -> None:
     assert numbers_of(tmp_path, with_cell("überlebt?", "géstorben"), mapping=mapping)["died"].tolist() == [1]
 
 
-def test_a_packed_export_is_read(tmp_path: Path) -> None:
+def test_a_compressed_export_is_read(tmp_path: Path) -> None:
     path = tmp_path / "export.csv.gz"
     path.write_bytes(gzip.compress(write_export(tmp_path, ROW).read_bytes()))
 
@@ -260,8 +261,8 @@ def test_two_hospitals_may_be_told_apart_and_patients_named(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("column", "cell", "title", "rule"),
     [
-        ("Geschlecht", "x", "Geschlecht (sex)", "one of m, w, d, or a mark for missing"),
-        ("Geschlecht", "1", "Geschlecht (sex)", "one of m, w, d, or a mark for missing"),
+        ("Geschlecht", "x", "Geschlecht (sex)", "one of m, w, d, or a missing-value marker"),
+        ("Geschlecht", "1", "Geschlecht (sex)", "one of m, w, d, or a missing-value marker"),
         ("BZ (mmol/l)", "5.5", "BZ (mmol/l) (glucose)", "converted from mmol/l"),
         ("BZ (mmol/l)", "1.2345", "BZ (mmol/l) (glucose)", "converted from mmol/l"),
         ("BZ (mmol/l)", "5,5 mmol", "BZ (mmol/l) (glucose)", "converted from mmol/l"),
@@ -309,7 +310,7 @@ def test_an_absent_column_is_missing_in_every_row(tmp_path: Path) -> None:
 def test_a_check_names_columns_as_the_export_does(tmp_path: Path) -> None:
     check = check_data(write_export(tmp_path, ROW, with_cell("Geschlecht", "q")), STROKE, write_mapping(tmp_path))
 
-    findings = check.findings()
+    findings = DataCheckPage(check).findings()
 
     assert "mapping.toml" in findings[0]
     assert any(line.startswith("Geschlecht (sex) must be one of m, w, d") and "row 2" in line for line in findings)
@@ -357,9 +358,10 @@ def test_no_cell_of_the_export_is_in_an_error(tmp_path: Path) -> None:
 def test_new_patients_need_no_label(tmp_path: Path) -> None:
     export = write_export(tmp_path, *(row.rpartition(";ja")[0] for row in [ROW] * 2), header=HEADER.split(";über")[0])
 
-    table, numbers = read_export(export, STROKE, write_mapping(tmp_path))
+    table, numbers, file_format = read_export(export, STROKE, write_mapping(tmp_path))
 
     assert list(table.columns) == HEADER.split(";")[:6]
+    assert (file_format.separator, file_format.decimal) == (";", ",")
     assert list(numbers.columns) == NAMES[:-1]
     assert table["BZ (mmol/l)"].astype(str).tolist() == ["5,5", "5,5"]
 

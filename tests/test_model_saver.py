@@ -21,8 +21,7 @@ from federated_health.ml.keras_models import load_model, read_description
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.report import saved_model
-from federated_health.report.saved_model import save_final_model
-from federated_health.server import run_folder
+from federated_health.report.saved_model import ModelSaver, save_final_model
 
 WIDTH = len(HEART_DISEASE.measurements)
 WEIGHTS: Weights = initial_weights(HEART_DISEASE, "mlp", 7)
@@ -71,7 +70,7 @@ def test_the_server_saves_the_model_itself_where_the_separate_process_fails(
     monkeypatch.setattr(saved_model, "save_final_model", lambda *arguments: calls.append(arguments))
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: failed)
     monkeypatch.delitem(sys.modules, "keras", raising=False)
-    saver = run_folder.ModelSaver()
+    saver = ModelSaver()
     saver.prepare()
     saver.save(Path("model.keras"), HEART_DISEASE, TRAIN_CONFIG, WEIGHTS)
     assert calls == [(Path("model.keras"), HEART_DISEASE, TRAIN_CONFIG, WEIGHTS)]
@@ -79,8 +78,8 @@ def test_the_server_saves_the_model_itself_where_the_separate_process_fails(
 
 def test_a_server_that_has_loaded_keras_starts_no_separate_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
-    monkeypatch.setitem(sys.modules, "keras", run_folder)
-    run_folder.ModelSaver().prepare()
+    monkeypatch.setitem(sys.modules, "keras", saved_model)
+    ModelSaver().prepare()
 
 
 def test_a_separate_process_that_is_not_needed_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +92,7 @@ def test_a_separate_process_that_is_not_needed_ends(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(subprocess, "Popen", start)
     monkeypatch.delitem(sys.modules, "keras", raising=False)
-    saver = run_folder.ModelSaver()
+    saver = ModelSaver()
     saver.prepare()
     saver.close()
     (process,) = started
@@ -105,7 +104,7 @@ def test_a_separate_process_saves_the_same_model(tmp_path: Path, monkeypatch: py
     save_final_model(tmp_path / "here.keras", HEART_DISEASE, TRAIN_CONFIG, WEIGHTS)
     monkeypatch.delitem(sys.modules, "keras")
     monkeypatch.setattr(saved_model, "save_final_model", None)  # so that this process cannot save it
-    saver = run_folder.ModelSaver()
+    saver = ModelSaver()
     saver.prepare()
     saver.save(tmp_path / "there.keras", HEART_DISEASE, TRAIN_CONFIG, WEIGHTS)
     monkeypatch.undo()
@@ -133,4 +132,4 @@ def test_a_missing_folder_ends_the_separate_process_with_1_and_is_an_error_of_th
     assert ended.value.code == 1
     assert capsys.readouterr().out == ""
     with pytest.raises(StorageError, match="gone"):
-        run_folder.ModelSaver().save(path, HEART_DISEASE, TRAIN_CONFIG, WEIGHTS)
+        ModelSaver().save(path, HEART_DISEASE, TRAIN_CONFIG, WEIGHTS)

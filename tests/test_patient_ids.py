@@ -15,10 +15,11 @@ from federated_health.data.associations import measure_associations
 from federated_health.data.columns import Label, Measurement
 from federated_health.data.csv_reading import check_cells, parse_csv, read_cells, read_patients
 from federated_health.data.data_check import check_data
+from federated_health.data.data_check_page import DataCheckPage
 from federated_health.data.hospital import Patients, load_hospital
 from federated_health.data.partitions import Partition, count_patients, divide
 from federated_health.data.sources.source import Source
-from federated_health.data.split import assign_folds, split_rows
+from federated_health.data.split import split_rows
 from federated_health.data.task_files import READMISSION
 from federated_health.data.tasks import Task
 from federated_health.errors import BudgetError, DataError
@@ -28,12 +29,13 @@ from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.budget import PrivacyBudget
 from federated_health.privacy.message_checks import agree_on_plan
 from federated_health.studies.benefit.cohort import Cohort, read_cohort
+from federated_health.studies.benefit.folds import assign_folds
 from federated_health.transport.interface import hospital_context
 from tests.support.audits import plan_of
 from tests.support.scripts import PROJECT
 
 TASK = replace(READMISSION, patient="patient")
-STAYS = PROJECT / "tests" / "cases" / "a9_two_stays_a_patient.csv"
+STAYS = PROJECT / "tests" / "cases" / "two_stays_per_patient.csv"
 SEEDS = range(20)
 
 
@@ -93,12 +95,14 @@ def test_a_missing_identifier_is_an_invalid_cell(tmp_path: Path, stays: pd.DataF
     assert "column patient, row 5: expected an identifier" in str(check.obstacle)
     assert "1 more invalid cell" in str(check.obstacle)
     assert check.obstacle.reason.startswith("its column patient holds a value that is not an identifier")
-    assert any("patient must be" in line and "rows 5, 10" in line for line in check.findings())
-    assert "patient" not in check.table()
+    page = DataCheckPage(check)
+    assert any("patient must be" in line and "rows 5, 10" in line for line in page.findings())
+    assert "patient" not in page.table()
 
 
 def test_a_check_counts_rows_and_patients(tmp_path: Path, stays: pd.DataFrame) -> None:
-    assert "24 rows of 12 patients, 6 with readmitted = 1" in check_data(write(tmp_path, stays), TASK).title
+    page = DataCheckPage(check_data(write(tmp_path, stays), TASK))
+    assert "24 rows of 12 patients, 6 with readmitted = 1" in page.title
 
 
 def test_the_smallest_number_of_patients_counts_patients(tmp_path: Path, stays: pd.DataFrame) -> None:

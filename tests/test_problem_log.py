@@ -27,7 +27,7 @@ def test_json_is_ordered_by_name() -> None:
         "absent": {"b": 1, "c": 2},
         "repeated_rounds": 2,
         "resumed_after": [0, 7],
-        "noticed": {},
+        "data_warnings": {},
     }
 
 

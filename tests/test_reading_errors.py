@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from federated_health.data import csv_reading
+from federated_health.data import gzip_files
 from federated_health.data.csv_reading import Dialect, parse_csv, read_patients
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import DataError
@@ -191,7 +191,7 @@ def test_rows_without_any_cell_are_no_patients(path: Path, blank: str) -> None:
     assert "row 1;" in str(refusal(path, f"{HEADER}\n{blank}\n"))
 
 
-def test_a_row_with_marks_for_missing_only_is_read(path: Path) -> None:
+def test_a_row_of_missing_value_markers_is_read(path: Path) -> None:
     path.write_text(f"{HEADER.removesuffix(',disease')}\n{FIRST.removesuffix(',0')}\n?{',' * 12}\n")
     assert len(read_patients(path, HEART_DISEASE, labelled=False)[1]) == 2
 
@@ -255,6 +255,6 @@ def test_a_damaged_gzip_file_is_refused(path: Path, damage: str) -> None:
 
 
 def test_a_gzip_file_that_unpacks_to_too_much_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_reading, "MAX_UNPACKED_BYTES", 2**20)
+    monkeypatch.setattr(gzip_files, "MAX_UNPACKED_BYTES", 2**20)
     bomb = gzip.compress(bytes(2**20 + 1))
     assert "at most 1 MiB" in str(refusal(path, bomb))

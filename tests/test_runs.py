@@ -184,7 +184,7 @@ def _no_keras(monkeypatch: pytest.MonkeyPatch) -> None:
     def save(path: Path, *_: object) -> None:
         path.write_text("a model")
 
-    monkeypatch.setattr(run_folder.ModelSaver, "prepare", lambda _: None)
+    monkeypatch.setattr(saved_model.ModelSaver, "prepare", lambda _: None)
     monkeypatch.setattr(saved_model, "save_final_model", save)
     monkeypatch.setattr(run_page, "write_run_report", lambda path, _: path.write_text("a report"))
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federated_health.data.split import assign_folds, split_rows
+from federated_health.data.split import split_rows
+from federated_health.studies.benefit.folds import assign_folds
 
 
 def positions(table: pd.DataFrame, seed: int = 42) -> tuple[list[int], list[int]]:

@@ -141,7 +141,7 @@ def test_an_export_is_read_however_it_is_written(separator: str, encoding: str) 
     assert "# in the export: Größe" in text
 
 
-def test_an_export_may_be_packed_or_a_workbook_or_parquet(in_folder: Path) -> None:
+def test_an_export_may_be_compressed_or_a_workbook_or_parquet(in_folder: Path) -> None:
     expected = kinds(draft(write(random_table()))[1])
     assert kinds(draft(write(random_table(), in_folder / "export.csv.gz"))[1]) == expected
     if find_spec("openpyxl"):
@@ -161,7 +161,7 @@ def test_an_export_may_be_packed_or_a_workbook_or_parquet(in_folder: Path) -> No
         (["no", "yes"], '"no" and "yes"'),
     ],
 )
-def test_the_direction_of_a_label_is_left_to_a_person(values: list[Any], shown: str) -> None:
+def test_the_direction_of_a_label_is_left_open(values: list[Any], shown: str) -> None:
     table = random_table().replace({"died": dict(enumerate(values))})
     text, _ = draft(write(table))
     label = tomllib.loads(text)["label"]
@@ -186,7 +186,7 @@ def test_a_code_between_frequent_ones_is_filled_in_and_an_outer_one_is_not_shown
     table["ward"] = [0] * 100 + [2] * 90 + [1] * 4 + [4] * 3 + [3] * 3
     text, columns = draft(write(table))
     assert list(columns["ward"]["codes"]) == ["0", "1", "2"]
-    assert "complete the codes" in text
+    assert "add their codes" in text
 
 
 def random_values(seed: int) -> npt.NDArray[np.float64]:
@@ -243,7 +243,7 @@ def test_numbers_that_may_mean_missing_are_far_from_the_others_and_repeated() ->
     assert find_missing_marks(np.append(counts, [-1.0] * 5), 5) == [-1]
 
 
-def test_marks_for_missing_do_not_widen_the_range() -> None:
+def test_missing_value_markers_do_not_widen_the_range() -> None:
     table = random_table()
     clean = draft(write(table))[1]["lab"]
     table.loc[table.index[:8], "lab"] = 999

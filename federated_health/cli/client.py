@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.app import Context
 
-from federated_health import privacy
 from federated_health.cli import parsing
-from federated_health.cli.console import configure_logging, print_figures, print_lines
-from federated_health.data.data_check import check_data
+from federated_health.cli.console import configure_logging, print_figures
 from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import OwnHospital, find_own_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
@@ -22,9 +20,8 @@ from federated_health.hospital import handlers
 from federated_health.hospital.ledger import Ledger
 from federated_health.messages.content import ENCRYPTED_ONLY
 from federated_health.ml.backend import load_tensorflow
-from federated_health.names import ALLOWED_EPSILON, MAPPING
+from federated_health.names import ALLOWED_EPSILON, DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAPPING
 from federated_health.security import load_tls
-from federated_health.setting_fields import DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, Value
 from federated_health.transport.channels import check_address
 from federated_health.transport.in_process import App
 from federated_health.transport.interface import hospital_context
@@ -32,6 +29,7 @@ from federated_health.transport.stream_client import join_run, report_unfit
 
 if TYPE_CHECKING:
     from federated_health.security.identity import Identity
+    from federated_health.setting_fields import Value
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +104,7 @@ def make_parser() -> argparse.ArgumentParser:
 def add_mapping(group: Any) -> None:
     """Add the file that states how a hospital's own export is written; `supernode` has the same flag."""
     help_text = "mapping file that states how --data writes the task's columns; `federated-health mapping draft` "
-    help_text += "proposes one (default: the one in the manifest beside the CSV, if any, else --data has the task's "
-    help_text += "own columns)"
+    help_text += "proposes one (default: the one in the manifest beside the CSV, else none)"
     group.add_argument("--mapping", type=Path, metavar="FILE", help=help_text)
 
 
@@ -137,7 +134,7 @@ def check_libraries(flags: argparse.Namespace) -> None:
         check_installed("tenseal")
 
 
-def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -> dict[str, Value]:
+def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -> "dict[str, Value]":
     """A hospital's node config, from its name, its files and the flags that `supernode` has, too."""
     config: dict[str, Value] = {"data": str(own.data), "name": own.name, "tls": str(tls or "")}
     config |= {"split-seed": flags.split_seed}
@@ -162,13 +159,14 @@ def run_client(app: App) -> None:
     parser = make_parser()
     flags = parser.parse_args()
     if flags.show_egress is not None:
-        from federated_health.hospital import ledger_page  # noqa: PLC0415  # a run does not need it
+        from federated_health.cli.inspection import show_egress  # noqa: PLC0415  # a run does not need it
 
-        _print_page(ledger_page.summarise(flags.show_egress))
-        print_lines("What never leaves:", ledger_page.NEVER)
+        show_egress(flags.show_egress)
         return
     if flags.show_privacy is not None:
-        _print_page(privacy.load_page().read_page(flags.show_privacy))
+        from federated_health.cli.inspection import show_privacy  # noqa: PLC0415  # as above
+
+        show_privacy(flags.show_privacy)
         return
     if flags.tls == "":  # which as a path is the current folder
         parser.error("argument --tls: expected a folder, got ''")
@@ -185,7 +183,9 @@ def run_client(app: App) -> None:
         mapping=flags.mapping,
     )
     if flags.check:
-        _check(hospital)
+        from federated_health.cli.inspection import show_data  # noqa: PLC0415  # as above
+
+        show_data(hospital.data, hospital.task, hospital.mapping)
     else:
         _join(app, flags, hospital, identity)
 
@@ -195,21 +195,6 @@ def _default_name(identity: "Identity | None", *, is_check: bool) -> str | None:
     if identity is not None:
         return identity.name
     return "unnamed" if is_check else None  # a check sends nothing
-
-
-def _print_page(page: Any) -> None:
-    """Print a page's lines, then its tables."""
-    print_lines(page.title, page.lines())
-    for title, table in page.tables().items():
-        print_figures(title, table)
-
-
-def _check(hospital: OwnHospital) -> None:
-    """Show what is in a hospital's CSV; DataError if the hospital cannot join."""
-    check = check_data(hospital.data, hospital.task, hospital.mapping)
-    print_figures(check.title, check.table())
-    print_lines(check.verdict, check.findings())
-    check.raise_obstacle()
 
 
 def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Identity | None") -> None:

@@ -1,4 +1,4 @@
-"""The terminal of a command: lines with the time, progress, tables, logging, exit codes and signals."""
+"""The terminal of a command: lines with the time, tables, logging, exit codes and signals."""
 
 import logging
 import os
@@ -10,17 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-
-if TYPE_CHECKING:
-    from federated_health.ml.rounds import Round
 
 
 class _Console(Console):
@@ -43,35 +39,6 @@ MIN_NAME_WIDTH = 13
 def say(line: str) -> None:
     """Print a line with the time."""
     console.print(escape(f"{time.strftime('%H:%M:%S')} {line}"), soft_wrap=True)
-
-
-@contextmanager
-def round_progress(total: int) -> Iterator[Callable[["Round"], None]]:
-    """A progress bar over rounds with loss and accuracy; about ten lines instead where there is no terminal.
-
-    Yields:
-        A function to call after each round; the first one need not be round 1.
-    """
-    columns = TextColumn("round"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[text]}")
-    with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("round", total=total, text="")
-        started = time.monotonic()
-        ends: list[float] = []
-
-        def update(completed: "Round") -> None:
-            ends.append(time.monotonic())
-            number, counts = completed.number, completed.federation.counts
-            # The server of an encrypted run cannot read the counts.
-            text = f"loss {figure(counts.loss)}  accuracy {figure(counts.accuracy)}" if counts else ""
-            progress.update(bar, completed=number, text=text)
-            if not console.is_terminal and (number % max(1, total // 10) == 0 or len(ends) == 1 or number == total):
-                say(f"round {number}/{total}{text and f': {text}'}")
-            if number == total:
-                rate = (len(ends) - 1) / max(ends[-1] - ends[0], 1e-9)
-                after_first = f"; {rate:.1f} rounds per second after the first" if rate else ""
-                say(f"{len(ends)} rounds in {ends[-1] - started:.1f} s{after_first}")
-
-        yield update
 
 
 def print_lines(title: str, lines: Iterable[str]) -> None:

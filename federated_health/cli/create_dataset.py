@@ -24,7 +24,7 @@ from federated_health.data.sources.source import DEFAULT_PATIENTS, Source, gener
 from federated_health.data.task_files import TASKS, get_task, read_task_file
 from federated_health.errors import SettingsError
 from federated_health.files import path_exists
-from federated_health.setting_fields import DEFAULT_DATA
+from federated_health.names import DEFAULT_DATA
 from federated_health.settings import Settings
 
 GENERATED = "readmission"
@@ -61,10 +61,12 @@ def parse() -> argparse.Namespace:
         "--mapping",
         type=Path,
         metavar="FILE",
-        help="mapping file that states how a file writes the columns of --task or --task-file (default: none)",
+        help="mapping file that states how SOURCE writes the columns of --task or --task-file (default: none)",
     )
     source.add_argument(
-        "--task", choices=tuple(TASKS), help="task of a file (default: of its header; required with --mapping)"
+        "--task",
+        choices=tuple(TASKS),
+        help="task of a file (default: by its header; --mapping requires --task or --task-file)",
     )
     source.add_argument(
         "--task-file", type=Path, metavar="FILE", help="task file of your own, instead of --task (default: none)"
@@ -78,15 +80,14 @@ def parse() -> argparse.Namespace:
     source.add_argument(
         "--drop-invalid",
         action="store_true",
-        help="drop and count rows of a file that break a rule of the task, but none for its label (default: stop with "
-        "an error)",
+        help="drop and count rows with an invalid cell, unless it is the label (default: stop with an error)",
     )
     source.add_argument(
         "--label-means",
         type=label_meaning,
         metavar="LABEL=VALUE",
-        help="the value of the file's label that means the task's label, such as disease=1, disease=0 or disease=Yes; "
-        "required if nothing else confirms it (default: as in the recognised layout)",
+        help="the value of the file's label that means 1, such as disease=1, disease=0 or disease=Yes; required if "
+        "nothing else confirms it (default: as in the recognised layout)",
     )
     division = parser.add_argument_group("partition")
     division.add_argument(
@@ -117,8 +118,8 @@ def parse() -> argparse.Namespace:
         "--min-patients",
         type=parsing.count,
         metavar="N",
-        help="smallest number of different patients of a hospital: smaller hospitals of the data are left out, and "
-        f"other partitions are drawn anew or refused (from 1; {MIN_PATIENTS} are needed to join; default: 1)",
+        help="smallest number of different patients per hospital; with --by hospital, smaller ones are left out, "
+        f"otherwise the partition is drawn anew or refused (from 1; joining needs {MIN_PATIENTS}; default: 1)",
     )
     division.add_argument(
         "--seed",
@@ -149,9 +150,9 @@ def parse() -> argparse.Namespace:
     if flags.task and flags.task_file:
         parser.error("expected --task or --task-file, got both")
     if flags.mapping is not None and not (flags.task or flags.task_file):
-        parser.error("--mapping: expected --task NAME or --task-file FILE, too")
+        parser.error("--mapping: also expected --task NAME or --task-file FILE, got neither")
     if flags.mapping is not None and flags.label_means is not None:
-        parser.error("--label-means: expected no --mapping, whose codes state what the label means")
+        parser.error("--label-means: expected without --mapping, whose codes state what the label means")
     return flags
 
 
@@ -191,7 +192,7 @@ def describe_patients(source: Source, partition: Partition) -> tuple[dict[str, A
     if left_out := find_small_hospitals(source, partition):
         facts["left_out"] = left_out
         names = ", ".join(f"{name} ({rows} rows)" for name, rows in left_out.items())
-        notes.append(f"left out, as they have fewer than {partition.min_patients} different patients: {names}")
+        notes.append(f"left out, with fewer than {partition.min_patients} different patients: {names}")
     if partition.by == "hospital" and (shared := count_shared_patients(source)) is not None:
         facts["patients_at_several_hospitals"] = shared
         notes.append(f"{shared} patients have rows at several hospitals")
@@ -230,7 +231,7 @@ def main() -> None:
         remedy = "" if flags.min_patients else f"; see --min-patients {MIN_PATIENTS}"
         print_lines(f"{small} {have} fewer than {MIN_PATIENTS} different patients and cannot join{remedy}", [])
     if repeated := manifest.get("repeated_rows"):
-        lines = [f"{' and '.join(pair['hospitals'])}: {pair['rows']} different rows" for pair in repeated]
-        title = "rows of one hospital are equal to rows of another in every column: are they the same patients?"
-        print_lines(title, [*lines, *(["and perhaps more pairs"] if len(lines) == MAX_PAIRS else [])])
+        lines = [f"{' and '.join(pair['hospitals'])}: {pair['rows']} distinct rows" for pair in repeated]
+        title = "hospitals share rows that are equal in every column: are they the same patients?"
+        print_lines(title, [*lines, *(["and possibly more pairs"] if len(lines) == MAX_PAIRS else [])])
     print_lines(f"wrote {flags.out / MANIFEST}" + (f" and {PICTURE}" if flags.plot else ""), [])

@@ -9,9 +9,12 @@ from federated_health.data.mapping_draft import draft_mapping
 from federated_health.data.task_files import DEFAULT_TASK, TASKS, get_task, read_task_file
 from federated_health.errors import SettingsError
 
-DESCRIPTION = "Works on mapping files, which state how a hospital's own export writes the columns of a task."
+DESCRIPTION = "Drafts mapping files, which state how a hospital's own export writes the columns of a task."
 
-EXAMPLES = ("draft export.csv --task-file stroke.toml", "draft export.xlsx --task readmission")
+EXAMPLES = (
+    "draft export.csv --task-file stroke.toml > mapping.toml",
+    "draft export.xlsx --task readmission > mapping.toml",
+)
 
 
 def make_parser() -> parsing.CommandParser:
@@ -19,10 +22,10 @@ def make_parser() -> parsing.CommandParser:
     parser = parsing.CommandParser(DESCRIPTION, examples=EXAMPLES)
     subcommands = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
     examples = tuple(example.removeprefix("draft ") for example in EXAMPLES)
-    help_text = "proposes a mapping for an export, which a person completes; it goes to standard output"
+    help_text = "writes a draft of a mapping file, made from an export, to standard output"
     draft = parsing.add_subcommand(subcommands, "draft", _draft, help_text, examples)
     draft.add_argument("export", type=Path, metavar="EXPORT", help="the export: a CSV, .csv.gz, .xlsx or .parquet")
-    help_text = f"the task whose columns are looked for (default: {DEFAULT_TASK})"
+    help_text = f"the task to whose columns the export is mapped (default: {DEFAULT_TASK})"
     draft.add_argument("--task", choices=tuple(TASKS), help=help_text)
     help_text = "task file of your own, instead of --task (default: none)"
     draft.add_argument("--task-file", type=Path, metavar="FILE", help=help_text)
@@ -43,5 +46,5 @@ def _draft(flags: argparse.Namespace) -> None:
     draft = draft_mapping(flags.export, task)
     sys.stdout.write(draft.text)
     sys.stdout.flush()
-    lines = "line of the draft needs" if draft.open_lines == 1 else "lines of the draft need"
-    print(f'{draft.open_lines} {lines} a person: replace each "?"', file=sys.stderr)
+    lines = "line" if draft.open_lines == 1 else "lines"
+    print(f'{draft.open_lines} {lines} to complete: replace each "?"', file=sys.stderr)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from federated_health.cli.console import print_error
-from federated_health.setting_fields import MAX_WAIT, flag_of, plain
+from federated_health.names import MAX_WAIT
 
 Number = TypeVar("Number", int, float)
 
@@ -76,7 +76,7 @@ whole = _number(int, "a whole number", lambda _: True)
 number = _number(float, "a number", lambda _: True)
 """Numbers whose range is checked elsewhere, such as by `Settings`."""
 
-seconds = _number(float, f"a number above 0 and at most {plain(MAX_WAIT)}", lambda value: 0 < value <= MAX_WAIT)
+seconds = _number(float, f"a number above 0 and at most {MAX_WAIT:,.0f}", lambda value: 0 < value <= MAX_WAIT)
 epsilon = _number(float, "a number above 0 and at most 1000", lambda value: 0 < value <= 1000)
 seed = _number(int, "a whole number from 0 to 2147483647", lambda value: 0 <= value < 2**31)
 count = _number(int, "a whole number from 1", lambda value: 1 <= value < 2**31)
@@ -103,6 +103,8 @@ def add_settings(parser: argparse.ArgumentParser, settings: type[Any], *, leave_
 
     The parsed values hold only the flags that the user gave.
     """
+    from federated_health.setting_fields import flag_of  # noqa: PLC0415  # a client has no settings
+
     groups: dict[str, Any] = {}
     for setting in fields(settings):
         flag = flag_of(setting)

@@ -1,6 +1,7 @@
 """The command `server.py`: its flags, its output, and a ServerApp over gRPC streams."""
 
 import argparse
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import Context
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from federated_health import encryption
 from federated_health.cli import console, parsing
@@ -111,7 +113,7 @@ def start_run(
         folder.begin(run)
         stopped_by: BaseException | None = None
         try:
-            with console.round_progress(settings.rounds) as show:
+            with round_progress(settings.rounds) as show:
 
                 def record(completed: "Round") -> None:
                     folder.append_round(run)
@@ -122,6 +124,36 @@ def start_run(
         except (KeyboardInterrupt, RunError) as error:
             stopped_by, figures = error, figures_when_stopped(run, error)
         save_results(folder, run, figures, stopped_by)
+
+
+@contextmanager
+def round_progress(total: int) -> Iterator[Callable[["Round"], None]]:
+    """A progress bar over rounds with loss and accuracy; about ten lines instead where there is no terminal.
+
+    Yields:
+        A function to call after each round; the first one need not be round 1.
+    """
+    columns = TextColumn("round"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[text]}")
+    terminal = console.console
+    with Progress(*columns, TimeElapsedColumn(), console=terminal, disable=not terminal.is_terminal) as progress:
+        bar = progress.add_task("round", total=total, text="")
+        started = time.monotonic()
+        ends: list[float] = []
+
+        def update(completed: "Round") -> None:
+            ends.append(time.monotonic())
+            number, counts = completed.number, completed.federation.counts
+            # The server of an encrypted run cannot read the counts.
+            text = f"loss {console.figure(counts.loss)}  accuracy {console.figure(counts.accuracy)}" if counts else ""
+            progress.update(bar, completed=number, text=text)
+            if not terminal.is_terminal and (number % max(1, total // 10) == 0 or len(ends) == 1 or number == total):
+                console.say(f"round {number}/{total}{text and f': {text}'}")
+            if number == total:
+                rate = (len(ends) - 1) / max(ends[-1] - ends[0], 1e-9)
+                after_first = f"; {rate:.1f} rounds per second after the first" if rate else ""
+                console.say(f"{len(ends)} rounds in {ends[-1] - started:.1f} s{after_first}")
+
+        yield update
 
 
 def figures_when_stopped(run: FederatedRun, error: BaseException) -> dict[str, Any]:
@@ -195,7 +227,7 @@ def print_benefit(joining: Mapping[str, Any]) -> None:
         }
         for name, benefit in joining.items()
     }
-    noticed = [name for name, benefit in joining.items() if benefit.get("noticed")]
-    note = f"\nSee {', '.join(noticed)} under 'Problems in this run', which may explain the verdict." if noticed else ""
+    warned = [name for name, benefit in joining.items() if benefit.get("data_warnings")]
+    note = f"\nSee {', '.join(warned)} under 'Problems in this run', which may explain the verdict." if warned else ""
     if rows:
         console.print_figures("Benefit of joining: ROC-AUC on held-out patients", rows, BENEFIT_NOTE + note)

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from federated_health.cli import parsing
 from federated_health.cli.console import console, difference, print_figures, say
 from federated_health.ml.metrics import SMALL_CLASS, describe_small_in_mean, verdict_text
-from federated_health.setting_fields import DEFAULT_DATA, flag_of
+from federated_health.names import DEFAULT_DATA
+from federated_health.setting_fields import flag_of
 from federated_health.settings import OPERATIONAL, Settings
 from federated_health.studies.audit import audit_study
 from federated_health.studies.audit.audit_page import inversion_rows, one_model_rows, strength_rows

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from federated_health.cli import parsing
-from federated_health.cli.console import console, print_figures, print_lines
+from federated_health.cli.console import console, print_lines
 from federated_health.data.columns import Category, Column, Measurement, write_number
 from federated_health.data.task_files import TASKS, get_task, read_task_file
 from federated_health.data.tasks import Task
@@ -18,7 +18,7 @@ from federated_health.errors import DataError, SettingsError
 from federated_health.files import path_exists
 from federated_health.names import is_hospital_name
 
-DESCRIPTION = "Works on task files, which declare the columns of a table and the label to predict."
+DESCRIPTION = "Drafts, checks and shows task files, which declare the columns of a table and the label to predict."
 
 EXAMPLES = (
     "draft patients.csv --target died_30d > stroke.toml",
@@ -32,31 +32,31 @@ def make_parser() -> parsing.CommandParser:
     parser = parsing.CommandParser(DESCRIPTION, examples=EXAMPLES)
     subcommands = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
 
-    help_text = "proposes a task file for one hospital's export, which a person completes; it goes to standard output"
+    help_text = "writes a draft of a task file, made from one hospital's export, to standard output"
     examples = (
         "patients.csv --target died_30d > stroke.toml",
         "export.xlsx --target verstorben --name stroke > stroke.toml",
     )
     draft = parsing.add_subcommand(subcommands, "draft", _draft, help_text, examples)
     draft.add_argument("export", type=Path, metavar="EXPORT", help="the export: a CSV, .csv.gz, .xlsx or .parquet")
-    help_text = "header of the column to predict, which has two values"
+    help_text = "header of the column to predict, which must have two values"
     draft.add_argument("--target", required=True, metavar="COLUMN", help=help_text)
-    help_text = "name of the task: lower-case letters, digits and hyphens (default: made from the file's name)"
+    help_text = "name of the task: lower-case letters, digits and hyphens (default: derived from the file's name)"
     draft.add_argument("--name", metavar="NAME", help=help_text)
 
-    help_text = "lists the mistakes of a task file, and what is worth a second thought in a valid one"
+    help_text = "lists the errors of a task file, or notes on a valid one"
     check = parsing.add_subcommand(
         subcommands, "check", _check, help_text, ("stroke.toml", "stroke.toml --data patients.csv")
     )
     check.add_argument("file", type=Path, metavar="FILE", help="the task file")
-    help_text = "a hospital's CSV, to be checked against the task (default: none)"
+    help_text = "also check this CSV of a hospital against the task (default: none)"
     check.add_argument("--data", type=Path, metavar="CSV", help=help_text)
 
-    help_text = "shows the columns of a task as a table"
+    help_text = "prints the columns of a task as a table"
     show = parsing.add_subcommand(subcommands, "show", _show, help_text, ("stroke.toml", "readmission --markdown"))
     help_text = f"a task file, or a task of the package: {', '.join(TASKS)}"
     show.add_argument("task", metavar="TASK", help=help_text)
-    show.add_argument("--markdown", action="store_true", help="write the table in Markdown (default: no)")
+    show.add_argument("--markdown", action="store_true", help="print the table in Markdown (default: no)")
     return parser
 
 
@@ -75,32 +75,30 @@ def _draft(flags: argparse.Namespace) -> None:
     draft = draft_task(flags.export, flags.target, flags.name)
     sys.stdout.write(draft.text)
     sys.stdout.flush()
-    lines = "line needs" if draft.open_lines == 1 else "lines need"
+    lines = "line" if draft.open_lines == 1 else "lines"
     print(
-        f'{draft.open_lines} {lines} a person: replace each "?", then run federated-health task check', file=sys.stderr
+        f'{draft.open_lines} {lines} to complete: replace each "?", then run federated-health task check',
+        file=sys.stderr,
     )
 
 
 def _check(flags: argparse.Namespace) -> None:
-    """Show the mistakes of a task file, or remarks about it; then check a CSV against it."""
+    """Show the errors of a task file, or notes on it; then check a CSV against it."""
     from federated_health.data.task_review import find_mistakes, review_task  # noqa: PLC0415  # as above
 
     if mistakes := find_mistakes(flags.file):
         if len(mistakes) == 1:
             raise DataError(mistakes[0])
-        print_lines(f"{flags.file}: {len(mistakes)} mistakes", mistakes)
+        print_lines(f"{flags.file}: {len(mistakes)} errors", mistakes)
         raise DataError(f"{flags.file}: is not a valid task file")
     task = read_task_file(flags.file)
     columns = "1 column" if len(task.columns) == 1 else f"{len(task.columns)} columns"
-    remarks = [f"remark: {remark}" for remark in review_task(task)]
-    print_lines(f"{flags.file}: valid: task {task.name}, {columns}, label {task.label.name}", remarks)
+    notes = [f"note: {note}" for note in review_task(task)]
+    print_lines(f"{flags.file}: valid: task {task.name}, {columns}, label {task.label.name}", notes)
     if flags.data is not None:
-        from federated_health.data.data_check import check_data  # noqa: PLC0415  # as above
+        from federated_health.cli.inspection import show_data  # noqa: PLC0415  # as above
 
-        checked = check_data(flags.data, task)
-        print_figures(checked.title, checked.table())
-        print_lines(checked.verdict, checked.findings())
-        checked.raise_obstacle()
+        show_data(flags.data, task)
 
 
 def _show(flags: argparse.Namespace) -> None:
@@ -109,7 +107,7 @@ def _show(flags: argparse.Namespace) -> None:
     task = get_task(flags.task) if is_name else read_task_file(Path(flags.task))
     rows = [(column.name, column.meaning, describe_values(column)) for column in task.labelled_columns]
     if task.patient is not None:
-        rows.append((task.patient, "identifies the patient of a row", "any text, never missing; no input"))
+        rows.append((task.patient, "identifies the patient of a row", "any text, never missing; not an input"))
     if flags.markdown:
         print(
             "\n".join(

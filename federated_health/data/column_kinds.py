@@ -1,6 +1,6 @@
-"""What each column of an export can be in a task: a measurement, a category, the patient's identifier, or nothing.
+"""Guesses what a column of an export can be in a task: a measurement, a category, the patient's identifier, or nothing.
 
-A guess, for the draft of a task file only, from the header and the cells.
+For the draft of a task file only, from the header and the cells.
 """
 
 import re
@@ -54,14 +54,14 @@ Role = Literal["measurement", "category", "patient", "unused"]
 
 @dataclass(frozen=True)
 class Kind:
-    """What a column of an export can be in a task, and why it can be nothing if its role is unused."""
+    """What a column of an export can be in a task; the reason why it is unused, if it is."""
 
     role: Role
     reason: str = ""
 
 
 def find_kind(column: ExportColumn, rows: int) -> Kind:
-    """What a column can be, by its header and cells; see `predicts` for what only the label can tell."""
+    """What a column can be, by its header and cells; `predicts` also needs the label."""
     different, filled = len(column.cells), int(column.counts.sum())
     if reason := _find_emptiness(different, filled, rows):
         return Kind("unused", reason)
@@ -88,7 +88,7 @@ def _find_emptiness(different: int, filled: int, rows: int) -> str:
     if different == 1 and filled == rows:
         return "the same in every row"
     if different == 1:
-        return 'the same in every row that is not empty; if empty means "no", write both into the export'
+        return 'the same in every row that is not empty; if empty means "no", write "no" into these cells'
     return ""
 
 
@@ -100,7 +100,7 @@ def _find_identifier(column: ExportColumn) -> Kind | None:
         if concepts_of(column.header) == {"patient"} or words & _PERSON_WORDS:
             return Kind("patient" if is_repeated else "unused", "an identifier, different in every row")
         if words & _CASE_WORDS and (words & _ID_WORDS or len(words) == 1):
-            return Kind("unused", "an identifier of a case; declare it as [patient] only if it is the patient's")
+            return Kind("unused", "an identifier of a case; declare it as [patient] only if it identifies the patient")
         if words & _ID_WORDS and not is_repeated:
             return Kind("unused", "an identifier, different in every row")
     numbers = column.numbers
@@ -135,7 +135,7 @@ def _holds_codes(column: ExportColumn) -> bool:
 
 
 def predicts(cells: "pd.Series[str]", column: ExportColumn, label: npt.NDArray[np.intp]) -> bool:
-    """Whether a column alone tells the label of nearly every row, as one that was recorded with the outcome does.
+    """Whether a column alone predicts the label of nearly every row, like one that was recorded with the outcome.
 
     Args:
         cells: the column as text, [rows].

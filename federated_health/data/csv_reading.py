@@ -6,11 +6,9 @@ No error message holds a value of a patient.
 import csv
 import io
 import re
-import zlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,13 +28,6 @@ Positions = npt.NDArray[np.integer[Any]]
 
 MISSING_MARKS = frozenset({"", "?", "na", "n/a", "nan", "null", "none"})
 """Cells that mean "missing", in lower case."""
-
-MAX_UNPACKED_BYTES = 512 * 2**20
-"""Largest size of a file that was packed with gzip; also a small one may unpack to more than the memory holds."""
-
-PATIENT_RULE = "an identifier of the patient, not empty"
-MISSING_ID = -1
-"""Number of a patient whose identifier is missing."""
 
 CHUNK_ROWS = 500
 """Rows that are held as lists of text at a time; few, for the processor's cache."""
@@ -153,20 +144,11 @@ def read_bytes(path: Path) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    return _unpack(content, str(path)) if content.startswith(b"\x1f\x8b") else content
+    if content.startswith(b"\x1f\x8b"):
+        from federated_health.data.gzip_files import unpack  # noqa: PLC0415  # most files are not packed
 
-
-def _unpack(content: bytes, name: str) -> bytes:
-    import gzip  # noqa: PLC0415  # most files are not packed
-
-    try:
-        with gzip.open(io.BytesIO(content)) as file:
-            unpacked = file.read(MAX_UNPACKED_BYTES + 1)
-    except (OSError, EOFError, zlib.error):
-        raise file_error(name, "is a damaged gzip file", ": incomplete, or changed since it was packed") from None
-    if len(unpacked) > MAX_UNPACKED_BYTES:
-        raise file_error(name, "is too large", f": expected at most {MAX_UNPACKED_BYTES // 2**20} MiB unpacked")
-    return unpacked
+        return unpack(content, str(path))
+    return content
 
 
 def parse_csv(
@@ -275,7 +257,7 @@ def _read_columns(rows: Iterator[list[str]], width: int, name: str) -> list["pd.
 
 def _refuse_empty_rows(columns: Iterable["pd.Series[Any]"], name: str) -> None:
     """Raise a DataError if all cells of a row are blank: it holds no patient."""
-    parts = sorted((_positions_and_cells(column) for column in columns), key=lambda part: len(part[1]))
+    parts = sorted((positions_and_cells(column) for column in columns), key=lambda part: len(part[1]))
     is_empty: Mask = np.ones(len(parts[0][0]), dtype=bool)
     for positions, cells in parts:
         is_empty &= np.array([not cell.strip() for cell in cells], dtype=bool)[positions]
@@ -299,7 +281,7 @@ def check_cells(
     marks = MISSING_MARKS | set(missing_marks)
     numbers, is_text, invalid, zeros = {}, {}, {}, {}
     for column in columns:
-        positions, cells = _positions_and_cells(text[column.name])
+        positions, cells = positions_and_cells(text[column.name])
         distinct = _simplify(cells)
         is_missing = distinct.isin(marks)
         parsed = pd.to_numeric(distinct.mask(is_missing), errors="coerce").to_numpy(dtype=np.float64)
@@ -313,8 +295,10 @@ def check_cells(
         invalid[column.name] = (not_number | ~column.allows(parsed))[positions]
     patients = None
     if patient is not None:
-        patients = hash_ids(text[patient])
-        invalid[patient] = patients == MISSING_ID
+        from federated_health.data import patient_ids  # noqa: PLC0415  # most tasks have no such column
+
+        patients = patient_ids.hash_ids(text[patient])
+        invalid[patient] = patients == patient_ids.MISSING
     return CheckedCells(
         text=text,
         numbers=pd.DataFrame(numbers, index=text.index),
@@ -334,12 +318,13 @@ def distinct_cells(cells: "pd.Series[Any]") -> tuple[Positions, "pd.Series[str]"
         cells: a categorical column, as `parse_csv` makes them, or one of plain text.
     """
     if not isinstance(cells.dtype, pd.CategoricalDtype):
-        cells = cells.astype("category")
-    positions, distinct = _positions_and_cells(cells)
+        codes, unique = pd.factorize(cells)  # unlike categories, these need not be sorted, which takes seconds
+        return codes, _simplify(unique.tolist())
+    positions, distinct = positions_and_cells(cells)
     return positions, _simplify(distinct)
 
 
-def _positions_and_cells(column: "pd.Series[Any]") -> tuple[Positions, list[str]]:
+def positions_and_cells(column: "pd.Series[Any]") -> tuple[Positions, list[str]]:
     """Position of each row's cell among others: the distinct ones, or in a column of plain text all of them."""
     if isinstance(column.dtype, pd.CategoricalDtype):
         return column.cat.codes.to_numpy(), column.cat.categories.tolist()
@@ -350,43 +335,13 @@ def _simplify(cells: Iterable[str]) -> "pd.Series[str]":
     return pd.Series([cell.strip().lower() for cell in cells], dtype=str)
 
 
-def hash_ids(cells: "pd.Series[Any]") -> npt.NDArray[np.int64]:
-    """A number for each row's patient, from 0, that depends on the identifier only; MISSING_ID where there is none."""
-    positions, distinct = _positions_and_cells(cells)
-    numbers = [
-        MISSING_ID
-        if cell.lower() in MISSING_MARKS
-        else int.from_bytes(blake2b(cell.encode(), digest_size=8).digest(), "big") >> 1  # fits into int64
-        for cell in map(str.strip, distinct)
-    ]
-    hashes: npt.NDArray[np.int64] = np.array(numbers, dtype=np.int64)[positions]
-    return hashes
-
-
 def find_invalid_cell(path: Path, columns: Sequence[Column], cells: CheckedCells) -> DataError | None:
     """An error that names the first invalid cell; None if every cell is valid."""
-    name = next((str(name) for name in cells.invalid if cells.invalid[name].any()), None)
-    if name is None:
+    if not cells.invalid.to_numpy().any():
         return None
-    rule = {column.name: column.rule for column in columns}.get(name, PATIENT_RULE)
-    others = int(cells.invalid.to_numpy().sum()) - 1
-    more = f" (and {others} more invalid {'cell' if others == 1 else 'cells'})" if others else ""
-    if cells.mapping is None:
-        first = describe_first_invalid(cells.text[name], cells.invalid[name], rule)
-    else:
-        first = cells.mapping.describe_first_invalid(name, cells.invalid[name])
-    return DataError(f"{path}: {first}{more}", reason=f"its column {name} holds a value that is not {rule}")
+    from federated_health.data import reading_errors  # noqa: PLC0415  # a table that can be read does not need it
 
-
-def describe_first_invalid(text: "pd.Series[str]", invalid: "pd.Series[bool]", rule: str) -> str:
-    """Column and row (1 is the first below the header) of an invalid cell, its rule, and the kind of text it holds."""
-    row = int(invalid.to_numpy().argmax())
-    cell, got = text.iloc[row].strip(), ""
-    if re.fullmatch(r"-?\d+,\d+", cell):
-        got = "; got a decimal comma: numbers need a point"
-    elif cell.lower() not in MISSING_MARKS and pd.isna(pd.to_numeric(cell, errors="coerce")):
-        got = "; got text" if re.search(r"\d", rule) else ""  # a rule without digits expects text
-    return f"column {text.name}, row {row + 1}: expected {rule}{got}"
+    return reading_errors.invalid_cell(path, columns, cells)
 
 
 def refuse_repeated_or_empty(name: str, text: pd.DataFrame, columns: Iterable[str]) -> None:
@@ -396,11 +351,6 @@ def refuse_repeated_or_empty(name: str, text: pd.DataFrame, columns: Iterable[st
         raise file_error(name, f"has the column {', '.join(repeated)} more than once")
     if text.empty:
         raise file_error(name, "has no patients", ", only a header")
-
-
-def looks_like_name(name: str) -> bool:
-    """Whether text in a header looks like a column name, rather than a patient's cell in a file without a header."""
-    return re.fullmatch(r"(\d{1,2}[^\W\d]{2}|[^\W\d])[\w .%/-]{0,40}(\([^\d()]{1,20}\))?", name) is not None
 
 
 def file_error(name: str, problem: str, detail: str = "") -> DataError:

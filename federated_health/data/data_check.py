@@ -1,7 +1,7 @@
-"""Checks one hospital's CSV: what it holds, whether the hospital can join, and what its data team should review.
+"""Checks one hospital's CSV: whether the hospital can join, and what its data team should review.
 
-The result stays at the hospital. The server learns only whether the hospital can join and, if not, the reason, which
-holds no value.
+`data_check_page` shows the result, which stays at the hospital. The server learns only whether the hospital can join
+and, if not, the reason, which holds no value.
 """
 
 from collections.abc import Iterator
@@ -24,9 +24,6 @@ and 1 of each class that has 2 or more is held out."""
 FEW_PATIENTS = 50
 FEW_OF_A_CLASS = 20
 """Below these numbers a warning says that the hospital's own figures are too noisy: of 20 patients, 5 are held out."""
-
-MAX_LISTED_ROWS = 5
-"""Largest number of invalid rows that are listed per column."""
 
 MAX_NUMBER = 1e12
 """Larger numbers, also infinite ones, count as this one in a median, so that the median is always a number."""
@@ -53,65 +50,10 @@ class DataCheck:
         """Float64 columns of the task, then the label, NaN for missing."""
         return self.cells.numbers
 
-    @property
-    def title(self) -> str:
-        label, rows = self.task.label.name, len(self.numbers)
-        labels = {value: int((self.numbers[label] == value).sum()) for value in (1, 0)}
-        counts = [f"{count} with {label} = {value}" for value, count in labels.items()]
-        if unlabelled := rows - sum(labels.values()):
-            counts.append(f"{unlabelled} without a valid label")
-        ids = self.cells.patients
-        patients = f"{rows} patients" if ids is None else f"{rows} rows of {len(np.unique(ids))} patients"
-        return f"{self.path}, for the task {self.task.name}: {patients}, {', '.join(counts)}"
-
-    @property
-    def verdict(self) -> str:
-        """Whether the hospital can join."""
-        if self.obstacle is not None:
-            return f"Data check failed: {self.obstacle.reason}."
-        return "Data check passed: this hospital can join."
-
     def raise_obstacle(self) -> None:
         """Raise the obstacle, if there is one."""
         if self.obstacle is not None:
             raise self.obstacle
-
-    def table(self) -> dict[str, dict[str, object]]:
-        """Counts of rows for the console, one entry per column of the CSV."""
-        missing = (self.numbers.isna() & ~self.cells.invalid[self.numbers.columns]).sum()
-        invalid = self.cells.invalid.sum()
-        return {
-            name: {
-                "missing": int(missing[name]),
-                "missing %": _percent(int(missing[name]), len(self.numbers)),
-                "recorded as 0": zeros or "",
-                "invalid": int(invalid[name]) or "",
-            }
-            for name, zeros in self.cells.zeros.items()
-        }
-
-    def findings(self) -> list[str]:
-        """Invalid columns, warnings, what a review finds suspicious, and ignored columns, one line each."""
-        from federated_health.data.data_review import review  # noqa: PLC0415  # --check alone needs it
-
-        rules = {column.name: column.rule for column in self.task.labelled_columns}
-        titles, mapped = {str(name): str(name) for name in self.cells.invalid}, []
-        if (mapping := self.cells.mapping) is not None:
-            rules = {name: mapping.rule(name) for name in titles}
-            titles, mapped = {name: mapping.title(name) for name in titles}, [mapping.describe()]
-        invalid = [
-            f"{titles[str(name)]} must be {rules.get(str(name), csv_reading.PATIENT_RULE)}; see {_list_rows(rows)}"
-            for name, rows in self.cells.invalid.items()
-            if rows.any()
-        ]
-        names = [
-            name
-            for name in self.cells.text.columns
-            if csv_reading.looks_like_name(name) and name not in self.cells.invalid
-        ]
-        ignored = [f"ignored columns: {', '.join(names)}"] if names else []
-        warnings = [f"warning: {warning}" for warning in self.warnings]
-        return [*mapped, *invalid, *warnings, *review(self.task, self.cells), *ignored]
 
 
 def check_data(path: Path, task: Task, mapping: Path | None = None) -> DataCheck:
@@ -131,20 +73,6 @@ def check_data(path: Path, task: Task, mapping: Path | None = None) -> DataCheck
         )
     warnings = (*_warn_about_rows(task, cells, content), *_warn_about_columns(task, cells))
     return DataCheck(path=path, task=task, cells=cells, obstacle=obstacle, warnings=warnings)
-
-
-def _percent(part: int, whole: int) -> str:
-    """Whole percentage; "<1" and ">99" keep rare cells apart from none and all."""
-    if 0 < part < whole and not 0.5 <= 100 * part / whole < 99.5:
-        return "<1" if 2 * part < whole else ">99"
-    return f"{100 * part / whole:.0f}"
-
-
-def _list_rows(invalid: "pd.Series[bool]") -> str:
-    rows = np.flatnonzero(invalid) + 1
-    listed = ", ".join(str(row) for row in rows[:MAX_LISTED_ROWS])
-    more = f" and {len(rows) - MAX_LISTED_ROWS} more" if len(rows) > MAX_LISTED_ROWS else ""
-    return f"row{'s' if len(rows) > 1 else ''} {listed}{more} (1 is the first below the header)"
 
 
 def _warn_about_rows(task: Task, cells: CheckedCells, content: "pd.Series[int]") -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""Reviews a hospital's data that is valid, for what its data team may have missed.
+"""Reviews a hospital's valid data for mistakes that its data team may have missed.
 
-That is marks for missing that lie inside the range, inverted labels or codes, and several stays of a patient. No line
+These are missing-value markers inside the range, inverted labels or codes, and several stays of a patient. No line
 holds a value of a patient.
 """
 
@@ -27,7 +27,7 @@ MISSING_CODES = np.array([-1, -7, -8, -9, 9, *_REPEATED_DIGITS, *(-code for code
 """Numbers that files use for missing; those of 7 and 8 stand for "refused" and "not applicable"."""
 
 MIN_REPEATS = 5
-"""Smallest number of rows of an extreme value, other than MISSING_CODES, that looks like a mark for missing."""
+"""Smallest number of rows of an extreme value, other than MISSING_CODES, that looks like a missing-value marker."""
 
 MIN_ROWS_OF_CODES = 30
 """Smallest number of rows with a category in which a code that no row has is worth a line."""
@@ -36,7 +36,7 @@ PATIENT_ID = re.compile(r"(patient(en)?|pat|subject|person|pid|mrn)(id|no|nr|nbr
 """Names of columns that identify patients, in lower case without punctuation."""
 
 MIN_ADJACENT = 6
-"""Smallest number of rows like the one before that look like stays."""
+"""Smallest number of rows equal to the row before that look like stays of one patient."""
 
 MIN_VALUES = 10
 """Smallest number of different ages, or of another column that tells patients apart."""
@@ -46,7 +46,7 @@ PERSON_COLUMNS = frozenset({"age", "sex", "gender", "race", "ethnicity", "birth_
 
 
 def review(task: Task, cells: CheckedCells) -> Iterator[str]:
-    """Lines for the data team: warnings, then codes that no row has."""
+    """Lines for the data team: warnings, then a note on codes that no row has."""
     for column in task.measurements:
         numbers = cells.numbers[column.name]
         for warning in _warn_about_marks(column, numbers[~cells.invalid[column.name]].dropna()):
@@ -54,7 +54,7 @@ def review(task: Task, cells: CheckedCells) -> Iterator[str]:
     for warning in (*_warn_about_label(task, cells), *_warn_about_stays(task, cells)):
         yield f"warning: {warning}"
     if unused := ", ".join(_list_unused_codes(task, cells)):
-        yield f"codes that no row has: {unused}; are the codes those of the task?"
+        yield f"note: codes that no row has: {unused}; are the file's codes those of the task?"
 
 
 def _warn_about_marks(column: Measurement, numbers: "pd.Series[float]") -> Iterator[str]:
@@ -92,7 +92,7 @@ def _list_unused_codes(task: Task, cells: CheckedCells) -> Iterator[str]:
 
 
 def _warn_about_label(task: Task, cells: CheckedCells) -> Iterator[str]:
-    """Warn of a label, or a column, that is associated opposite to what the task declares."""
+    """Warn of a label, or of a column, whose associations are opposite to those that the task declares."""
     label, expected = task.label.name, expected_associations(task)
     numbers = cells.numbers.mask(cells.invalid[cells.numbers.columns])[cells.numbers[label].isin((0, 1))]
     values, rows = numbers[list(task.column_names)].to_numpy(dtype=np.float64), len(numbers)
@@ -100,10 +100,10 @@ def _warn_about_label(task: Task, cells: CheckedCells) -> Iterator[str]:
         return
     own = measure_associations(values, numbers[label].to_numpy(dtype=np.float64), task)
     found = compare(own, rows, expected, task)
-    if found.side < 0:
+    if found.direction < 0:
         yield (
-            f"{label} is associated opposite to what the task declares in {found.opposite} of {found.strong} columns: "
-            "is it inverted? If so, exchange 0 and 1 in the export, or in the mapping file"
+            f"{label} may be inverted: in {found.opposite} of {found.strong} columns its association is opposite to "
+            "the task's declaration; if so, exchange 0 and 1 in the export, or in the mapping file"
         )
         return
     scores = own * rows**0.5
@@ -112,7 +112,7 @@ def _warn_about_label(task: Task, cells: CheckedCells) -> Iterator[str]:
         has_risk = (scores[is_own & (expected > 0)] > 0).any()  # a code, or high values
         if (expected * scores)[is_own].min() <= -MIN_EVIDENCE_OF_ONE and not has_risk:
             yield (
-                f"{column.name} is associated with {label} opposite to what the task declares: are its "
+                f"{column.name}: its association with {label} is opposite to the task's declaration; are its "
                 f"{'codes' if isinstance(column, Category) else 'values'} those of the task?"
             )
 
@@ -129,8 +129,8 @@ def _warn_about_stays(task: Task, cells: CheckedCells) -> Iterator[str]:
         repeats = int(times.sum()) - len(times)
         if repeats and len(times) >= max(MIN_VALUES, len(cells.numbers) / 50):
             yield (
-                f"{name} seems to identify patients, and {repeats} rows repeat an earlier one: one patient could be "
-                f'both trained on and held out. Declare in the task file: [patient] column = "{name}"'
+                f"{name} seems to identify patients, and {repeats} rows have the {name} of an earlier row: a patient "
+                f'could be both trained on and held out; declare in the task file: [patient] column = "{name}"'
             )
             return
     names = [name for name in task.column_names if name in PERSON_COLUMNS]

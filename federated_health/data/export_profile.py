@@ -1,6 +1,6 @@
 """What a hospital's export looks like: how the file is written, and what its columns hold.
 
-For the draft of a mapping only. A profile stays in the process: what of it is shown is up to `mapping_draft`.
+For drafts only. A profile stays in the process: `mapping_draft` and `task_draft` decide what of it is shown.
 """
 
 import codecs
@@ -23,7 +23,7 @@ from federated_health.data.mappings import parse_dates
 from federated_health.errors import DataError
 
 SEPARATORS = ("\t", ";", "|", ",")
-"""Separators, the least likely within a cell first: it is taken if two divide a file alike."""
+"""Separators; if two give the same number of columns, the first one, which is least likely within a cell, is taken."""
 
 MISSING_WORDS = frozenset(
     {
@@ -70,7 +70,7 @@ class ExportColumn:
 
     @property
     def missing_words(self) -> tuple[str, ...]:
-        """The cells of `missing` that no reader takes for missing unless a person says so."""
+        """The cells of `missing` that are read as missing only if a mapping file states it."""
         return tuple(cell for cell in self.missing if cell not in MISSING_MARKS)
 
     @cached_property
@@ -122,14 +122,14 @@ class Export:
     Attributes:
         table: the export as a text table, with its columns in the same order.
         sheets: names of a workbook's sheets; the first one was read.
-        decimal_is_sure: whether the cells leave no doubt about the decimal mark.
+        decimal_is_certain: whether the cells determine the decimal mark.
     """
 
     table: pd.DataFrame
     columns: Sequence[ExportColumn]
     format: FileFormat
     sheets: tuple[str, ...]
-    decimal_is_sure: bool
+    decimal_is_certain: bool
 
 
 def profile_export(path: Path) -> Export:
@@ -167,7 +167,7 @@ def profile_export(path: Path) -> Export:
 
 
 def find_encoding(content: bytes) -> str:
-    """The encoding of a text file: by its mark, UTF-8 if it is that, or else that of Windows in Western Europe."""
+    """The encoding of a text file: UTF-16 by its byte-order mark, UTF-8 if it can be decoded so, else Windows-1252."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     for encoding in ("utf-8-sig", "cp1252"):
@@ -192,12 +192,14 @@ def find_separator(text: str, name: str) -> str:
         if len(lengths) == 1 and (width := lengths.pop()) > 1:
             widths[separator] = width
     if not widths:
-        raise DataError(f"{name}: no separator (comma, semicolon, tab, |) gives each row the same number of cells")
+        raise DataError(
+            f"{name}: no separator gives each row the same number of cells: expected a comma, semicolon, tab or |"
+        )
     return max(widths, key=lambda separator: widths[separator])
 
 
 def find_decimal_mark(cells: Iterable[str]) -> tuple[str, str, bool]:
-    """Decimal mark, character between thousands, and whether that is certain."""
+    """Decimal mark, thousands separator, and whether the decimal mark is certain."""
     patterns = {
         ("pair", ".", ","): re.compile(r"[+-]?\d{1,3}(,\d{3})+\.\d+"),
         ("pair", ",", "."): re.compile(r"[+-]?\d{1,3}(\.\d{3})+,\d+"),
@@ -235,4 +237,6 @@ def _refuse_patients_as_header(headers: Sequence[str], cells: Sequence[Collectio
         is_number = any(FileFormat(decimal=mark).number(header) is not None for mark in ".,")
         is_date = any(date_pattern(date_format).fullmatch(header.lower()) for date_format in DATE_FORMATS)
         if is_number or is_date or (header and normal_cell(header) in distinct):
-            raise DataError(f"{name}: has no header: its first line looks like a patient; add a line with column names")
+            raise DataError(
+                f"{name}: has no header: its first line looks like a patient; add a first line with column names"
+            )

@@ -1,6 +1,6 @@
 """What words in headers and code tables mean, in the languages of hospitals that are likely to use a draft.
 
-For the draft of a mapping only. Each line of CONCEPTS is one concept; a word of four or more letters also stands for
+For drafts only. Each line of CONCEPTS is one concept; a word of four or more letters also stands for
 words that begin with it, and one of five or more for words that end in it, such as German compounds.
 """
 
@@ -120,7 +120,7 @@ def _is_word(word: str, known: str) -> bool:
     )
 
 
-def likeness(column: Column, header: str) -> tuple[float, str]:
+def similarity(column: Column, header: str) -> tuple[float, str]:
     """How well a header fits a column, from 0 to 1, and why; from 0.9 on it is the same name or means the same."""
     name, _ = split_unit(header)
     words = [word for word in fold(name).split() if word not in NEUTRAL]
@@ -130,11 +130,11 @@ def likeness(column: Column, header: str) -> tuple[float, str]:
     if "".join(words) == "".join(own):
         return 1, "same name"
     if words == meaning:
-        return 0.95, "the task's words"
+        return 0.95, "the words of its meaning"
     about, of_meaning = concepts_of(name), concepts_of(column.meaning)
     about -= CIRCUMSTANCES & of_meaning  # on admission, where the task says so, too
     if about and about in (concepts_of(column.name), of_meaning - CIRCUMSTANCES):
-        return 0.9, f"about {' and '.join(sorted(about))}"
+        return 0.9, f"the header is about {' and '.join(sorted(about))}"
     common = {word for word in {*words} & {*own, *meaning} if len(word) > 3}
     if about & (concepts_of(column.name) | of_meaning) or common:
         return 0.6, "some of the same words"

@@ -82,7 +82,7 @@ def load_hospital(path: Path, task: Task, name: str, split_seed: int, mapping: P
     Repeated calls in one process return the same object.
 
     Args:
-        mapping: file that says how the CSV's columns and codes become the task's; None if the CSV has the task's own.
+        mapping: mapping file of the export; None if the CSV has the task's own columns.
     """
     check = check_data(path, task, mapping)
     check.raise_obstacle()

@@ -1,4 +1,4 @@
-"""Whether the label of a hospital is inverted: its associations against those of others, or the task's declaration.
+"""Finds hospitals whose label is inverted: by the associations of other hospitals, or by the task's declaration.
 
 Without a relation between label and column, the variance of an association (see `associations`) over all orders of the
 labels is 1 / (rows - 1), whatever the distributions (Pitman 1937), so association times sqrt(rows - 1) is a z-score.
@@ -16,13 +16,13 @@ from federated_health.data.columns import Measurement
 from federated_health.data.tasks import Task
 
 STRONG = 0.1
-"""Smallest association of the others at which a column says something about a hospital's label."""
+"""Smallest association at the other hospitals from which a column is evidence about a hospital's label."""
 
 MIN_EVIDENCE, MIN_EVIDENCE_OF_ONE = 2.0, 3.0
 """Standard errors from which associations agree or are opposite: of several columns together, and of one alone."""
 
 COLUMN_CORRELATION = 0.3
-"""Correlation between the z-scores of two columns, turned so that high means risk; in the heart data 0.08 to 0.24."""
+"""Correlation between the z-scores of two columns, signed so that high means risk; in the heart data 0.08 to 0.24."""
 
 Vector = npt.NDArray[np.float64]
 
@@ -46,12 +46,12 @@ def expected_associations(task: Task) -> Vector:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How the associations of a hospital agree with others.
+    """How well the associations of a hospital agree with a reference.
 
     Attributes:
         evidence: in standard errors; negative where they are opposite.
         opposite: number of the strong columns in which they are opposite.
-        strong: number of columns in which the others are strong, and this hospital's are known.
+        strong: number of columns with a strong association in the reference and a known one at this hospital.
     """
 
     evidence: float = 0.0
@@ -59,11 +59,11 @@ class Comparison:
     strong: int = 0
 
     @property
-    def side(self) -> int:
-        """1 where the associations agree, -1 where they are opposite, in most columns and beyond chance; else 0."""
-        direction = int(np.sign(self.strong - 2 * self.opposite))
+    def direction(self) -> int:
+        """1 if the associations agree, -1 if they are opposite, in most columns and beyond chance; else 0."""
+        sign = int(np.sign(self.strong - 2 * self.opposite))
         needed = MIN_EVIDENCE if self.strong > 1 else MIN_EVIDENCE_OF_ONE
-        return direction if self.evidence * direction >= needed else 0
+        return sign if self.evidence * sign >= needed else 0
 
 
 def compare(own: Vector, rows: int, others: Vector, task: Task) -> Comparison:
@@ -84,12 +84,12 @@ def compare(own: Vector, rows: int, others: Vector, task: Task) -> Comparison:
     return Comparison(evidence, int((scores < 0).sum()), len(scores))
 
 
-def find_opposite(associations: Mapping[str, Vector], rows: Mapping[str, int], task: Task) -> dict[str, str]:
-    """What to report of hospitals whose label is associated opposite to the others', by name.
+def find_inverted_labels(associations: Mapping[str, Vector], rows: Mapping[str, int], task: Task) -> dict[str, str]:
+    """Warnings about hospitals whose label seems inverted, by the hospital's name.
 
     The first principal component of the z-scores gives all hospitals a common direction, in which each is compared with
-    the merged associations of the others. The direction of more hospitals is taken as right. The task's expectation
-    decides about hospitals that this does not report, also where there is no majority. A hospital with too little
+    the merged associations of the others. The direction of the majority is taken as right. The signs that the task
+    declares decide about hospitals without a warning so far, also if there is no majority. A hospital with too little
     evidence counts for no direction.
     """
     names = [name for name in sorted(associations) if associations[name].any()]
@@ -97,24 +97,28 @@ def find_opposite(associations: Mapping[str, Vector], rows: Mapping[str, int], t
         return {}
     own, sizes = np.array([associations[name] for name in names]), np.array([rows[name] for name in names])
     scores = own * np.sqrt(sizes - 1.0)[:, None]
-    turned = np.where(scores @ np.linalg.svd(scores, full_matrices=False)[2][0] < 0, -1.0, 1.0)[:, None]
+    signs = np.where(scores @ np.linalg.svd(scores, full_matrices=False)[2][0] < 0, -1.0, 1.0)[:, None]
     weights = (own != 0) * (sizes - 1.0)[:, None]
-    merged = turned * weights * own
+    merged = signs * weights * own
     others = (merged.sum(axis=0) - merged) / np.maximum(weights.sum(axis=0) - weights, 1.0)
-    sides = [compare(*each, task).side for each in zip(own, sizes, others, strict=True)]
-    direction = 1 if sides.count(1) >= sides.count(-1) else -1
-    are_even = sides.count(1) == sides.count(-1)
-    reports, open_reports = {}, {}
+    directions = [compare(*each, task).direction for each in zip(own, sizes, others, strict=True)]
+    majority = 1 if directions.count(1) >= directions.count(-1) else -1
+    is_tied = directions.count(1) == directions.count(-1)
+    warnings, ambiguous = {}, {}
     expected = expected_associations(task)
-    for name, cells, size, reference, side in zip(names, own, sizes, others, sides, strict=True):
-        found, declared = compare(cells, size, direction * reference, task), compare(cells, size, expected, task)
-        counted = f"in {found.opposite} of {found.strong} strong columns"
-        if side == -direction and not are_even:
-            reports[name] = f"label associated opposite to the other hospitals {counted}: are its labels inverted?"
-        elif declared.side < 0:
-            declares = f"what the task declares in {declared.opposite} of {declared.strong} columns"
-            reports[name] = f"label associated opposite to {declares}: are its labels inverted?"
-        elif side and are_even:
-            opposite = ", ".join(other for other, its_side in zip(names, sides, strict=True) if its_side == -side)
-            open_reports[name] = f"label associated opposite to {opposite} {counted}: one side has inverted labels"
-    return reports or open_reports
+    for name, cells, size, reference, direction in zip(names, own, sizes, others, directions, strict=True):
+        found, declared = compare(cells, size, majority * reference, task), compare(cells, size, expected, task)
+        counted = f"{found.opposite} of {found.strong} columns"
+        if direction == -majority and not is_tied:
+            warnings[name] = f"label may be inverted: in {counted} its association is opposite to the other hospitals'"
+        elif declared.direction < 0:
+            counted = f"{declared.opposite} of {declared.strong} columns"
+            warnings[name] = (
+                f"label may be inverted: in {counted} its association is opposite to the task's declaration"
+            )
+        elif direction and is_tied:
+            opposite = ", ".join(other for other, its in zip(names, directions, strict=True) if its == -direction)
+            ambiguous[name] = (
+                f"label may be inverted, or that of {opposite}: in {counted} their associations are opposite"
+            )
+    return warnings or ambiguous

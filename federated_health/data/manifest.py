@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class OwnHospital:
 
     Attributes:
         task_file: file that declares its task; None for a task that comes with the package.
-        mapping: file that says how its export is written; None if it has the task's own columns.
+        mapping: file that states how its export is written; None if it has the task's own columns.
     """
 
     data: Path
@@ -69,15 +69,6 @@ class OwnHospital:
     task: Task
     task_file: Path | None = None
     mapping: Path | None = None
-
-    def absolute(self) -> "OwnHospital":
-        """The same hospital with absolute paths, for a process in another folder."""
-        return replace(
-            self,
-            data=self.data.absolute(),
-            task_file=self.task_file and self.task_file.absolute(),
-            mapping=self.mapping and self.mapping.absolute(),
-        )
 
 
 def find_own_hospital(

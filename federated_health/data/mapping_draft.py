@@ -1,7 +1,7 @@
-"""Drafts a mapping file from a hospital's export: a proposal for each column of a task, with how sure it is.
+"""Drafts a mapping file from a hospital's export: a proposal for each column of a task, with its reason.
 
-A draft does not run before a person has replaced each "?". What a label's cells mean is always left to a person. Of
-the patients' cells, only code words are shown, and of these only those of at least MIN_ROWS rows.
+A draft is not valid until the data team has replaced each "?". It always asks what a label's cells mean. Of the
+patients' cells, it shows only code words that are in at least MIN_ROWS rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from federated_health.data.export_profile import (
     ExportColumn,
     profile_export,
 )
-from federated_health.data.header_words import concepts_of, fold, likeness, meaning_of_cell, names_unit, split_unit
+from federated_health.data.header_words import concepts_of, fold, meaning_of_cell, names_unit, similarity, split_unit
 from federated_health.data.mapping_rules import DATE_UNITS, MISSING, FileFormat, date_pattern
 from federated_health.data.tasks import Task
 from federated_health.data.toml_reading import PLACEHOLDER
@@ -31,8 +31,8 @@ MIN_ROWS = 5
 MAX_WORDS = 12
 """Largest number of different cells of a column whose code words are shown; with more, it does not hold codes."""
 
-SURE, LIKELY = 0.9, 0.5
-"""From SURE on, a header is taken as the column; from LIKELY on, it is named as a candidate."""
+MATCH, CANDIDATE = 0.9, 0.5
+"""Similarity from which a header is proposed as the column, and from which it is named as a candidate."""
 
 FITTING = 0.9
 """Smallest share of a column's cells that must fit the task's rule."""
@@ -44,7 +44,7 @@ UNKNOWN = f'"{PLACEHOLDER}"'
 
 @dataclass(frozen=True)
 class Draft:
-    """A draft, and the number of its lines that a person has to complete."""
+    """A draft, and the number of its lines that are to be completed."""
 
     text: str
     open_lines: int
@@ -74,7 +74,7 @@ def draft_mapping(path: Path, task: Task) -> Draft:
     open_lines = sum(PLACEHOLDER in line.value for _, lines in sections for line in lines)
     head = [
         f"# Draft of a mapping from {printable(path.name)} to the columns of the task {task.name}.",
-        f"# Replace each {UNKNOWN} ({open_lines} lines), and review every line: also what seems sure may be wrong.",
+        f"# Replace each {UNKNOWN} ({open_lines} lines), and review every line: what is proposed may be wrong.",
         f'task = "{task.name}"',
     ]
     unused = [column.header for column in export.columns if column not in drafter.used and _is_shown(column.header)]
@@ -93,27 +93,34 @@ class _Drafter:
         self._date_format = self._common_date_format()
 
     def file(self) -> Iterator[_Line]:
-        """The lines of [file]; after `columns`, which finds marks for missing."""
+        """The lines of [file]; to be called after `columns`, which finds missing-value markers."""
         file = self._export.format
         if len(self._export.sheets) > 1:
             names = ", ".join(map(_quoted, self._export.sheets))
             yield _Line("sheet", _quoted(self._export.sheets[0]), f"check: the first of {names}")
         if self._is_text:
-            yield _Line("separator", _quoted(file.separator), "sure: it divides every row alike")
+            yield _Line("separator", _quoted(file.separator), "proposed: it gives every row the same number of cells")
             encoding = file.encoding.removesuffix("-sig")
-            sure = "sure" if encoding != "cp1252" else "check: it is not UTF-8; are accents in the headers right?"
-            yield _Line("encoding", _quoted(encoding), sure)
-        if self._export.decimal_is_sure:
-            yield _Line("decimal", _quoted(file.decimal), "sure: by the numbers in the file")
+            is_guess = encoding == "cp1252"
+            comment = (
+                "check: it is not UTF-8; are accents in the headers right?"
+                if is_guess
+                else f"proposed: the file is valid {encoding}"
+            )
+            yield _Line("encoding", _quoted(encoding), comment)
+        if self._export.decimal_is_certain:
+            yield _Line("decimal", _quoted(file.decimal), "proposed: from the numbers in the file")
         else:
             yield _Line("decimal", UNKNOWN, 'check: numbers are written in more than one way; "." or ","')
         if file.thousands:
-            yield _Line("thousands", _quoted(file.thousands), "sure: by the numbers in the file")
+            yield _Line("thousands", _quoted(file.thousands), "proposed: from the numbers in the file")
         words = sorted({word for column in self.used for word in column.missing_words})
         if words:
-            yield _Line("missing", _array(words), "check: do these mean missing? Besides empty, ?, NA, null and None")
+            yield _Line("missing", _array(words), "check: do these mean missing, as empty, ?, NA, null and None do?")
         if self._date_format:
-            yield _Line("date_format", _quoted(self._date_format), "sure: the only order of day and month that fits")
+            yield _Line(
+                "date_format", _quoted(self._date_format), "proposed: the only order of day and month that fits"
+            )
 
     def columns(self) -> list[tuple[str, str, list[_Line]]]:
         """Name, description and lines of each column of the task."""
@@ -128,12 +135,12 @@ class _Drafter:
         return found
 
     def _match(self) -> dict[str, ExportColumn | None]:
-        """The export's column that is each column of the task, where that is sure."""
+        """The export's column that is proposed for each column of the task; None if there is none, or more than one."""
         ranked = []
         for column in self._task.labelled_columns:
-            sure = [c for c in self._others if likeness(column, c.header)[0] >= SURE and _fits(column, c)]
-            if len(sure) == 1:  # of two, even of one with the same name, a person chooses
-                ranked.append((likeness(column, sure[0].header)[0], column.name, sure[0]))
+            fitting = [c for c in self._others if similarity(column, c.header)[0] >= MATCH and _fits(column, c)]
+            if len(fitting) == 1:  # of two, even if one has the same name, the data team chooses
+                ranked.append((similarity(column, fitting[0].header)[0], column.name, fitting[0]))
         matches: dict[str, ExportColumn | None] = dict.fromkeys(c.name for c in self._task.labelled_columns)
         for _, name, found in sorted(ranked, key=lambda entry: -entry[0]):
             if found not in matches.values():
@@ -142,7 +149,7 @@ class _Drafter:
 
     def _column(self, column: Column, found: ExportColumn | None) -> Iterator[_Line]:
         if found is not None:
-            yield _Line("column", _header(found), f"sure: {likeness(column, found.header)[1]}")
+            yield _Line("column", _header(found), f"proposed: {similarity(column, found.header)[1]}")
             yield from (
                 self._unit_lines(column, found) if isinstance(column, Measurement) else [self._code_line(column, found)]
             )
@@ -152,10 +159,10 @@ class _Drafter:
             yield from self._open_lines(column)
 
     def _open_lines(self, column: Column) -> Iterator[_Line]:
-        """Lines for a column of the task that no column of the export certainly is; all of them are open."""
+        """Lines for a column of the task without a match in the export; all of them are open."""
         free = [found for found in self._others if found not in self.used]
-        scores = {found: likeness(column, found.header)[0] for found in free}
-        likely = sorted((found for found in free if scores[found] >= LIKELY), key=lambda found: -scores[found])
+        scores = {found: similarity(column, found.header)[0] for found in free}
+        likely = sorted((found for found in free if scores[found] >= CANDIDATE), key=lambda found: -scores[found])
         candidates = (likely or [found for found in free if _fits(column, found)])[:MAX_CANDIDATES]
         shown = [_header(found) for found in candidates if _is_shown(found.header)]
         absent = "" if isinstance(column, Label) else "; or instead absent = true"
@@ -173,7 +180,7 @@ class _Drafter:
 
     def _unit_lines(self, column: Measurement, found: ExportColumn) -> Iterator[_Line]:
         yield self._unit_line(column, found)
-        if numbers := _doubtful_numbers(found):
+        if numbers := _find_missing_markers(found):
             yield _Line("missing", UNKNOWN, f"check: does {' or '.join(numbers)} mean missing? If not, write []")
 
     def _unit_line(self, column: Measurement, found: ExportColumn) -> _Line:
@@ -182,12 +189,12 @@ class _Drafter:
         fitting = [unit for unit in units if self._fits_unit(column, found, units[unit])]
         said = split_unit(found.header)[1]
         if named and (not fitting or named[0] in fitting):
-            return _Line("unit", _quoted(named[0]), "sure: the header says so")
+            return _Line("unit", _quoted(named[0]), "proposed: the header names it")
         if said is not None and not named:
-            comment = f"check: is {_quoted(said)} {_units(column)}? If not, write factor and offset"
+            comment = f"check: is {_quoted(said)} the same as {_units(column)}? If not, write factor and offset"
             return _Line("unit", UNKNOWN, comment)
         if fitting == [column.unit] and column.typical_median is not None:
-            return _Line("unit", _quoted(column.unit), "sure: the values are usual in this unit, and in no other")
+            return _Line("unit", _quoted(column.unit), "proposed: the values are typical of this unit only")
         fit = f"; the values fit {' or '.join(map(_quoted, fitting))}" if fitting else "; the values fit none of these"
         return _Line("unit", UNKNOWN, f"check: {_units(column)}, or write factor and offset{fit}")
 
@@ -199,7 +206,7 @@ class _Drafter:
         return bool(low <= median <= high) and _in_range_share(column, found, factor, offset) >= FITTING
 
     def _code_line(self, column: Column, found: ExportColumn, *, is_open: bool = False) -> _Line:
-        """The code table of a column; with `is_open`, all its codes are left to a person."""
+        """The code table of a column; with `is_open`, all its codes are open."""
         words, is_label = _code_words(found), isinstance(column, Label)
         shown = sorted((word for word, rows in words if rows >= MIN_ROWS), key=_by_number)
         rarer = len(words) - len(shown)
@@ -214,13 +221,13 @@ class _Drafter:
         codes = {word: UNKNOWN if is_open else self._code(column, word) for word in shown}
         order = "" if is_open or not isinstance(column, Category) else _by_order(column, shown)
         codes |= {word: self._code_of_mark(column, word) for word in sorted(found.missing) if word or is_label}
-        is_sure = UNKNOWN not in codes.values() and not rarer
+        is_complete = UNKNOWN not in codes.values() and not rarer
         entries = ", ".join(f"{_quoted(word)} = {code}" for word, code in codes.items())
         if is_label:
             comment = f"check: which mean 1 ({column.meaning}), and which 0?{more}"
         else:
-            sure = "sure: 0 and 1 as for no and yes" if set(codes) <= {"0", "1"} else "sure: the words say so"
-            comment = sure if is_sure else f'check: {_rule(column)}, or "{MISSING}"{order}{more}'
+            reason = "0 is no, and 1 is yes" if set(codes) <= {"0", "1"} else "the words match"
+            comment = f"proposed: {reason}" if is_complete else f'check: {_rule(column)}, or "{MISSING}"{order}{more}'
         return _Line("codes", f"{{ {entries} }}", comment)
 
     def _code(self, column: Column, word: str) -> str:
@@ -256,12 +263,12 @@ class _Drafter:
             is_stated = concept in about or "stay" in about or key == "from" or len(self._dates) == 2
             if len(fitting) == 1 and is_stated:  # an age may also be that on another date
                 self.used.append(fitting[0])
-                yield _Line(key, _header(fitting[0]), f"sure: the date of {concept}")
+                yield _Line(key, _header(fitting[0]), f"proposed: the header is about {concept}")
                 if (line := self._format_line(key, fitting[0])) is not None:
                     yield line
             else:
                 yield _Line(key, UNKNOWN, f"check: the date of {concept}: {names}?")
-        yield _Line("unit", _quoted(column.unit), "sure: the task's unit")
+        yield _Line("unit", _quoted(column.unit), "proposed: the task's unit")
 
     def _format_line(self, key: str, found: ExportColumn) -> _Line | None:
         """The format of a column of dates, if it is not the file's."""
@@ -269,7 +276,7 @@ class _Drafter:
         if self._date_format and self._date_format in formats:
             return None
         if len(formats) == 1:
-            return _Line(f"{key}_format", _quoted(formats[0]), "sure: the only format that fits")
+            return _Line(f"{key}_format", _quoted(formats[0]), "proposed: the only format that fits")
         return _Line(f"{key}_format", UNKNOWN, f"check: day or month first? {' or '.join(map(_quoted, formats))}")
 
     def _possible_formats(self, found: ExportColumn) -> list[str]:
@@ -289,14 +296,14 @@ class _Drafter:
         same = [found for found in self._others if fold(found.header) == fold(name)]
         if len(same) == 1:
             self.used.append(same[0])
-            return _Line("column", _header(same[0]), "sure: same name")
+            return _Line("column", _header(same[0]), "proposed: same name")
         likely = [_header(found) for found in self._others if "patient" in concepts_of(found.header)][:MAX_CANDIDATES]
         comment = f"check: {' or '.join(likely)}?" if likely else "not found: name the column"
         return _Line("column", UNKNOWN, comment)
 
 
-def _doubtful_numbers(found: ExportColumn) -> list[str]:
-    """Numbers that may mean missing: usual for that, in several rows, and beyond all other cells."""
+def _find_missing_markers(found: ExportColumn) -> list[str]:
+    """Common missing-value markers that are in several rows and outside the range of all other cells."""
     is_usual = np.isin(found.numbers, MISSING_NUMBERS)
     others = found.numbers[~np.isnan(found.numbers) & ~is_usual]
     beyond = [number for number in MISSING_NUMBERS if others.size and not others.min() <= number <= others.max()]

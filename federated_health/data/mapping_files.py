@@ -1,4 +1,4 @@
-"""Mapping files: how a hospital's export writes the columns of a task, declared in TOML.
+"""Parses mapping files: TOML files that declare how a hospital's export writes the columns of a task.
 
 `docs/own-data.md` explains every key. An error names the file and the line. `mappings` applies what is declared here.
 """
@@ -36,10 +36,9 @@ def parse_mapping(content: bytes, file: str, task: Task) -> MappingFile:
     """
     top = read_toml(content, file)
     top.take("task", f'"{task.name}", the name of the task', lambda value: value == task.name)
-    format_table = top.take_table("file", required=False)
+    format_table = top.find_table("file")
     file_format = FileFormat() if format_table is None else _take_format(format_table)
     tables = top.take_table("columns")
-    assert tables is not None
     declared: dict[str, Column | None] = {column.name: column for column in task.labelled_columns}
     required = [*declared]
     if task.patient is not None:
@@ -49,12 +48,12 @@ def parse_mapping(content: bytes, file: str, task: Task) -> MappingFile:
     names = tables.names()
     for name in names:
         if name not in declared:
-            raise tables.error(f"the task {task.name} has no such column; it has {', '.join(declared)}", name)
+            raise tables.error(f"is not a column of the task {task.name}: expected one of {', '.join(declared)}", name)
     columns = {name: _ColumnReader(tables, name, declared[name], file_format).read() for name in names}
     if lacking := [name for name in required if name not in names]:
         raise DataError(
-            f"{file}, line {_last_line(content)}: ends without {_list_columns(lacking)}; for each state the export's "
-            "column, or absent = true if the export does not have it"
+            f"{file}, line {_last_line(content)}: ends without {_list_columns(lacking)}: expected a table each, with "
+            "the export's column, or absent = true if the export does not have it"
         )
     label_places = _places_of(columns[task.label.name])
     for name in names:
@@ -91,7 +90,7 @@ def _take_format(table: TomlTable) -> FileFormat:
     decimal = table.take("decimal", '"." or ","', lambda value: value in (".", ","), FileFormat.decimal)
     thousands = table.take(
         "thousands",
-        f"one of {' '.join(THOUSANDS)}or a space, and not {decimal}, which is the decimal mark",
+        f"one of {' '.join(THOUSANDS[:-1])} or a space, and not the decimal mark {decimal}",
         lambda value: value in THOUSANDS and value != decimal,
         FileFormat.thousands,
     )
@@ -125,7 +124,6 @@ class _ColumnReader:
 
     def __init__(self, tables: TomlTable, name: str, column: Column | None, file_format: FileFormat) -> None:
         table = tables.take_table(name)
-        assert table is not None
         self._table, self._column, self._format = table, column, file_format
 
     def read(self) -> ColumnMapping:
@@ -180,7 +178,7 @@ class _ColumnReader:
         if "unit" in given and ("factor" in given or "offset" in given):
             raise self._table.error("expected either unit, or factor and offset", "unit")
         units = column.known_units
-        expected = f"a unit that the task knows: {', '.join(units)}; for another one write factor and offset"
+        expected = f"a unit of the task: {', '.join(units)}; for another unit, write factor and offset"
         unit = self._table.take("unit", expected, lambda value: isinstance(value, str) and value in units, column.unit)
         factor, offset = self._take_factor(*units[unit])
         return ("" if unit == column.unit else unit), factor, offset
@@ -215,18 +213,17 @@ class _ColumnReader:
         )
 
     def _take_codes(self, missing: frozenset[str]) -> dict[str, str] | None:
-        """Code table; the table of a label must say what means 1 and what 0."""
+        """Code table; that of a label must state which cells mean 1 and which 0."""
         column, is_label = self._column, isinstance(self._column, Label)
         if column is None:
             return None
         if "codes" not in self._table.names():
             if is_label:
                 raise self._table.error(
-                    'lacks codes: expected what means 1 and what 0, such as { "yes" = 1, "no" = 0 }'
+                    'lacks codes: expected the cells that mean 1 and 0, such as { "yes" = 1, "no" = 0 }'
                 )
             return None
         table = self._table.take_table("codes")
-        assert table is not None
         allowed = [*column.codes] if isinstance(column, Category) else [0, 1]
         meanings = [f"{code} ({text})" for code, text in column.codes.items()] if isinstance(column, Category) else "01"
         expected = f"one of {', '.join(meanings)}" + ("" if is_label else f', or "{MISSING}"')
@@ -239,9 +236,7 @@ class _ColumnReader:
             number = self._format.number(cell)
             known = codes.get(cell, code) if number is None else numbers.setdefault(number, code)
             if known != code:
-                raise table.error(
-                    "ambiguous: the same cell is listed with another code, too (case does not matter)", key
-                )
+                raise table.error("ambiguous: the same cell also has another code (case does not matter)", key)
             if cell in missing and code:
                 raise table.error("ambiguous: the cell is also in this column's missing", key)
             codes[cell] = code

@@ -1,6 +1,6 @@
-"""What a mapping states: how an export is written, and how it writes each column of a task.
+"""The declarations of a mapping: the export's file format, and how it writes each column of a task.
 
-Declarations, and how cells and headers are compared. `mapping_files` reads them, `mappings` applies them.
+Also how cells and headers are compared. `mapping_files` parses the declarations, `mappings` applies them.
 """
 
 import re
@@ -45,7 +45,7 @@ class FileFormat:
     Attributes:
         encoding: name of a codec of Python's.
         thousands: character between groups of three digits; empty for none.
-        missing: marks for missing besides the usual ones, as `normal_cell` writes them.
+        missing: missing-value markers besides the usual ones, as `normal_cell` writes them.
         date_format: how dates are written, in the directives of strptime; empty if not stated.
         sheet: name of the sheet; empty for the first.
     """
@@ -104,7 +104,7 @@ class ColumnMapping:
         source: the export's column; None for a pair of dates, and for a column that the export does not have.
         dates: the pair of dates from which the column is computed.
         codes: cell, as `normal_cell` writes it -> the task's code as text, "" for missing; None if cells are not coded.
-        missing: marks for missing, as `normal_cell` writes them, besides the file's.
+        missing: missing-value markers, as `normal_cell` writes them, besides the file's.
         unit: the export's unit, for messages; empty if it is the task's.
         factor, offset: number * factor + offset is in the task's unit.
     """

@@ -19,7 +19,6 @@ from federated_health.data import csv_reading
 from federated_health.data.columns import Column, Label, Measurement
 from federated_health.data.csv_reading import (
     MISSING_MARKS,
-    PATIENT_RULE,
     CheckedCells,
     Dialect,
     Positions,
@@ -38,6 +37,7 @@ from federated_health.data.mapping_rules import (
     normal_cell,
     normal_header,
 )
+from federated_health.data.patient_ids import PATIENT_RULE
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 
@@ -152,14 +152,14 @@ class Mapping:
         mapping = self.content.columns[name]
         if mapping.codes is not None:
             cells = ", ".join(cell or "empty" for cell in mapping.codes)
-            return f"one of {cells}" + ("" if isinstance(column, Label) else ", or a mark for missing")
+            return f"one of {cells}" + ("" if isinstance(column, Label) else ", or a missing-value marker")
         if mapping.dates is not None:
             formats = " and ".join(dict.fromkeys((mapping.dates.start_format, mapping.dates.end_format)))
             return f"dates as {formats}, with {column.rule} between them"
         if mapping.unit:
-            return f"{column.rule}, once converted from {mapping.unit}"
+            return f"{column.rule}, when converted from {mapping.unit}"
         if (mapping.factor, mapping.offset) != (1, 0):
-            return f"{column.rule}, once multiplied by {mapping.factor:g} and increased by {mapping.offset:g}"
+            return f"{column.rule}, when converted (times {mapping.factor:g} plus {mapping.offset:g})"
         return column.rule
 
     def describe_first_invalid(self, name: str, invalid: "pd.Series[bool]") -> str:
@@ -231,7 +231,7 @@ class _Application:
 
     def __init__(self, file: FileFormat, mapping: ColumnMapping, headers: _Headers, name: str) -> None:
         self._file, self._mapping, self._headers, self._name = file, mapping, headers, name
-        # A code table states all words: "none" may be a code rather than a mark for missing.
+        # A code table states all words: "none" may be a code rather than a missing-value marker.
         self._marks = file.missing | mapping.missing | (MISSING_MARKS if mapping.codes is None else {""})
         self._mark_numbers = {number for mark in self._marks if (number := file.number(mark)) is not None}
 
@@ -255,7 +255,7 @@ class _Application:
         return _categorical(positions, self._convert(numbers, zero_stays=zero_stays))
 
     def _recode(self, cells: list[str], codes: Table[str, str]) -> list[str]:
-        """Codes of cells by the code table, which goes before the file's marks for missing."""
+        """Codes of cells by the code table, which has priority over the file's missing-value markers."""
         by_number = {number: code for cell, code in codes.items() if (number := self._file.number(cell)) is not None}
         recoded = []
         for cell in cells:

@@ -40,7 +40,7 @@ class Partition:
     Attributes:
         alpha: concentration of the Dirichlet distribution; smaller is more skewed.
         ratios: ratios of the hospitals' sizes.
-        min_patients: smallest number of different patients of a hospital; smaller hospitals of the data are left out.
+        min_patients: smallest number of different patients per hospital; with `hospital`, smaller ones are left out.
 
     Raises:
         SettingsError: an option is missing, out of range, or belongs to another kind.
@@ -92,11 +92,11 @@ def divide(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
     `hospital` takes the hospitals of the data. `iid` shuffles and deals out sizes that differ by at most one, `size`
     sizes in the given ratios (rounded by largest remainder). `dirichlet` draws, for each value of the label, the
     hospitals' shares of its rows (Yurochkin et al. 2019, Bayesian Nonparametric Federated Learning of Neural Networks),
-    so that both label balance and size are skewed. Where a column identifies patients, they are divided instead of
-    rows, and sizes and shares are of patients; a patient is positive where any of the rows is.
+    so that both label balance and size are skewed. If a column identifies patients, patients are divided instead of
+    rows, and a patient is positive if any of the rows is.
 
     Raises:
-        DataError: the rows cannot be divided so, or a hospital would have too few patients.
+        DataError: the rows cannot be divided as asked, or a hospital would have too few patients.
     """
     table, task = source.table, source.task
     if partition.by == "hospital":

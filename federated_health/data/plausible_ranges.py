@@ -1,7 +1,7 @@
-"""Proposes ranges for a measurement from one hospital's values, without stating any of these values.
+"""Proposes ranges for a measurement from one hospital's values, without revealing any of them.
 
-All bounds come from the 5 % and 95 % quantiles, widened and rounded outward to round numbers, so that neither the
-smallest nor the largest value can be read off. `docs/task-files.md` states the rule.
+All bounds come from the 5 % and 95 % quantiles, widened and rounded outward to round numbers, so that they reveal
+neither the smallest nor the largest value. `docs/task-files.md` states the rule.
 """
 
 from math import ceil, floor, log10
@@ -16,8 +16,7 @@ MIN_VALUES = 20
 """Smallest number of values from which a range is proposed."""
 
 MAX_DOUBLINGS = 6
-"""How often the margin around the central values is doubled, so that all values lie inside; values that are still
-outside are taken for mistakes."""
+"""Largest number of doublings of the margin around the central values; values still outside count as errors."""
 
 MISSING_NUMBERS = (0, -1, -9, -99, -999, -9999, 99, 999, 9999, 99999)
 """Numbers that often mean "missing"."""
@@ -64,7 +63,7 @@ def _round_up(number: float, margin: float) -> float:
 
 
 def find_missing_marks(values: Numbers, min_rows: int) -> list[int]:
-    """Numbers that may mean missing: usual for that, in at least `min_rows` rows, and far from all other values."""
+    """Common missing-value markers that are in at least `min_rows` rows and far from all other values."""
     others = values[~np.isin(values, MISSING_NUMBERS)]
     if len(others) < MIN_VALUES:
         return []

@@ -1,4 +1,4 @@
-"""Explains why a file is not the table that a task needs, and how to fix it; loaded only where a file is refused.
+"""Explains why a file is not the table that a task needs, and how to fix it; loaded only if a file is rejected.
 
 No message holds a value of a patient.
 """
@@ -15,41 +15,44 @@ from pathlib import Path
 
 import pandas as pd
 
+from federated_health.data.columns import Column
 from federated_health.data.csv_reading import (
     COMMAS,
+    MISSING_MARKS,
+    CheckedCells,
     Dialect,
     distinct_cells,
     file_error,
     is_number,
     is_table_file,
-    looks_like_name,
     read_bytes,
 )
+from federated_health.data.patient_ids import PATIENT_RULE
 from federated_health.data.task_files import TASKS
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 
 SAVE_AS_CSV = "; open it and save it as CSV UTF-8 (comma separated)"
 EXPORT_AS_CSV = "; export the table as CSV UTF-8 (comma separated)"
-UNPACK = "; unpack it first"
+DECOMPRESS, EXTRACT = "; decompress it first", "; extract the file from it first"
 
 SIGNATURES = {
     b"\xd0\xcf\x11\xe0": ("is an Excel workbook (xls)", SAVE_AS_CSV),
     b"%PDF": ("is a PDF document", EXPORT_AS_CSV),
     b"{\\rtf": ("is a text document (RTF)", EXPORT_AS_CSV),
-    b"PAR1": ("is a Parquet file", "; let its name end in .parquet"),
+    b"PAR1": ("is a Parquet file", "; rename it to end in .parquet"),
     b"$FL2": ("is an SPSS file", EXPORT_AS_CSV),
     b"$FL3": ("is an SPSS file", EXPORT_AS_CSV),
     b"<stata_dta>": ("is a Stata file", EXPORT_AS_CSV),
     b"HEADER RECORD*": ("is a SAS transport file", EXPORT_AS_CSV),
     b"SQLite format 3": ("is an SQLite database", EXPORT_AS_CSV),
-    b"BZh": ("is packed with bzip2", UNPACK),
-    b"\xfd7zXZ": ("is packed with xz", UNPACK),
-    b"\x28\xb5\x2f\xfd": ("is packed with Zstandard", UNPACK),
-    b"7z\xbc\xaf": ("is a 7z archive", UNPACK),
-    b"Rar!": ("is a RAR archive", UNPACK),
+    b"BZh": ("is compressed with bzip2", DECOMPRESS),
+    b"\xfd7zXZ": ("is compressed with xz", DECOMPRESS),
+    b"\x28\xb5\x2f\xfd": ("is compressed with Zstandard", DECOMPRESS),
+    b"7z\xbc\xaf": ("is a 7z archive", EXTRACT),
+    b"Rar!": ("is a RAR archive", EXTRACT),
 }
-"""First bytes of a file that is no text table -> what it is, and the fix."""
+"""First bytes of a file that is not a text table -> what it is, and the fix."""
 
 TEXT_KINDS = {
     r"<!doctype html|<html|<head|<body|<table": ("is an HTML page", SAVE_AS_CSV),
@@ -60,7 +63,7 @@ TEXT_KINDS = {
         "; replace its lines up to @data by one line with the names of its attributes, separated by commas",
     ),
 }
-"""Pattern of the beginning of a text that is no table -> what it is, and the fix."""
+"""Pattern of the beginning of a text that is not a table -> what it is, and the fix."""
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", " ": "spaces"}
 
@@ -85,7 +88,7 @@ def explain(content: bytes, name: str, dialect: Dialect, error: Exception, task:
 
 
 def find_cause(content: bytes, name: str, dialect: Dialect, task: Task | None) -> DataError | None:
-    """Why a file is no table in this dialect, if its content tells."""
+    """Why a file is not a table in this dialect, as far as its content shows."""
     if kind := _kind_of_bytes(content):
         return file_error(name, *kind)
     is_default = dialect.encoding == COMMAS.encoding
@@ -112,7 +115,7 @@ def find_cause(content: bytes, name: str, dialect: Dialect, task: Task | None) -
 
 
 def _kind_of_bytes(content: bytes) -> tuple[str, str] | None:
-    """What a file is that is no text, and the fix."""
+    """What kind of binary file it is, and the fix; None for a text file."""
     if not content.startswith(b"PK\x03\x04"):
         return next((kind for signature, kind in SIGNATURES.items() if content.startswith(signature)), None)
     try:
@@ -122,14 +125,14 @@ def _kind_of_bytes(content: bytes) -> tuple[str, str] | None:
     except (zipfile.BadZipFile, RuntimeError, ValueError, OSError):
         return "is a damaged zip archive or workbook", ""
     if any(member.startswith("xl/workbook") for member in members):
-        return "is an Excel workbook (xlsx)", "; let its name end in .xlsx"
+        return "is an Excel workbook (xlsx)", "; rename it to end in .xlsx"
     if b"opendocument" in kind:
         return "is an OpenDocument file (ods)", SAVE_AS_CSV
-    return "is a zip archive", UNPACK
+    return "is a zip archive", EXTRACT
 
 
 def _wide_encoding(content: bytes) -> str | None:
-    """UTF-16 or UTF-32, if a file is so."""
+    """UTF-16 or UTF-32, if a file is encoded so."""
     for mark, encoding in WIDE_ENCODINGS.items():  # the mark of UTF-16 also begins that of UTF-32
         if content.startswith(mark):
             return encoding
@@ -145,7 +148,7 @@ def _find_header(text: str, names: Collection[str], dialect: Dialect) -> int:
 
 
 def _cause_in_lines(text: str, name: str, dialect: Dialect, task: Task | None) -> DataError | None:
-    """Why a text is no table in this dialect: another separator, quoted lines, or rows that end with a separator."""
+    """Why a text is not a table in this dialect: another separator, quoted lines, or rows that end with a separator."""
     lines = [
         line.rstrip("\r\n") for line in islice(io.StringIO(text[:SAMPLE_CHARACTERS]), SAMPLE_LINES) if line.strip()
     ]
@@ -172,7 +175,7 @@ def _cause_in_lines(text: str, name: str, dialect: Dialect, task: Task | None) -
         return file_error(name, "has its header in quotes, as one cell", "; remove the quotes around the first line")
     if len(rows) > 1 and all(len(row) > width and not any(row[width:]) for row in rows[1:]):
         extra = dialect.separator * (len(rows[1]) - width)
-        fix = f": expected {width} cells per row, got {len(rows[1])}; end the first line with {extra!r}, too"
+        fix = f": expected {width} cells per row, got {len(rows[1])}; also end the first line with {extra!r}"
         return file_error(name, f"has {expected} at the end of its rows, but not of its header", fix)
     return None
 
@@ -283,13 +286,42 @@ def describe_header(text: pd.DataFrame, known: Collection[str]) -> str:
     return ", ".join([*names, *([f"and {others} more"] if others else [])])
 
 
+def looks_like_name(name: str) -> bool:
+    """Whether text in a header looks like a column name, rather than a patient's cell in a file without a header."""
+    return re.fullmatch(r"(\d{1,2}[^\W\d]{2}|[^\W\d])[\w .%/-]{0,40}(\([^\d()]{1,20}\))?", name) is not None
+
+
+def invalid_cell(path: Path, columns: Sequence[Column], cells: CheckedCells) -> DataError:
+    """The error of a table with invalid cells, which names the first one; a column without a rule is of patients."""
+    name = next(str(name) for name in cells.invalid if cells.invalid[name].any())
+    rule = {column.name: column.rule for column in columns}.get(name, PATIENT_RULE)
+    others = int(cells.invalid.to_numpy().sum()) - 1
+    more = f" (and {others} more invalid {'cell' if others == 1 else 'cells'})" if others else ""
+    if cells.mapping is None:
+        first = describe_first_invalid(cells.text[name], cells.invalid[name], rule)
+    else:
+        first = cells.mapping.describe_first_invalid(name, cells.invalid[name])
+    return DataError(f"{path}: {first}{more}", reason=f"its column {name} holds a value that is not {rule}")
+
+
+def describe_first_invalid(text: "pd.Series[str]", invalid: "pd.Series[bool]", rule: str) -> str:
+    """Column and row (1 is the first below the header) of an invalid cell, its rule, and the kind of text it holds."""
+    row = int(invalid.to_numpy().argmax())
+    cell, got = text.iloc[row].strip(), ""
+    if re.fullmatch(r"-?\d+,\d+", cell):
+        got = "; got a decimal comma: numbers need a point"
+    elif cell.lower() not in MISSING_MARKS and pd.isna(pd.to_numeric(cell, errors="coerce")):
+        got = "; got text" if re.search(r"\d", rule) else ""  # a rule without digits expects text
+    return f"column {text.name}, row {row + 1}: expected {rule}{got}"
+
+
 def separator_name(separator: str) -> str:
     """A separator in words."""
     return SEPARATORS.get(separator, repr(separator))
 
 
 def _mapping_hint(name: str, task: Task | None) -> str:
-    """How to read a file by a mapping."""
+    """How to read a file with a mapping file."""
     flag = "--task TASK" if task is None else f"--task {task.name}" if task.name in TASKS else "--task-file FILE"
     command = f"python -m federated_health mapping draft {shlex.quote(name)} {flag} > mapping.toml"
-    return f"read it with a mapping: {command}, then --mapping mapping.toml"
+    return f"draft a mapping file: {command}; complete it, and add --mapping mapping.toml"

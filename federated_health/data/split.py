@@ -1,4 +1,4 @@
-"""Splits a hospital's rows into training and held-out rows, or into folds, by a keyed hash of their patients."""
+"""Splits a hospital's rows into training and held-out rows, by a keyed hash of their patients."""
 
 from hashlib import blake2b
 
@@ -31,7 +31,7 @@ def split_rows(
         seed: the hospital's own split seed.
         patients: number of each row's patient, if known.
     """
-    patient_of_row, positives, negatives = _order_patients(numbers, label, seed, patients)
+    patient_of_row, positives, negatives = order_patients(numbers, label, seed, patients)
     held_out = np.zeros(len(positives) + len(negatives), dtype=bool)
     for ordered in (positives, negatives):
         held_out[ordered[: int(len(ordered) * TEST_FRACTION + 0.5)]] = True  # 0 of 1, 1 of 2 to 5
@@ -39,22 +39,7 @@ def split_rows(
     return np.flatnonzero(~is_test), np.flatnonzero(is_test)
 
 
-def assign_folds(
-    numbers: pd.DataFrame, label: str, folds: int, seed: int, patients: PatientIds | None = None
-) -> npt.NDArray[np.intp]:
-    """Fold of each row, from 0, for stratified cross-validation.
-
-    The patients of each class go to the folds in turn, in the order in which `split_rows` holds them out. The second
-    class starts at the fold where the first one stopped, so that folds have equal sizes. All rows of a patient share a
-    fold.
-    """
-    patient_of_row, positives, negatives = _order_patients(numbers, label, seed, patients)
-    fold_of_patient = np.zeros(len(positives) + len(negatives), dtype=np.intp)
-    fold_of_patient[np.concatenate([positives, negatives])] = np.arange(len(fold_of_patient)) % folds
-    return fold_of_patient[patient_of_row]
-
-
-def _order_patients(
+def order_patients(
     numbers: pd.DataFrame, label: str, seed: int, patients: PatientIds | None
 ) -> tuple[Positions, Positions, Positions]:
     """Number of each row's patient, from 0; numbers of the positive and of the negative patients, in hash order.

@@ -1,6 +1,6 @@
 """Reads Excel workbooks and Parquet files as text tables, as `csv_reading` reads CSVs.
 
-Loaded for such a file only; each kind needs an optional library.
+Loaded for such files only; each kind needs an optional library.
 """
 
 import datetime
@@ -76,7 +76,7 @@ def _read_workbook(path: Path, sheet: str) -> Table:
         raise DataError(f"{path}: expected the sheet {sheet}, got {', '.join(sheets)}", reason="its file lacks a sheet")
     if _has_formulas_without_values(path):
         raise DataError(
-            f"{path}: has formulas without values; open it in Excel or LibreOffice and save it",
+            f"{path}: has formulas without stored values; open it in Excel or LibreOffice and save it again",
             reason="its file has formulas without values",
         )
     if not rows:

@@ -1,6 +1,6 @@
-"""Drafts a task file from one hospital's export, for a person to complete.
+"""Drafts a task file from one hospital's export.
 
-A draft is not valid before a person has replaced each "?". It holds no patient's value: bounds of ranges are rounded
+A draft is not valid until each "?" has been replaced. It holds no patient's value: bounds of ranges are rounded
 (see `plausible_ranges`), and codes are shown only if they are in at least MIN_ROWS rows.
 """
 
@@ -15,11 +15,12 @@ import numpy as np
 
 from federated_health.data.column_kinds import MIN_ROWS, Kind, find_kind, predicts
 from federated_health.data.columns import write_number
-from federated_health.data.csv_reading import distinct_cells, looks_like_name
+from federated_health.data.csv_reading import distinct_cells
 from federated_health.data.export_profile import Export, ExportColumn, profile_export
 from federated_health.data.header_words import CODE_WORDS, concepts_of, fold, split_unit
 from federated_health.data.mapping_rules import normal_cell, normal_header
 from federated_health.data.plausible_ranges import MIN_VALUES, find_missing_marks, propose_ranges
+from federated_health.data.reading_errors import looks_like_name
 from federated_health.data.task_files import MAX_COLUMNS, RESERVED
 from federated_health.data.task_writing import write_value
 from federated_health.data.toml_reading import PLACEHOLDER
@@ -74,20 +75,20 @@ MAX_FILLED = 12
 """Largest distance between the lowest and the highest code shown up to which the codes between them are filled in."""
 
 _INSTRUCTIONS = f"""\
-# Replace each "{PLACEHOLDER}", review each "check", and delete columns that are not yet known when a risk is needed.
-# range: what is possible in any patient. typical_median: the values between which the medians of hospitals lie.
+# Replace each "{PLACEHOLDER}", review each "check", and delete columns that are not known when the risk is needed.
+# range: the possible values of any patient. typical_median: the range in which the medians of hospitals usually lie.
 # Both are proposed from the middle 90 % of this export's values, and rounded.
-# A cell that means missing must be empty in the CSV, or be stated in a mapping file.""".splitlines()
+# Missing cells must be empty in the CSV, or a mapping file must state how they are marked.""".splitlines()
 
 _NO_PATIENT = """\
-# check: no column identifies patients, so each row counts as a patient of its own. If a patient can have several rows:
+# check: no column identifies patients, so each row counts as one patient. If a patient can have several rows:
 # [patient]
 # column = "patient_id\""""
 
 
 @dataclass(frozen=True)
 class TaskDraft:
-    """A draft of a task file, and the number of its lines that a person has to complete."""
+    """A draft of a task file, and the number of its lines that are to be completed."""
 
     text: str
     open_lines: int
@@ -123,7 +124,7 @@ def _find_target(export: Export, path: Path, target: str) -> int:
         hint = f"did you mean {' or '.join(near)}?" if near else f"its header is: {listed}"
         raise DataError(f"{path}: lacks the target {target}; {hint}")
     if len(found) > 1:
-        raise DataError(f"{path}: expected the target {target} once in the header, got it {len(found)} times")
+        raise DataError(f"{path}: expected the target {target} once in the header, got {len(found)} times")
     if (different := len(count_values(export.columns[found[0]]))) != 2:
         hint = "; if one of them means missing, empty these cells" if different == 3 else ""
         raise DataError(f"{path}: expected 2 different values in the target {target}, got {different}{hint}")
@@ -185,21 +186,21 @@ class _Drafter:
         if column.occurrence is not None:
             return Kind("unused", "several columns have this header")
         if not column.header:
-            return Kind("unused", "an input needs a name")
+            return Kind("unused", "it has no name")
         if fold(column.header) == "hospital":
-            return Kind("unused", "the hospital of a row is no input")
+            return Kind("unused", "the hospital of a row is not an input")
         kind = find_kind(column, len(self._export.table))
         if kind.role == "patient" and has_patient:
-            return Kind("unused", "an identifier, as the one above")
+            return Kind("unused", "an identifier, like the one above")
         is_input = kind.role in ("measurement", "category")
         if is_input and predicts(self._export.table.iloc[:, position], column, self._label_rows):
-            return Kind("unused", "tells the label of nearly every row: was it recorded with the outcome?")
+            return Kind("unused", "predicts the label of nearly every row: was it recorded with the outcome?")
         return kind
 
     def _head(self) -> Iterator[str]:
         yield f"# Draft of a task file, from {_in_comment(self._path.name)}. docs/task-files.md explains every key."
         yield from _INSTRUCTIONS
-        if not self._export.decimal_is_sure:
+        if not self._export.decimal_is_certain:
             mark = "point" if self._export.format.decimal == "." else "comma"
             yield f"# check: numbers such as 1.234 or 1,234 are ambiguous; the decimal mark was taken to be the {mark}."
 
@@ -218,7 +219,7 @@ class _Drafter:
     def _patient(self, column: ExportColumn) -> Iterator[str]:
         yield "[patient]"
         yield f"column = {self._quoted_name(column)}"
-        yield "# check: does it identify the patient? The rows of a patient stay on one side of the split"
+        yield "# check: does it identify the patient? All rows of a patient stay on one side of the split"
 
     def _category(self, column: ExportColumn) -> Iterator[str]:
         counted = count_values(column)
@@ -226,7 +227,7 @@ class _Drafter:
         numbers = sorted(int(value) for value in shown if _CODE.fullmatch(value))
         words = sorted((value for value in shown if not _CODE.fullmatch(value)), key=_no_first)
         if len(shown) < len(counted):
-            yield f"# check: values in fewer than {MIN_ROWS} rows are not shown; complete the codes"
+            yield f"# check: values in fewer than {MIN_ROWS} rows are not shown; add their codes"
             if numbers and numbers[-1] - numbers[0] <= MAX_FILLED:
                 numbers = list(range(numbers[0], numbers[-1] + 1))
         if words:
@@ -248,7 +249,7 @@ class _Drafter:
         if ranges is None:
             yield f'range = "{PLACEHOLDER}"  # fewer than {MIN_VALUES} values: too few to propose one'
         else:
-            outside = "" if ranges.covers_all else ": some values are outside; are they mistakes?"
+            outside = "" if ranges.covers_all else ": some values are outside; are they errors?"
             is_age = "age" in concepts_of(column.header) and AGES[0] <= values.min() and values.max() <= AGES[1]
             yield f"range = {_write_range(AGES if is_age else ranges.plausible)}  # check{outside}"
             if ranges.typical:
@@ -258,7 +259,7 @@ class _Drafter:
         yield from _note_marks([mark for mark in marks if mark != 0])
         yield from _note_missing_words(column)
         if np.isnan(column.numbers).any():
-            yield "# check: some cells are neither a number nor a usual mark for missing"
+            yield "# check: some cells are neither a number nor a common missing-value marker"
 
     def _open(self, column: ExportColumn) -> Iterator[str]:
         """The first lines of a column's table."""

@@ -1,4 +1,4 @@
-"""Task files: a prediction task declared in TOML. heart-disease and readmission come with the package.
+"""Parses task files: TOML files that declare a prediction task. heart-disease and readmission come with the package.
 
 `docs/task-files.md` explains every key. An error names the file and the line.
 """
@@ -29,11 +29,11 @@ PROTOCOL_CHARACTERS = 36
 """What a hospital sends beside its task agreement, in the same text, at most."""
 
 RESERVED = ("hospital", "risk", "prediction")
-"""Columns with a meaning of their own in sources and in the output of `predict`."""
+"""Names that sources and the output of `predict` use for other columns."""
 
 
 def read_task_file(path: Path) -> Task:
-    """The task that a file declares; the same object for the same content. DataError if it is not a task file."""
+    """The task that a file declares, the same object for the same content; a DataError if it is not a task file."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -55,24 +55,24 @@ def parse_task(content: bytes, file: str) -> Task:
     expected = "lower-case letters, digits and hyphens"
     name = top.take("name", expected, lambda value: isinstance(value, str) and is_hospital_name(value))
     label = _take_label(top)
-    patient = top.take_table("patient", required=False)
+    patient = top.find_table("patient")
     patient_column = _take_column_name(patient) if patient else None
     if patient:
         patient.end("column")
     tables = top.take_table("columns")
-    assert tables is not None
     columns = tuple(take_column(tables, key) for key in tables.names())
     if not 1 <= len(columns) <= MAX_COLUMNS:
         raise top.error(f"expected 1 to {MAX_COLUMNS} columns, got {len(columns)}", "columns")
     top.end("name, label, patient, columns")
     for reserved, key in ((label.name, "label"), (patient_column, "patient")):
         if reserved in [column.name for column in columns] or (key == "patient" and reserved == label.name):
-            raise top.error(f"{reserved} is also another column", key, "column")
+            raise top.error(f"expected a name that no other column has, got {reserved}", key, "column")
     task = Task(name=name, columns=columns, label=label, patient=patient_column)
-    if (size := len(write_agreement(task.agreement))) > MAX_AGREEMENT_CHARACTERS - PROTOCOL_CHARACTERS:
+    limit, size = MAX_AGREEMENT_CHARACTERS - PROTOCOL_CHARACTERS, len(write_agreement(task.agreement))
+    if size > limit:
         raise top.error(
-            f"names, meanings, units and codes are too long for server and hospital to compare: expected at "
-            f"most {MAX_AGREEMENT_CHARACTERS - PROTOCOL_CHARACTERS:,} characters, got {size:,}",
+            "names, meanings, units and codes are too long for server and hospital to compare: expected at most "
+            f"{limit:,} characters, got {size:,}",
             "columns",
         )
     return task
@@ -80,7 +80,6 @@ def parse_task(content: bytes, file: str) -> Task:
 
 def _take_label(top: TomlTable) -> Label:
     table = top.take_table("label")
-    assert table is not None
     label = Label(_take_column_name(table), table.take_text("meaning"))
     table.end("column, meaning")
     return label
@@ -96,7 +95,6 @@ def take_column(tables: TomlTable, name: str) -> Measurement | Category:
     if not _is_column_name(name):
         raise tables.error("expected a column's name: letters, digits and _, first a letter", name)
     table = tables.take_table(name)
-    assert table is not None
     if "codes" in table.names():
         return _take_category(table, name)
     return _take_measurement(table, name)
@@ -107,7 +105,7 @@ def _take_category(table: TomlTable, name: str) -> Category:
     expected = f'2 to {MAX_CODES} whole numbers, such as 1 and not 01, with their meanings: {{ 0 = "no", 1 = "yes" }}'
     codes = table.take("codes", expected, _are_codes)
     codes = {int(code): text for code, text in codes.items()}
-    expected = f"some of the codes {', '.join(map(str, codes))}, such as [{next(iter(codes))}]"
+    expected = f"a list of some, not all, of the codes {', '.join(map(str, codes))}, such as [{next(iter(codes))}]"
     risk_codes = table.take("risk_codes", expected, lambda value: _are_some_of(value, codes), [])
     table.end("meaning, codes, risk_codes")
     return Category(name, meaning, codes, tuple(risk_codes))
@@ -129,7 +127,7 @@ def _take_measurement(table: TomlTable, name: str) -> Measurement:
     association = table.take(
         "association", '"positive" or "negative"', lambda value: value in ("positive", "negative"), ""
     )
-    units = table.take_table("other_units", required=False)
+    units = table.find_table("other_units")
     measurement = Measurement(
         name,
         meaning,
@@ -152,11 +150,10 @@ def _take_measurement(table: TomlTable, name: str) -> Measurement:
 
 
 def _take_unit(units: TomlTable, unit: str) -> tuple[float, float]:
-    """Factor and summand that convert a unit."""
+    """Factor and offset that convert a unit."""
     if not is_text(unit):
         raise units.error("expected the name of a unit", unit)
     table = units.take_table(unit)
-    assert table is not None
     factor = table.take("factor", "a number other than 0", lambda value: is_number(value) and value != 0)
     offset = table.take("offset", "a number", is_number, 0)
     table.end("factor, offset")
@@ -197,7 +194,7 @@ TASKS: Mapping[str, Task] = {task.name: task for task in (HEART_DISEASE, READMIS
 
 
 def get_task(name: str) -> Task:
-    """The task with a name that comes with the package; a SettingsError if there is none."""
+    """The task of this name that comes with the package; a SettingsError if there is none."""
     if name not in TASKS:
         raise SettingsError(f"task: expected one of {', '.join(TASKS)}, or a task file, got {name!r}")
     return TASKS[name]

@@ -1,4 +1,4 @@
-"""Reviews a task file: all of its mistakes with their lines, and what a person should think about once it is valid."""
+"""Reviews a task file: lists all of its errors with their lines, and notes on a valid one."""
 
 import tomllib
 from collections.abc import Iterator
@@ -9,14 +9,15 @@ from federated_health.data.columns import Category, Measurement
 from federated_health.data.csv_reading import read_bytes
 from federated_health.data.task_files import parse_task, take_column
 from federated_health.data.tasks import Task
-from federated_health.data.toml_reading import PLACEHOLDER, find_line, read_toml
+from federated_health.data.toml_lines import find_line
+from federated_health.data.toml_reading import PLACEHOLDER, read_toml
 from federated_health.errors import DataError
 
 MAX_DEPTH = 3
 """Number of keys of a column's key, such as columns.sex.codes."""
 
 WIDE = 50
-"""A range this many times as wide as that of usual medians is probably no help against mistakes."""
+"""A range this many times as wide as that of usual medians probably detects no errors."""
 
 WIDEST = 1_000_000
 """The same, as a width, for a range without usual medians."""
@@ -44,7 +45,7 @@ def find_mistakes(path: Path) -> list[str]:
 
 
 def _find_placeholders(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Keys, from the outermost to that of a column, of all texts that a person has to replace."""
+    """Keys, from the outermost to that of a column, of all placeholders."""
     if value == PLACEHOLDER:
         yield path[:MAX_DEPTH]
     if isinstance(value, dict):
@@ -56,7 +57,6 @@ def _find_column_mistakes(content: bytes, file: str, skipped: set[str]) -> Itera
     """The first mistake of each column."""
     try:
         tables = read_toml(content, file).take_table("columns")
-        assert tables is not None
     except DataError:  # there are no columns, which parse_task says, too
         return
     for name in tables.names():
@@ -68,22 +68,22 @@ def _find_column_mistakes(content: bytes, file: str, skipped: set[str]) -> Itera
 
 
 def review_task(task: Task) -> list[str]:
-    """What is worth a person's attention in a valid task, one line each."""
-    return list(_remarks(task))
+    """Notes on what may be missing in a valid task, one line each."""
+    return list(_notes(task))
 
 
-def _remarks(task: Task) -> Iterator[str]:
+def _notes(task: Task) -> Iterator[str]:
     categories = [column for column in task.columns if isinstance(column, Category)]
     if task.patient is None:
         yield "no patient column: rows of the same patient can be on both sides of the split"
     if not any(column.association for column in task.measurements) and not any(c.risk_codes for c in categories):
-        yield "no association and no risk_codes: only other hospitals can show that a label is inverted"
+        yield "no association and no risk_codes: an inverted label is detected only by comparison with other hospitals"
     if names := [column.name for column in task.measurements if column.typical_median is None]:
-        yield f"no typical_median, so that a wrong unit is not noticed: {', '.join(names)}"
+        yield f"no typical_median, so that a wrong unit stays undetected: {', '.join(names)}"
     if names := [column.name for column in task.measurements if _is_wide(column)]:
-        yield f"a range that allows nearly every number, also marks for missing such as 999: {', '.join(names)}"
+        yield f"a range that allows nearly every number, also missing-value markers such as 999: {', '.join(names)}"
     if names := [column.name for column in categories if _could_be_mixed_up(column)]:
-        yield f"codes without gaps and without risk_codes, so that another numbering is not noticed: {', '.join(names)}"
+        yield f"codes without gaps or risk_codes, so that another numbering stays undetected: {', '.join(names)}"
 
 
 def _is_wide(column: Measurement) -> bool:

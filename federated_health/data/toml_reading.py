@@ -53,12 +53,14 @@ class TomlTable:
         text: str = self.take(key, "text in one line", is_text, default)
         return text
 
-    def take_table(self, key: str, *, required: bool = True) -> "TomlTable | None":
+    def take_table(self, key: str) -> "TomlTable":
         """A table within this one."""
-        if key not in self._left and not required:
-            return None
         content = self.take(key, "a table", lambda value: isinstance(value, dict))
         return TomlTable(self._file, self._text, content, (*self._path, key))
+
+    def find_table(self, key: str) -> "TomlTable | None":
+        """A table within this one, if it is there."""
+        return self.take_table(key) if key in self._left else None
 
     def names(self) -> list[str]:
         """Keys that have not been taken, in the file's order."""
@@ -72,6 +74,8 @@ class TomlTable:
 
     def error(self, problem: str, *keys: str) -> DataError:
         """An error about this table, or about one of its keys."""
+        from federated_health.data.toml_lines import find_line  # noqa: PLC0415  # a valid file does not need it
+
         path = (*self._path, *keys)
         number = find_line(self._text, path)
         where = f", line {number}" if number else ""
@@ -98,36 +102,6 @@ def read_toml(content: bytes, file: str) -> TomlTable:
         raise DataError(f"{file}: is not valid TOML: a number has too many digits") from None
     except RecursionError:
         raise DataError(f"{file}: is not valid TOML: nested too deeply") from None
-
-
-def find_line(text: str, path: tuple[str, ...]) -> int | None:
-    """Number of the line, from 1, that sets a key of a TOML text, or that opens its table; None if there is none.
-
-    For a key within an inline table, or one that is not there, it is the line of the nearest table around it.
-    """
-    table: tuple[str, ...] = ()
-    found, length = None, 0
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.lstrip().startswith("["):
-            keys = table = _keys_of(line.split("#")[0]) or table
-        else:
-            keys = (*table, *_keys_of(line.partition("=")[0] + "= 0"))
-        if length < len(keys) <= len(path) and keys == path[: len(keys)]:
-            found, length = number, len(keys)
-    return found
-
-
-def _keys_of(line: str) -> tuple[str, ...]:
-    """Keys of a line of TOML, from the outermost; empty if it is no line of its own."""
-    try:
-        content: Any = tomllib.loads(line)
-    except tomllib.TOMLDecodeError:
-        return ()
-    keys = []
-    while isinstance(content, dict) and content:
-        key, content = next(iter(content.items()))
-        keys.append(key)
-    return tuple(keys)
 
 
 def _shown(value: object) -> str:

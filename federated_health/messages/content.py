@@ -6,9 +6,10 @@ A hospital sends the following in a plain run, besides Flower's envelope of each
 - when it joins: its name, its agreement on the task (see `Task.agreement`), the version of the protocol, and a random
   token of its process;
 - `query.statistics` (registration): its name, its numbers of training and held-out rows, and for each measurement the
-  count, sum and sum of squares over its training rows; no sums over fewer than 5 observed rows; for each measurement
-  and each code of a category its correlation with the label over the training rows, with two decimals, 0 where fewer
-  than 5 rows have a class, have the code or do not have it; neither sums nor correlations under differential privacy;
+  count, sum and sum of squares over its training rows; no sums over rows of fewer than 5 patients; for each measurement
+  and each code of a category its correlation with the label over the training rows, with two decimals, 0 if rows of
+  fewer than 5 patients are of one class, have the code or do not have it; neither sums nor correlations under
+  differential privacy;
 - `train`: weights, the number of training rows and the mean training loss (under differential privacy noisy weights and
   no loss); from the second round on also outcome counts of its held-out rows under the weights of the message, and
   their sums of losses and squared errors;

@@ -32,7 +32,7 @@ def agree_on_plan(
     plan = read_privacy_plan(config)
     if plan is not None:
         if rows.most_rows > 1:
-            raise BudgetError("differential privacy protects single rows, and a patient of it has several")
+            raise BudgetError("differential privacy protects single rows: expected one row per patient, got several")
         budget.check_run(plan, len(rows), allowed_epsilon(context))
         context.state[AGREED_PLAN] = ConfigRecord({**plan.to_config()})
     check_plan(context, plan)

@@ -6,7 +6,9 @@
 import json
 import os
 import signal
+import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
@@ -64,6 +66,43 @@ def read_request(content: bytes) -> tuple[Path, Task, TrainConfig, Weights]:
         TrainConfig.from_record(ConfigRecord(request["config"])),
     )
     return Path(request["path"]), task, config, weights
+
+
+class ModelSaver:
+    """Saves one model, in another process if it was prepared."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def prepare(self) -> None:
+        """Start a process that loads Keras, unless this one has loaded it already."""
+        if self._process is None and "keras" not in sys.modules:
+            with suppress(OSError):  # `save` then does it in this process
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "federated_health.report.saved_model"],
+                    cwd=Path(__file__).resolve().parents[2],  # also where the package is not installed
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    process_group=0,  # Ctrl-C is for this process
+                )
+
+    def save(self, path: Path, task: Task, config: TrainConfig, weights: Weights) -> None:
+        """Save the model (see `save_final_model`), in this process if the other one fails."""
+        process, self._process = self._process, None
+        if process is not None:
+            with suppress(OSError):
+                output, _ = process.communicate(write_request(path.absolute(), task, config, weights))
+                if process.returncode == 0 and output == SAVED:
+                    return
+        save_final_model(path, task, config, weights)
+
+    def close(self) -> None:
+        """End the other process if it was not needed."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
 
 
 def main() -> None:

@@ -87,7 +87,7 @@ def _verdict_card(name: str, benefit: Mapping[str, Any], details: str) -> Card:
     elif benefit["small"]:
         few = f"Fewer than {SMALL_CLASS} held-out patients are of one class"
         parts.append(f"{few}: one patient more or less would change these figures considerably.")
-    parts += [f"See the problems of this run: {text}" for text in benefit.get("noticed", ())]
+    parts += [f"Problem in this run: {text}" for text in benefit.get("data_warnings", ())]
     tone = "good" if verdict == Verdict.GAINS else "bad" if verdict == Verdict.LOSES else "neutral"
     return Card(name=name, verdict=verdict_text(verdict), tone=tone, text=" ".join(parts))
 

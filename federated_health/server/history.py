@@ -68,11 +68,11 @@ def summarise_benefits(
     benefits: Mapping[str, Benefit],
     evaluations: Mapping[str, Evaluation],
     task: Task,
-    noticed: Mapping[str, Sequence[str]] = {},
+    data_warnings: Mapping[str, Sequence[str]] = {},
 ) -> dict[str, Any]:
     """`joining`, `importance` and `observed` as in metrics.json, of hospitals that sent both, by name.
 
-    `noticed` is what the problem log says of a hospital's data, which may explain its verdict.
+    `data_warnings` is what the problem log says about a hospital's data, which may explain its verdict.
     `importance` is the rise of the mean loss per patient, in nats, when a column is shuffled within hospitals.
     """
     reported = {name: benefit for name, benefit in sorted(benefits.items()) if name in evaluations}
@@ -88,7 +88,7 @@ def summarise_benefits(
                 "roc_auc": asdict(benefit.roc_auc),
                 "difference": asdict(benefit.difference),
                 "small": evaluations[name].counts.rarer_class < SMALL_CLASS,
-                **({"noticed": list(noticed[name])} if name in noticed else {}),
+                **({"data_warnings": list(data_warnings[name])} if name in data_warnings else {}),
             }
             for name, benefit in reported.items()
         },
@@ -115,7 +115,7 @@ class ProblemLog:
         absent: number of rounds that were averaged without the hospital, since it joined.
         repeated_rounds: number of attempts at a round that gave too few updates.
         resumed_after: number of rounds that were completed, for each time that the run was resumed.
-        noticed: what is suspicious in the data with which a hospital registered, by hospital.
+        data_warnings: what is suspicious in the data with which a hospital registered, by hospital.
     """
 
     def __init__(self) -> None:
@@ -124,11 +124,11 @@ class ProblemLog:
         self.absent: Counter[str] = Counter()
         self.repeated_rounds = 0
         self.resumed_after: list[int] = []
-        self.noticed: dict[str, list[str]] = {}
+        self.data_warnings: dict[str, list[str]] = {}
 
-    def notice(self, hospital: str, text: str) -> None:
+    def warn(self, hospital: str, text: str) -> None:
         """Record what is suspicious in a hospital's data, once."""
-        texts = self.noticed.setdefault(hospital, [])
+        texts = self.data_warnings.setdefault(hospital, [])
         if text not in texts:
             texts.append(text)
 
@@ -145,16 +145,16 @@ class ProblemLog:
             "absent": dict(sorted(self.absent.items())),
             "repeated_rounds": self.repeated_rounds,
             "resumed_after": list(self.resumed_after),
-            "noticed": {name: list(texts) for name, texts in sorted(self.noticed.items())},
+            "data_warnings": {name: list(texts) for name, texts in sorted(self.data_warnings.items())},
         }
 
-    def describe_noticed(self) -> list[str]:
+    def describe_data_warnings(self) -> list[str]:
         """What is suspicious in hospitals' data, as lines, hospitals by name."""
-        return [f"{name}: {text}" for name, texts in sorted(self.noticed.items()) for text in texts]
+        return [f"{name}: {text}" for name, texts in sorted(self.data_warnings.items()) for text in texts]
 
     def describe(self) -> list[str]:
         """The counts as lines, hospitals by name; none where there were no problems."""
-        lines = self.describe_noticed()
+        lines = self.describe_data_warnings()
         for name in sorted({*self.rejected, *self.unanswered, *self.absent}):
             parts = [
                 _list_reasons(self.rejected.get(name), "reply was rejected", "replies were rejected"),
@@ -178,7 +178,7 @@ class ProblemLog:
         self.absent = Counter(content["absent"])
         self.repeated_rounds = content["repeated_rounds"]
         self.resumed_after = list(content["resumed_after"])
-        self.noticed = {name: list(texts) for name, texts in content.get("noticed", {}).items()}
+        self.data_warnings = {name: list(texts) for name, texts in content.get("data_warnings", {}).items()}
 
 
 def _list_reasons(reasons: Counter[str] | None, singular: str, plural: str) -> str:

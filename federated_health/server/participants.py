@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from federated_health.data.label_direction import column_positions, find_opposite
+from federated_health.data.label_direction import column_positions, find_inverted_labels
 from federated_health.data.tasks import write_agreement
 from federated_health.errors import RunError
 from federated_health.messages.content import CONFIG, REGISTRATION, SUMS_WITHHELD, Registration
@@ -96,7 +96,7 @@ class Participants:
         self.has_begun = True
 
     def check_registrations(self) -> None:
-        """Note in the problem log which hospitals seem to have the same rows, or inverted labels.
+        """Record in the problem log which hospitals seem to have the same rows, or inverted labels.
 
         Nothing is known of hospitals that withheld sums and associations, as under differential privacy.
         """
@@ -105,12 +105,12 @@ class Participants:
             if not registration.sums.are_released:
                 continue
             other = first_of.setdefault(registration.statistics, name)
-            for one, its_double in [] if other == name else [(name, other), (other, name)]:
-                problems.notice(one, f"same row counts and sums as {its_double}: did one CSV join twice?")
+            for one, double in [] if other == name else [(name, other), (other, name)]:
+                problems.warn(one, f"same row counts and sums as {double}: did one CSV join twice?")
         associations = {name: registration.associations for name, registration in self.registrations.items()}
         rows = {name: registration.train_examples for name, registration in self.registrations.items()}
-        for name, text in find_opposite(associations, rows, self._settings.task_declaration).items():
-            problems.notice(name, text)
+        for name, text in find_inverted_labels(associations, rows, self._settings.task_declaration).items():
+            problems.warn(name, text)
 
     def absent(self) -> list[str]:
         """Hospitals that have taken part and are not connected."""

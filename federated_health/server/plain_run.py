@@ -158,7 +158,7 @@ class PlainRun(FederatedRun):
         gained = {reply.hospital: reply.content for reply in benefits}
         figures = summarise_run(self.evaluations, self.train_examples)
         return figures | summarise_benefits(
-            gained, self.evaluations, self.settings.task_declaration, self.problems.noticed
+            gained, self.evaluations, self.settings.task_declaration, self.problems.data_warnings
         )
 
     def figures_of_last_round(self) -> dict[str, Any]:

@@ -118,7 +118,7 @@ class FederatedRun(ABC):
             self._begin()
             what = "training"
         announce(f"{what} with {', '.join(sorted(self.participants.names()[node] for node in present))}")
-        for line in self.problems.describe_noticed():
+        for line in self.problems.describe_data_warnings():
             announce(line)
         if self.privacy is not None:
             announce(self.privacy.describe())

@@ -1,19 +1,15 @@
 """The folder of a run: its results, and the checkpoints from which it resumes; for one server at a time."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from federated_health import report
-from federated_health.data.tasks import Task
 from federated_health.errors import RunError, StorageError
 from federated_health.files import locked_folder, make_folder, path_exists, write_json
-from federated_health.messages.content import TrainConfig
-from federated_health.ml.networks import Weights
 from federated_health.ml.rounds import Round, append_round, write_rounds
 from federated_health.names import METRICS, MODEL, REPORT, ROUNDS, SETTINGS
 from federated_health.server.checkpoint import Checkpoint, CheckpointFolder, check_settings
@@ -23,6 +19,7 @@ from federated_health.settings import Settings
 
 if TYPE_CHECKING:
     from federated_health.report.run_summary import RunSummary
+    from federated_health.report.saved_model import ModelSaver
 
 CHECKPOINTS = "checkpoints"
 _FILES = (SETTINGS, ROUNDS, METRICS, MODEL, REPORT)
@@ -52,8 +49,7 @@ class RunFolder:
         self._checkpoints = CheckpointFolder(self.path / CHECKPOINTS)
         self.checkpoint = read_checkpoint(self.path, self._checkpoints) if settings.resume else None
         self._has_no_round = False  # whether a new run has begun without completing a round
-        self._model_saver = ModelSaver()
-        self._lock = ExitStack()
+        self._resources = ExitStack()
         if self.checkpoint is not None:
             check_settings(self.checkpoint.settings, settings.to_config())
             self.checkpoint.check_task(settings.task_declaration)
@@ -65,14 +61,13 @@ class RunFolder:
 
     def __enter__(self) -> Self:
         try:
-            self._lock.enter_context(locked_folder(self.path, wait=False))
+            self._resources.enter_context(locked_folder(self.path, wait=False))
         except BlockingIOError:
             raise RunError(f"{self.path}: is in use by another server") from None
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._model_saver.close()
-        self._lock.close()
+        self._resources.close()
         if self._has_no_round:
             self._checkpoints.remove()
         if self._is_new:
@@ -98,6 +93,14 @@ class RunFolder:
         self._checkpoints.save(run.checkpoint())
         if len(run.history) == self._settings.rounds and run.weights is not None:
             self._model_saver.prepare()  # during the final evaluation
+
+    @cached_property
+    def _model_saver(self) -> "ModelSaver":
+        from federated_health.report.saved_model import ModelSaver  # noqa: PLC0415  # once the rounds are over
+
+        saver = ModelSaver()
+        self._resources.callback(saver.close)
+        return saver
 
     def _write_rounds(self, history: Sequence[Round]) -> None:
         """Write settings.json and rounds.csv, and remove what an earlier run left."""
@@ -188,41 +191,3 @@ def files_of_run(path: Path) -> list[str]:
     """Names of a run's files in a folder, and of its checkpoints' folder if it holds any."""
     files = [name for name in _FILES if path_exists(path / name)]
     return files if CheckpointFolder(path / CHECKPOINTS).is_empty() else [*files, CHECKPOINTS]
-
-
-class ModelSaver:
-    """Saves one model, in another process if it was prepared."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def prepare(self) -> None:
-        """Start a process that loads Keras, unless this one has loaded it already."""
-        if self._process is None and "keras" not in sys.modules:
-            with suppress(OSError):  # `save` then does it in this process
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "federated_health.report.saved_model"],
-                    cwd=Path(__file__).resolve().parents[2],  # also where the package is not installed
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    process_group=0,  # Ctrl-C is for this process
-                )
-
-    def save(self, path: Path, task: Task, config: TrainConfig, weights: Weights) -> None:
-        """Save the model (see `saved_model.save_final_model`), in this process if the other one fails."""
-        saved_model = report.load().saved_model
-        process, self._process = self._process, None
-        if process is not None:
-            with suppress(OSError):
-                output, _ = process.communicate(saved_model.write_request(path.absolute(), task, config, weights))
-                if process.returncode == 0 and output == saved_model.SAVED:
-                    return
-        saved_model.save_final_model(path, task, config, weights)
-
-    def close(self) -> None:
-        """End the other process if it was not needed."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None

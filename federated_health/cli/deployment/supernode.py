@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -18,11 +19,11 @@ from federated_health.data.manifest import OwnHospital, find_own_hospital
 from federated_health.data.task_files import DEFAULT_TASK, TASKS
 from federated_health.errors import JoinError, RunError
 from federated_health.files import PRIVATE, write_bytes
+from federated_health.names import DEFAULT_WAIT
 from federated_health.processes import free_port, process
 from federated_health.security.certificates import read_key
 from federated_health.security.identity import KEY, Identity, load_identity
 from federated_health.security.parties import Role
-from federated_health.setting_fields import DEFAULT_WAIT
 from federated_health.transport.channels import split_address
 from federated_health.transport.reconnect import find_obstacle
 
@@ -53,7 +54,7 @@ def node_command(flags: argparse.Namespace, own: OwnHospital, identity: Identity
     """
     folder = identity.folder.absolute()  # a ClientApp runs in another folder
     program = flower_commands.executable("flower-supernode")
-    config = flower_commands.format_config(node_config(flags, own.absolute(), folder))
+    config = flower_commands.format_config(node_config(flags, _make_absolute(own), folder))
     key = read_key(folder / KEY).private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     write_bytes(folder / NODE_KEY, key, PRIVATE)  # the same key as key.pem, so not a second secret
     return [
@@ -64,6 +65,16 @@ def node_command(flags: argparse.Namespace, own: OwnHospital, identity: Identity
         *("--node-config", config),
         *("--host", "127.0.0.1", "--port", str(free_port())),
     ]
+
+
+def _make_absolute(own: OwnHospital) -> OwnHospital:
+    """The same hospital with absolute paths, for a process in another folder."""
+    return replace(
+        own,
+        data=own.data.absolute(),
+        task_file=own.task_file and own.task_file.absolute(),
+        mapping=own.mapping and own.mapping.absolute(),
+    )
 
 
 def keep_running(make_command: Callable[[], Sequence[str]], address: str, identity: Identity, wait: float) -> NoReturn:

@@ -13,7 +13,7 @@ COMMON_CELLS = frozenset({"0", "1", "2", "3", "4", "yes", "no", "true", "false"}
 """Cells of a label that are codes and not a patient's text, so that a message may quote them."""
 
 MIN_ROWS = 3
-"""Smallest number of rows with another cell, to take it for a value of the label and not for a slip."""
+"""Smallest number of rows with another cell, to take it for a value of the label and not for a typing error."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def find_label_codes(layout: Layout, present: Mapping[str, int], meaning: LabelM
     statement decides which of the layout's two groups means 1. Cells that neither settles have no code.
 
     Args:
-        present: cell of the label, without marks for missing -> rows with it.
+        present: cell of the label, without missing-value markers -> rows with it.
 
     Raises:
         DataError: the statement is about another label than the task's.

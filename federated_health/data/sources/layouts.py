@@ -1,7 +1,7 @@
 """Layouts: how common files write the columns of a task. Declarations only; `source` reads the files.
 
-A layout is a guess from the header; `confirmation` checks it on patients who are also in UCI's table. Facts about the
-heart files, each checked against that table:
+A layout is a guess from the header; `layout_confirmation` checks it on patients who are also in UCI's table. Facts
+about the heart files, each checked against that table:
 
 - Kaggle's `heart.csv` (303 rows, or 1,025 with each patient three or four times) is Cleveland with other codes and an
   inverted label: target 1 means no disease. A copy with shorter names calls the label `output`.
@@ -35,7 +35,7 @@ class Layout:
             code, or "" for missing}, where they differ.
         absent: the task's columns that the file does not have; they are missing in every row.
         hospital: the file's column with the hospital of a row; it is optional.
-        missing_marks: marks for missing besides the usual ones.
+        missing_marks: missing-value markers besides the usual ones.
         repeats_are_copies: whether equal rows are copies of one patient.
     """
 

@@ -1,4 +1,4 @@
-"""Reads a hospital's own export, by a mapping file, as a canonical table."""
+"""Reads a hospital's own export through a mapping file, as a canonical table."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +46,7 @@ def read_mapped(path: Path, mapping: Mapping, *, drop_invalid: bool = False) -> 
     return Source(
         name="file",
         task=task,
-        title="an export, read by a mapping",
+        title="an export, read through a mapping",
         path=path,
         files={path.name: hash_file(path), mapping.path.name: mapping.sha256},
         mapped=[mapping.describe(), *mapping.describe_columns(), *zeros],

@@ -7,16 +7,18 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from federated_health.data.columns import Category, Column, Measurement
-from federated_health.data.csv_reading import MISSING_MARKS, PATIENT_RULE, check_cells, describe_first_invalid
-from federated_health.data.sources.confirmation import (
+from federated_health.data.csv_reading import MISSING_MARKS, check_cells
+from federated_health.data.patient_ids import PATIENT_RULE
+from federated_health.data.reading_errors import describe_first_invalid
+from federated_health.data.sources.label_meaning import FLAG, LabelMeaning, find_label_codes
+from federated_health.data.sources.layouts import HOSPITAL_COLUMN, Layout
+from federated_health.data.sources.recognition import OWN_COLUMNS_HINT, RecognisedFile, shorten
+from federated_health.data.sources.uci_comparison import (
     MIN_AGREEMENT,
     MIN_AGREEMENT_IF_STATED,
     Evidence,
     compare_with_uci,
 )
-from federated_health.data.sources.label_meaning import FLAG, LabelMeaning, find_label_codes
-from federated_health.data.sources.layouts import HOSPITAL_COLUMN, Layout
-from federated_health.data.sources.recognition import OWN_COLUMNS_HINT, RecognisedFile, shorten
 from federated_health.errors import DataError
 from federated_health.names import hospital_name_from
 
@@ -24,7 +26,7 @@ MAX_DROPPED = 0.2
 """Largest share of invalid rows at which an error suggests --drop-invalid; above it, something else is wrong."""
 
 MIN_REPEATED = 3
-"""Smallest number of equal invalid cells of a column that are not mistakes, but a code or mark of the file."""
+"""Smallest number of equal invalid cells of a column that count as a code of the file, not as typing errors."""
 
 MAX_REPEATED = 0.01
 """Largest share of rows with the same invalid code at which --drop-invalid drops them."""
@@ -52,7 +54,7 @@ class Reading:
         label: the label's cells in their shortest form, "" for missing.
         zeros: column -> rows with a 0 that means missing.
         evidence: how the rows agree with UCI's table.
-        remarks: what was noticed, for people.
+        remarks: what users should know.
     """
 
     layout: Layout
@@ -73,8 +75,8 @@ class Reading:
     def invalid_rows(self) -> int:
         return int((~self.is_valid).sum())
 
-    def doubt(self) -> tuple[bool, int, int]:
-        """How little speaks for the layout, for comparison with another layout of the same header."""
+    def mismatch(self) -> tuple[bool, int, int]:
+        """Sort key among layouts of the same header: the smaller, the better the layout fits."""
         return not self.evidence.confirms, len(self.evidence.contradicted), self.invalid_rows
 
 
@@ -155,7 +157,7 @@ def _find_hospital_column(text: pd.DataFrame, layout: Layout) -> tuple[str | Non
 def _why_no_hospitals(text: pd.DataFrame, column: str) -> str:
     """Why a column does not name hospitals, as its name suggests; empty if it does."""
     if list(text.columns).count(column) > 1:
-        return "it is there more than once"
+        return "the header has it more than once"
     values = text[column].astype(str).str.strip().unique()
     if set(map(str.lower, values)) <= _SPLITS:
         return "it divides the rows for training and testing"
@@ -163,7 +165,7 @@ def _why_no_hospitals(text: pd.DataFrame, column: str) -> str:
     if not all(names) or len(set(names)) < len(names):
         return "a row has no valid name of a hospital, or two names are alike"
     if all(name.isdigit() for name in names) or len(names) * MIN_ROWS_PER_HOSPITAL > len(text):
-        return "it holds numbers, or too many different values"
+        return "it has numbers, or too many different values"
     return ""
 
 
@@ -217,14 +219,12 @@ def _label_hint(reading: Reading, invalid: "pd.Series[bool]") -> str:
     if (reading.label[invalid] == "").all():
         return f"a row without {label.name} can be neither trained on nor tested: delete it from the file"
     if reading.meaning is not None:
-        return (
-            f"{FLAG} must name all values that mean {label.name}, separated by commas, and one other value may be left"
-        )
+        return f"{FLAG} must name all values that mean {label.name}, separated by commas, and leave at most one other"
     if present == {"1", "2"}:
         return describe_statlog(label.name)
     if len(present) == 2:
         return f"state which of its two values means {label.name}: {FLAG} {label.name}=VALUE"
-    return "correct these rows: --drop-invalid drops none for its label"
+    return "correct these rows: --drop-invalid never drops a row for its label"
 
 
 def describe_statlog(label: str) -> str:
@@ -253,16 +253,16 @@ def refuse_invalid_cells(reading: Reading, columns: Iterable[str]) -> None:
 
 
 def _invalid_hint(reading: Reading) -> str:
-    """What to do about invalid cells: never to drop rows whose cells are no mistakes, or a class of patients."""
+    """What to do about invalid cells; never to drop rows with the file's own codes, or a class of patients."""
     layout, label = reading.layout, reading.layout.task.label.name
     for column in layout.task.columns:
         if (repeated := _count_repeated(reading, column)) >= MIN_REPEATED:
-            same = f"{repeated} rows have the same invalid {layout.name_in_file(column)}, so it is no slip"
-            right = "convert its unit" if isinstance(column, Measurement) else "write the code that the rule names"
+            same = f"{repeated} rows have the same invalid {layout.name_in_file(column)}, so it is not a typing error"
+            right = "convert its unit" if isinstance(column, Measurement) else "replace it by one of the codes above"
             return f"{same}: if it means missing, empty these cells; otherwise, {right}"
     kept = reading.table[reading.is_valid]
     if reading.invalid_rows > max(1, MAX_DROPPED * len(reading.table)):
-        return f"so many rows are no slips, but another unit or other codes: {OWN_COLUMNS_HINT}"
+        return f"so many rows point to another unit or other codes, not to typing errors: {OWN_COLUMNS_HINT}"
     is_class_lost = set(kept[label]) != set(reading.table[label])
     return (
         "correct it in the file" if is_class_lost else "correct it in the file, or leave such rows out: --drop-invalid"

@@ -1,7 +1,7 @@
 """Opens the files of a source, and finds the layouts that their header fits.
 
 A source is one CSV, a zip with one CSV, or a folder or zip with UCI's files. A header alone proves nothing about codes
-and labels: `confirmation` decides between layouts with the same header.
+and labels: `layout_confirmation` checks them on patients who are also in UCI's table.
 """
 
 import io
@@ -24,7 +24,9 @@ from federated_health.errors import DataError
 MAX_MEMBER_BYTES = 512 * 1024 * 1024
 """Largest size of a file in a zip, unpacked."""
 
-OWN_COLUMNS_HINT = "state its columns and codes by --mapping, or bring it into the task's own (docs/own-data.md)"
+OWN_COLUMNS_HINT = (
+    "state its columns and codes in a mapping file (--mapping), or convert it to the task's (docs/own-data.md)"
+)
 """What to do with a file whose layout is unknown or cannot be confirmed."""
 
 _ZIP_ERRORS = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError, zlib.error, lzma.LZMAError)
@@ -39,7 +41,7 @@ class RecognisedFile:
         layouts: those that its header fits, in the order in which they are tried.
         is_guess: whether the layout is a guess: neither the task's own columns nor one of UCI's own files.
         has_header: whether the file names its columns.
-        remarks: what was noticed about its form, for people.
+        remarks: what users should know about its form.
     """
 
     name: str
@@ -118,7 +120,7 @@ def recognise_file(name: str, content: bytes, source: Path, known: Sequence[Layo
 
 
 def _find_dialect(content: bytes) -> tuple[bytes, Dialect, tuple[str, ...]]:
-    """How a table is written, by its first line; several spaces between cells become one comma. And a remark on it."""
+    """How a table is written, by its first line; several spaces between cells become one comma. Also a remark on it."""
     header = _first_line(content)
     separator = max(";\t|", key=header.count)
     if header.count(separator) > header.count(","):
@@ -140,7 +142,7 @@ def _first_line(content: bytes) -> str:
 
 
 def _is_uci_row(content: bytes, dialect: Dialect) -> bool:
-    """Whether the first line holds as many numbers, or marks for missing, as UCI's table has columns."""
+    """Whether the first line holds as many numbers, or missing-value markers, as UCI's table has columns."""
     cells = pd.Series([cell.strip().lower() for cell in _first_line(content).split(dialect.separator)], dtype=str)
     is_number = pd.to_numeric(cells, errors="coerce").notna()
     return len(cells) == len(UCI.header) and bool((is_number | cells.isin(csv_reading.MISSING_MARKS)).all())

@@ -14,10 +14,10 @@ import pandas as pd
 from federated_health.data.examples import HEART_DISEASE_TABLE
 from federated_health.data.sources.generated_patients import expected_roc_auc, generate_patients
 from federated_health.data.sources.label_meaning import LabelMeaning
+from federated_health.data.sources.layout_confirmation import confirm_layout
 from federated_health.data.sources.layouts import HOSPITAL_COLUMN, LAYOUTS, UCI_FILES, layouts_of
 from federated_health.data.sources.reading import Reading, drop_invalid_rows, read_files, refuse_invalid_cells
 from federated_health.data.sources.recognition import read_contents, recognise_file
-from federated_health.data.sources.verdict import judge
 from federated_health.data.task_files import READMISSION
 from federated_health.data.tasks import Task
 from federated_health.errors import SettingsError
@@ -107,7 +107,8 @@ def read_source(
 ) -> Source:
     """Read a CSV, a zip with one CSV, or a folder or zip with UCI's `processed.*.data`.
 
-    A layout that is guessed from the header must be confirmed by patients who are also in UCI's table, as `judge` says.
+    A layout that is guessed from the header must be confirmed by patients who are also in UCI's table (see
+    `confirm_layout`).
 
     Args:
         task: the task whose data the file holds; by default, the file's header decides between the shipped tasks.
@@ -121,11 +122,11 @@ def read_source(
     known = LAYOUTS if task is None else layouts_of(task)
     files = [recognise_file(file, content, path, known) for file, content in contents.items()]
     readings = [read_files(files, layout, label_meaning) for layout in files[0].layouts]
-    reading = min(readings, key=Reading.doubt)
+    reading = min(readings, key=Reading.mismatch)
     layout, task = reading.layout, reading.layout.task
     if not drop_invalid:
         refuse_invalid_cells(reading, [column.name for column in task.measurements])  # by which patients are matched
-    remarks = [] if path == HEART_DISEASE_TABLE else judge(reading)
+    remarks = [] if path == HEART_DISEASE_TABLE else confirm_layout(reading)
     if not drop_invalid:
         refuse_invalid_cells(reading, reading.invalid.columns)
     table = drop_invalid_rows(reading)

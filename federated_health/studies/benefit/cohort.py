@@ -10,9 +10,10 @@ import pandas as pd
 
 from federated_health.data.data_check import check_data
 from federated_health.data.hospital import Hospital, Patients
-from federated_health.data.split import PatientIds, Positions, assign_folds
+from federated_health.data.split import PatientIds, Positions
 from federated_health.data.tasks import Task
 from federated_health.files import hash_file
+from federated_health.studies.benefit.folds import assign_folds
 from federated_health.studies.study import find_hospitals
 
 

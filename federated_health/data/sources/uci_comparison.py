@@ -74,7 +74,7 @@ class Evidence:
 
 @lru_cache
 def _read_reference() -> pd.DataFrame:
-    """UCI's table with the task's label, without patients who share all measurements with another."""
+    """UCI's table with the task's label, without patients whose measurements all equal another patient's."""
     table = pd.read_csv(HEART_DISEASE_TABLE)
     table[HEART_DISEASE.label.name] = (table.pop("num") > 0).astype("int64")
     names = _measurements(HEART_DISEASE)
@@ -86,7 +86,7 @@ def _measurements(task: Task) -> list[str]:
 
 
 def match_rows(table: pd.DataFrame, task: Task) -> tuple[int, pd.DataFrame]:
-    """Number of rows with enough measurements, and UCI's rows for those that match, indexed as the table is."""
+    """Number of rows with enough measurements, and UCI's rows for those that match, with the table's index."""
     names = _measurements(task)
     is_measured = table[names].isna().sum(axis=1) <= MAX_MISSING_MEASUREMENTS
     measured = table.loc[is_measured, names]

@@ -1,19 +1,19 @@
-"""Decides whether a layout is confirmed: by patients in UCI's table, by the user, or because nothing was guessed."""
+"""Confirms or rejects a layout: by patients in UCI's table, by the user's statement, or because nothing was guessed."""
 
 import pandas as pd
 
-from federated_health.data.sources.confirmation import MIN_AGREEMENT, MIN_MATCHED, match_rows
 from federated_health.data.sources.label_meaning import COMMON_CELLS, FLAG
 from federated_health.data.sources.layouts import HOSPITAL_COLUMN
 from federated_health.data.sources.reading import Reading, describe_statlog, refuse_invalid_labels
 from federated_health.data.sources.recognition import OWN_COLUMNS_HINT
+from federated_health.data.sources.uci_comparison import MIN_AGREEMENT, MIN_MATCHED, match_rows
 from federated_health.errors import DataError
 
 _MATCHED = "rows with the measurements of a patient in UCI's table"
 
 
-def judge(reading: Reading) -> list[str]:
-    """What confirms the layout, or that nothing does, for people; empty for a file whose layout is no guess.
+def confirm_layout(reading: Reading) -> list[str]:
+    """Remarks on what confirms the layout, or that nothing does; empty for a file whose layout is not a guess.
 
     Raises:
         DataError: a label is invalid, patients in UCI's table contradict codes or label, or nothing confirms a guess.
@@ -79,7 +79,7 @@ def _describe_evidence(reading: Reading) -> str:
 def _describe_unseen(reading: Reading) -> list[str]:
     """Translated codes that no patient in UCI's table confirms."""
     return [
-        f"not confirmed: {name} {', '.join(codes)}, which no row in UCI's table has"
+        f"not confirmed: {name} {', '.join(codes)}, which no row that is in UCI's table has"
         for name, codes in reading.evidence.unseen.items()
         if name in reading.layout.codes
     ]
@@ -91,7 +91,7 @@ def _contradicted_label(reading: Reading) -> DataError:
     compared, agreeing = evidence.compared[label], evidence.agreeing[label]
     read_as = f"as {FLAG} {meaning.text} states" if meaning else f"as in {layout.title}"
     cells = _cells_of_disease(reading)
-    hint = f"by these rows, {FLAG} {label}={','.join(cells)} is right" if cells else "it is another label than UCI's"
+    hint = f"by these rows, {FLAG} {label}={','.join(cells)} is right" if cells else "its label is not UCI's"
     return DataError(
         f"{reading.files[0].name}: {layout.label_name}, read {read_as}, contradicts UCI's diagnosis in "
         f"{compared - agreeing} of {compared} {_MATCHED}; {hint}"
@@ -113,10 +113,10 @@ def _label_hint(reading: Reading) -> str:
     """How to state what a label means that nothing confirms."""
     label, present = reading.layout.task.label.name, set(reading.label) - {""}
     if present == {"1", "2"}:
-        return f"{describe_statlog(label)}; if both mean {label}, {FLAG} {label}=1,2"
+        return f"{describe_statlog(label)}; if both mean {label}, state {FLAG} {label}=1,2"
     if present <= {"0", "1", "2", "3", "4"}:
-        return f"state it: {FLAG} {label}=1 if 1 means {label}, {FLAG} {label}=0 if 0 does"
+        return f"state it: {FLAG} {label}=1 if 1 means {label}, or {FLAG} {label}=0 if 0 does"
     if present <= COMMON_CELLS:
         cells = sorted(present)
         return f"state it: {' or '.join(f'{FLAG} {label}={cell}' for cell in cells)}"
-    return f"state which value means it: {FLAG} {label}=VALUE"
+    return f"state which value means {label}: {FLAG} {label}=VALUE"

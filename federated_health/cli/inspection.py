@@ -1,0 +1,38 @@
+"""What `client.py` shows instead of joining a run: a CSV, an egress ledger or a privacy budget."""
+
+from pathlib import Path
+from typing import Any
+
+from federated_health import privacy
+from federated_health.cli.console import print_figures, print_lines
+from federated_health.data.data_check import check_data
+from federated_health.data.data_check_page import DataCheckPage
+from federated_health.data.tasks import Task
+from federated_health.hospital import ledger_page
+
+
+def show_egress(path: Path) -> None:
+    """Show what a hospital sent, from its egress ledger."""
+    _print_page(ledger_page.summarise(path))
+    print_lines("What never leaves:", ledger_page.NEVER)
+
+
+def show_privacy(path: Path) -> None:
+    """Show the epsilon that a hospital spent, from its privacy account."""
+    _print_page(privacy.load_page().read_page(path))
+
+
+def show_data(path: Path, task: Task, mapping: Path | None = None) -> None:
+    """Show what is in a hospital's CSV; DataError if the hospital cannot join."""
+    check = check_data(path, task, mapping)
+    page = DataCheckPage(check)
+    print_figures(page.title, page.table())
+    print_lines(page.verdict, page.findings())
+    check.raise_obstacle()
+
+
+def _print_page(page: Any) -> None:
+    """Print a page's lines, then its tables."""
+    print_lines(page.title, page.lines())
+    for title, table in page.tables().items():
+        print_figures(title, table)

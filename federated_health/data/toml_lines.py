@@ -1,0 +1,34 @@
+"""Finds the lines of a TOML file that its errors name, which Python's parser does not tell."""
+
+import tomllib
+from typing import Any
+
+
+def find_line(text: str, path: tuple[str, ...]) -> int | None:
+    """Number of the line, from 1, that sets a key of a TOML text, or that opens its table; None if there is none.
+
+    For a key within an inline table, or one that is not there, it is the line of the nearest table around it.
+    """
+    table: tuple[str, ...] = ()
+    found, length = None, 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.lstrip().startswith("["):
+            keys = table = _keys_of(line.split("#")[0]) or table
+        else:
+            keys = (*table, *_keys_of(line.partition("=")[0] + "= 0"))
+        if length < len(keys) <= len(path) and keys == path[: len(keys)]:
+            found, length = number, len(keys)
+    return found
+
+
+def _keys_of(line: str) -> tuple[str, ...]:
+    """Keys of a line of TOML, from the outermost; empty if it is no line of its own."""
+    try:
+        content: Any = tomllib.loads(line)
+    except tomllib.TOMLDecodeError:
+        return ()
+    keys = []
+    while isinstance(content, dict) and content:
+        key, content = next(iter(content.items()))
+        keys.append(key)
+    return tuple(keys)
