@@ -77,6 +77,12 @@ def test_rows_and_columns_without_cells_are_left_out(tmp_path: Path) -> None:
     assert (list(table.columns), texts(table)) == (["a", "b"], [["1", ""], ["2", "3"]])
 
 
+def test_an_unused_column_of_a_parquet_file_may_hold_tables_and_lists(tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": [1, 2], "b": [{"c": 3}, {"c": 4}], "d": [[1, 2], [3]]})
+    read = read_table_file(write_parquet(tmp_path / "x.parquet", table))
+    assert read["a"].tolist() == ["1", "2"]
+
+
 def test_the_cells_of_a_parquet_file_are_written_exactly(tmp_path: Path) -> None:
     written = pd.DataFrame(
         {

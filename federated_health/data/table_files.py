@@ -120,7 +120,10 @@ def _text_column(cells: "list[Any] | pd.Series[Any]", decimal: str) -> pd.Catego
     if isinstance(cells, list):  # of mixed types, where 1 and True would count as equal
         positions, distinct = np.arange(len(cells)), cells
     else:
-        positions, uniques = pd.factorize(cells)  # -1 for missing: the last one of `texts`
+        try:
+            positions, uniques = pd.factorize(cells)  # -1 for missing: the last one of `texts`
+        except TypeError:  # a cell holds a table or a list
+            positions, uniques = pd.factorize(cells.astype(str))
         distinct = [*(uniques.to_numpy() if cells.dtype == np.float32 else uniques), None]  # with its own precision
     with_time = any(isinstance(cell, datetime.datetime) and cell.time() != datetime.time() for cell in distinct)
     texts = [_write_cell(cell, decimal, with_time=with_time) for cell in distinct]
