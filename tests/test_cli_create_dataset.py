@@ -195,6 +195,15 @@ def test_example_patients_have_the_columns_of_the_task(create: RunScript) -> Non
     assert "hba1c" in example.read_text()
 
 
+def test_a_task_of_one_s_own_has_no_example_patients_whatever_its_name(create: RunScript) -> None:
+    create()
+    declared = 'name = "heart-disease"\nlabel = { column = "died", meaning = "died" }\n'
+    Path("own.toml").write_text(f'{declared}[columns.age]\nmeaning = "age"\nunit = "years"\nrange = [0, 120]\n')
+    Path("own.csv").write_text("age,died\n" + "".join(f"{50 + row},{row % 2}\n" for row in range(40)))
+    assert create("--source own.csv --task-file own.toml").succeeded
+    assert not Path("data/example_patients.csv").exists()
+
+
 def test_another_file_named_example_patients_is_not_overwritten(create: RunScript) -> None:
     own = Path("data/example_patients.csv")
     own.parent.mkdir()

@@ -210,7 +210,7 @@ def main() -> None:
     manifest = write_hospitals(
         flags.out, source, hospitals, partition={**partition.describe(), **facts}, plot=flags.plot, force=flags.force
     )
-    write_example_patients(flags.out, source.task.name)
+    write_example_patients(flags.out, source.task)
     noun = "rows" if source.task.patient else "patients"
     print_lines(f"{source.title}: {len(source.table)} {noun}", source.remarks())
     label = source.task.label.name

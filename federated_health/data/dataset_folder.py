@@ -106,16 +106,20 @@ def count_repeated_rows(hospitals: Mapping[str, pd.DataFrame], task: Task) -> li
     return [{"hospitals": [by_number[one], by_number[other]], "rows": -int(rows)} for rows, one, other in pairs]
 
 
-def write_example_patients(folder: Path, task: str) -> None:
-    """Write a task's example patients, unless there are none, or the folder has a file of that name of another origin.
+def write_example_patients(folder: Path, task: Task) -> None:
+    """Write a task's example patients, or remove those of another task if it has none.
 
-    A DataError if the folder cannot be written to.
+    A file of that name of another origin stays. A DataError if the folder cannot be written to.
     """
-    examples, path = find_example_patients(task), folder / EXAMPLE_PATIENTS
+    is_shipped = TASKS.get(task.name) is task
+    examples, path = find_example_patients(task.name) if is_shipped else None, folder / EXAMPLE_PATIENTS
     try:
-        if not examples or (path.exists() and path.read_bytes() not in _all_example_patients()):
+        if path.exists() and path.read_bytes() not in _all_example_patients():
             return
-        write_bytes(path, examples.read_bytes(), PUBLIC)
+        if examples:
+            write_bytes(path, examples.read_bytes(), PUBLIC)
+        else:
+            path.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None
 
