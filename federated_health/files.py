@@ -161,3 +161,11 @@ def path_exists(path: Path) -> bool:
         return path.exists()
     except OSError:  # a name that is too long, or a folder without permission
         return False
+
+
+def file_exists(path: Path) -> bool:
+    """Whether a path is a visible file: no folder, and no pipe whose end a reader would wait for."""
+    try:
+        return path.is_file()
+    except OSError:  # as above
+        return False

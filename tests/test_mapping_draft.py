@@ -240,6 +240,15 @@ def test_a_column_of_many_values_is_not_shown(tmp_path: Path) -> None:
     assert "word" not in text
 
 
+def test_the_frequent_words_of_a_column_of_many_values_are_not_shown(tmp_path: Path) -> None:
+    cells = ["Zzyzx"] * 9 + ["Xyzzy"] * 9 + [f"Rare {chr(97 + number)}" for number in range(12)]
+
+    text = draft_of(tmp_path, pd.DataFrame({"smoking": cells, "died": ["y", "n"] * 15}), task_of(SMOKING))
+
+    assert "more than 12 different values" in text
+    assert not any(word in text.lower() for word in ("zzyzx", "xyzzy", "rare "))
+
+
 def test_identifiers_dates_and_long_texts_are_not_shown_however_frequent(tmp_path: Path) -> None:
     cells = ["12345"] * 6 + ["01.02.1950"] * 6 + ["x" * 41] * 6 + ["never"] * 6
 

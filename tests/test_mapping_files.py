@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from federated_health.data.columns import Label, Measurement
 from federated_health.data.mapping_rules import DatePair, FileFormat, HeaderCell, date_pattern, is_date_format
 from federated_health.data.mappings import read_mapping
+from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 from tests.support.exports import GERMAN, LINES, STROKE, mapping_of, write_mapping
 
@@ -217,3 +219,36 @@ def test_a_date_format_has_a_day_a_month_and_a_year_of_four_digits(text: str, is
 )
 def test_a_date_has_the_form_of_its_format(date_format: str, cell: str, matches: bool) -> None:
     assert (date_pattern(date_format).fullmatch(cell) is not None) is matches
+
+
+def test_the_label_s_column_is_no_input(tmp_path: Path) -> None:
+    for header in ('"überlebt?"', '{ name = "überlebt?", occurrence = 1 }'):
+        line, problem = refusal(tmp_path, GERMAN.replace('column = "Temp."', f"column = {header}"))
+        assert line == LINES["[columns.temperature]"]
+        assert "label" in problem
+
+
+def test_numbers_that_calculations_cannot_hold_are_refused(tmp_path: Path) -> None:
+    for number in ("1" + "0" * 400, "0x" + "F" * 5000, "1e300"):
+        line, problem = refusal(tmp_path, GERMAN.replace('unit = "mmol/l"', f"factor = {number}"))
+        assert line == LINES['unit = "mmol/l"']
+        assert len(problem) < 300
+
+
+def test_quote_and_separator_are_different_characters(tmp_path: Path) -> None:
+    line, problem = refusal(tmp_path, GERMAN.replace('separator = ";"', 'separator = ";"\nquote = ";"'))
+    assert line == LINES['separator = ";"'] + 1
+    assert "separator" in problem
+
+
+def test_the_task_s_own_unit_is_never_converted(tmp_path: Path) -> None:
+    glucose = Measurement("glucose", "glucose", "mg/dl", low=20, high=1500, other_units={"mg/dl": (18, 0)})
+    task = Task(name="stroke", columns=(glucose,), label=Label("died", "died"))
+    text = """task = "stroke"
+[columns.glucose]
+column = "BZ"
+unit = "mg/dl"
+[columns.died]
+column = "died"
+codes = { ja = 1, nein = 0 }"""
+    assert mapping_of(tmp_path, text, task).content.columns["glucose"].factor == 1

@@ -327,6 +327,15 @@ def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
         read_patients(export, STROKE, labelled=True, mapping=mapping)
 
 
+@pytest.mark.parametrize(("key", "stated"), [("encoding", 'encoding = "cp1252"'), ("separator", 'separator = ";"')])
+def test_a_mapping_that_states_no_dialect_is_itself_what_to_correct(tmp_path: Path, key: str, stated: str) -> None:
+    export = write_export(tmp_path, ROW, encoding="cp1252" if key == "encoding" else "utf-8")
+    text = GERMAN.replace('encoding = "cp1252"\n', "").replace(f"{stated}\n", "")
+    with pytest.raises(DataError, match=f"correct the mapping's {key}") as caught:
+        mapping_of(tmp_path, text).read(export)
+    assert "mapping draft" not in str(caught.value)  # which would replace the mapping
+
+
 def test_no_cell_of_the_export_is_in_an_error(tmp_path: Path) -> None:
     marker = "Zzyzx"
     for cell in (marker, f"{marker} 5,5", f"5,{marker}", f"01.02.{marker}", f'"{marker};{marker}"', f'"{marker}\n5"'):

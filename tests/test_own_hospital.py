@@ -1,6 +1,7 @@
 """The hospital that a client's flags name."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,7 @@ columns.age = { meaning = "age", unit = "years", range = [0, 120] }
 def write_manifest(folder: Path, **entry: object) -> Path:
     """A CSV, a task file and a manifest, as a hospital may write them by hand; returns the CSV's path."""
     (folder / "stroke.toml").write_text(STROKE)
+    (folder / "north.toml").touch()
     hospital = {"file": "export.csv", "name": "north", **entry}
     manifest = {"task": "stroke", "task_file": {"file": "stroke.toml"}, "hospitals": [hospital]}
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -103,6 +105,25 @@ def test_a_manifest_that_does_not_list_the_csv_is_ignored(content: str | None, t
 def test_a_manifest_with_a_value_of_the_wrong_type_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"manifest\.json"):
         find_own_hospital(Path(), None, write_manifest(tmp_path, mapping=["north.toml"]), "north")
+
+
+@pytest.mark.parametrize("name", ["pipe", ".", "none.toml", "a\0b", "\ud800", "x" * 5000])
+def test_a_manifest_names_files_only(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    manifest = {"task": "heart-disease", "hospitals": [{"file": "a.csv", "name": "a", "mapping": name}]}
+    for content in (
+        manifest,
+        {**manifest, "task_file": {"file": name}, "hospitals": [{"file": "a.csv", "name": "a"}]},
+    ):
+        (tmp_path / "manifest.json").write_text(json.dumps(content))
+        with pytest.raises(DataError, match=r"manifest\.json.*not a file") as caught:
+            find_own_hospital(Path("none"), None, tmp_path / "a.csv", "a")
+        assert str(caught.value).isprintable()
+
+
+def test_a_pipe_instead_of_a_manifest_is_ignored(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "manifest.json")
+    assert find_own_hospital(Path("none"), None, tmp_path / "a.csv", "a").task == HEART_DISEASE
 
 
 def test_a_task_and_a_task_file_together_are_refused(tmp_path: Path) -> None:

@@ -350,6 +350,17 @@ def test_a_repeated_invalid_cell_is_a_code_of_the_file_and_emptying_it_helps(
     assert_uci_s(read(write(tmp_path, rows.replace({column: {cell: ""}}).to_csv(index=False))), rows)
 
 
+def test_rows_with_the_same_invalid_code_are_not_dropped_beside_codes_that_may_be_shifted(tmp_path: Path) -> None:
+    rows = own_rows()
+    age = pd.to_numeric(rows["age"]) + 0.5  # no patient of UCI's
+    path = write(tmp_path, rows.assign(age=age, cp=(pd.to_numeric(rows["cp"]) - 1).astype(str)).to_csv(index=False))
+
+    message = refusal(path, drop_invalid=True)
+
+    assert "same invalid cp" in message
+    assert "--mapping" in message
+
+
 def test_dropping_is_neither_advised_nor_done_where_it_would_lose_a_class(tmp_path: Path) -> None:
     rows = own_rows()
     few = pd.concat([rows[rows["disease"] == "0"], rows[rows["disease"] == "1"][:2]])
@@ -363,6 +374,21 @@ def test_dropping_is_neither_advised_nor_done_where_it_would_lose_a_class(tmp_pa
 
 
 # Hospitals.
+
+
+@pytest.mark.parametrize(
+    ("hospital", "column"),
+    [("cleveland", "disease"), ("switzerland", "disease"), ("va-long-beach", "disease"), ("va-long-beach", "exang")],
+)
+def test_the_opposite_at_one_hospital_of_four_is_refused(tmp_path: Path, hospital: str, column: str) -> None:
+    rows = uci_rows().rename(columns={"num": "disease"})
+    rows["disease"] = (rows["disease"] != "0").astype(int).astype(str)
+    read(write(tmp_path, rows.to_csv(index=False)))
+    rows[column] = rows[column].where(rows["hospital"] != hospital, rows[column].map({"0": "1", "1": "0"}))
+
+    message = refusal(write(tmp_path, rows.to_csv(index=False)))
+
+    assert f"{column}: at the hospital {hospital}" in message
 
 
 @pytest.mark.parametrize("name", ["hospital", "dataset", "Location", "site", "Institution"])

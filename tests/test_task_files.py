@@ -105,6 +105,17 @@ def test_a_task_file_declares_every_part_of_a_task() -> None:
         (replaced("[columns.nihss]", '[columns."nih score"]'), 20, "letters"),
         (replaced("[columns.nihss]", "[columns.age]"), 20, "not valid TOML"),
         (replaced("[0, 42]", "[0, 42"), 25, "not valid TOML"),
+        (replaced("[0, 42]", f"[0, 1{'0' * 400}]"), 23, "two numbers"),
+        (replaced("[0, 42]", f"[0, 0x{'F' * 5000}]"), 23, "too many digits"),
+        (replaced("[0, 42]", f"[0, {'9' * 5000}]"), 0, "too many digits"),
+        (replaced("[0, 42]", "[0, 1e-300]"), 23, "standard deviation"),
+        (replaced("factor = 10", "factor = 1e300"), 16, "other than 0"),
+        (replaced('"decades" =', '"?" ='), 16, "name of a unit"),
+        (replaced("scale = [70, 15]", "scale = [70, 1e-200]"), 17, "standard deviation"),
+        (replaced("risk_codes = [1]", "risk_codes = [[1]]"), 28, "some, not all"),
+        (replaced("risk_codes = [1]", "risk_codes = [true]"), 28, "some, not all"),
+        (replaced("-1 = ", "01 = "), 27, "not 01"),
+        (replaced("-1 = ", '"\u0661" = '), 27, "not 01"),
         (STROKE + "\n[training]\nrounds = 3\n", 30, "unknown key"),
         (STROKE.split("[columns.age]")[0], 0, "lacks columns"),
     ],
@@ -116,6 +127,20 @@ def test_a_mistake_is_one_line_that_names_file_line_and_key(text: str, line: int
     assert "\n" not in str(caught.value)
 
 
+def test_control_characters_and_long_values_are_not_repeated_in_a_message() -> None:
+    for text in ('"\\u001b[31m" = 1', 'name = "' + "T" * 100_000 + '"', '"' + "k" * 100_000 + '" = 1'):
+        with pytest.raises(DataError) as caught:
+            parse(STROKE.replace('name = "stroke"', text))
+        assert len(str(caught.value)) < 600
+        assert str(caught.value).isprintable()
+
+
+def test_a_declaration_that_is_too_large_to_be_compared_is_refused() -> None:
+    columns = "".join(f'[columns.c{i}]\nmeaning = "m"\nunit = "u"\nrange = [0, 10]\n' for i in range(1000))
+    with pytest.raises(DataError, match="too long"):
+        parse(STROKE.split("[columns.age]")[0] + columns)
+
+
 def test_a_key_named_like_one_of_another_table_is_found_in_its_own() -> None:
     text = replaced("range = [0, 42]", "range = [42, 0]")
     with pytest.raises(DataError, match=r"line 23: columns\.nihss\.range"):
@@ -123,7 +148,11 @@ def test_a_key_named_like_one_of_another_table_is_found_in_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"\xff\xfe", b"a" * (MAX_BYTES + 1), b"[" * 5000, b"x = " + b"[" * 5000, b"", b"name"]
+    "content",
+    [
+        *(b"\xff\xfe", b"a" * (MAX_BYTES + 1), b"[" * 5000, b"x = " + b"[" * 5000, b"", b"name"),
+        *(b"name." + b"a." * 100_000 + b"a = 1", b"[name" + b".a" * 2000 + b"]"),
+    ],
 )
 def test_content_that_is_no_task_file_is_refused(content: bytes) -> None:
     with pytest.raises(DataError, match=r"^x\.toml"):

@@ -79,6 +79,12 @@ class Measurement(Column):
         return f"{self.meaning}: {write_number(self.low)} to {write_number(self.high)} {self.unit}{zero}"
 
     @property
+    def known_units(self) -> Mapping[str, tuple[float, float]]:
+        """Unit -> factor and summand that convert it to `unit`, which is the first and never converted."""
+        own = {self.unit: (1.0, 0.0)}
+        return {**own, **self.other_units, **own}
+
+    @property
     def public_scale(self) -> tuple[float, float]:
         """Mean and standard deviation from the declaration, which depend on no patient.
 

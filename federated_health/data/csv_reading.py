@@ -44,11 +44,13 @@ class Dialect:
         separator: the character between cells.
         encoding: a codec of Python's; utf-8-sig is UTF-8 with or without a byte-order mark.
         quote: the character around cells that hold a separator; empty if there is none.
+        is_mapped: whether a mapping file states it, which is then what to correct.
     """
 
     separator: str = ","
     encoding: str = "utf-8-sig"
     quote: str = '"'
+    is_mapped: bool = False
 
 
 COMMAS = Dialect()

@@ -9,7 +9,8 @@ from typing import Any
 from federated_health.data.task_files import DEFAULT_TASK, get_task, read_task_file
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError, SettingsError
-from federated_health.names import FEDERATION, is_hospital_name
+from federated_health.files import file_exists
+from federated_health.names import FEDERATION, is_hospital_name, printable
 
 MANIFEST = "manifest.json"
 
@@ -38,7 +39,9 @@ def find_hospital(folder: Path, number: int) -> tuple[Path, str]:
     if not 1 <= number <= len(hospitals):
         raise DataError(f"{folder / MANIFEST}: expected a hospital from 1 to {len(hospitals)}, got {number}")
     hospital = hospitals[number - 1]
-    return folder / hospital["file"], hospital["name"]
+    path = folder / hospital["file"]
+    _refuse_no_file(folder, path)
+    return path, hospital["name"]
 
 
 def listed_hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
@@ -103,10 +106,18 @@ def find_own_hospital(
         raise SettingsError(f"--name: expected lower-case letters, digits and hyphens, and not {FEDERATION!r}")
     if entry and not (task or task_file):
         task, task_file = manifest["task"], find_task_file(data.parent, manifest)
+        _refuse_no_file(data.parent, task_file)
     if mapping is None and "mapping" in entry:
         mapping = data.parent / entry["mapping"]
+        _refuse_no_file(data.parent, mapping)
     declared = read_task_file(task_file) if task_file else get_task(task or DEFAULT_TASK)
     return OwnHospital(data=data, name=name, task=declared, task_file=task_file, mapping=mapping)
+
+
+def _refuse_no_file(folder: Path, named: Path | None) -> None:
+    """Raise a DataError if a manifest names something else than a file, such as a pipe that would never end."""
+    if named is not None and not file_exists(named):
+        raise DataError(f"{folder / MANIFEST}: names {printable(str(named))}, which is not a file")
 
 
 def _find_entry(data: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -115,6 +126,8 @@ def _find_entry(data: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     The manifest may also be one that a hospital wrote by hand, with the keys that this module reads.
     """
     path = data.parent / MANIFEST
+    if not file_exists(path):
+        return {}, {}
     try:
         manifest = json.loads(path.read_text())
         entry = next(entry for entry in manifest["hospitals"] if entry["file"] == data.name)

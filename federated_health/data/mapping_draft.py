@@ -29,7 +29,7 @@ MIN_ROWS = 5
 """Smallest number of rows with a code word that is shown."""
 
 MAX_WORDS = 12
-"""Largest number of such code words of a column that is shown at all; with more, it does not hold codes."""
+"""Largest number of different cells of a column whose code words are shown; with more, it does not hold codes."""
 
 MATCH, CANDIDATE = 0.9, 0.5
 """Similarity from which a header is proposed as the column, and from which it is named as a candidate."""
@@ -184,7 +184,7 @@ class _Drafter:
             yield _Line("missing", UNKNOWN, f"check: does {' or '.join(numbers)} mean missing? If not, write []")
 
     def _unit_line(self, column: Measurement, found: ExportColumn) -> _Line:
-        units = {column.unit: (1.0, 0.0), **column.other_units}
+        units = column.known_units
         named = [unit for unit in units if names_unit(found.header, unit)]
         fitting = [unit for unit in units if self._fits_unit(column, found, units[unit])]
         said = split_unit(found.header)[1]
@@ -211,8 +211,12 @@ class _Drafter:
         shown = sorted((word for word, rows in words if rows >= MIN_ROWS), key=_by_number)
         rarer = len(words) - len(shown)
         more = f"; and {rarer} rarer value{'s' * (rarer > 1)}" if rarer else ""
-        if not shown or len(shown) > MAX_WORDS:
-            reason = f"more than {MAX_WORDS} different values" if shown else "no value is frequent enough to be shown"
+        if not shown or len(words) > MAX_WORDS:
+            reason = (
+                f"more than {MAX_WORDS} different values"
+                if len(words) > MAX_WORDS
+                else "no value is frequent enough to be shown"
+            )
             return _Line("codes", UNKNOWN, f'check: {reason}; write {{ "..." = code }} for each; {_rule(column)}')
         codes = {word: UNKNOWN if is_open else self._code(column, word) for word in shown}
         order = "" if is_open or not isinstance(column, Category) else _by_order(column, shown)

@@ -3,7 +3,6 @@
 `docs/own-data.md` explains every key. An error names the file and the line. `mappings` applies what is declared here.
 """
 
-from math import isfinite
 from typing import Any
 
 from federated_health.data.columns import Category, Column, Label, Measurement
@@ -22,7 +21,7 @@ from federated_health.data.mapping_rules import (
     normal_header,
 )
 from federated_health.data.tasks import Task
-from federated_health.data.toml_reading import TomlTable, is_text, read_toml
+from federated_health.data.toml_reading import TomlTable, is_number, is_text, read_toml
 from federated_health.errors import DataError
 
 
@@ -56,8 +55,17 @@ def parse_mapping(content: bytes, file: str, task: Task) -> MappingFile:
             f"{file}, line {_last_line(content)}: ends without {_list_columns(lacking)}: expected a table each, with "
             "the export's column, or absent = true if the export does not have it"
         )
+    label_places = _places_of(columns[task.label.name])
+    for name in names:
+        if name != task.label.name and label_places & _places_of(columns[name]):
+            raise tables.error("the export's column is that of the label, which a model must not know", name)
     top.end("task, file, columns")
     return MappingFile(file_format, columns)
+
+
+def _places_of(column: ColumnMapping) -> set[tuple[str, int]]:
+    """The export's columns that become a column of the task: header, and which of the columns with it."""
+    return {(header.name, header.occurrence or 1) for header in column.headers}
 
 
 def _last_line(content: bytes) -> int:
@@ -76,6 +84,8 @@ def _take_format(table: TomlTable) -> FileFormat:
         lambda v: v == "" or _is_character(v),
         FileFormat.quote,
     )
+    if quote == separator:
+        raise table.error("expected another character than the separator", "quote")
     encoding = table.take("encoding", 'an encoding such as "utf-8" or "cp1252"', _is_encoding, FileFormat.encoding)
     decimal = table.take("decimal", '"." or ","', lambda value: value in (".", ","), FileFormat.decimal)
     thousands = table.take(
@@ -167,17 +177,17 @@ class _ColumnReader:
         given = self._table.names()
         if "unit" in given and ("factor" in given or "offset" in given):
             raise self._table.error("expected either unit, or factor and offset", "unit")
-        units = {column.unit: (1.0, 0.0), **column.other_units}
+        units = column.known_units
         expected = f"a unit of the task: {', '.join(units)}; for another unit, write factor and offset"
         unit = self._table.take("unit", expected, lambda value: isinstance(value, str) and value in units, column.unit)
         factor, offset = self._take_factor(*units[unit])
         return ("" if unit == column.unit else unit), factor, offset
 
     def _take_factor(self, factor: float, offset: float) -> tuple[float, float]:
-        is_factor = lambda value: _is_number(value) and value != 0  # noqa: E731
+        is_factor = lambda value: is_number(value) and value != 0  # noqa: E731
         return (
             self._table.take("factor", "a number other than 0", is_factor, factor),
-            self._table.take("offset", "a number", _is_number, offset),
+            self._table.take("offset", "a number", is_number, offset),
         )
 
     def _read_dates(self) -> ColumnMapping:
@@ -193,7 +203,7 @@ class _ColumnReader:
             formats.append(self._table.take(key, _DATE_FORMAT, is_date_format, self._format.date_format))
         missing = self._take_missing()
         unit = self._table.take("unit", f"one of {', '.join(DATE_UNITS)}", lambda value: value in DATE_UNITS)
-        units = {column.unit: (1.0, 0.0), **column.other_units}
+        units = column.known_units
         given = self._table.names()
         if unit not in units and "factor" not in given:
             raise self._table.error(f"the task's unit is {column.unit}: expected a factor from {unit}", "unit")
@@ -260,7 +270,3 @@ def _is_header(value: Any) -> bool:
 
 def _is_count(value: object) -> bool:
     return type(value) is int and value >= 1
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

@@ -106,7 +106,7 @@ class Mapping:
             from federated_health.data.table_files import read_table_file  # noqa: PLC0415  # exports in CSV need none
 
             return read_table_file(path, sheet=file.sheet, decimal=file.decimal)
-        dialect = Dialect(separator=file.separator, encoding=file.encoding, quote=file.quote)
+        dialect = Dialect(separator=file.separator, encoding=file.encoding, quote=file.quote, is_mapped=True)
         return csv_reading.parse_csv(csv_reading.read_bytes(path), str(path), dialect=dialect)
 
     def apply(self, export: pd.DataFrame, path: Path, columns: Sequence[Column] | None = None) -> pd.DataFrame:

@@ -93,9 +93,9 @@ def find_cause(content: bytes, name: str, dialect: Dialect, task: Task | None) -
         return file_error(name, *kind)
     is_default = dialect.encoding == COMMAS.encoding
     problem = f"is not {'UTF-8' if is_default else dialect.encoding} text"
-    fix = (
-        f"; save it as CSV UTF-8, or {_mapping_hint(name, task)}" if is_default else "; correct the mapping's encoding"
-    )
+    fix = "; correct the mapping's encoding"
+    if not dialect.is_mapped:
+        fix = f"; save it as CSV UTF-8, or {_mapping_hint(name, task)}"
     if is_default and (encoding := _wide_encoding(content)):
         return file_error(name, problem, f", but {encoding}{fix}")
     if is_default and b"\0" in content:
@@ -166,7 +166,7 @@ def _cause_in_lines(text: str, name: str, dialect: Dialect, task: Task | None) -
         if separator == " ":
             return file_error(name, problem, f"{found}; separate its cells by {expected}")
         fix = f"; save it as CSV UTF-8 (comma separated), or {_mapping_hint(name, task)}"
-        return file_error(name, problem, found + (fix if dialect == COMMAS else "; correct the mapping's separator"))
+        return file_error(name, problem, found + ("; correct the mapping's separator" if dialect.is_mapped else fix))
     rows = _parse_sample(lines, dialect)
     width = len(rows[0])
     if width == 1 and dialect.separator in rows[0][0]:

@@ -4,15 +4,14 @@
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from federated_health.data.columns import Category, Label, Measurement
-from federated_health.data.tasks import Task
-from federated_health.data.toml_reading import TomlTable, is_text, read_toml
+from federated_health.data.tasks import MAX_AGREEMENT_CHARACTERS, Task, write_agreement
+from federated_health.data.toml_reading import TomlTable, is_number, is_text, read_toml
 from federated_health.errors import DataError, SettingsError
 from federated_health.names import is_hospital_name
 
@@ -22,6 +21,12 @@ TASK_FILE = "task-file"
 """Key of a node's config and of a run's: path of a task file; empty or absent for a task of the package."""
 
 MAX_COLUMNS, MAX_CODES = 1000, 100
+
+MIN_DEVIATION = 1e-12
+"""Smallest standard deviation of a scale: the network divides by it in single precision."""
+
+PROTOCOL_CHARACTERS = 36
+"""What a hospital sends beside its task agreement, in the same text, at most."""
 
 RESERVED = ("hospital", "risk", "prediction")
 """Names that sources and the output of `predict` use for other columns."""
@@ -62,7 +67,15 @@ def parse_task(content: bytes, file: str) -> Task:
     for reserved, key in ((label.name, "label"), (patient_column, "patient")):
         if reserved in [column.name for column in columns] or (key == "patient" and reserved == label.name):
             raise top.error(f"expected a name that no other column has, got {reserved}", key, "column")
-    return Task(name=name, columns=columns, label=label, patient=patient_column)
+    task = Task(name=name, columns=columns, label=label, patient=patient_column)
+    limit, size = MAX_AGREEMENT_CHARACTERS - PROTOCOL_CHARACTERS, len(write_agreement(task.agreement))
+    if size > limit:
+        raise top.error(
+            "names, meanings, units and codes are too long for server and hospital to compare: expected at most "
+            f"{limit:,} characters, got {size:,}",
+            "columns",
+        )
+    return task
 
 
 def _take_label(top: TomlTable) -> Label:
@@ -89,12 +102,11 @@ def take_column(tables: TomlTable, name: str) -> Measurement | Category:
 
 def _take_category(table: TomlTable, name: str) -> Category:
     meaning = table.take_text("meaning")
-    expected = f'2 to {MAX_CODES} whole numbers with their meanings, such as {{ 0 = "no", 1 = "yes" }}'
+    expected = f'2 to {MAX_CODES} whole numbers, such as 1 and not 01, with their meanings: {{ 0 = "no", 1 = "yes" }}'
     codes = table.take("codes", expected, _are_codes)
     codes = {int(code): text for code, text in codes.items()}
     expected = f"a list of some, not all, of the codes {', '.join(map(str, codes))}, such as [{next(iter(codes))}]"
-    is_subset = lambda value: isinstance(value, list) and set(value) < set(codes)  # noqa: E731
-    risk_codes = table.take("risk_codes", expected, is_subset, [])
+    risk_codes = table.take("risk_codes", expected, lambda value: _are_some_of(value, codes), [])
     table.end("meaning, codes, risk_codes")
     return Category(name, meaning, codes, tuple(risk_codes))
 
@@ -128,15 +140,22 @@ def _take_measurement(table: TomlTable, name: str) -> Measurement:
         scale=tuple(scale) or None,
         association=association or None,
     )
+    if measurement.public_scale[1] < MIN_DEVIATION:
+        raise table.error(
+            f"expected a standard deviation of at least {MIN_DEVIATION:g}; write it in a smaller unit",
+            "scale" if scale else "range",
+        )
     table.end("meaning, unit, range, zero_is_missing, typical_median, other_units, scale, association, or codes")
     return measurement
 
 
 def _take_unit(units: TomlTable, unit: str) -> tuple[float, float]:
     """Factor and offset that convert a unit."""
+    if not is_text(unit):
+        raise units.error("expected the name of a unit", unit)
     table = units.take_table(unit)
-    factor = table.take("factor", "a number other than 0", lambda value: _is_number(value) and value != 0)
-    offset = table.take("offset", "a number", _is_number, 0)
+    factor = table.take("factor", "a number other than 0", lambda value: is_number(value) and value != 0)
+    offset = table.take("offset", "a number", is_number, 0)
     table.end("factor, offset")
     return factor, offset
 
@@ -146,12 +165,8 @@ def _is_column_name(value: object) -> bool:
     return is_name and value not in RESERVED
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-
-
 def _are_numbers(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
 
 
 def _is_range(value: Any) -> bool:
@@ -160,7 +175,13 @@ def _is_range(value: Any) -> bool:
 
 def _are_codes(value: Any) -> bool:
     is_table = isinstance(value, dict) and 2 <= len(value) <= MAX_CODES
-    return is_table and all(re.fullmatch(r"-?\d{1,6}", code) and is_text(text) for code, text in value.items())
+    return is_table and all(
+        re.fullmatch(r"0|-?[1-9][0-9]{0,5}", code) and is_text(text) for code, text in value.items()
+    )
+
+
+def _are_some_of(value: Any, codes: Collection[int]) -> bool:
+    return isinstance(value, list) and all(type(code) is int for code in value) and set(value) < set(codes)
 
 
 _SHIPPED = Path(__file__).parent / "shipped_tasks"

@@ -6,9 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from federated_health.errors import DataError
+from federated_health.names import printable
 
 MAX_BYTES = 2**18
 """Largest size of a TOML file."""
+
+MAX_DOTS = 100
+"""Largest number of dots outside of quotes in a line: a key of more parts nests tables deeper than Python can go."""
+
+MAX_NUMBER = 1e15
+"""Largest absolute value of a number: its square is still far from the end of the floating-point range."""
 
 PLACEHOLDER = "?"
 """Text that a draft leaves for a person to replace."""
@@ -38,7 +45,7 @@ class TomlTable:
         if value == PLACEHOLDER:
             raise self.error(f"expected {expected}, got {PLACEHOLDER!r}, which a draft leaves for you to replace", key)
         if not allows(value):
-            raise self.error(f"expected {expected}, got {value!r}", key)
+            raise self.error(f"expected {expected}, got {_shown(value)}", key)
         return value
 
     def take_text(self, key: str, default: str | None = None) -> str:
@@ -72,7 +79,8 @@ class TomlTable:
         path = (*self._path, *keys)
         number = find_line(self._text, path)
         where = f", line {number}" if number else ""
-        return DataError(f"{self._file}{where}: {'.'.join(path)}{': ' if path else ''}{problem}")
+        name = printable(".".join(path))
+        return DataError(f"{self._file}{where}: {name}{': ' if path else ''}{problem}")
 
 
 def read_toml(content: bytes, file: str) -> TomlTable:
@@ -81,6 +89,8 @@ def read_toml(content: bytes, file: str) -> TomlTable:
         raise DataError(f"{file}: expected at most {MAX_BYTES:,} bytes, got {len(content):,}")
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n")
+        if any(line.count(".") > MAX_DOTS for line in re.sub(r"\"[^\"\n]*\"|'[^'\n]*'|#.*", "", text).splitlines()):
+            raise RecursionError
         return TomlTable(file, text, tomllib.loads(text))
     except UnicodeDecodeError:
         raise DataError(f"{file}: is not UTF-8 text") from None
@@ -88,8 +98,23 @@ def read_toml(content: bytes, file: str) -> TomlTable:
         found = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", str(error), re.DOTALL)
         problem, line = found.groups() if found else (str(error), None)
         raise DataError(f"{file}{f', line {line}' if line else ''}: is not valid TOML: {problem}") from None
+    except ValueError:  # Python's limit on the digits of a whole number
+        raise DataError(f"{file}: is not valid TOML: a number has too many digits") from None
     except RecursionError:
         raise DataError(f"{file}: is not valid TOML: nested too deeply") from None
+
+
+def _shown(value: object) -> str:
+    """A value for a message."""
+    try:
+        return printable(repr(value))
+    except ValueError:  # Python's limit on the digits of a whole number
+        return "a number with too many digits"
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number that calculations can use."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
 
 
 def is_text(value: object) -> bool:

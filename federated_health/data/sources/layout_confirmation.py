@@ -3,9 +3,10 @@
 import pandas as pd
 
 from federated_health.data.sources.label_meaning import COMMON_CELLS, FLAG
+from federated_health.data.sources.layouts import HOSPITAL_COLUMN
 from federated_health.data.sources.reading import Reading, describe_statlog, refuse_invalid_labels
 from federated_health.data.sources.recognition import OWN_COLUMNS_HINT
-from federated_health.data.sources.uci_comparison import MIN_AGREEMENT, match_rows
+from federated_health.data.sources.uci_comparison import MIN_AGREEMENT, MIN_MATCHED, match_rows
 from federated_health.errors import DataError
 
 _MATCHED = "rows with the measurements of a patient in UCI's table"
@@ -33,6 +34,7 @@ def confirm_layout(reading: Reading) -> list[str]:
     refuse_invalid_labels(reading)
     if layout.task.label.name in evidence.contradicted:
         raise _contradicted_label(reading)
+    _refuse_opposite_hospital(reading)
     if evidence.confirms:
         return [_describe_evidence(reading), *_describe_unseen(reading)]
     if not file.is_guess:
@@ -43,6 +45,25 @@ def confirm_layout(reading: Reading) -> list[str]:
         f"NOT CONFIRMED: {found} the measurements of a patient in UCI's table; codes are read as those of "
         f"{layout.title}, and the label as {FLAG} {meaning.text} states"
     ]
+
+
+def _refuse_opposite_hospital(reading: Reading) -> None:
+    """Raise a DataError if codes or label are opposite at one hospital of several, which all rows may hide."""
+    task, table = reading.layout.task, reading.table.mask(reading.invalid)
+    _, reference = match_rows(table, task)
+    if HOSPITAL_COLUMN not in table or reference.empty:
+        return
+    matched = table.loc[reference.index]
+    for name in (column.name for column in task.labelled_columns if column not in task.measurements):
+        is_compared = matched[name].notna() & reference[name].notna()
+        is_same = (matched[name] == reference[name])[is_compared]
+        shares = is_same.groupby(matched[HOSPITAL_COLUMN][is_compared]).agg(["mean", "size"])
+        for hospital, (share, rows) in shares[(shares["mean"] < 0.5) & (shares["size"] >= MIN_MATCHED)].iterrows():
+            what = "label is" if name == task.label.name else "codes are"
+            raise DataError(
+                f"{reading.files[0].name}: {name}: at the hospital {hospital} the {what} not UCI's in "
+                f"{rows - round(share * rows):g} of {rows:g} {_MATCHED}, unlike at others; correct these rows"
+            )
 
 
 def _describe_evidence(reading: Reading) -> str:

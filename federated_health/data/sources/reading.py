@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from federated_health.data.columns import Column, Measurement
+from federated_health.data.columns import Category, Column, Measurement
 from federated_health.data.csv_reading import MISSING_MARKS, check_cells
 from federated_health.data.patient_ids import PATIENT_RULE
 from federated_health.data.reading_errors import describe_first_invalid
@@ -27,6 +27,9 @@ MAX_DROPPED = 0.2
 
 MIN_REPEATED = 3
 """Smallest number of equal invalid cells of a column that count as a code of the file, not as typing errors."""
+
+MAX_REPEATED = 0.01
+"""Largest share of rows with the same invalid code at which --drop-invalid drops them."""
 
 HOSPITAL_NAMES = ("hospital", "dataset", "location", "site", "center", "centre", "clinic", "institution")
 """Columns that may name a row's hospital, in lower case."""
@@ -177,7 +180,17 @@ def _read_hospitals(file: RecognisedFile, column: str) -> "pd.Series[str]":
 
 
 def drop_invalid_rows(reading: Reading) -> pd.DataFrame:
-    """The valid rows; a DataError if a class of patients would be lost. All labels must be valid."""
+    """The valid rows; a DataError if a class of patients would be lost, or if an invalid code is no slip, so that the
+    valid ones may be another file's. All labels must be valid.
+    """
+    for column in reading.layout.task.columns:
+        repeated = _count_repeated(reading, column) if isinstance(column, Category) else 0
+        if repeated >= max(MIN_REPEATED, MAX_REPEATED * len(reading.table)):
+            raise DataError(
+                f"{reading.files[0].name}: --drop-invalid: {repeated} rows have the same invalid "
+                f"{reading.layout.name_in_file(column)}, so that its other codes may have another meaning, too; if it "
+                f"means missing, empty these cells; otherwise, {OWN_COLUMNS_HINT}"
+            )
     label = reading.layout.task.label.name
     kept = reading.table[reading.is_valid]
     if lost := [f"{value:g}" for value in sorted(set(reading.table[label]) - set(kept[label]))]:
