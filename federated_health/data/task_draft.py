@@ -78,7 +78,9 @@ _INSTRUCTIONS = f"""\
 # Replace each "{PLACEHOLDER}", review each "check", and delete columns that are not known when the risk is needed.
 # range: the possible values of any patient. typical_median: the range in which the medians of hospitals usually lie.
 # Both are proposed from the middle 90 % of this export's values, and rounded.
-# Missing cells must be empty in the CSV, or a mapping file must state how they are marked.""".splitlines()
+# Missing cells must be empty in the CSV, or a mapping file must state how they are marked.
+# Add association or risk_codes where you know the sign, so that an inverted label is noticed, and other_units that
+# hospitals use: see docs/task-files.md.""".splitlines()
 
 _NO_PATIENT = """\
 # check: no column identifies patients, so each row counts as one patient. If a patient can have several rows:
