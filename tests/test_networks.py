@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from federated_health.data.columns import Category, Label, Measurement
-from federated_health.data.task_files import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE, parse_task
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 from federated_health.ml.backend import load_keras
@@ -113,7 +113,7 @@ def some_weights(task: Task, model: str) -> Weights:
 def test_names_shapes_and_order_of_weights_are_those_of_keras(task: Task, model: str) -> None:
     head = build_head(task, model)
 
-    assert [(array.path.removeprefix("head/"), tuple(array.shape)) for array in head.trainable_variables] == list(
+    assert [(array.path.removeprefix("network-head/"), tuple(array.shape)) for array in head.trainable_variables] == list(
         weight_shapes(task, model).items()
     )
     assert head.non_trainable_variables == []
@@ -189,6 +189,26 @@ def test_features_are_those_of_an_independent_encoding() -> None:
     np.testing.assert_allclose(
         features, features_of(HEART_DISEASE, HEART_SCALE, values.astype(np.float32).astype(np.float64)), atol=1e-5
     )
+
+
+def test_no_column_of_a_task_can_have_the_name_of_another_operation_of_a_model() -> None:
+    zeros = Measurement("a", "a", "u", low=0, high=1, zero_is_missing=True)
+    task = Task(name="t", columns=(zeros, *TINY.columns), label=TINY.label)
+    scale = Normalisation(mean=(0.0,) * len(task.measurements), variance=(1.0,) * len(task.measurements))
+    for model in MODELS:
+        whole = build_model(task, model, scale, some_weights(task, model))
+        for name in {operation.name for operation in whole.operations} - set(task.column_names):
+            column = f'[columns."{name}"]\nmeaning = "m"\nunit = "u"\nrange = [0, 1]\n'
+            with pytest.raises(DataError, match="name"):
+                parse_task(f'name = "t"\nlabel = {{ column = "y", meaning = "m" }}\n{column}'.encode(), "t.toml")
+
+
+def test_a_column_may_have_the_name_of_a_part_of_the_network() -> None:
+    columns = tuple(Measurement(name, "m", "u", low=0, high=1) for name in ("head", "hidden", "logit", "features"))
+    task = Task(name="head", columns=columns, label=TINY.label)
+    scale = Normalisation(mean=(0.0,) * 4, variance=(1.0,) * 4)
+    whole = build_model(task, "mlp", scale, some_weights(task, "mlp"))
+    assert predict_risk(whole, task, np.zeros((2, 4))).shape == (2,)
 
 
 def test_the_encoder_has_no_weights() -> None:

@@ -23,7 +23,7 @@ from federated_health.data.plausible_ranges import MIN_VALUES, find_missing_mark
 from federated_health.data.reading_errors import looks_like_name
 from federated_health.data.task_files import MAX_COLUMNS, RESERVED
 from federated_health.data.task_writing import write_value
-from federated_health.data.toml_reading import PLACEHOLDER
+from federated_health.data.toml_reading import MAX_NUMBER, PLACEHOLDER
 from federated_health.errors import DataError
 from federated_health.names import hospital_name_from, printable
 
@@ -242,7 +242,7 @@ class _Drafter:
 
     def _measurement(self, column: ExportColumn) -> Iterator[str]:
         values = np.repeat(column.numbers, column.counts)
-        values = values[np.isfinite(values)]
+        values = values[np.abs(values) <= MAX_NUMBER / 1000]  # ranges are wider than their values
         marks = find_missing_marks(values, MIN_ROWS)
         values = values[~np.isin(values, marks)]
         ranges = propose_ranges(values)
@@ -277,7 +277,7 @@ class _Drafter:
         """A valid name for a column of the task that no other column has, and a comment if it is not the header."""
         base = make_column_name(column.header) or "column"
         name, number = base, 2
-        while name in self._names or name in RESERVED:
+        while name in self._names or RESERVED.fullmatch(name):
             name, number = f"{base[:55]}_{number}", number + 1
         self._names.add(name)
         return name, "" if name == column.header else f"  # in the export: {_in_comment(column.header)}"

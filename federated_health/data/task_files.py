@@ -28,8 +28,16 @@ MIN_DEVIATION = 1e-12
 PROTOCOL_CHARACTERS = 36
 """What a hospital sends beside its task agreement, in the same text, at most."""
 
-RESERVED = ("hospital", "risk", "prediction")
-"""Names that sources and the output of `predict` use for other columns."""
+RESERVED = re.compile(
+    r"hospital|risk|prediction|(cast|concatenate|equal|isnan|logical_or|multiply|sigmoid|subtract|sum|where)(_[0-9]+)?"
+)
+"""Names that sources and the output of `predict` use for other columns, and those of operations in a Keras model, whose
+inputs must have other names."""
+
+
+NAME_RULE = (
+    "a column's name: letters, digits and _, first a letter, and none of the reserved names (docs/task-files.md)"
+)
 
 
 def read_task_file(path: Path) -> Task:
@@ -86,14 +94,14 @@ def _take_label(top: TomlTable) -> Label:
 
 
 def _take_column_name(table: TomlTable) -> str:
-    name: str = table.take("column", "a column's name: letters, digits and _, first a letter", _is_column_name)
+    name: str = table.take("column", NAME_RULE, _is_column_name)
     return name
 
 
 def take_column(tables: TomlTable, name: str) -> Measurement | Category:
     """The column that one of the tables of `columns` declares; a DataError if it is not valid."""
     if not _is_column_name(name):
-        raise tables.error("expected a column's name: letters, digits and _, first a letter", name)
+        raise tables.error(f"expected {NAME_RULE}", name)
     table = tables.take_table(name)
     if "codes" in table.names():
         return _take_category(table, name)
@@ -167,7 +175,7 @@ def normal_unit(unit: str) -> str:
 
 def _is_column_name(value: object) -> bool:
     is_name = isinstance(value, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,59}", value) is not None
-    return is_name and value not in RESERVED
+    return is_name and RESERVED.fullmatch(str(value)) is None
 
 
 def _are_numbers(value: object) -> bool:

@@ -14,8 +14,8 @@ MAX_BYTES = 2**18
 MAX_DOTS = 100
 """Largest number of dots outside of quotes in a line: a key of more parts nests tables deeper than Python can go."""
 
-MAX_NUMBER = 1e15
-"""Largest absolute value of a number: its square is still far from the end of the floating-point range."""
+MAX_NUMBER = 1e30
+"""Largest absolute value of a number: the network calculates in single precision, which ends at 3e38."""
 
 PLACEHOLDER = "?"
 """Text that a draft leaves for a person to replace."""

@@ -60,7 +60,7 @@ def build_head(task: Task, model: str) -> Any:
     if model == "mlp":
         layers.append(keras.layers.Dense(HIDDEN_UNITS, activation="relu", name="hidden"))
     layers.append(keras.layers.Dense(1, name="logit"))
-    return keras.Sequential(layers, name="head")
+    return keras.Sequential(layers, name="network-head")  # no column has a hyphen in its name
 
 
 def build_model(task: Task, model: str, normalisation: Normalisation, weights: Mapping[str, npt.NDArray[Any]]) -> Any:
