@@ -113,9 +113,9 @@ def some_weights(task: Task, model: str) -> Weights:
 def test_names_shapes_and_order_of_weights_are_those_of_keras(task: Task, model: str) -> None:
     head = build_head(task, model)
 
-    assert [(array.path.removeprefix("network-head/"), tuple(array.shape)) for array in head.trainable_variables] == list(
-        weight_shapes(task, model).items()
-    )
+    assert [
+        (array.path.removeprefix("network-head/"), tuple(array.shape)) for array in head.trainable_variables
+    ] == list(weight_shapes(task, model).items())
     assert head.non_trainable_variables == []
 
 
