@@ -225,6 +225,8 @@ def test_two_hospitals_that_contradict_each_other_are_both_named_without_a_decla
         assert set(found) == set(pair)
         assert pair[1] in found[pair[0]]
         assert "or that of" in found[pair[0]]
+        counts = [map(int, re.findall(r"in (\d+) of (\d+) columns", text)[0]) for text in found.values()]
+        assert all(opposite > strong / 2 for opposite, strong in counts)
 
 
 def test_if_most_hospitals_are_inverted_the_task_s_declaration_shows_it(hospitals: dict[str, pd.DataFrame]) -> None:

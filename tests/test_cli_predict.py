@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 
 from federated_health.data.csv_reading import read_patients
-from federated_health.data.task_files import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE, READMISSION
+from federated_health.data.task_writing import write_task
 from federated_health.ml.keras_models import build_model, load_model, predict_risk, save_model
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation
-from tests.support.script_calls import RunScript, assert_one_line, write_csv
+from tests.support.script_calls import RunScript, assert_one_line, assert_refused, write_csv
 
 NORMALISATION = Normalisation(mean=(54.0, 130.0, 250.0, 150.0, 1.0), variance=(81.0, 300.0, 2700.0, 520.0, 1.3))
 
@@ -86,3 +87,19 @@ def test_the_patients_are_not_overwritten_by_their_risks(run_script: RunScript, 
     before = path.read_bytes()
     assert_one_line(run_script("predict.py", "model.keras", path, "--out", f"./{path}"), "is the input file", "--out")
     assert path.read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task_file", ["\ud800", "a." * 5000, "x = " + "9" * 5000, write_task(READMISSION)])
+def test_a_model_with_the_declaration_of_another_task_is_rejected(run_script: RunScript, task_file: str) -> None:
+    model = Path("model.keras")
+    save_some_model(model, task_file=task_file, schema=READMISSION.schema_hash)
+    columns = ",".join(READMISSION.column_names)
+    Path("mine.csv").write_text(f"{columns}\n{',' * (len(READMISSION.columns) - 2)}1,1\n")
+    assert_refused(run_script("predict.py", model, "mine.csv"), 1, "model.keras")
+
+
+def test_a_model_whose_description_is_nested_too_deeply_is_rejected(run_script: RunScript) -> None:
+    with zipfile.ZipFile("model.keras", "w") as archive:
+        archive.writestr("federated_health.json", "[" * 100_000)
+    assert_refused(run_script("predict.py", "model.keras", "mine.csv"), 1, "model.keras")

@@ -60,7 +60,7 @@ def read_task(model: Path, task_file: Path | None = None) -> tuple[Task, float]:
     description = read_description(model)
     declared = description.get("task_file")
     if isinstance(declared, str):
-        task = parse_task(declared.encode(), f"{model}: task file")
+        task = parse_task(declared.encode(errors="replace"), f"{model}: task file")
     else:  # models of early releases do not hold their task
         task = read_task_file(task_file) if task_file else get_task(str(description.get("task")))
     if description.get("schema") != task.schema_hash:
@@ -92,7 +92,10 @@ def main() -> None:
             raise DataError(f"{flags.patients}: already has a column {name}; rename or remove it")
     if flags.out is not None and flags.out.resolve() == flags.patients.resolve():
         raise DataError(f"{flags.out}: is the input file; name another --out")
-    risk = predict_risk(load_model(flags.model), task, numbers.to_numpy(dtype=np.float64))
+    model = load_model(flags.model)
+    if {tensor.name for tensor in model.inputs} != set(task.column_names):
+        raise DataError(f"{flags.model}: its network has other inputs than its task {task.name} has columns")
+    risk = predict_risk(model, task, numbers.to_numpy(dtype=np.float64))
     table[RISK] = risk.astype(np.float64).round(DECIMALS)
     # From the rounded risk, so that the two columns agree.
     table[PREDICTION] = (table[RISK] >= threshold).astype(int)

@@ -118,7 +118,9 @@ def find_inverted_labels(associations: Mapping[str, Vector], rows: Mapping[str, 
             )
         elif direction and is_tied:
             opposite = ", ".join(other for other, its in zip(names, directions, strict=True) if its == -direction)
+            columns = found.opposite if direction == -majority else found.strong - found.opposite
             ambiguous[name] = (
-                f"label may be inverted, or that of {opposite}: in {counted} their associations are opposite"
+                f"label may be inverted, or that of {opposite}: in {columns} of {found.strong} columns their "
+                "associations are opposite"
             )
     return warnings or ambiguous

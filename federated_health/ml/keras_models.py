@@ -106,7 +106,7 @@ def read_description(path: Path) -> dict[str, Any]:
             description = json.loads(archive.read(DESCRIPTION_MEMBER))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except (zipfile.BadZipFile, KeyError, ValueError):
+    except (zipfile.BadZipFile, KeyError, ValueError, RecursionError):
         description = None
     if not isinstance(description, dict):
         raise DataError(f"{path}: is not a model that a run saved")
