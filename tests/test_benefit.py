@@ -377,3 +377,17 @@ def test_a_run_collects_benefits_and_each_hospital_logs_its_own(
     assert any("joining" in record.message for record in caplog.records)
     assert set(figures["importance"]) == set(HEART_DISEASE.column_names)
     assert "joining" not in run_of([hungary, others], appraisal=False).run()
+
+
+@pytest.mark.slow
+def test_the_log_of_a_hospital_names_its_inverted_label(hungary: Hospital, caplog: pytest.LogCaptureFixture) -> None:
+    def inverted(rows: Patients) -> Patients:
+        return replace(rows, labels=1 - rows.labels)
+
+    turned = replace(hungary, name="inverted", train=inverted(hungary.train), test=inverted(hungary.test))
+
+    with caplog.at_level(logging.INFO):
+        run_of([hungary, turned]).run()
+
+    warnings = [record.getMessage() for record in caplog.records if record.name.endswith("hospital.handlers")]
+    assert len([line for line in warnings if "disease may be inverted" in line]) == 1

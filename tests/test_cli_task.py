@@ -173,3 +173,13 @@ def test_a_draft_that_is_not_possible_is_refused(
 def test_a_missing_export_is_refused(run_script: RunScript) -> None:
     result = run_script("federated-health", "task", "draft", "none.csv", "--target", "x")
     assert_refused(result, 1, "none.csv")
+
+
+def test_a_check_of_an_export_takes_its_mapping(run_script: RunScript) -> None:
+    folder = PROJECT / "examples" / "own_question"
+    arguments = ("federated-health", "task", "check", folder / "stroke.toml")
+    mapping = ("--mapping", folder / "riverside" / "mapping.toml")
+    result = run_script(*arguments, "--data", folder / "riverside" / "export.csv", *mapping)
+    assert result.succeeded
+    assert "320 rows of 294 patients" in result.output
+    assert_refused(run_script(*arguments, *mapping), 2, "--data")

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -686,3 +687,17 @@ def test_rows_without_a_valid_label_are_counted_in_the_title(tmp_path: Path, pat
     title = DataCheckPage(check(patients.assign(disease="2"), tmp_path)).title
 
     assert "0 with disease = 1, 0 with disease = 0, 303 without a valid label" in title
+
+
+def test_a_zero_next_to_other_values_is_no_warning(tmp_path: Path) -> None:
+    """A score that begins with 0, although the medians of hospitals are higher."""
+    task = Task(
+        name="score",
+        columns=(Measurement("points", "points", "points", low=0, high=42, typical_median=(2, 15)),),
+        label=Label("ill", "is ill"),
+    )
+    points = np.repeat(np.arange(12), 5)
+    table = pd.DataFrame({"points": points, "ill": points % 2})
+    assert "zeros" not in {kind for kind, *_ in warnings_of(check(table, tmp_path, task))}
+    table["points"] = np.where(points == 0, 0, points + 30)
+    assert ("zeros", "points", "5") in warnings_of(check(table, tmp_path, task))

@@ -257,3 +257,13 @@ def test_healthy_files_get_none_of_these_warnings(hospitals_folder: Path, tmp_pa
     for seed in range(10):
         for rows in divide(uci, Partition(by="dirichlet", seed=seed, hospitals=5, alpha=0.5)).values():
             assert not [line for line in findings(rows, tmp_path) if "warning" in line]
+
+
+@pytest.mark.parametrize(("values", "is_warned"), [(("1", "2"), True), (("yes", "no"), True), (("0", "1"), False)])
+def test_a_label_of_two_other_values_needs_a_mapping_file(
+    patients: pd.DataFrame, tmp_path: Path, values: tuple[str, str], is_warned: bool
+) -> None:
+    table = patients.assign(disease=[values[label == "1"] for label in patients["disease"]])
+    table.to_csv(tmp_path / "patients.csv", index=False)
+    found = DataCheckPage(check_data(tmp_path / "patients.csv", HEART_DISEASE)).findings()
+    assert any("disease has two values" in line for line in found) is is_warned

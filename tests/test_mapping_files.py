@@ -69,7 +69,6 @@ def test_a_mapping_may_leave_out_what_the_file_does_not_need(tmp_path: Path) -> 
         pytest.param('encoding = "cp1252"', 'encoding = "windows"', "encoding", id="unknown encoding"),
         pytest.param('encoding = "cp1252"', 'encoding = "base64"', "encoding", id="no encoding of text"),
         pytest.param('missing = ["k.A.", "-99"]', "missing = [-99]", "texts in quotes", id="marks that are numbers"),
-        pytest.param('missing = ["k.A.", "-99"]', 'missing = "-99"', "texts in quotes", id="a mark without a list"),
         pytest.param('date_format = "%d.%m.%Y"', 'date_format = "%d.%m.%y"', "%Y", id="years of two digits"),
         pytest.param('date_format = "%d.%m.%Y"', 'date_format = "dd.mm.yyyy"', "%Y", id="no directives"),
         pytest.param("[columns.sex]", "[columns.gender]", "is not a column", id="a column that the task does not have"),
@@ -252,3 +251,14 @@ unit = "mg/dl"
 column = "died"
 codes = { ja = 1, nein = 0 }"""
     assert mapping_of(tmp_path, text, task).content.columns["glucose"].factor == 1
+
+
+def test_a_single_missing_value_marker_needs_no_brackets(tmp_path: Path) -> None:
+    text = GERMAN.replace('missing = ["k.A.", "-99"]', 'missing = "k.A."')
+    assert mapping_of(tmp_path, text).content.format.missing == {"k.a."}
+
+
+def test_the_error_of_another_task_names_the_flags_that_name_a_task(tmp_path: Path) -> None:
+    _, problem = refusal(tmp_path, GERMAN.replace('task = "stroke"', 'task = "falls"'))
+    assert "--task-file" in problem
+    assert "'falls'" in problem

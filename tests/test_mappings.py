@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from federated_health.data.csv_reading import read_cells, read_patients
 from federated_health.data.data_check import check_data
 from federated_health.data.data_check_page import DataCheckPage
-from federated_health.data.mappings import completed_years, read_export, whole_days
+from federated_health.data.mappings import completed_years, read_export, read_mapping, whole_days
 from federated_health.data.sources.source import Source
-from federated_health.data.task_files import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE, parse_task
 from federated_health.errors import DataError
 from tests.support.exports import GERMAN, HEADER, ROW, STROKE, mapping_of, write_export, write_mapping
 
@@ -427,3 +427,33 @@ def test_a_table_in_any_dialect_is_read_back_equal(folder: Path, patients_table:
     numbers = read_patients(export, HEART_DISEASE, labelled=True, mapping=mapping)[1]
 
     pd.testing.assert_frame_equal(numbers, rows[list(numbers.columns)].astype(float), check_exact=True)
+
+
+def test_a_wrong_decimal_mark_is_named_and_not_the_number(tmp_path: Path) -> None:
+    mapping = GERMAN.replace('decimal = ","', 'decimal = "."').replace('thousands = "."', 'thousands = ""')
+    mapping = mapping.replace('thousands = ""\n', "")
+    error = str(refusal(tmp_path, ROW, mapping=mapping))
+    assert "BZ (mmol/l) (glucose), row 1" in error
+    assert "correct the mapping's decimal" in error
+    assert "5,5" not in error
+
+
+def test_a_mapping_of_another_export_is_suggested_as_the_cause(tmp_path: Path) -> None:
+    export = write_export(tmp_path, ROW)
+    export.write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="the mapping of this export"):
+        mapping_of(tmp_path).read(export)
+
+
+def test_the_greek_mu_and_the_micro_sign_are_one_unit(tmp_path: Path) -> None:
+    signs = ("\u03bc", "\u00b5")
+    head, label = 'name = "x"\n', 'label = { column = "y", meaning = "y" }\n'
+    column = '[columns.a]\nmeaning = "a"\nunit = "{0}mol/l"\nrange = [0, 9]\n'
+    unit = 'other_units = {{ "{0}g/l" = {{ factor = 2 }} }}\n'
+    texts = (head + label + (column + unit).format(sign) for sign in signs)
+    greek, micro = (parse_task(text.encode(), "x.toml") for text in texts)
+    assert greek.agreement == micro.agreement
+    codes = '[columns.y]\ncolumn = "y"\ncodes = { 0 = 0, 1 = 1 }\n'
+    for sign in signs:
+        mapping = f'task = "x"\n[columns.a]\ncolumn = "a"\nunit = "{sign}g/l"\n{codes}'
+        assert read_mapping(write_mapping(tmp_path, mapping), greek).content.columns["a"].factor == 2

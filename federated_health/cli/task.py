@@ -51,6 +51,8 @@ def make_parser() -> parsing.CommandParser:
     check.add_argument("file", type=Path, metavar="FILE", help="the task file")
     help_text = "also check this CSV of a hospital against the task (default: none)"
     check.add_argument("--data", type=Path, metavar="CSV", help=help_text)
+    help_text = "mapping file that states how CSV writes the task's columns (default: none)"
+    check.add_argument("--mapping", type=Path, metavar="FILE", help=help_text)
 
     help_text = "prints the columns of a task as a table"
     show = parsing.add_subcommand(subcommands, "show", _show, help_text, ("stroke.toml", "readmission --markdown"))
@@ -91,6 +93,8 @@ def _check(flags: argparse.Namespace) -> None:
             raise DataError(mistakes[0])
         print_lines(f"{flags.file}: {len(mistakes)} errors", mistakes)
         raise DataError(f"{flags.file}: is not a valid task file")
+    if flags.mapping is not None and flags.data is None:
+        raise SettingsError("--mapping: expected --data CSV, too")
     task = read_task_file(flags.file)
     columns = "1 column" if len(task.columns) == 1 else f"{len(task.columns)} columns"
     notes = [f"note: {note}" for note in review_task(task)]
@@ -98,7 +102,7 @@ def _check(flags: argparse.Namespace) -> None:
     if flags.data is not None:
         from federated_health.cli.inspection import show_data  # noqa: PLC0415  # as above
 
-        show_data(flags.data, task)
+        show_data(flags.data, task, flags.mapping)
 
 
 def _show(flags: argparse.Namespace) -> None:

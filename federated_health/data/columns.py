@@ -50,7 +50,7 @@ class Measurement(Column):
         low, high: bounds of what is physically plausible, inclusive, in `unit`. Numbers outside are mistakes.
         zero_is_missing: a recorded 0 means "not measured" and is read as missing.
         typical_median: lowest and highest median, in `unit`, that a hospital usually has; the data check warns outside.
-        other_units: unit that files use by mistake -> factor and summand that convert it to `unit`, for the data check.
+        other_units: other common unit -> factor and offset that convert it to `unit`, for mappings and the data check.
         scale: mean and standard deviation, in `unit`, of the normalisation under differential privacy; see
             `public_scale`.
         association: "positive" or "negative" if patients with the label 1 usually have higher or lower values, for the

@@ -25,6 +25,9 @@ FEW_PATIENTS = 50
 FEW_OF_A_CLASS = 20
 """Below these numbers a warning says that the hospital's own figures are too noisy: of 20 patients, 5 are held out."""
 
+MIN_DISTANCE = 0.25
+"""Share of a column's median below which other values make a 0 plausible, as in a score that begins with 0."""
+
 MAX_NUMBER = 1e12
 """Larger numbers, also infinite ones, count as this one in a median, so that the median is always a number."""
 
@@ -109,10 +112,11 @@ def _warn_about_measurement(column: Measurement, numbers: "pd.Series[float]") ->
         return
     low, high = column.typical_median
     zeros = int((numbers == 0).sum())
-    if zeros and low > 0:
+    others = numbers[numbers > 0]
+    if zeros and low > 0 and len(others) and others.min() > MIN_DISTANCE * others.median():
         yield f"{column.name} is 0 in {zeros} {'row' if zeros == 1 else 'rows'}: does it mean missing?"
     median = numbers.clip(-MAX_NUMBER, MAX_NUMBER).median()
-    units = [unit for unit, (factor, summand) in column.other_units.items() if low <= median * factor + summand <= high]
+    units = [unit for unit, (factor, offset) in column.other_units.items() if low <= median * factor + offset <= high]
     if low <= median <= high:
         return
     if units:

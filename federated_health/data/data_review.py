@@ -6,8 +6,11 @@ holds a value of a patient.
 
 import re
 from collections.abc import Iterator
+from itertools import chain
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from federated_health.data import csv_reading
@@ -51,7 +54,8 @@ def review(task: Task, cells: CheckedCells) -> Iterator[str]:
         numbers = cells.numbers[column.name]
         for warning in _warn_about_marks(column, numbers[~cells.invalid[column.name]].dropna()):
             yield f"warning: {warning}"
-    for warning in (*_warn_about_label(task, cells), *_warn_about_stays(task, cells)):
+    about_rows = (_warn_about_label_values, _warn_about_label, _warn_about_stays)
+    for warning in chain.from_iterable(warn(task, cells) for warn in about_rows):
         yield f"warning: {warning}"
     if unused := ", ".join(_list_unused_codes(task, cells)):
         yield f"note: codes that no row has: {unused}; are the file's codes those of the task?"
@@ -98,14 +102,11 @@ def _warn_about_label(task: Task, cells: CheckedCells) -> Iterator[str]:
     values, rows = numbers[list(task.column_names)].to_numpy(dtype=np.float64), len(numbers)
     if not expected.any() or not rows:
         return
-    own = measure_associations(values, numbers[label].to_numpy(dtype=np.float64), task)
-    found = compare(own, rows, expected, task)
-    if found.direction < 0:
-        yield (
-            f"{label} may be inverted: in {found.opposite} of {found.strong} columns its association is opposite to "
-            "the task's declaration; if so, exchange 0 and 1 in the export, or in the mapping file"
-        )
+    labels = numbers[label].to_numpy(dtype=np.float64)
+    if warning := describe_inverted_label(values, labels, task):
+        yield warning
         return
+    own = measure_associations(values, labels, task)
     scores = own * rows**0.5
     for number, column in enumerate(task.columns):
         is_own = column_positions(task) == number
@@ -115,6 +116,31 @@ def _warn_about_label(task: Task, cells: CheckedCells) -> Iterator[str]:
                 f"{column.name}: its association with {label} is opposite to the task's declaration; are its "
                 f"{'codes' if isinstance(column, Category) else 'values'} those of the task?"
             )
+
+
+def describe_inverted_label(values: npt.NDArray[np.float64], labels: npt.NDArray[np.floating[Any]], task: Task) -> str:
+    """A warning if the label's associations are opposite to those that the task declares; else empty.
+
+    Args:
+        values: [rows, columns of the task], NaN for missing.
+        labels: [rows], 0 or 1.
+    """
+    found = compare(measure_associations(values, labels, task), len(labels), expected_associations(task), task)
+    if found.direction >= 0:
+        return ""
+    return (
+        f"{task.label.name} may be inverted: in {found.opposite} of {found.strong} columns its association is opposite "
+        "to the task's declaration; if so, exchange 0 and 1 in the export, or in the mapping file"
+    )
+
+
+def _warn_about_label_values(task: Task, cells: CheckedCells) -> Iterator[str]:
+    """Warn of a label with two values that are not 0 and 1, such as 1 and 2."""
+    label = task.label.name
+    if cells.mapping is None and cells.invalid[label].any():
+        distinct = set(csv_reading.distinct_cells(cells.text[label])[1]) - csv_reading.MISSING_MARKS
+        if len(distinct) == 2:
+            yield f"{label} has two values, but not 0 and 1: state in a mapping file which of them means 1"
 
 
 def _warn_about_stays(task: Task, cells: CheckedCells) -> Iterator[str]:

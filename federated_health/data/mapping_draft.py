@@ -77,7 +77,8 @@ def draft_mapping(path: Path, task: Task) -> Draft:
         f"# Replace each {UNKNOWN} ({open_lines} lines), and review every line: what is proposed may be wrong.",
         f'task = "{task.name}"',
     ]
-    unused = [column.header for column in export.columns if column not in drafter.used and _is_shown(column.header)]
+    taken = [*drafter.used, *drafter.candidates]
+    unused = [column.header for column in export.columns if column not in taken and _is_shown(column.header)]
     tail = [f"# Not used: {', '.join(dict.fromkeys(unused))}"] if unused else []
     return Draft("\n\n".join(["\n".join(head), *blocks, *tail]) + "\n", open_lines)
 
@@ -88,6 +89,7 @@ class _Drafter:
     def __init__(self, export: Export, task: Task, *, is_text: bool) -> None:
         self._export, self._task, self._is_text = export, task, is_text
         self.used: list[ExportColumn] = []
+        self.candidates: list[ExportColumn] = []
         self._dates = [column for column in export.columns if column.date_formats]
         self._others = [column for column in export.columns if not column.date_formats]
         self._date_format = self._common_date_format()
@@ -164,6 +166,7 @@ class _Drafter:
         scores = {found: similarity(column, found.header)[0] for found in free}
         likely = sorted((found for found in free if scores[found] >= CANDIDATE), key=lambda found: -scores[found])
         candidates = (likely or [found for found in free if _fits(column, found)])[:MAX_CANDIDATES]
+        self.candidates += candidates
         shown = [_header(found) for found in candidates if _is_shown(found.header)]
         absent = "" if isinstance(column, Label) else "; or instead absent = true"
         comment = f"check: {' or '.join(shown)}?{absent}" if shown else f"not found: name the column{absent}"
@@ -181,7 +184,8 @@ class _Drafter:
     def _unit_lines(self, column: Measurement, found: ExportColumn) -> Iterator[_Line]:
         yield self._unit_line(column, found)
         if numbers := _find_missing_markers(found):
-            yield _Line("missing", UNKNOWN, f"check: does {' or '.join(numbers)} mean missing? If not, write []")
+            question = f"check: does {' or '.join(numbers)} mean missing? If so, write {_array(numbers)}; if not, []"
+            yield _Line("missing", UNKNOWN, question)
 
     def _unit_line(self, column: Measurement, found: ExportColumn) -> _Line:
         units = column.known_units
@@ -297,8 +301,9 @@ class _Drafter:
         if len(same) == 1:
             self.used.append(same[0])
             return _Line("column", _header(same[0]), "proposed: same name")
-        likely = [_header(found) for found in self._others if "patient" in concepts_of(found.header)][:MAX_CANDIDATES]
-        comment = f"check: {' or '.join(likely)}?" if likely else "not found: name the column"
+        likely = [found for found in self._others if "patient" in concepts_of(found.header)][:MAX_CANDIDATES]
+        self.candidates += likely
+        comment = f"check: {' or '.join(map(_header, likely))}?" if likely else "not found: name the column"
         return _Line("column", UNKNOWN, comment)
 
 

@@ -20,6 +20,7 @@ from federated_health.data.mapping_rules import (
     normal_cell,
     normal_header,
 )
+from federated_health.data.task_files import normal_unit
 from federated_health.data.tasks import Task
 from federated_health.data.toml_reading import TomlTable, is_number, is_text, read_toml
 from federated_health.errors import DataError
@@ -35,7 +36,8 @@ def parse_mapping(content: bytes, file: str, task: Task) -> MappingFile:
         DataError: the content is not a valid mapping of the task's columns.
     """
     top = read_toml(content, file)
-    top.take("task", f'"{task.name}", the name of the task', lambda value: value == task.name)
+    expected = f'"{task.name}", the task of this command (--task or --task-file names another one)'
+    top.take("task", expected, lambda value: value == task.name)
     format_table = top.find_table("file")
     file_format = FileFormat() if format_table is None else _take_format(format_table)
     tables = top.take_table("columns")
@@ -94,7 +96,7 @@ def _take_format(table: TomlTable) -> FileFormat:
         lambda value: value in THOUSANDS and value != decimal,
         FileFormat.thousands,
     )
-    missing = table.take("missing", _MARKS, _are_marks, [])
+    missing = _take_marks(table)
     date_format = table.take("date_format", _DATE_FORMAT, is_date_format, "")
     sheet = table.take("sheet", "the name of a sheet", is_text, "")
     table.end("separator, quote, encoding, decimal, thousands, missing, date_format, sheet")
@@ -104,7 +106,7 @@ def _take_format(table: TomlTable) -> FileFormat:
         encoding="utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding,
         decimal=decimal,
         thousands=thousands,
-        missing=frozenset(map(normal_cell, missing)),
+        missing=missing,
         date_format=date_format,
         sheet=sheet,
     )
@@ -169,7 +171,7 @@ class _ColumnReader:
 
     def _take_missing(self) -> frozenset[str]:
         if isinstance(self._column, Measurement | Category):
-            return frozenset(map(normal_cell, self._table.take("missing", _MARKS, _are_marks, [])))
+            return _take_marks(self._table)
         return frozenset()
 
     def _take_conversion(self, column: Measurement) -> tuple[str, float, float]:
@@ -179,7 +181,8 @@ class _ColumnReader:
             raise self._table.error("expected either unit, or factor and offset", "unit")
         units = column.known_units
         expected = f"a unit of the task: {', '.join(units)}; for another unit, write factor and offset"
-        unit = self._table.take("unit", expected, lambda value: isinstance(value, str) and value in units, column.unit)
+        is_known = lambda value: isinstance(value, str) and normal_unit(value) in units  # noqa: E731
+        unit = normal_unit(self._table.take("unit", expected, is_known, column.unit))
         factor, offset = self._take_factor(*units[unit])
         return ("" if unit == column.unit else unit), factor, offset
 
@@ -258,8 +261,14 @@ def _is_encoding(value: object) -> bool:
         return False
 
 
+def _take_marks(table: TomlTable) -> frozenset[str]:
+    """Missing-value markers, as `normal_cell` writes them; a single one needs no brackets."""
+    marks = table.take("missing", _MARKS, _are_marks, [])
+    return frozenset(map(normal_cell, [marks] if isinstance(marks, str) else marks))
+
+
 def _are_marks(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(mark, str) for mark in value)
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(mark, str) for mark in value))
 
 
 def _is_header(value: Any) -> bool:

@@ -46,6 +46,9 @@ Days = npt.NDArray[np.datetime64]
 INVALID = "not allowed"
 """Cell of a mapped table that stands for a cell which the mapping does not allow."""
 
+OTHER_DECIMAL = "not allowed: its decimal mark"
+"""The same for a number with another decimal mark than the mapping's."""
+
 
 def read_mapping(path: Path, task: Task) -> "Mapping":
     """Read and check a mapping file; a DataError, with its line, if it is not a valid mapping for the task."""
@@ -162,10 +165,16 @@ class Mapping:
             return f"{column.rule}, when converted (times {mapping.factor:g} plus {mapping.offset:g})"
         return column.rule
 
-    def describe_first_invalid(self, name: str, invalid: "pd.Series[bool]") -> str:
-        """Column and row (1 is the first below the header) of an invalid cell, and its rule, in the export's terms."""
-        row = int(invalid.to_numpy().argmax()) + 1
-        return f"column {self.title(name)}, row {row}: expected {self.rule(name)}"
+    def describe_first_invalid(self, name: str, invalid: "pd.Series[bool]", cells: "pd.Series[str]") -> str:
+        """Column and row (1 is the first below the header) of an invalid cell, and its rule, in the export's terms.
+
+        Args:
+            cells: the column as `apply` made it.
+        """
+        position, got = int(invalid.to_numpy().argmax()), ""
+        if cells.iloc[position] == OTHER_DECIMAL:
+            got = f"; got another decimal mark than {self.content.format.decimal!r}: correct the mapping's decimal"
+        return f"column {self.title(name)}, row {position + 1}: expected {self.rule(name)}{got}"
 
     def describe_columns(self) -> list[str]:
         """What becomes of the export's columns, one line per column of the task."""
@@ -268,12 +277,12 @@ class _Application:
         return recoded
 
     def _plain_number(self, cell: str) -> str:
-        """A cell's number with a decimal point, "" for missing, or INVALID."""
+        """A cell's number with a decimal point, "" for missing, or INVALID or OTHER_DECIMAL."""
         if cell in self._marks:
             return ""
         number = self._file.plain_number(cell)
         if number is None:
-            return INVALID
+            return OTHER_DECIMAL if re.fullmatch(r"[+-]?\d+[.,]\d+", cell) else INVALID
         return "" if self._mark_numbers and float(number) in self._mark_numbers else number
 
     def _is_missing(self, cell: str) -> bool:
@@ -288,7 +297,7 @@ class _Application:
             return cells
 
         def convert(cell: str) -> str:
-            if cell in ("", INVALID) or (zero_stays and float(cell) == 0):
+            if cell in ("", INVALID, OTHER_DECIMAL) or (zero_stays and float(cell) == 0):
                 return cell
             return repr(float(cell) * factor + offset)
 

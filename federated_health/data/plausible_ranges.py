@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from federated_health.data.export_profile import MISSING_NUMBERS
+
 Numbers = npt.NDArray[np.float64]
 
 MIN_VALUES = 20
@@ -17,9 +19,6 @@ MIN_VALUES = 20
 
 MAX_DOUBLINGS = 6
 """Largest number of doublings of the margin around the central values; values still outside count as errors."""
-
-MISSING_NUMBERS = (0, -1, -9, -99, -999, -9999, 99, 999, 9999, 99999)
-"""Numbers that often mean "missing"."""
 
 
 class Ranges(NamedTuple):
@@ -64,7 +63,7 @@ def _round_up(number: float, margin: float) -> float:
 
 def find_missing_marks(values: Numbers, min_rows: int) -> list[int]:
     """Common missing-value markers that are in at least `min_rows` rows and far from all other values."""
-    others = values[~np.isin(values, MISSING_NUMBERS)]
+    others = values[~np.isin(values, [0, *MISSING_NUMBERS])]
     if len(others) < MIN_VALUES:
         return []
     low, high = np.quantile(others, [0.05, 0.95])
@@ -76,4 +75,4 @@ def find_missing_marks(values: Numbers, min_rows: int) -> list[int]:
             return bool(mark > most and mark > high + width)
         return (mark < 0 <= least) or bool(least - mark > max(5 * spacing, width / 4))
 
-    return [mark for mark in MISSING_NUMBERS if is_far(mark) and np.count_nonzero(values == mark) >= min_rows]
+    return [mark for mark in (0, *MISSING_NUMBERS) if is_far(mark) and np.count_nonzero(values == mark) >= min_rows]

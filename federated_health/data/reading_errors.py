@@ -93,7 +93,7 @@ def find_cause(content: bytes, name: str, dialect: Dialect, task: Task | None) -
         return file_error(name, *kind)
     is_default = dialect.encoding == COMMAS.encoding
     problem = f"is not {'UTF-8' if is_default else dialect.encoding} text"
-    fix = "; correct the mapping's encoding"
+    fix = "; correct the mapping's encoding, or use the mapping of this export"
     if not dialect.is_mapped:
         fix = f"; save it as CSV UTF-8, or {_mapping_hint(name, task)}"
     if is_default and (encoding := _wide_encoding(content)):
@@ -166,7 +166,9 @@ def _cause_in_lines(text: str, name: str, dialect: Dialect, task: Task | None) -
         if separator == " ":
             return file_error(name, problem, f"{found}; separate its cells by {expected}")
         fix = f"; save it as CSV UTF-8 (comma separated), or {_mapping_hint(name, task)}"
-        return file_error(name, problem, found + ("; correct the mapping's separator" if dialect.is_mapped else fix))
+        if dialect.is_mapped:
+            fix = "; correct the mapping's separator, or use the mapping of this export"
+        return file_error(name, problem, found + fix)
     rows = _parse_sample(lines, dialect)
     width = len(rows[0])
     if width == 1 and dialect.separator in rows[0][0]:
@@ -300,7 +302,7 @@ def invalid_cell(path: Path, columns: Sequence[Column], cells: CheckedCells) -> 
     if cells.mapping is None:
         first = describe_first_invalid(cells.text[name], cells.invalid[name], rule)
     else:
-        first = cells.mapping.describe_first_invalid(name, cells.invalid[name])
+        first = cells.mapping.describe_first_invalid(name, cells.invalid[name], cells.text[name])
     return DataError(f"{path}: {first}{more}", reason=f"its column {name} holds a value that is not {rule}")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from federated_health.data.column_kinds import MIN_ROWS, Kind, find_kind, predicts
 from federated_health.data.columns import write_number
 from federated_health.data.csv_reading import distinct_cells
-from federated_health.data.export_profile import Export, ExportColumn, profile_export
+from federated_health.data.export_profile import MISSING_NUMBERS, Export, ExportColumn, profile_export
 from federated_health.data.header_words import CODE_WORDS, concepts_of, fold, split_unit
 from federated_health.data.mapping_rules import normal_cell, normal_header
 from federated_health.data.plausible_ranges import MIN_VALUES, find_missing_marks, propose_ranges
@@ -36,7 +36,7 @@ MAX_LISTED = 20
 MAX_CODE_CHARACTERS = 40
 """Longest text that is shown as a code; longer ones are probably no code."""
 
-CODE_MARKS = (9, 99, 999, -1, -9, -99)
+CODE_MARKS = (9, *MISSING_NUMBERS)
 """Codes that often mean "missing"."""
 
 _UNITS = {
@@ -78,7 +78,9 @@ _INSTRUCTIONS = f"""\
 # Replace each "{PLACEHOLDER}", review each "check", and delete columns that are not known when the risk is needed.
 # range: the possible values of any patient. typical_median: the range in which the medians of hospitals usually lie.
 # Both are proposed from the middle 90 % of this export's values, and rounded.
-# Missing cells must be empty in the CSV, or a mapping file must state how they are marked.""".splitlines()
+# Missing cells must be empty in the CSV, or a mapping file must state how they are marked.
+# Add association or risk_codes where you know the sign, so that an inverted label is noticed, and other_units that
+# hospitals use: see docs/task-files.md.""".splitlines()
 
 _NO_PATIENT = """\
 # check: no column identifies patients, so each row counts as one patient. If a patient can have several rows:

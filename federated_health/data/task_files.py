@@ -120,7 +120,7 @@ def _take_category(table: TomlTable, name: str) -> Category:
 
 
 def _take_measurement(table: TomlTable, name: str) -> Measurement:
-    meaning, unit = table.take_text("meaning"), table.take_text("unit")
+    meaning, unit = table.take_text("meaning"), normal_unit(table.take_text("unit"))
     low, high = table.take("range", "two numbers, the lower one first, such as [0, 120]", _is_range)
     zero_is_missing = table.take("zero_is_missing", "true or false", lambda value: isinstance(value, bool), False)
     median = table.take(
@@ -144,7 +144,7 @@ def _take_measurement(table: TomlTable, name: str) -> Measurement:
         high=high,
         zero_is_missing=zero_is_missing,
         typical_median=tuple(median) or None,
-        other_units={} if units is None else {key: _take_unit(units, key) for key in units.names()},
+        other_units={} if units is None else {normal_unit(key): _take_unit(units, key) for key in units.names()},
         scale=tuple(scale) or None,
         association=association or None,
     )
@@ -161,11 +161,16 @@ def _take_unit(units: TomlTable, unit: str) -> tuple[float, float]:
     """Factor and offset that convert a unit."""
     if not is_text(unit):
         raise units.error("expected the name of a unit", unit)
-    table = units.take_table(unit)
+    table = units.take_table(unit, "{ factor = NUMBER } or { factor = NUMBER, offset = NUMBER }")
     factor = table.take("factor", "a number other than 0", lambda value: is_number(value) and value != 0)
     offset = table.take("offset", "a number", is_number, 0)
     table.end("factor, offset")
     return factor, offset
+
+
+def normal_unit(unit: str) -> str:
+    """A unit with the micro sign instead of the Greek letter that looks like it."""
+    return unit.replace("\u03bc", "\u00b5")
 
 
 def _is_column_name(value: object) -> bool:

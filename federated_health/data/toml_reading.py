@@ -53,9 +53,9 @@ class TomlTable:
         text: str = self.take(key, "text in one line", is_text, default)
         return text
 
-    def take_table(self, key: str) -> "TomlTable":
+    def take_table(self, key: str, expected: str = "a table") -> "TomlTable":
         """A table within this one."""
-        content = self.take(key, "a table", lambda value: isinstance(value, dict))
+        content = self.take(key, expected, lambda value: isinstance(value, dict))
         return TomlTable(self._file, self._text, content, (*self._path, key))
 
     def find_table(self, key: str) -> "TomlTable | None":

@@ -276,12 +276,17 @@ def evaluate_final(message: Message, context: Context) -> Evaluation:
 
 def report_benefit(message: Message, context: Context) -> "Benefit":
     """What this hospital gains by joining, and how much the model depends on each column."""
+    from federated_health.data.data_review import describe_inverted_label  # noqa: PLC0415  # once per run
     from federated_health.hospital.benefit import describe_benefit, measure_benefit  # noqa: PLC0415  # once per run
 
     config, local, weights = open_message(message, context)
     _refuse_private(config, "the benefit of joining")
     benefit = measure_benefit(local, weights, config)
     logger.info("%s", describe_benefit(benefit))
+    if warning := describe_inverted_label(
+        local.hospital.train.values, local.hospital.train.labels, local.hospital.task
+    ):
+        logger.warning("%s", warning)
     return benefit
 
 
