@@ -91,7 +91,7 @@ def test_a_run_with_a_task_file_ends_with_a_model_that_predict_reads_without_it(
     assert parse_task(description["task_file"].encode(), "").agreement == read_task_file(task_file).agreement
 
     task_file.unlink()
-    Path("new.csv").write_text("walks,age\n1,60\n0,90\n,\n")
+    Path("new.csv").write_text("walks,age\n1,60\n0,90\n,40\n")
     result = run_script("predict.py", tmp_path / "run" / "model.keras", "new.csv")
     assert result.succeeded
     risk = pd.read_csv(io.StringIO(result.output))["risk"]
