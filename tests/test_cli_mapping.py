@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from federated_health.data.mapping_files import parse_mapping
-from federated_health.data.mappings import read_mapping
+from federated_health.data.exports.mapping_files import parse_mapping
+from federated_health.data.exports.mappings import read_mapping
 from federated_health.data.task_files import HEART_DISEASE, read_task_file
 from federated_health.errors import DataError
 from federated_health.files import hash_file

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from federated_health.data.columns import Label, Measurement
-from federated_health.data.mapping_rules import DatePair, FileFormat, HeaderCell, date_pattern, is_date_format
-from federated_health.data.mappings import read_mapping
+from federated_health.data.exports.mapping_rules import DatePair, FileFormat, HeaderCell, date_pattern, is_date_format
+from federated_health.data.exports.mappings import read_mapping
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 from tests.support.exports import GERMAN, LINES, STROKE, mapping_of, write_mapping

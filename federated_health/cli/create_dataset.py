@@ -164,7 +164,7 @@ def read(flags: argparse.Namespace) -> Source:
         return generate_readmission(flags.patients or DEFAULT_PATIENTS, flags.seed)
     task = read_task_file(flags.task_file) if flags.task_file else get_task(flags.task) if flags.task else None
     if flags.mapping is not None and task is not None:
-        from federated_health.data.mappings import read_mapping  # noqa: PLC0415  # other sources need none
+        from federated_health.data.exports.mappings import read_mapping  # noqa: PLC0415  # other sources need none
         from federated_health.data.sources.mapped import read_mapped  # noqa: PLC0415  # other sources need none
 
         return read_mapped(Path(flags.source), read_mapping(flags.mapping, task), drop_invalid=flags.drop_invalid)

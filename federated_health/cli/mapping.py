@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from federated_health.cli import parsing
-from federated_health.data.mapping_draft import draft_mapping
+from federated_health.data.exports.mapping_draft import draft_mapping
 from federated_health.data.task_files import DEFAULT_TASK, TASKS, get_task, read_task_file
 from federated_health.errors import SettingsError
 

@@ -81,7 +81,7 @@ def main() -> None:
     task, threshold = read_task(flags.model, flags.task_file)
     separator, decimal, encoding = ",", ".", "utf-8"
     if flags.mapping is not None:
-        from federated_health.data.mappings import read_export  # noqa: PLC0415  # other CSVs need none
+        from federated_health.data.exports.mappings import read_export  # noqa: PLC0415  # other CSVs need none
 
         table, numbers, written = read_export(flags.patients, task, flags.mapping)
         separator, decimal, encoding = written.separator, written.decimal, written.encoding

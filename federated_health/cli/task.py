@@ -70,7 +70,7 @@ def main() -> None:
 
 def _draft(flags: argparse.Namespace) -> None:
     """Print a draft, and on standard error how many of its lines are open."""
-    from federated_health.data.task_draft import draft_task  # noqa: PLC0415  # the other subcommands do not need it
+    from federated_health.data.exports.task_draft import draft_task  # noqa: PLC0415  # the other subcommands do not need it
 
     if flags.name is not None and not is_hospital_name(flags.name):
         raise SettingsError(f"--name: expected lower-case letters, digits and hyphens, got {flags.name!r}")

@@ -22,7 +22,7 @@ from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 
 if TYPE_CHECKING:
-    from federated_health.data import mappings
+    from federated_health.data.exports import mappings
 
 Positions = npt.NDArray[np.integer[Any]]
 
@@ -110,7 +110,7 @@ def read_cells(path: Path, task: Task, *, labelled: bool = True, mapping: Path |
     """
     columns = task.labelled_columns if labelled else task.columns
     if mapping is not None:
-        from federated_health.data import mappings  # noqa: PLC0415  # most files need none
+        from federated_health.data.exports import mappings  # noqa: PLC0415  # most files need none
 
         return mappings.read_cells(path, task, mapping, columns)
     patient = task.patient if labelled else None
@@ -132,7 +132,7 @@ def is_table_file(path: Path) -> bool:
 def read_table(path: Path, task: Task | None = None, dialect: Dialect = COMMAS) -> pd.DataFrame:
     """The table in a text file, which may be packed with gzip (see `parse_csv`), in a workbook or a Parquet file."""
     if is_table_file(path):
-        from federated_health.data.table_files import read_table_file  # noqa: PLC0415  # text tables need none
+        from federated_health.data.exports.table_files import read_table_file  # noqa: PLC0415  # text tables need none
 
         return read_table_file(path)
     return parse_csv(read_bytes(path), str(path), dialect=dialect, task=task)

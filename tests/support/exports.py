@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from federated_health.data.columns import Category, Label, Measurement
-from federated_health.data.mappings import Mapping, read_mapping
+from federated_health.data.exports.mappings import Mapping, read_mapping
 from federated_health.data.tasks import Task
 
 STROKE = Task(

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from federated_health.data import csv_reading
-from federated_health.data.mapping_rules import HOSPITAL_COLUMN
-from federated_health.data.mappings import Mapping
+from federated_health.data.exports.mapping_rules import HOSPITAL_COLUMN
+from federated_health.data.exports.mappings import Mapping
 from federated_health.data.sources.source import Source
 from federated_health.errors import DataError
 from federated_health.files import hash_file

@@ -18,8 +18,8 @@ import pandas as pd
 
 from federated_health.data import csv_reading
 from federated_health.data.csv_reading import MISSING_MARKS, Dialect, distinct_cells
-from federated_health.data.mapping_rules import FileFormat, date_pattern, normal_cell, normal_header
-from federated_health.data.mappings import parse_dates
+from federated_health.data.exports.mapping_rules import FileFormat, date_pattern, normal_cell, normal_header
+from federated_health.data.exports.mappings import parse_dates
 from federated_health.errors import DataError
 
 SEPARATORS = ("\t", ";", "|", ",")
@@ -148,7 +148,7 @@ def profile_export(path: Path) -> Export:
         file_format = replace(file_format, encoding=encoding, separator=separator)
         table = csv_reading.parse_csv(content, str(path), dialect=Dialect(separator=separator, encoding=encoding))
     else:
-        from federated_health.data.table_files import read_table_file, sheet_names  # noqa: PLC0415  # CSVs need none
+        from federated_health.data.exports.table_files import read_table_file, sheet_names  # noqa: PLC0415  # CSVs need none
 
         table, sheets = read_table_file(path), sheet_names(path)
     headers = [normal_header(str(name)) for name in table.columns]

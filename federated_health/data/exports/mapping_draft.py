@@ -12,15 +12,22 @@ import numpy as np
 
 from federated_health.data.columns import Category, Column, Label, Mask, Measurement
 from federated_health.data.csv_reading import is_table_file
-from federated_health.data.export_profile import (
+from federated_health.data.exports.export_profile import (
     DATE_FORMATS,
     MISSING_NUMBERS,
     Export,
     ExportColumn,
     profile_export,
 )
-from federated_health.data.header_words import concepts_of, fold, meaning_of_cell, names_unit, similarity, split_unit
-from federated_health.data.mapping_rules import DATE_UNITS, MISSING, FileFormat, date_pattern
+from federated_health.data.exports.header_words import (
+    concepts_of,
+    fold,
+    meaning_of_cell,
+    names_unit,
+    similarity,
+    split_unit,
+)
+from federated_health.data.exports.mapping_rules import DATE_UNITS, MISSING, FileFormat, date_pattern
 from federated_health.data.tasks import Task
 from federated_health.data.toml_reading import PLACEHOLDER
 from federated_health.names import printable

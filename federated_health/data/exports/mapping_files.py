@@ -6,7 +6,7 @@
 from typing import Any
 
 from federated_health.data.columns import Category, Column, Label, Measurement
-from federated_health.data.mapping_rules import (
+from federated_health.data.exports.mapping_rules import (
     DATE_UNITS,
     HOSPITAL_COLUMN,
     MISSING,

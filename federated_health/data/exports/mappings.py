@@ -25,8 +25,8 @@ from federated_health.data.csv_reading import (
     check_cells,
     distinct_cells,
 )
-from federated_health.data.mapping_files import parse_mapping
-from federated_health.data.mapping_rules import (
+from federated_health.data.exports.mapping_files import parse_mapping
+from federated_health.data.exports.mapping_rules import (
     HOSPITAL_COLUMN,
     ColumnMapping,
     DatePair,
@@ -106,7 +106,7 @@ class Mapping:
         """
         file = self.content.format
         if csv_reading.is_table_file(path):
-            from federated_health.data.table_files import read_table_file  # noqa: PLC0415  # exports in CSV need none
+            from federated_health.data.exports.table_files import read_table_file  # noqa: PLC0415  # exports in CSV need none
 
             return read_table_file(path, sheet=file.sheet, decimal=file.decimal)
         dialect = Dialect(separator=file.separator, encoding=file.encoding, quote=file.quote, is_mapped=True)

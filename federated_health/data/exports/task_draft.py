@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from federated_health.data.column_kinds import MIN_ROWS, Kind, find_kind, predicts
 from federated_health.data.columns import write_number
 from federated_health.data.csv_reading import distinct_cells
-from federated_health.data.export_profile import MISSING_NUMBERS, Export, ExportColumn, profile_export
-from federated_health.data.header_words import CODE_WORDS, concepts_of, fold, split_unit
-from federated_health.data.mapping_rules import normal_cell, normal_header
-from federated_health.data.plausible_ranges import MIN_VALUES, find_missing_marks, propose_ranges
+from federated_health.data.exports.column_kinds import MIN_ROWS, Kind, find_kind, predicts
+from federated_health.data.exports.export_profile import MISSING_NUMBERS, Export, ExportColumn, profile_export
+from federated_health.data.exports.header_words import CODE_WORDS, concepts_of, fold, split_unit
+from federated_health.data.exports.mapping_rules import normal_cell, normal_header
+from federated_health.data.exports.plausible_ranges import MIN_VALUES, find_missing_marks, propose_ranges
 from federated_health.data.reading_errors import looks_like_name
 from federated_health.data.task_files import MAX_COLUMNS, RESERVED
 from federated_health.data.task_writing import write_value

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.data.export_profile import MISSING_NUMBERS
+from federated_health.data.exports.export_profile import MISSING_NUMBERS
 
 Numbers = npt.NDArray[np.float64]
 

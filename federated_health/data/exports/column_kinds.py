@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from federated_health.data.csv_reading import distinct_cells
-from federated_health.data.export_profile import ExportColumn
-from federated_health.data.header_words import concepts_of, fold, split_unit
-from federated_health.data.mapping_rules import normal_cell
+from federated_health.data.exports.export_profile import ExportColumn
+from federated_health.data.exports.header_words import concepts_of, fold, split_unit
+from federated_health.data.exports.mapping_rules import normal_cell
 
 MIN_ROWS = 5
 """Smallest number of rows with a code that is shown."""
