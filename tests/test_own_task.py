@@ -1,6 +1,5 @@
 """A task of one's own, from a task file at server and hospitals to a model that needs nothing else."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -92,9 +91,8 @@ def test_a_run_with_a_task_file_ends_with_a_model_that_predict_reads_without_it(
 
     task_file.unlink()
     Path("new.csv").write_text("walks,age\n1,60\n0,90\n,40\n")
-    result = run_script("predict.py", tmp_path / "run" / "model.keras", "new.csv")
-    assert result.succeeded
-    risk = pd.read_csv(io.StringIO(result.output))["risk"]
+    assert run_script("predict.py", tmp_path / "run" / "model.keras", "new.csv", "--out", "risk.csv").succeeded
+    risk = pd.read_csv("risk.csv")["risk"]
     assert risk[0] < risk[1]
 
 

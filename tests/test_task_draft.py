@@ -481,3 +481,10 @@ def test_tables_of_odd_cells_give_a_valid_draft(in_folder: Path) -> None:
         table["lab"], table["died"] = generator.normal(0, 1, rows), np.resize(["ja", "nein"], rows)
         text, _ = draft(write(table, in_folder / "export.csv", sep=";"))
         assert "lab" in fill(text).column_names
+
+
+def test_no_range_is_proposed_from_a_few_repeated_numbers() -> None:
+    """It would show their leading digits."""
+    repeated = np.repeat([7_771_231.0, 7_771_232.0, 7_771_233.0], 20)
+    assert propose_ranges(repeated) is None
+    assert propose_ranges(np.repeat(np.arange(12.0), 5)) is not None

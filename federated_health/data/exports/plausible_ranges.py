@@ -14,8 +14,8 @@ from federated_health.data.exports.export_profile import MISSING_NUMBERS
 
 Numbers = npt.NDArray[np.float64]
 
-MIN_VALUES = 20
-"""Smallest number of values from which a range is proposed."""
+MIN_VALUES, MIN_DIFFERENT = 20, 10
+"""Smallest numbers of values, and of different ones, from which a range is proposed."""
 
 MAX_DOUBLINGS = 6
 """Largest number of doublings of the margin around the central values; values still outside count as errors."""
@@ -37,7 +37,7 @@ def propose_ranges(values: Numbers) -> Ranges | None:
     inside; each bound is rounded outward to a multiple of a round number. A range has no negative numbers if the values
     have none.
     """
-    if len(values) < MIN_VALUES:
+    if len(values) < MIN_VALUES or len(np.unique(values)) < MIN_DIFFERENT:
         return None
     low, high = np.quantile(values, [0.05, 0.95])
     least, most = float(values.min()), float(values.max())

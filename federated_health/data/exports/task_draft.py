@@ -19,7 +19,7 @@ from federated_health.data.exports.column_kinds import MIN_ROWS, Kind, find_kind
 from federated_health.data.exports.export_profile import MISSING_NUMBERS, Export, ExportColumn, profile_export
 from federated_health.data.exports.header_words import CODE_WORDS, concepts_of, fold, split_unit
 from federated_health.data.exports.mapping_rules import normal_cell, normal_header
-from federated_health.data.exports.plausible_ranges import MIN_VALUES, find_missing_marks, propose_ranges
+from federated_health.data.exports.plausible_ranges import find_missing_marks, propose_ranges
 from federated_health.data.reading_errors import looks_like_name
 from federated_health.data.task_files import MAX_COLUMNS, RESERVED
 from federated_health.data.task_writing import write_value
@@ -249,7 +249,7 @@ class _Drafter:
         unit = find_unit(column.header)
         yield f"unit = {write_value(unit)}  # check: from the header" if unit else f'unit = "{PLACEHOLDER}"'
         if ranges is None:
-            yield f'range = "{PLACEHOLDER}"  # fewer than {MIN_VALUES} values: too few to propose one'
+            yield f'range = "{PLACEHOLDER}"  # too few different values to propose one'
         else:
             outside = "" if ranges.covers_all else ": some values are outside; are they errors?"
             is_age = "age" in concepts_of(column.header) and AGES[0] <= values.min() and values.max() <= AGES[1]
