@@ -5,6 +5,7 @@ NAME` answers with 1, 2, 3 and so on. Both print a line per event. KEEPALIVE is 
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -99,7 +100,8 @@ def lines(log: Path) -> list[str]:
 
 
 def answers(log: Path) -> list[int]:
-    return [int(line.split()[2]) for line in lines(log) if line.startswith("answer")]
+    found = (re.fullmatch(r"answer \S+ (\d+)", line) for line in lines(log))  # not a line that kill -9 cut off
+    return [int(answer[1]) for answer in found if answer]
 
 
 def later_answers(log: Path) -> Callable[[], bool]:
