@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -308,3 +309,22 @@ def test_every_key_is_documented() -> None:
         known |= set(str(of_a_column.value).rpartition(": ")[2].split(", "))
 
     assert documented - {"key", "---", "task"} == known
+
+
+def test_the_advice_for_a_file_with_semicolons_leads_to_a_check_that_passes(
+    run_script: RunScript, hospitals_folder: Path
+) -> None:
+    Path("export.csv").write_text((hospitals_folder / "client_1.csv").read_text().replace(",", ";"))
+    refused = run_script("client.py", "--data", "export.csv", "--check")
+    advised = re.search(r"python -m federated_health (mapping draft .*) > (\S+); .* add (--mapping \S+)", refused.error)
+    assert advised is not None
+
+    draft = run_script("federated-health", *shlex.split(advised[1]))
+    completed = re.sub(r'"(\d)" = "\?"', r'"\1" = \1', draft.output).replace('unit = "?"', 'unit = "mm"')
+    completed = completed.replace('{ "0" = 0, "2" = 2 }', '{ "0" = 0, "1" = 1, "2" = 2 }')  # the rarer code
+    Path(advised[2]).write_text(completed)
+    checked = run_script("client.py", "--data", "export.csv", *advised[3].split(), "--check")
+
+    plain = run_script("client.py", "--data", hospitals_folder / "client_1.csv", "--check")
+    assert checked.succeeded
+    assert checked.output.splitlines()[2:20] == plain.output.splitlines()[2:20]
