@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from common import measure, quieten, summarise, write_uci
 
-from federated_health.data.csv_reading import read_patients
+from federated_health.data.patient_table import read_patients
 from federated_health.data.split import DEFAULT_SPLIT_SEED, split_rows
 from federated_health.data.tasks import Task
 from federated_health.settings import Settings

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from federated_health.data.csv_reading import read_patients
+from federated_health.data.patient_table import read_patients
 from federated_health.data.task_files import HEART_DISEASE, READMISSION
 from federated_health.data.task_writing import write_task
 from federated_health.ml.keras_models import build_model, load_model, predict_risk, save_model

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from federated_health.data.csv_reading import distinct_cells, read_patients
+from federated_health.data.csv_reading import distinct_cells
+from federated_health.data.patient_table import read_patients
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import DataError
 

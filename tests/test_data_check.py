@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federated_health.data.columns import Category, Label, Measurement
-from federated_health.data.csv_reading import read_patients
 from federated_health.data.data_check import DataCheck, check_data
 from federated_health.data.data_check_page import DataCheckPage
 from federated_health.data.hospital import load_hospital
+from federated_health.data.patient_table import read_patients
 from federated_health.data.sources.source import generate_readmission
 from federated_health.data.task_files import HEART_DISEASE, READMISSION
 from federated_health.data.tasks import Task

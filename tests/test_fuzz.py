@@ -23,8 +23,8 @@ import client
 import utils
 from federated_health.cli import create_dataset
 from federated_health.cli.client import run_client
-from federated_health.data.csv_reading import read_patients
 from federated_health.data.manifest import read_manifest
+from federated_health.data.patient_table import read_patients
 from federated_health.data.sources.layouts import KAGGLE_UCI, LAYOUTS, UCI
 from federated_health.data.task_files import READMISSION, get_task
 from federated_health.names import is_hospital_name

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federated_health.data.csv_reading import read_cells, read_patients
+from federated_health.data.csv_reading import read_cells
 from federated_health.data.data_check import check_data
 from federated_health.data.data_check_page import DataCheckPage
 from federated_health.data.exports.mappings import completed_years, read_export, read_mapping, whole_days
+from federated_health.data.patient_table import read_patients
 from federated_health.data.sources.source import Source
 from federated_health.data.task_files import HEART_DISEASE, parse_task
 from federated_health.errors import DataError

@@ -27,7 +27,8 @@ from federated_health.messages.records import (
     weights_from_record,
     weights_to_record,
 )
-from federated_health.ml.metrics import MAX_CELLS, Counts, choose_threshold, merge_counts, microaggregate
+from federated_health.ml.curves import choose_threshold
+from federated_health.ml.metrics import MAX_CELLS, Counts, merge_counts, microaggregate
 from federated_health.ml.normalisation import ColumnSums, Normalisation, column_sums, withheld_sums
 from federated_health.names import is_hospital_name
 

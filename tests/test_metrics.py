@@ -14,19 +14,18 @@ from sklearn.linear_model import LogisticRegression
 
 from federated_health.data.sources.source import Source
 from federated_health.data.split import split_rows
+from federated_health.ml.curves import choose_threshold, roc_auc_from_microaggregates
 from federated_health.ml.metrics import (
     CELL_STEP,
     MAX_CELLS,
     MIN_CELL_SIZE,
     Counts,
-    choose_threshold,
     count_outcomes,
     figures_of,
     merge_counts,
     microaggregate,
     probability,
     roc_auc,
-    roc_auc_from_microaggregates,
 )
 
 Scores = npt.NDArray[np.float64]

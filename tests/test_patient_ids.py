@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from federated_health.cli.create_dataset import describe_patients
 from federated_health.data.associations import measure_associations
 from federated_health.data.columns import Label, Measurement
-from federated_health.data.csv_reading import check_cells, parse_csv, read_cells, read_patients
+from federated_health.data.csv_reading import check_cells, parse_csv, read_cells
 from federated_health.data.data_check import check_data
 from federated_health.data.data_check_page import DataCheckPage
 from federated_health.data.hospital import Patients, load_hospital
 from federated_health.data.partitions import Partition, count_patients, divide
+from federated_health.data.patient_table import read_patients
 from federated_health.data.sources.source import Source
 from federated_health.data.split import split_rows
 from federated_health.data.task_files import READMISSION

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from federated_health.data import gzip_files
-from federated_health.data.csv_reading import Dialect, parse_csv, read_patients
+from federated_health.data.csv_reading import Dialect, parse_csv
+from federated_health.data.patient_table import read_patients
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import DataError
 

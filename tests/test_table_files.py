@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from federated_health.data.csv_reading import read_patients
 from federated_health.data.exports.mappings import read_mapping
 from federated_health.data.exports.table_files import read_table_file
+from federated_health.data.patient_table import read_patients
 from federated_health.data.sources.source import Source
 from federated_health.data.task_files import HEART_DISEASE, READMISSION
 from federated_health.errors import DataError, MissingLibraryError

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from federated_health.cli import parsing
-from federated_health.data.csv_reading import read_patients
+from federated_health.data.patient_table import read_patients
 from federated_health.data.task_files import get_task, parse_task, read_task_file
 from federated_health.data.tasks import Task, find_difference
 from federated_health.errors import DataError

@@ -80,33 +80,14 @@ class CheckedCells:
     mapping: "mappings.Mapping | None" = None
 
 
-def read_patients(
-    path: Path, task: Task, *, labelled: bool, mapping: Path | None = None
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The table of a file as text, and float64 columns of the task, NaN for missing, with the same index.
-
-    Columns that the task does not know are ignored.
-
-    Args:
-        labelled: whether the label is required; if so, it is the last of the columns.
-        mapping: file that says how the table's columns and codes become the task's.
-
-    Raises:
-        DataError: names the file and, where possible, the column, the row and the rule; never a value.
-    """
-    cells = read_cells(path, task, labelled=labelled, mapping=mapping)
-    if error := find_invalid_cell(path, task.labelled_columns, cells):
-        raise error
-    return cells.text, cells.numbers
-
-
 def read_cells(path: Path, task: Task, *, labelled: bool = True, mapping: Path | None = None) -> CheckedCells:
     """Cells of a file; a DataError unless it has at least one patient and each of the task's columns once.
 
     The column that identifies patients is required where the label is.
 
     Args:
-        labelled, mapping: see `read_patients`.
+        labelled: whether the label is required; if so, it is the last of the columns.
+        mapping: file that says how the table's columns and codes become the task's.
     """
     columns = task.labelled_columns if labelled else task.columns
     if mapping is not None:

@@ -9,7 +9,7 @@ from federated_health.data.columns import Category, Measurement
 from federated_health.data.csv_reading import read_bytes
 from federated_health.data.task_files import parse_task, take_column
 from federated_health.data.tasks import Task
-from federated_health.data.toml_lines import find_line
+from federated_health.data.toml_errors import find_line
 from federated_health.data.toml_reading import PLACEHOLDER, read_toml
 from federated_health.errors import DataError
 

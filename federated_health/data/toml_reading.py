@@ -74,7 +74,7 @@ class TomlTable:
 
     def error(self, problem: str, *keys: str) -> DataError:
         """An error about this table, or about one of its keys."""
-        from federated_health.data.toml_lines import find_line  # noqa: PLC0415  # a valid file does not need it
+        from federated_health.data.toml_errors import find_line  # noqa: PLC0415  # a valid file does not need it
 
         path = (*self._path, *keys)
         number = find_line(self._text, path)
@@ -92,16 +92,10 @@ def read_toml(content: bytes, file: str) -> TomlTable:
         if any(line.count(".") > MAX_DOTS for line in re.sub(r"\"[^\"\n]*\"|'[^'\n]*'|#.*", "", text).splitlines()):
             raise RecursionError
         return TomlTable(file, text, tomllib.loads(text))
-    except UnicodeDecodeError:
-        raise DataError(f"{file}: is not UTF-8 text") from None
-    except tomllib.TOMLDecodeError as error:
-        found = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", str(error), re.DOTALL)
-        problem, line = found.groups() if found else (str(error), None)
-        raise DataError(f"{file}{f', line {line}' if line else ''}: is not valid TOML: {problem}") from None
-    except ValueError:  # Python's limit on the digits of a whole number
-        raise DataError(f"{file}: is not valid TOML: a number has too many digits") from None
-    except RecursionError:
-        raise DataError(f"{file}: is not valid TOML: nested too deeply") from None
+    except (ValueError, RecursionError) as error:
+        from federated_health.data.toml_errors import explain  # noqa: PLC0415  # a valid file does not need it
+
+        raise explain(file, error) from None
 
 
 def _shown(value: object) -> str:

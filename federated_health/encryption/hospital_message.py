@@ -19,7 +19,8 @@ from federated_health.errors import EncryptionError
 from federated_health.hospital.handlers import ENCRYPTED_RUN, hospital_of, local_model
 from federated_health.messages.content import ARRAYS, CONFIG, ROUND, TrainConfig
 from federated_health.messages.records import MalformedMessageError, weights_to_record
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, choose_threshold
+from federated_health.ml.curves import choose_threshold
+from federated_health.ml.metrics import DEFAULT_THRESHOLD
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation, public_normalisation
 from federated_health.names import AGREED_PLAN

@@ -22,7 +22,8 @@ from federated_health.files import write_json
 from federated_health.hospital.handlers import ENCRYPTED_RUN, budget_of, evaluate_final, task_of
 from federated_health.messages.content import CONFIG, Evaluation, TrainConfig
 from federated_health.messages.records import MalformedMessageError
-from federated_health.ml.metrics import Counts, figures_of, roc_auc_from_microaggregates
+from federated_health.ml.curves import roc_auc_from_microaggregates
+from federated_health.ml.metrics import Counts, figures_of
 from federated_health.ml.networks import Weights
 from federated_health.ml.rounds import Round, read_round, write_round, write_rounds
 from federated_health.names import FEDERATION, METRICS, MODEL, REPORT, ROUNDS, SETTINGS

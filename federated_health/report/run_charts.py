@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from federated_health.messages.content import Evaluation
 from federated_health.ml.bootstrap import PERMUTATIONS, Resampled
-from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve
-from federated_health.ml.metrics import MIN_CELL_SIZE, merge_counts, probability, spread_patients
+from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve, spread_patients
+from federated_health.ml.metrics import MIN_CELL_SIZE, merge_counts, probability
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.names import FEDERATION
 from federated_health.report import sections

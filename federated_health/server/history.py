@@ -10,7 +10,7 @@ import numpy as np
 from federated_health.data.tasks import Task
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, Update
-from federated_health.ml.metrics import SMALL_CLASS, Counts, figures_of, merge_counts, roc_auc_from_microaggregates
+from federated_health.ml.metrics import SMALL_CLASS, Counts, figures_of, merge_counts
 from federated_health.ml.rounds import HospitalRound, Round
 
 
@@ -45,6 +45,8 @@ def summarise_run(evaluations: Mapping[str, Evaluation], train_examples: Mapping
     }
     if not hospitals:
         return {"hospitals": {}, "federation": None}
+    from federated_health.ml.curves import roc_auc_from_microaggregates  # noqa: PLC0415  # at the end of a run only
+
     positives = [part.positives for part in evaluations.values() if part.positives is not None]
     negatives = [part.negatives for part in evaluations.values() if part.negatives is not None]
     has_both = positives and negatives

@@ -15,7 +15,7 @@ from federated_health.messages import content as messages
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import BENEFIT, Evaluation, TrainConfig, TrainingScores, Update
 from federated_health.messages.records import weights_to_record
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, Counts, choose_threshold
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, Counts
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import merge_sums, normalisation_from, public_normalisation
 from federated_health.ml.rounds import Round
@@ -176,6 +176,8 @@ class PlainRun(FederatedRun):
 
     def _choose_threshold(self) -> float:
         """The threshold with the greatest F1 on all training rows; 0.5 without both classes, or under privacy."""
+        from federated_health.ml.curves import choose_threshold  # noqa: PLC0415  # at the end of a run only
+
         if self.privacy is not None:
             return DEFAULT_THRESHOLD
         replies = self._ask_all(messages.THRESHOLD, self._final_message(), self._read_scores)

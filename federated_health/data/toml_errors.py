@@ -1,7 +1,27 @@
-"""Finds the lines of a TOML file that its errors name, which Python's parser does not tell."""
+"""Explains why a TOML file is invalid, and finds the line of a key, which Python's parser does not keep."""
 
+import re
 import tomllib
 from typing import Any
+
+from federated_health.errors import DataError
+
+
+def explain(file: str, error: ValueError | RecursionError) -> DataError:
+    """The error about a file that Python cannot parse."""
+    where, problem = "", "is not valid TOML: "
+    match error:
+        case UnicodeDecodeError():
+            problem = "is not UTF-8 text"
+        case tomllib.TOMLDecodeError():
+            found = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", str(error), re.DOTALL)
+            cause, line = found.groups() if found else (str(error), None)
+            where, problem = f", line {line}" if line else "", problem + cause
+        case RecursionError():
+            problem += "nested too deeply"
+        case _:  # Python's limit on the digits of a whole number
+            problem += "a number has too many digits"
+    return DataError(f"{file}{where}: {problem}")
 
 
 def find_line(text: str, path: tuple[str, ...]) -> int | None:
