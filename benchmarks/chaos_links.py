@@ -90,8 +90,8 @@ class Link:
             del self._writers[writer]
             for way in ways:
                 way.cancel()
+            to_server.close()  # before the wait, which `close` may cancel; pending bytes are still sent
             await asyncio.gather(*ways, return_exceptions=True)
-            to_server.close()
 
     async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while chunk := await source.read(CHUNK):
