@@ -77,11 +77,7 @@ def _draft(flags: argparse.Namespace) -> None:
     draft = draft_task(flags.export, flags.target, flags.name)
     sys.stdout.write(draft.text)
     sys.stdout.flush()
-    lines = "line" if draft.open_lines == 1 else "lines"
-    print(
-        f'{draft.open_lines} {lines} to complete: replace each "?", then run federated-health task check',
-        file=sys.stderr,
-    )
+    print(f"{draft.request}, then run federated-health task check", file=sys.stderr)
 
 
 def _check(flags: argparse.Namespace) -> None:

@@ -12,15 +12,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from federated_health.data.csv_reading import distinct_cells
+from federated_health.data.exports.drafts import MAX_WORDS, MIN_ROWS
 from federated_health.data.exports.export_profile import ExportColumn
 from federated_health.data.exports.header_words import concepts_of, fold, split_unit
 from federated_health.data.exports.mapping_rules import normal_cell
-
-MIN_ROWS = 5
-"""Smallest number of rows with a code that is shown."""
-
-MAX_WORDS = 12
-"""Largest number of different texts in a category."""
 
 MAX_CODES = 6
 """Largest number of different whole numbers that are taken for codes; more are taken for a count."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from federated_health.data.columns import Category, Column, Label, Mask, Measurement
 from federated_health.data.csv_reading import is_table_file
+from federated_health.data.exports.drafts import MAX_WORDS, MIN_ROWS, Draft
 from federated_health.data.exports.export_profile import (
     DATE_FORMATS,
     MISSING_NUMBERS,
@@ -32,12 +33,6 @@ from federated_health.data.tasks import Task
 from federated_health.data.toml_reading import PLACEHOLDER
 from federated_health.names import printable
 
-MIN_ROWS = 5
-"""Smallest number of rows with a code word that is shown."""
-
-MAX_WORDS = 12
-"""Largest number of different cells of a column whose code words are shown; with more, it does not hold codes."""
-
 MATCH, CANDIDATE = 0.9, 0.5
 """Similarity from which a header is proposed as the column, and from which it is named as a candidate."""
 
@@ -47,14 +42,6 @@ FITTING = 0.9
 MAX_CANDIDATES = 4
 
 UNKNOWN = f'"{PLACEHOLDER}"'
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A draft, and the number of its lines that are to be completed."""
-
-    text: str
-    open_lines: int
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ A draft is not valid until each "?" has been replaced. It holds no patient's val
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -15,7 +14,8 @@ import numpy as np
 
 from federated_health.data.columns import write_number
 from federated_health.data.csv_reading import distinct_cells
-from federated_health.data.exports.column_kinds import MIN_ROWS, Kind, find_kind, predicts
+from federated_health.data.exports.column_kinds import Kind, find_kind, predicts
+from federated_health.data.exports.drafts import MIN_ROWS, Draft
 from federated_health.data.exports.export_profile import MISSING_NUMBERS, Export, ExportColumn, profile_export
 from federated_health.data.exports.header_words import CODE_WORDS, concepts_of, fold, split_unit
 from federated_health.data.exports.mapping_rules import normal_cell, normal_header
@@ -88,15 +88,7 @@ _NO_PATIENT = """\
 # column = "patient_id\""""
 
 
-@dataclass(frozen=True)
-class TaskDraft:
-    """A draft of a task file, and the number of its lines that are to be completed."""
-
-    text: str
-    open_lines: int
-
-
-def draft_task(path: Path, target: str, name: str | None = None) -> TaskDraft:
+def draft_task(path: Path, target: str, name: str | None = None) -> Draft:
     """A draft of the task that predicts one column of an export from the others.
 
     Args:
@@ -110,7 +102,7 @@ def draft_task(path: Path, target: str, name: str | None = None) -> TaskDraft:
     export = profile_export(path)
     position = _find_target(export, path, target)
     text = _Drafter(export, position, path).write(name or hospital_name_from(path.name.split(".")[0]) or "my-task")
-    return TaskDraft(text, sum(f'"{PLACEHOLDER}"' in line.partition("#")[0] for line in text.splitlines()))
+    return Draft(text, sum(f'"{PLACEHOLDER}"' in line.partition("#")[0] for line in text.splitlines()))
 
 
 def _find_target(export: Export, path: Path, target: str) -> int:
