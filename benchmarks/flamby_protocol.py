@@ -16,8 +16,8 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from federated_health.data.hospital import Hospital, Patients
-from federated_health.data.sources.layouts import HOSPITAL_COLUMN
 from federated_health.data.task_files import HEART_DISEASE
+from federated_health.names import HOSPITAL_COLUMN
 
 DROPPED_COLUMNS = ("slope", "ca", "thal")
 TRAIN_FRACTION = 0.66

@@ -32,7 +32,7 @@ MAX_SECONDS, MAX_MIB = 10.0, 1536.0
 def write_rows(path: Path, rows: int) -> None:
     """Write generated patients of the readmission task."""
     from federated_health.data.sources.generated_patients import generate_patients
-    from federated_health.data.sources.layouts import HOSPITAL_COLUMN
+    from federated_health.names import HOSPITAL_COLUMN
 
     table = generate_patients(rows, seed=42).table.drop(columns=HOSPITAL_COLUMN)
     table.to_csv(path, index=False, float_format="%.15g")

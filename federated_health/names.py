@@ -15,6 +15,9 @@ DEFAULT_ADDRESS, DEFAULT_WAIT, DEFAULT_DATA = "127.0.0.1:8080", 300.0, "data"
 MAX_WAIT = 1e7
 """Longest wait in seconds; the clocks of some systems overflow beyond it."""
 
+HOSPITAL_COLUMN = "hospital"
+"""Column of a table, or of a mapping file, with the hospital of each row."""
+
 FEDERATION = "federation"
 """Name of all hospitals together in tables and files, which no hospital may have."""
 

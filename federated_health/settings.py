@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from federated_health import setting_fields as limits
-from federated_health.data.task_files import DEFAULT_TASK, TASKS, get_task, read_task_file
+from federated_health.data.task_files import DEFAULT_TASK, TASKS, find_task, read_task_file
 from federated_health.data.tasks import Task
 from federated_health.errors import SettingsError, check_installed
 from federated_health.ml import load_privacy_plan
@@ -243,7 +243,7 @@ class Settings:
     @cached_property
     def task_declaration(self) -> Task:
         """The task; a SettingsError if it has no file, and does not come with the package."""
-        return read_task_file(Path(self.task_file)) if self.task_file else get_task(self.task)
+        return find_task(self.task, Path(self.task_file) if self.task_file else None)
 
     @cached_property
     def strategy_arguments(self) -> Arguments:

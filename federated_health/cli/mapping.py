@@ -6,7 +6,7 @@ from pathlib import Path
 
 from federated_health.cli import parsing
 from federated_health.data.exports.mapping_draft import draft_mapping
-from federated_health.data.task_files import DEFAULT_TASK, TASKS, get_task, read_task_file
+from federated_health.data.task_files import DEFAULT_TASK, TASKS, find_task
 from federated_health.errors import SettingsError
 
 DESCRIPTION = "Drafts mapping files, which state how a hospital's own export writes the columns of a task."
@@ -42,9 +42,8 @@ def _draft(flags: argparse.Namespace) -> None:
     """Print a draft, and on standard error how many of its lines are open."""
     if flags.task and flags.task_file:
         raise SettingsError("expected --task or --task-file, got both")
-    task = read_task_file(flags.task_file) if flags.task_file else get_task(flags.task or DEFAULT_TASK)
+    task = find_task(flags.task or DEFAULT_TASK, flags.task_file)
     draft = draft_mapping(flags.export, task)
     sys.stdout.write(draft.text)
     sys.stdout.flush()
-    lines = "line" if draft.open_lines == 1 else "lines"
-    print(f'{draft.open_lines} {lines} to complete: replace each "?"', file=sys.stderr)
+    print(draft.request, file=sys.stderr)

@@ -8,7 +8,7 @@ import numpy as np
 
 from federated_health.cli import parsing
 from federated_health.data.patient_table import read_patients
-from federated_health.data.task_files import get_task, parse_task, read_task_file
+from federated_health.data.task_files import find_task, parse_task, read_task_file
 from federated_health.data.tasks import Task, find_difference
 from federated_health.errors import DataError
 from federated_health.files import write_bytes
@@ -62,7 +62,7 @@ def read_task(model: Path, task_file: Path | None = None) -> tuple[Task, float]:
     if isinstance(declared, str):
         task = parse_task(declared.encode(errors="replace"), f"{model}: task file")
     else:  # models of early releases do not hold their task
-        task = read_task_file(task_file) if task_file else get_task(str(description.get("task")))
+        task = find_task(str(description.get("task")), task_file)
     if description.get("schema") != task.schema_hash:
         raise DataError(f"{model}: was trained for another declaration of the task {task.name}")
     if task_file is not None:

@@ -71,7 +71,7 @@ def write_hospitals(
             }
             if repeated := count_repeated_rows(hospitals, source.task):
                 manifest["repeated_rows"] = repeated
-            if TASKS.get(source.task.name) is not source.task:
+            if not _is_shipped(source.task):
                 (partial / TASK_FILE_NAME).write_text(write_task(source.task))
                 manifest["task_file"] = {"file": TASK_FILE_NAME, "sha256": hash_file(partial / TASK_FILE_NAME)}
             if plot:
@@ -111,8 +111,7 @@ def write_example_patients(folder: Path, task: Task) -> None:
 
     A file of that name of another origin stays. A DataError if the folder cannot be written to.
     """
-    is_shipped = TASKS.get(task.name) is task
-    examples, path = find_example_patients(task.name) if is_shipped else None, folder / EXAMPLE_PATIENTS
+    examples, path = find_example_patients(task.name) if _is_shipped(task) else None, folder / EXAMPLE_PATIENTS
     try:
         if path.exists() and path.read_bytes() not in _all_example_patients():
             return
@@ -122,6 +121,11 @@ def write_example_patients(folder: Path, task: Task) -> None:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _is_shipped(task: Task) -> bool:
+    """Whether a task comes with the package, rather than being one of one's own with the same name."""
+    return TASKS.get(task.name) is task
 
 
 def _all_example_patients() -> list[bytes]:
@@ -161,10 +165,9 @@ def _find_old_files(folder: Path, source: Source, *, plot: bool, force: bool) ->
         hashes = listed_hashes(read_manifest(folder))
     except DataError:
         hashes = {}
-    has_own_task = TASKS.get(source.task.name) is not source.task
     others = [
         *([PICTURE] if plot or PICTURE in hashes else []),
-        *([TASK_FILE_NAME] if has_own_task or TASK_FILE_NAME in hashes else []),
+        *([TASK_FILE_NAME] if not _is_shipped(source.task) or TASK_FILE_NAME in hashes else []),
         MANIFEST,
     ]
     files += [folder / name for name in others if (folder / name).exists()]

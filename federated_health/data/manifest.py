@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from federated_health.data.task_files import DEFAULT_TASK, get_task, read_task_file
+from federated_health.data.task_files import DEFAULT_TASK, find_task
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError, SettingsError
 from federated_health.files import file_exists
@@ -110,7 +110,7 @@ def find_own_hospital(
     if mapping is None and "mapping" in entry:
         mapping = data.parent / entry["mapping"]
         _refuse_no_file(data.parent, mapping)
-    declared = read_task_file(task_file) if task_file else get_task(task or DEFAULT_TASK)
+    declared = find_task(task or DEFAULT_TASK, task_file)
     return OwnHospital(data=data, name=name, task=declared, task_file=task_file, mapping=mapping)
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from federated_health.data.sources.layouts import HOSPITAL_COLUMN
 from federated_health.data.sources.source import Source
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError, SettingsError
+from federated_health.names import HOSPITAL_COLUMN
 
 KINDS = ("hospital", "iid", "dirichlet", "size")
 MAX_HOSPITALS = 1000

@@ -16,7 +16,7 @@ MISSING = -1
 
 
 def hash_ids(cells: "pd.Series[Any]") -> npt.NDArray[np.int64]:
-    """A number for each row's patient, from 0, that depends on the identifier only; MISSING where there is none."""
+    """A hash of each row's identifier, not negative; MISSING where there is none."""
     positions, distinct = positions_and_cells(cells)
     numbers = [
         MISSING
@@ -26,3 +26,9 @@ def hash_ids(cells: "pd.Series[Any]") -> npt.NDArray[np.int64]:
     ]
     hashes: npt.NDArray[np.int64] = np.array(numbers, dtype=np.int64)[positions]
     return hashes
+
+
+def number_patients(hashes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Running numbers of patients, from 1 in order of appearance, for a CSV without identifiers."""
+    numbers: npt.NDArray[np.int64] = pd.factorize(hashes)[0].astype(np.int64) + 1
+    return numbers

@@ -211,3 +211,8 @@ def get_task(name: str) -> Task:
     if name not in TASKS:
         raise SettingsError(f"task: expected one of {', '.join(TASKS)}, or a task file, got {name!r}")
     return TASKS[name]
+
+
+def find_task(name: str, file: Path | None) -> Task:
+    """The task that a file declares; without a file, the one of the package with this name."""
+    return read_task_file(file) if file else get_task(name)

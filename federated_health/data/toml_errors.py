@@ -5,6 +5,7 @@ import tomllib
 from typing import Any
 
 from federated_health.errors import DataError
+from federated_health.names import printable
 
 
 def explain(file: str, error: ValueError | RecursionError) -> DataError:
@@ -22,6 +23,14 @@ def explain(file: str, error: ValueError | RecursionError) -> DataError:
         case _:  # Python's limit on the digits of a whole number
             problem += "a number has too many digits"
     return DataError(f"{file}{where}: {problem}")
+
+
+def describe(value: object) -> str:
+    """A value for a message."""
+    try:
+        return printable(repr(value))
+    except ValueError:  # Python's limit on the digits of a whole number
+        return "a number with too many digits"
 
 
 def find_line(text: str, path: tuple[str, ...]) -> int | None:

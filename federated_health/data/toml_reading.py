@@ -45,7 +45,9 @@ class TomlTable:
         if value == PLACEHOLDER:
             raise self.error(f"expected {expected}, got {PLACEHOLDER!r}, which a draft leaves for you to replace", key)
         if not allows(value):
-            raise self.error(f"expected {expected}, got {_shown(value)}", key)
+            from federated_health.data.toml_errors import describe  # noqa: PLC0415  # a valid file does not need it
+
+            raise self.error(f"expected {expected}, got {describe(value)}", key)
         return value
 
     def take_text(self, key: str, default: str | None = None) -> str:
@@ -96,14 +98,6 @@ def read_toml(content: bytes, file: str) -> TomlTable:
         from federated_health.data.toml_errors import explain  # noqa: PLC0415  # a valid file does not need it
 
         raise explain(file, error) from None
-
-
-def _shown(value: object) -> str:
-    """A value for a message."""
-    try:
-        return printable(repr(value))
-    except ValueError:  # Python's limit on the digits of a whole number
-        return "a number with too many digits"
 
 
 def is_number(value: object) -> bool:

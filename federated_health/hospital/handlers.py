@@ -19,7 +19,7 @@ from federated_health.data.associations import measure_associations
 from federated_health.data.hospital import Hospital, Patients, load_hospital
 from federated_health.data.manifest import find_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
-from federated_health.data.task_files import TASK_FILE, get_task, read_task_file
+from federated_health.data.task_files import TASK_FILE, find_task
 from federated_health.data.tasks import Task, find_difference, read_agreement
 from federated_health.errors import AnswerError, DataError, EncryptionError, JoinError
 from federated_health.messages.content import (
@@ -150,7 +150,7 @@ def task_of(context: Context, name: str) -> Task:
         return context.hospital.task
     own = context.node_config if "data" in context.node_config else context.run_config
     file = str(own.get(TASK_FILE, ""))
-    return read_task_file(Path(file)) if file else get_task(name)
+    return find_task(name, Path(file) if file else None)
 
 
 def budget_of(context: Context) -> "PrivacyBudget":

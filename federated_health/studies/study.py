@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from federated_health.data.hospital import Hospital
 from federated_health.data.manifest import find_task_file, read_manifest
-from federated_health.data.task_files import get_task, read_task_file
+from federated_health.data.task_files import find_task
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError, RunError, SettingsError
 from federated_health.files import make_folder
@@ -39,7 +39,7 @@ def find_hospitals(folder: Path, task_file: Path | None = None) -> tuple[Task, P
     if len(hospitals) < 2:
         raise DataError(f"{folder}: expected at least 2 hospitals, got {len(hospitals)}")
     file = task_file or find_task_file(folder, manifest)
-    task = read_task_file(file) if file else get_task(manifest["task"])
+    task = find_task(manifest["task"], file)
     return task, file, {entry["name"]: folder / entry["file"] for entry in hospitals}
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from federated_health.data.columns import Category, Column, Label, Measurement
 from federated_health.data.exports.mapping_rules import (
     DATE_UNITS,
-    HOSPITAL_COLUMN,
     MISSING,
     THOUSANDS,
     ColumnMapping,
@@ -24,6 +23,7 @@ from federated_health.data.task_files import normal_unit
 from federated_health.data.tasks import Task
 from federated_health.data.toml_reading import TomlTable, is_number, is_text, read_toml
 from federated_health.errors import DataError
+from federated_health.names import HOSPITAL_COLUMN
 
 
 def parse_mapping(content: bytes, file: str, task: Task) -> MappingFile:

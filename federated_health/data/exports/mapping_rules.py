@@ -12,9 +12,6 @@ from functools import cached_property
 MISSING = "missing"
 """What a code table writes for a cell that means missing."""
 
-HOSPITAL_COLUMN = "hospital"
-"""Optional column of a mapping: the hospital of a row, for create_dataset.py."""
-
 DATE_UNITS = ("years", "days")
 """What the time between two dates is counted in: completed years, or whole days."""
 

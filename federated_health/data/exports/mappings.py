@@ -27,7 +27,6 @@ from federated_health.data.csv_reading import (
 )
 from federated_health.data.exports.mapping_files import parse_mapping
 from federated_health.data.exports.mapping_rules import (
-    HOSPITAL_COLUMN,
     ColumnMapping,
     DatePair,
     FileFormat,
@@ -40,6 +39,7 @@ from federated_health.data.exports.mapping_rules import (
 from federated_health.data.patient_ids import PATIENT_RULE
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
+from federated_health.names import HOSPITAL_COLUMN
 
 Days = npt.NDArray[np.datetime64]
 

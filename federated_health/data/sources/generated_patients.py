@@ -21,10 +21,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from federated_health.data.sources import patient_model as model
-from federated_health.data.sources.layouts import HOSPITAL_COLUMN
 from federated_health.data.sources.patient_model import Codes, Columns, Vector
 from federated_health.data.split import DEFAULT_SPLIT_SEED, split_rows
 from federated_health.data.task_files import READMISSION
+from federated_health.names import HOSPITAL_COLUMN
 
 HBA1C = model.HBA1C_TENTHS / 10
 """Possible values, in %."""

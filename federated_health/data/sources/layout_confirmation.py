@@ -3,11 +3,11 @@
 import pandas as pd
 
 from federated_health.data.sources.label_meaning import COMMON_CELLS, FLAG
-from federated_health.data.sources.layouts import HOSPITAL_COLUMN
 from federated_health.data.sources.reading import Reading, describe_statlog, refuse_invalid_labels
 from federated_health.data.sources.recognition import OWN_COLUMNS_HINT
 from federated_health.data.sources.uci_comparison import MIN_AGREEMENT, MIN_MATCHED, match_rows
 from federated_health.errors import DataError
+from federated_health.names import HOSPITAL_COLUMN
 
 _MATCHED = "rows with the measurements of a patient in UCI's table"
 

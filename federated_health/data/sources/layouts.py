@@ -20,8 +20,7 @@ from dataclasses import dataclass, field
 from federated_health.data.columns import Column, Label
 from federated_health.data.task_files import HEART_DISEASE, TASKS
 from federated_health.data.tasks import Task
-
-HOSPITAL_COLUMN = "hospital"
+from federated_health.names import HOSPITAL_COLUMN
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 
 from federated_health.data import csv_reading
-from federated_health.data.exports.mapping_rules import HOSPITAL_COLUMN
 from federated_health.data.exports.mappings import Mapping
+from federated_health.data.patient_ids import number_patients
+from federated_health.data.sources.reading import read_hospitals
 from federated_health.data.sources.source import Source
 from federated_health.errors import DataError
 from federated_health.files import hash_file
-from federated_health.names import hospital_name_from
+from federated_health.names import HOSPITAL_COLUMN
 
 
 def read_mapped(path: Path, mapping: Mapping, *, drop_invalid: bool = False) -> Source:
@@ -36,7 +37,7 @@ def read_mapped(path: Path, mapping: Mapping, *, drop_invalid: bool = False) -> 
         raise error
     table = cells.numbers
     if task.patient is not None and cells.patients is not None:
-        table[task.patient] = pd.factorize(cells.patients)[0] + 1  # running numbers instead of identifiers
+        table[task.patient] = number_patients(cells.patients)
     if HOSPITAL_COLUMN in text.columns:
         table.insert(0, HOSPITAL_COLUMN, _read_hospitals(path, text[HOSPITAL_COLUMN], mapping.title(HOSPITAL_COLUMN)))
     table = table[~invalid_rows].reset_index(drop=True).astype({task.label.name: "int64"})
@@ -57,12 +58,9 @@ def read_mapped(path: Path, mapping: Mapping, *, drop_invalid: bool = False) -> 
 
 
 def _read_hospitals(path: Path, cells: "pd.Series[str]", title: str) -> "pd.Series[str]":
-    """Hospital name of each row."""
-    cells = cells.astype(str)
-    names = {cell: hospital_name_from(cell) for cell in cells.unique()}
-    if "" in names.values():
-        row = int(np.flatnonzero(cells.map(names) == "")[0]) + 1
+    """Hospital name of each row; a DataError if a row has none."""
+    names = read_hospitals(cells, f"{path}: column {title}")
+    if (names == "").any():
+        row = int(np.flatnonzero(names == "")[0]) + 1
         raise DataError(f"{path}: column {title}, row {row}: expected a hospital's name, with letters or digits")
-    if len(set(names.values())) < len(names):
-        raise DataError(f"{path}: column {title}: two hospitals would have the same name")
-    return cells.map(names)
+    return names

@@ -3,15 +3,16 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
 from federated_health.data.columns import Category, Column, Measurement
 from federated_health.data.csv_reading import MISSING_MARKS, check_cells
-from federated_health.data.patient_ids import PATIENT_RULE
+from federated_health.data.patient_ids import PATIENT_RULE, number_patients
 from federated_health.data.reading_errors import describe_first_invalid
 from federated_health.data.sources.label_meaning import FLAG, LabelMeaning, find_label_codes
-from federated_health.data.sources.layouts import HOSPITAL_COLUMN, Layout
+from federated_health.data.sources.layouts import Layout
 from federated_health.data.sources.recognition import OWN_COLUMNS_HINT, RecognisedFile, shorten
 from federated_health.data.sources.uci_comparison import (
     MIN_AGREEMENT,
@@ -20,7 +21,7 @@ from federated_health.data.sources.uci_comparison import (
     compare_with_uci,
 )
 from federated_health.errors import DataError
-from federated_health.names import hospital_name_from
+from federated_health.names import HOSPITAL_COLUMN, hospital_name_from
 
 MAX_DROPPED = 0.2
 """Largest share of invalid rows at which an error suggests --drop-invalid; above it, something else is wrong."""
@@ -128,10 +129,10 @@ def _read_file(file: RecognisedFile, layout: Layout) -> tuple[pd.DataFrame, pd.D
     cells = check_cells(canonical, task.labelled_columns, layout.missing_marks, task.patient)
     table, invalid = cells.numbers, cells.invalid
     if task.patient is not None and cells.patients is not None:
-        table[task.patient] = pd.factorize(cells.patients)[0] + 1  # running numbers instead of identifiers
+        table[task.patient] = number_patients(cells.patients)
     column, remarks = _find_hospital_column(file.text, layout)
     if column is not None:
-        table.insert(0, HOSPITAL_COLUMN, _read_hospitals(file, column))
+        table.insert(0, HOSPITAL_COLUMN, read_hospitals(file.text[column], f"{file.name}: column {column}"))
         invalid.insert(0, HOSPITAL_COLUMN, table[HOSPITAL_COLUMN] == "")
         remarks += [f"hospitals are those of the column {column}"] if column != HOSPITAL_COLUMN else []
     return table, invalid, cells.zeros, remarks
@@ -169,13 +170,17 @@ def _why_no_hospitals(text: pd.DataFrame, column: str) -> str:
     return ""
 
 
-def _read_hospitals(file: RecognisedFile, column: str) -> "pd.Series[str]":
-    """Hospital name of each row; empty where the row has none."""
-    cells = file.text[column].astype(str)
+def read_hospitals(cells: "pd.Series[Any]", where: str) -> "pd.Series[str]":
+    """Hospital name of each row; empty where the row has none.
+
+    Raises:
+        DataError: two hospitals would have one name; the text begins with `where`, the file and the column.
+    """
+    cells = cells.astype(str)
     names = {cell: hospital_name_from(cell) for cell in cells.unique()}
     present = [name for name in names.values() if name]
     if repeated := sorted({name for name in present if present.count(name) > 1}):
-        raise DataError(f"{file.name}: column {column}: two hospitals would both be called {repeated[0]}")
+        raise DataError(f"{where}: two hospitals would both be called {repeated[0]}")
     return cells.map(names)
 
 

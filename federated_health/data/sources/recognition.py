@@ -17,9 +17,9 @@ import pandas as pd
 from federated_health.data import csv_reading, reading_errors
 from federated_health.data.csv_reading import COMMAS, Dialect
 from federated_health.data.manifest import MANIFEST
-from federated_health.data.sources import layouts
 from federated_health.data.sources.layouts import LAYOUTS, UCI, UCI_FILES, WITHOUT_HEADER, Layout
 from federated_health.errors import DataError
+from federated_health.names import HOSPITAL_COLUMN
 
 MAX_MEMBER_BYTES = 512 * 1024 * 1024
 """Largest size of a file in a zip, unpacked."""
@@ -102,7 +102,7 @@ def recognise_file(name: str, content: bytes, source: Path, known: Sequence[Layo
         text = csv_reading.parse_csv(content, label, UCI.header)
         csv_reading.refuse_repeated_or_empty(label, text, ())
         return RecognisedFile(
-            label, text.assign(**{layouts.HOSPITAL_COLUMN: UCI_FILES[name]}), (UCI,), is_guess=False, has_header=False
+            label, text.assign(**{HOSPITAL_COLUMN: UCI_FILES[name]}), (UCI,), is_guess=False, has_header=False
         )
     content, dialect, remarks = _find_dialect(content)
     if UCI in known and _is_uci_row(content, dialect):

@@ -15,13 +15,14 @@ from federated_health.data.examples import HEART_DISEASE_TABLE
 from federated_health.data.sources.generated_patients import expected_roc_auc, generate_patients
 from federated_health.data.sources.label_meaning import LabelMeaning
 from federated_health.data.sources.layout_confirmation import confirm_layout
-from federated_health.data.sources.layouts import HOSPITAL_COLUMN, LAYOUTS, UCI_FILES, layouts_of
+from federated_health.data.sources.layouts import LAYOUTS, UCI_FILES, layouts_of
 from federated_health.data.sources.reading import Reading, drop_invalid_rows, read_files, refuse_invalid_cells
 from federated_health.data.sources.recognition import read_contents, recognise_file
 from federated_health.data.task_files import READMISSION
 from federated_health.data.tasks import Task
 from federated_health.errors import SettingsError
 from federated_health.files import hash_file
+from federated_health.names import HOSPITAL_COLUMN
 
 DEFAULT_PATIENTS = 4000
 PATIENTS_RANGE = (2, 10_000_000)
@@ -40,8 +41,8 @@ class Source:
         mapped: names and codes that were translated, and the evidence for it, one line each.
         dropped: reason -> rows that are not in the table.
         facts: further entries of the manifest.
-        table: one row per patient; `hospital` if the data has it, then the task's columns as numbers (NaN for missing),
-            then the label, 0 or 1.
+        table: `hospital` if the data has it, then the task's columns as numbers (NaN for missing), then the label, 0 or
+            1, then a number of the patient if the task has a column for it; else one row per patient.
     """
 
     name: str
