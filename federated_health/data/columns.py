@@ -7,7 +7,7 @@ number of features, which `ml.keras_models.build_encoder` makes. `docs/extending
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -129,7 +129,13 @@ class Category(Column):
 
 @dataclass(frozen=True)
 class Label(Column):
-    """The column that is predicted: 0 or 1, never missing."""
+    """The column that is predicted, never missing: 0 or 1. Its subclasses are the other kinds of labels.
+
+    Attributes:
+        kind: name of the kind in a task file, and of its target (see `ml.targets`).
+    """
+
+    kind: ClassVar[str] = "binary"
 
     @property
     def rule(self) -> str:
@@ -137,3 +143,76 @@ class Label(Column):
 
     def allows(self, numbers: npt.NDArray[np.float64]) -> Mask:
         return np.isin(numbers, (0, 1))
+
+
+@dataclass(frozen=True)
+class ClassLabel(Label):
+    """One of several classes."""
+
+    codes: Mapping[int, str]
+    """Code -> its meaning, in the order of the network's outputs."""
+
+    kind: ClassVar[str] = "classes"
+
+    @property
+    def rule(self) -> str:
+        return f"one of {', '.join(f'{code} ({meaning})' for code, meaning in self.codes.items())}"
+
+    def allows(self, numbers: npt.NDArray[np.float64]) -> Mask:
+        return np.isin(numbers, list(self.codes))
+
+
+@dataclass(frozen=True)
+class NumberLabel(Label):
+    """A quantity with a unit.
+
+    Attributes:
+        low, high: bounds of what is plausible, inclusive, in `unit`.
+        scale: mean and standard deviation, in `unit`, with which the network's output is scaled; see `public_scale`.
+    """
+
+    unit: str
+    _: KW_ONLY
+    low: float
+    high: float
+    scale: tuple[float, float] | None = None
+
+    kind: ClassVar[str] = "number"
+
+    @property
+    def rule(self) -> str:
+        return f"a number from {write_number(self.low)} to {write_number(self.high)} ({self.unit})"
+
+    @property
+    def summary(self) -> str:
+        mean, deviation = map(write_number, self.public_scale)
+        return f"{self.meaning}: {self.rule}, scaled by mean {mean} and standard deviation {deviation}"
+
+    @property
+    def public_scale(self) -> tuple[float, float]:
+        """`scale` if it is declared; else the middle and a sixth of the range. It depends on no patient."""
+        return self.scale or ((self.low + self.high) / 2, (self.high - self.low) / 6)
+
+    def allows(self, numbers: npt.NDArray[np.float64]) -> Mask:
+        return (self.low <= numbers) & (numbers <= self.high)
+
+
+@dataclass(frozen=True)
+class CountLabel(Label):
+    """A number of events, such as admissions per year.
+
+    Attributes:
+        high: largest plausible number, inclusive.
+    """
+
+    _: KW_ONLY
+    high: int
+
+    kind: ClassVar[str] = "count"
+
+    @property
+    def rule(self) -> str:
+        return f"a whole number from 0 to {self.high}"
+
+    def allows(self, numbers: npt.NDArray[np.float64]) -> Mask:
+        return (numbers >= 0) & (numbers <= self.high) & (numbers % 1 == 0)

@@ -4,6 +4,7 @@ No figure is an average of averages: pooled figures come from merged counts. A f
 """
 
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from enum import StrEnum
@@ -42,8 +43,29 @@ class, in 17 with five, in 11 with eight or ten, and in 5 to 7 from twenty on.
 Scores = npt.NDArray[np.float64]
 
 
+class EvaluationSums(ABC):
+    """Sums over evaluated rows, which merge by addition; a frozen dataclass of whole numbers, floats and tuples."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def examples(self) -> int:
+        """Number of rows."""
+
+    @property
+    @abstractmethod
+    def loss(self) -> float | None:
+        """Mean loss per row; None without rows."""
+
+    @property
+    @abstractmethod
+    def headline(self) -> float | None:
+        """The figure that is shown per round (see `Target.headline`)."""
+
+
 @dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(EvaluationSums):
     """Outcome counts of an evaluation, and sums over patients of the cross-entropy, in nats, and of squared errors."""
 
     true_positives: int = 0
@@ -73,6 +95,10 @@ class Counts:
     @property
     def accuracy(self) -> float | None:
         return _ratio(self.true_positives + self.true_negatives, self.examples)
+
+    @property
+    def headline(self) -> float | None:
+        return self.accuracy
 
     @property
     def f1(self) -> float | None:
