@@ -11,6 +11,7 @@ from federated_health.data.tasks import Task
 from federated_health.ml.keras_models import build_encoder, build_head, encode
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation
+from federated_health.ml.targets import target_of
 from federated_health.ml.training import Array, LocalTrainer, batch_order
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class LocalModel:
         model: one of `networks.MODELS`.
 
     Attributes:
+        target: of the task's label.
         shapes: shapes of the weights by name, in their order.
         train_features: float32 [training rows, features].
         train_rows: number of training rows.
@@ -32,6 +34,7 @@ class LocalModel:
 
     def __init__(self, hospital: Hospital, model: str, normalisation: Normalisation) -> None:
         self.hospital = hospital
+        self.target = target_of(hospital.task)
         self.shapes = weight_shapes(hospital.task, model)
         self.train_rows = len(hospital.train)
         self._trainer = _trainer_of(hospital.task, model)
