@@ -39,7 +39,7 @@ from federated_health.messages import records
 from federated_health.messages.records import COUNTS, METRICS, MalformedMessageError
 from federated_health.ml import load_privacy_plan
 from federated_health.ml.metrics import Counts
-from federated_health.ml.networks import Weights, weight_shapes
+from federated_health.ml.networks import Network, Weights, weight_shapes
 from federated_health.ml.normalisation import SUM_NAMES, ColumnSums, Normalisation, withheld_sums
 from federated_health.names import PRIVACY_PREFIX, is_hospital_name
 
@@ -89,7 +89,7 @@ class TrainConfig:
 
     task: str
     schema: str
-    model: str
+    network: Network
     strategy: str
     strategy_args: str
     rounds: int
@@ -103,29 +103,36 @@ class TrainConfig:
     privacy: "PrivacyPlan | None" = None
 
     def to_record(self) -> ConfigRecord:
-        plain = {name: value for name, value in vars(self).items() if name not in ("normalisation", "privacy")}
+        plain = {name: value for name, value in vars(self).items() if name not in _NESTED}
         normalisation = {"mean": list(self.normalisation.mean), "variance": list(self.normalisation.variance)}
-        return ConfigRecord({**plain, **normalisation, **(self.privacy.to_config() if self.privacy else {})})
+        privacy = self.privacy.to_config() if self.privacy else {}
+        return ConfigRecord({**plain, **self.network.to_config(), **normalisation, **privacy})
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "TrainConfig":
         """Read the config of a server's train message."""
-        names = [field.name for field in fields(cls) if field.name not in ("normalisation", "privacy")]
+        names = [field.name for field in fields(cls) if field.name not in _NESTED]
         try:
             normalisation = Normalisation(mean=tuple(record["mean"]), variance=tuple(record["variance"]))
             plain = {name: record[name] for name in names}
+            network = Network.from_config(record)
         except KeyError as error:
             raise MalformedMessageError(f"the server's train config lacks {error.args[0]}") from None
         except TypeError:
             raise MalformedMessageError("the server's train config holds no valid normalisation") from None
+        except ValueError as error:
+            raise MalformedMessageError(f"the server's network: {error}") from None
         if not isinstance(plain["threshold"], float) or not 0 <= plain["threshold"] <= 1:
             raise MalformedMessageError("the server's threshold is not between 0 and 1")
-        return cls(normalisation=normalisation, privacy=read_privacy_plan(record), **plain)
+        return cls(network=network, normalisation=normalisation, privacy=read_privacy_plan(record), **plain)
 
 
-def max_reply_bytes(task: Task, model: str) -> int:
+_NESTED = ("network", "normalisation", "privacy")
+
+
+def max_reply_bytes(task: Task, network: Network) -> int:
     """Size limit of a hospital's message, in bytes: twice the weights, and 1 MiB for everything else."""
-    return 2 * records.size_of(weight_shapes(task, model)) + 2**20
+    return 2 * records.size_of(weight_shapes(task, network)) + 2**20
 
 
 def has_privacy_plan(config: Mapping[str, Any]) -> bool:

@@ -29,3 +29,7 @@ class BinaryTarget(Target):
 
     def measure(self, outputs: Floats, labels: Floats, threshold: float) -> Counts:
         return count_outcomes(probability(outputs), labels, threshold)
+
+    def figures(self, sums: EvaluationSums) -> dict[str, float | None]:
+        assert isinstance(sums, Counts)
+        return {"loss": sums.loss, "accuracy": sums.accuracy}
