@@ -103,7 +103,7 @@ def light_app(pause: float, silent: Mapping[str, frozenset[int]] | None = None) 
 def train_lightly(message: Message, hospital: Hospital) -> Weights:
     """A light hospital's update of the weights in a message."""
     config = TrainConfig.from_record(message.content.config_records[CONFIG])
-    sent = weights_from_record(message.content.array_records[ARRAYS], weight_shapes(hospital.task, config.model))
+    sent = weights_from_record(message.content.array_records[ARRAYS], weight_shapes(hospital.task, config.network))
     generator = np.random.default_rng([config.seed, *hospital.name.encode(), round_of(message)])
     noise = {name: generator.standard_normal(array.shape) for name, array in sent.items()}
     return {name: (MEMORY * array + STEP * noise[name]).astype(np.float32) for name, array in sent.items()}

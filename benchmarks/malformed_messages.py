@@ -24,7 +24,7 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, Registration, TrainingScores, Update
 from federated_health.ml.metrics import Counts, Interval
-from federated_health.ml.networks import initial_weights, weight_shapes
+from federated_health.ml.networks import Network, initial_weights, weight_shapes
 from federated_health.ml.normalisation import ColumnSums
 from federated_health.ml.targets import target_of
 from federated_health.server.history import ProblemLog
@@ -34,7 +34,7 @@ from federated_health.transport.stream import UndecodableError, decode_reply
 
 TASK = HEART_DISEASE
 NODE = 7
-SHAPES = weight_shapes(TASK, "mlp")
+SHAPES = weight_shapes(TASK, Network())
 
 MAX_BYTES = 2**20
 """Limit of a message's bytes, as for a server with small weights."""
@@ -61,7 +61,7 @@ def _originals() -> dict[str, RecordDict]:
             test_examples=ROWS,
             sums=ColumnSums(count=full, total=ROWS * middle, squares=ROWS * middle**2),
         ).to_content(),
-        "update": Update(weights=initial_weights(TASK, "mlp", 1), examples=ROWS, loss=0.6).to_content(),
+        "update": Update(weights=initial_weights(TASK, Network(), 1), examples=ROWS, loss=0.6).to_content(),
         "evaluation": Evaluation(counts=counts).to_content(),
         "final": Evaluation(
             counts=Counts(true_positives=12, true_negatives=12, false_positives=16, squared_error_sum=3.5),

@@ -14,7 +14,7 @@ from federated_health.data.task_files import DEFAULT_TASK, TASKS, find_task, rea
 from federated_health.data.tasks import Task
 from federated_health.errors import SettingsError, check_installed
 from federated_health.ml import load_privacy_plan
-from federated_health.ml.networks import MODELS
+from federated_health.ml.networks import MODELS, Network
 from federated_health.ml.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
 from federated_health.ml.targets import target_of
 from federated_health.names import DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAX_WAIT
@@ -265,6 +265,11 @@ class Settings:
     def task_declaration(self) -> Task:
         """The task; a SettingsError if it has no file, and does not come with the package."""
         return find_task(self.task, Path(self.task_file) if self.task_file else None)
+
+    @cached_property
+    def network_declaration(self) -> Network:
+        """The network."""
+        return Network(self.model)
 
     @cached_property
     def strategy_arguments(self) -> Arguments:

@@ -23,7 +23,7 @@ from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, TrainConfig
 from federated_health.messages.records import METRICS, MalformedMessageError
 from federated_health.ml.metrics import MAX_LOSS, Counts, Interval, Verdict
-from federated_health.ml.networks import initial_weights
+from federated_health.ml.networks import Network, initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.targets import target_of
 from federated_health.server.history import summarise_benefits
@@ -192,7 +192,7 @@ def hospital_of(labels: Iterable[int], train: int = 12) -> Hospital:
 CONFIG = TrainConfig(
     task="tiny",
     schema=TINY.schema_hash,
-    model="logistic",
+    network=Network("logistic"),
     strategy="fedavg",
     strategy_args="",
     rounds=3,
@@ -320,11 +320,11 @@ def test_a_hospitals_own_model_equals_a_run_of_that_hospital_alone(hungary: Hosp
     run = run_of([hungary], model=model, appraisal=False)
     run.run()
     config = run.train_config()
-    alone = handlers.local_model(hungary, config.model, config.normalisation).score(run.weights)
+    alone = handlers.local_model(hungary, config.network, config.normalisation).score(run.weights)
 
     # The own model uses its own normalisation, and not that of the federation.
     wide = replace(config, normalisation=Normalisation(mean=(0.0,) * 5, variance=(1e6,) * 5))
-    own = score_alone(handlers.local_model(hungary, wide.model, wide.normalisation), wide)
+    own = score_alone(handlers.local_model(hungary, wide.network, wide.normalisation), wide)
 
     assert own.tobytes() == alone.tobytes()
     assert np.ptp(own) > 0.5  # it has learnt something
@@ -339,7 +339,7 @@ def test_a_column_with_zero_weights_has_no_importance(hungary: Hospital) -> None
     ignored, used = (HEART_DISEASE.column_names.index(name) for name in ("chol", "cp"))
     weights["logit/kernel"][HEART_DISEASE.feature_slices[ignored]] = 0.0
 
-    importance = weigh_columns(handlers.local_model(hungary, config.model, config.normalisation), weights, [1])
+    importance = weigh_columns(handlers.local_model(hungary, config.network, config.normalisation), weights, [1])
 
     assert importance[ignored] == 0.0
     assert importance[used] > 1.0
@@ -349,8 +349,8 @@ def test_a_column_with_zero_weights_has_no_importance(hungary: Hospital) -> None
 def test_a_shuffled_column_gives_the_scores_of_a_shuffled_csv(hungary: Hospital) -> None:
     """Shuffling features and shuffling the column in the CSV are the same to the bit."""
     normalisation = Normalisation(mean=(50.0, 130.0, 240.0, 150.0, 1.0), variance=(80.0, 300.0, 2500.0, 500.0, 1.0))
-    local = handlers.local_model(hungary, "mlp", normalisation)
-    weights = initial_weights(HEART_DISEASE, "mlp", 3)
+    local = handlers.local_model(hungary, Network(), normalisation)
+    weights = initial_weights(HEART_DISEASE, Network(), 3)
     order = np.random.default_rng(0).permutation(len(hungary.test))
     assert np.isnan(hungary.test.values[:, HEART_DISEASE.column_names.index("chol")]).any()
 
@@ -358,7 +358,7 @@ def test_a_shuffled_column_gives_the_scores_of_a_shuffled_csv(hungary: Hospital)
         values = hungary.test.values.copy()
         values[:, column] = values[order, column]
         shuffled = replace(hungary, test=Patients(values, hungary.test.labels))
-        expected = handlers.local_model(shuffled, "mlp", normalisation).score(weights)
+        expected = handlers.local_model(shuffled, Network(), normalisation).score(weights)
 
         assert local.score_shuffled(weights, column, order).tobytes() == expected.tobytes()
 

@@ -24,7 +24,7 @@ from federated_health.errors import AnswerError, RunError
 from federated_health.hospital import handlers
 from federated_health.messages.content import CONFIG, ENCRYPTED_ONLY, ROUND, SUMS_WITHHELD, TrainConfig, Update
 from federated_health.ml.metrics import Counts, count_outcomes, merge_counts, probability, roc_auc
-from federated_health.ml.networks import Weights, weight_shapes
+from federated_health.ml.networks import Network, Weights, weight_shapes
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.names import node_id_of
 from federated_health.report.page import render
@@ -209,7 +209,7 @@ def test_figures_are_of_all_patients_together(hospitals: Hospitals, paths: dict[
     plain = plain_run(paths, settings)
     train_config, weights = final_model_at(hospitals, "hungary")
     local_models = [
-        LocalModel(load_hospital(path, HEART_DISEASE, name, 42), train_config.model, train_config.normalisation)
+        LocalModel(load_hospital(path, HEART_DISEASE, name, 42), train_config.network, train_config.normalisation)
         for name, path in paths.items()
     ]
     scores = [local.score(weights) for local in local_models]
@@ -251,7 +251,7 @@ def test_figures_are_of_all_patients_together(hospitals: Hospitals, paths: dict[
 COLUMNS, MEASURED = len(HEART_DISEASE.columns), len(HEART_DISEASE.measurements)
 LENGTHS = {
     messages.SUMS: 3 * MEASURED,
-    messages.TRAIN: sum(int(np.prod(shape)) for shape in weight_shapes(HEART_DISEASE, "mlp").values()),
+    messages.TRAIN: sum(int(np.prod(shape)) for shape in weight_shapes(HEART_DISEASE, Network()).values()),
     messages.EVALUATE: SLOTS,
     messages.THRESHOLD: 2 * BINS,
     messages.FINAL: FinalSums.length(COLUMNS),

@@ -20,7 +20,7 @@ from federated_health.hospital.handlers import hospital_of
 from federated_health.messages.content import ENCRYPTED_ONLY, Registration, TrainConfig
 from federated_health.messages.records import MalformedMessageError, weights_to_record
 from federated_health.ml.metrics import Counts
-from federated_health.ml.networks import initial_weights, weight_shapes
+from federated_health.ml.networks import Network, initial_weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.targets import target_of
 from federated_health.names import ALLOWED_EPSILON, node_id_of
@@ -30,7 +30,7 @@ from federated_health.transport.interface import hospital_context
 TRAIN_CONFIG = TrainConfig(
     task="heart-disease",
     schema=HEART_DISEASE.schema_hash,
-    model="logistic",
+    network=Network("logistic"),
     strategy="fedavg",
     strategy_args="",
     rounds=3,
@@ -42,7 +42,7 @@ TRAIN_CONFIG = TrainConfig(
     threshold=0.3,
     normalisation=Normalisation(mean=(0.0,) * 5, variance=(1.0,) * 5),
 )
-WEIGHTS = initial_weights(HEART_DISEASE, "logistic", 1)
+WEIGHTS = initial_weights(HEART_DISEASE, Network("logistic"), 1)
 
 
 @dataclass
@@ -54,7 +54,7 @@ class KnownScores:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return weight_shapes(self.hospital.task, "logistic")
+        return weight_shapes(self.hospital.task, Network("logistic"))
 
     @property
     def train_rows(self) -> int:

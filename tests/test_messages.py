@@ -29,6 +29,7 @@ from federated_health.messages.records import (
 )
 from federated_health.ml.curves import choose_threshold
 from federated_health.ml.metrics import MAX_CELLS, Counts, microaggregate
+from federated_health.ml.networks import Network
 from federated_health.ml.normalisation import ColumnSums, Normalisation, column_sums, withheld_sums
 from federated_health.ml.targets import target_of
 from federated_health.names import is_hospital_name
@@ -223,7 +224,7 @@ def test_a_header_that_numpy_warns_about_is_refused_without_a_warning() -> None:
 TRAIN_CONFIG = TrainConfig(
     task="heart-disease",
     schema="ab" * 32,
-    model="mlp",
+    network=Network(),
     strategy="fedavg",
     strategy_args="",
     rounds=3,

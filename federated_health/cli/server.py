@@ -89,11 +89,11 @@ def serve(app: Callable[[Grid, Context], None]) -> None:
     console.configure_logging(verbose=settings.verbose)
     identity = load_tls(Path(settings.tls), "server") if settings.tls else None
     check_address(settings.address, encrypted=identity is not None, insecure=settings.insecure)
-    limit = max_reply_bytes(settings.task_declaration, settings.model)
+    limit = max_reply_bytes(settings.task_declaration, settings.network_declaration)
     if settings.encrypt:
         if identity is None:
             raise SettingsError("encrypt: needs --tls: hospitals share their key with peers that a certificate names")
-        limit = encryption.max_reply_bytes(settings.task_declaration, settings.model)
+        limit = encryption.max_reply_bytes(settings.task_declaration, settings.network_declaration)
     check_room(settings.hospitals)
     agreement = settings.task_declaration.agreement
     with serve_streams(settings.address, agreement, console.say, max_message_bytes=limit, tls=identity) as transport:

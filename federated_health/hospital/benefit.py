@@ -64,8 +64,8 @@ def score_alone(local: "LocalModel", train_config: TrainConfig) -> npt.NDArray[n
     hospital = local.hospital
     task = hospital.task
     sums = column_sums(hospital.train.values[:, list(task.measurement_positions)])
-    alone = type(local)(hospital, train_config.model, normalisation_from(sums))
-    weights = initial_weights(task, train_config.model, train_config.seed)
+    alone = type(local)(hospital, train_config.network, normalisation_from(sums))
+    weights = initial_weights(task, train_config.network, train_config.seed)
     for number in range(1, train_config.rounds + 1):
         weights, _ = alone.train(weights, train_config, number)
     return alone.score(weights)

@@ -48,7 +48,7 @@ from federated_health.messages.records import (
     weights_to_record,
 )
 from federated_health.ml.metrics import EvaluationSums
-from federated_health.ml.networks import Weights, weight_shapes
+from federated_health.ml.networks import Network, Weights, weight_shapes
 from federated_health.ml.normalisation import MIN_OBSERVED, Normalisation, column_sums, withheld_sums
 from federated_health.ml.targets import target_of
 from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON, MAPPING
@@ -194,7 +194,7 @@ def open_message(message: Message, context: Context) -> "tuple[TrainConfig, Loca
     config = TrainConfig.from_record(record)
     if private := _load_privacy(record, context):
         private.message_checks.check_plan(context, config.privacy)
-    local = local_model(hospital_of(message, context), config.model, config.normalisation)
+    local = local_model(hospital_of(message, context), config.network, config.normalisation)
     return config, local, weights_from_record(message.content.array_records[ARRAYS], local.shapes)
 
 
@@ -247,7 +247,7 @@ def train(message: Message, context: Context) -> Update:
     budget_of(context).spend(config.privacy, privacy.load().message_checks.allowed_epsilon(context))
     trained = privacy.load_training().train_privately(
         local.hospital.task,
-        config.model,
+        config.network,
         weights,
         local.train_features,
         local.hospital.train.labels,
@@ -330,16 +330,16 @@ def final_model(context: Context) -> tuple[TrainConfig, Weights] | None:
     if CONFIG not in context.state:
         return None
     config = TrainConfig.from_record(context.state.config_records[CONFIG])
-    shapes = weight_shapes(task_of(context, config.task), config.model)
+    shapes = weight_shapes(task_of(context, config.task), config.network)
     return config, weights_from_record(context.state.array_records[ARRAYS], shapes)
 
 
 @lru_cache(maxsize=1024)
-def local_model(hospital: Hospital, model: str, normalisation: Normalisation) -> "LocalModel":
+def local_model(hospital: Hospital, network: Network, normalisation: Normalisation) -> "LocalModel":
     """A hospital's rows as features, and its compiled training; made once per process."""
     from federated_health.hospital.local_model import LocalModel  # noqa: PLC0415  # TensorFlow, once the CSV is checked
 
-    return LocalModel(hospital, model, normalisation)
+    return LocalModel(hospital, network, normalisation)
 
 
 PLAIN_HANDLERS: Mapping[str, Handler] = {

@@ -43,7 +43,7 @@ from federated_health.messages import records
 from federated_health.messages.records import METRICS, MalformedMessageError
 from federated_health.ml import load_privacy_plan
 from federated_health.ml.metrics import EvaluationSums
-from federated_health.ml.networks import Weights, weight_shapes
+from federated_health.ml.networks import Network, Weights, weight_shapes
 from federated_health.ml.normalisation import SUM_NAMES, ColumnSums, Normalisation, withheld_sums
 from federated_health.ml.targets import ScoreGroups, Target
 from federated_health.names import PRIVACY_PREFIX, is_hospital_name
@@ -98,7 +98,7 @@ class TrainConfig:
 
     task: str
     schema: str
-    model: str
+    network: Network
     strategy: str
     strategy_args: str
     rounds: int
@@ -116,7 +116,8 @@ class TrainConfig:
         plain = {name: value for name, value in vars(self).items() if name not in _NESTED}
         normalisation = {"mean": list(self.normalisation.mean), "variance": list(self.normalisation.variance)}
         weights = {"class_weights": list(self.class_weights)} if self.class_weights else {}
-        return ConfigRecord({**plain, **normalisation, **weights, **(self.privacy.to_config() if self.privacy else {})})
+        privacy = self.privacy.to_config() if self.privacy else {}
+        return ConfigRecord({**plain, **self.network.to_config(), **normalisation, **weights, **privacy})
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "TrainConfig":
@@ -126,21 +127,30 @@ class TrainConfig:
             normalisation = Normalisation(mean=tuple(record["mean"]), variance=tuple(record["variance"]))
             plain = {name: record[name] for name in names}
             class_weights = tuple(map(float, record.get("class_weights", ())))
+            network = Network.from_config(record)
         except KeyError as error:
             raise MalformedMessageError(f"the server's train config lacks {error.args[0]}") from None
         except TypeError:
             raise MalformedMessageError("the server's train config holds no valid normalisation") from None
+        except ValueError as error:
+            raise MalformedMessageError(f"the server's network: {error}") from None
         if not isinstance(plain["threshold"], float) or not 0 <= plain["threshold"] <= 1:
             raise MalformedMessageError("the server's threshold is not between 0 and 1")
-        return cls(normalisation=normalisation, class_weights=class_weights, privacy=read_privacy_plan(record), **plain)
+        return cls(
+            network=network,
+            normalisation=normalisation,
+            class_weights=class_weights,
+            privacy=read_privacy_plan(record),
+            **plain,
+        )
 
 
-_NESTED = ("normalisation", "class_weights", "privacy")
+_NESTED = ("network", "normalisation", "class_weights", "privacy")
 
 
-def max_reply_bytes(task: Task, model: str) -> int:
+def max_reply_bytes(task: Task, network: Network) -> int:
     """Size limit of a hospital's message, in bytes: twice the weights, and 1 MiB for everything else."""
-    return 2 * records.size_of(weight_shapes(task, model)) + 2**20
+    return 2 * records.size_of(weight_shapes(task, network)) + 2**20
 
 
 def has_privacy_plan(config: Mapping[str, Any]) -> bool:

@@ -39,8 +39,9 @@ _ALIASES = "Recall is also called sensitivity, and precision the positive predic
 
 def metrics_of(config: TrainConfig, *, stopped: bool) -> dict[str, Any]:
     """The entries of metrics.json that describe how a model was trained, and whether its run was stopped."""
-    keys = ("task", "strategy", "strategy_args", "model", "rounds", "seed", "threshold")
+    keys = ("task", "strategy", "strategy_args", "rounds", "seed", "threshold")
     entries: dict[str, Any] = {key: getattr(config, key) for key in keys}
+    entries |= {"model": config.network.model, "network": config.network.to_config()}
     entries |= {"stopped": True} if stopped else {}
     return entries | ({"privacy": config.privacy.to_json()} if config.privacy else {})
 

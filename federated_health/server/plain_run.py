@@ -68,9 +68,9 @@ class PlainRun(FederatedRun):
 
     def __init__(self, transport: Transport, settings: Settings, strategy: Strategy | None = None) -> None:
         super().__init__(transport, settings)
-        self.weights = initial_weights(settings.task_declaration, settings.model, settings.seed)
+        self.weights = initial_weights(settings.task_declaration, settings.network_declaration, settings.seed)
         self.strategy = strategy or make_strategy(settings)
-        self._shapes = weight_shapes(settings.task_declaration, settings.model)
+        self._shapes = weight_shapes(settings.task_declaration, settings.network_declaration)
         self._target = target_of(settings.task_declaration)
 
     def _begin(self) -> None:

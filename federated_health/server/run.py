@@ -158,7 +158,7 @@ class FederatedRun(ABC):
         return TrainConfig(
             task=settings.task,
             schema=settings.task_declaration.schema_hash,
-            model=settings.model,
+            network=settings.network_declaration,
             strategy=settings.strategy,
             strategy_args=write_arguments(settings.strategy_arguments),
             rounds=len(self.history),

@@ -156,7 +156,7 @@ CHOSEN = 0.5622
 
 def shift_of(run: PlainRun) -> float:
     """How far the weights moved from where they began; the same in every weight."""
-    start = initial_weights(run.settings.task_declaration, run.settings.model, run.settings.seed)
+    start = initial_weights(run.settings.task_declaration, run.settings.network_declaration, run.settings.seed)
     moves = np.concatenate([(run.weights[name] - start[name]).ravel() for name in start])
     assert np.ptp(moves) < 1e-5
     return float(moves.mean())
