@@ -66,8 +66,16 @@ class LocalModel:
             learning_rate=config.learning_rate,
             l2=config.l2,
             proximal_mu=proximal_mu,
+            row_weights=self._row_weights(config),
         )
         return dict(zip(weights, arrays, strict=True)), loss
+
+    def _row_weights(self, config: "TrainConfig | Settings") -> Array | None:
+        """Factor of each training row's loss, [rows]; None where all rows count the same."""
+        class_weights = getattr(config, "class_weights", ())
+        if not class_weights:
+            return None
+        return np.array(class_weights, dtype=np.float32)[self.target.class_of(self.hospital.train.labels)]
 
     def score(self, weights: Weights) -> Array:
         """Log-odds of the held-out rows, [rows]."""
