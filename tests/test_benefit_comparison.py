@@ -10,7 +10,7 @@ import pytest
 from sklearn import metrics as reference
 
 from federated_health.ml.bootstrap import Resampled
-from federated_health.ml.curves import calibration
+from federated_health.ml.calibration import calibration
 from federated_health.ml.metrics import Interval, Verdict, probability
 from federated_health.studies.benefit.comparison import (
     POINT_ESTIMATES,

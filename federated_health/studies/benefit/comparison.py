@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from federated_health.ml import bootstrap
 from federated_health.ml.bootstrap import DRAWS, Drawn, Resampled
-from federated_health.ml.curves import calibration
+from federated_health.ml.calibration import calibration
 from federated_health.ml.metrics import Interval, Verdict, judge, probability
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.journal import Results
