@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import TrainConfig
-from federated_health.ml.bootstrap import PERMUTATIONS
+from federated_health.ml.bootstrap import PERMUTATIONS, compare_models
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, MIN_CLASS_SIZE, Interval, figure_title, verdict_text
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import MIN_OBSERVED, column_sums, normalisation_from
@@ -31,7 +31,7 @@ def measure_benefit(local: "LocalModel", weights: Weights, train_config: TrainCo
     compared = None
     if local.target.can_compare(held_out.labels):
         outputs, alone = local.score(weights), score_alone(local, train_config)
-        compared = local.target.compare(outputs, alone, held_out.labels, seed)
+        compared = compare_models(local.target, outputs, alone, held_out.labels, seed)
     observed = (~np.isnan(hospital.train.values)).sum(axis=0)
     minimum = MIN_OBSERVED * hospital.train.most_rows
     return Benefit(

@@ -1,13 +1,14 @@
 """A label of 0 or 1: the network's output is the log-odds of 1."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from federated_health.ml.metrics import (
     Counts,
+    Scores,
     count_outcomes,
     figures_of,
     microaggregate,
@@ -15,9 +16,6 @@ from federated_health.ml.metrics import (
     roc_auc,
 )
 from federated_health.ml.targets import Floats, ScoreGroups, Target
-
-if TYPE_CHECKING:
-    from federated_health.ml.bootstrap import Comparison
 
 
 class BinaryTarget(Target[Counts]):
@@ -67,7 +65,10 @@ class BinaryTarget(Target[Counts]):
 
         return can_judge(labels)
 
-    def compare(self, outputs: Floats, others: Floats, labels: Floats, seed: list[int]) -> "Comparison":
-        from federated_health.ml.bootstrap import compare_roc_auc  # noqa: PLC0415  # at the end of a run only
+    def is_defined(self, labels: Floats) -> bool:
+        return len(np.unique(labels)) == 2
 
-        return compare_roc_auc(outputs, others, labels, seed)
+    def compared_draws(self, outputs: Floats, labels: Floats, times: Scores) -> npt.NDArray[np.float64]:
+        from federated_health.ml.bootstrap import roc_auc_draws  # noqa: PLC0415  # at the end of a run only
+
+        return roc_auc_draws(outputs, labels, times)
