@@ -13,7 +13,7 @@ import numpy.typing as npt
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.bootstrap import PERMUTATIONS, compare_models
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, MIN_CLASS_SIZE, Interval, figure_title, verdict_text
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, Interval, figure_title, verdict_text
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import MIN_OBSERVED, column_sums, normalisation_from
 from federated_health.ml.targets import Target
@@ -47,7 +47,7 @@ def describe_benefit(benefit: Benefit, target: Target[Any]) -> str:
     """The verdict and its figures, in one line."""
     difference = benefit.difference
     if difference.value is None:
-        return f"benefit of joining: {verdict_text(benefit.verdict)} ({target.describe_few(MIN_CLASS_SIZE)})"
+        return f"benefit of joining: {verdict_text(benefit.verdict)} ({target.no_verdict})"
     return (
         f"benefit of joining: {benefit.verdict}; {figure_title(target.compared)} {benefit.federated.value:.3f}, and "
         f"{benefit.own:.3f} of "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.ml.metrics import MIN_CLASS_SIZE, SMALL_CLASS, Interval
+from federated_health.ml.metrics import MIN_CLASS_SIZE, Interval
 
 if TYPE_CHECKING:
     from federated_health.ml.targets import Target
@@ -38,11 +38,6 @@ Drawn = tuple[float, Array]
 def can_judge(labels: Floats) -> bool:
     """Whether both classes have at least MIN_CLASS_SIZE patients."""
     return rarer_class(labels) >= MIN_CLASS_SIZE
-
-
-def is_small(labels: Floats) -> bool:
-    """Whether either class has fewer than SMALL_CLASS patients."""
-    return rarer_class(labels) < SMALL_CLASS
 
 
 def rarer_class(labels: Floats) -> int:
@@ -173,8 +168,12 @@ def compare_models(
     """
     times = resample(target.strata(labels), affordable_draws(len(labels)), seed)
     value, other = (drawn_figure(target, of, labels, times) for of in (outputs, others))
-    better, worse = (other, value) if target.less_is_better else (value, other)
-    return Comparison(value=interval_of(*value), other=other[0], difference=difference_of(better, worse))
+    return Comparison(value=interval_of(*value), other=other[0], difference=improvement_of(target, value, other))
+
+
+def improvement_of(target: "Target[Any]", value: Drawn, other: Drawn) -> Interval:
+    """By how much a model's figure is better than another's, on the same draws of the same patients."""
+    return difference_of(other, value) if target.less_is_better else difference_of(value, other)
 
 
 def drawn_figure(target: "Target[Any]", outputs: Floats, labels: Floats, times: Array) -> Drawn:

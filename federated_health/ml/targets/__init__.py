@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from federated_health.data.columns import Label
 from federated_health.data.tasks import Task
-from federated_health.ml.metrics import MAX_LOSS, EvaluationSums, Scores
+from federated_health.ml.metrics import MAX_LOSS, MIN_CLASS_SIZE, EvaluationSums, Scores
 
 Floats = npt.NDArray[np.floating[Any]]
 ScoreGroups = Mapping[str, Scores]
@@ -104,6 +104,10 @@ class Target(ABC, Generic[Sums]):
             roc_auc: of the evaluated rows, since it cannot be computed from sums.
         """
 
+    def summarise(self, labels: Floats) -> dict[str, Any]:
+        """What a study says of its patients' labels, as in evidence.json."""
+        return {"mean_label": float(labels.mean(dtype=np.float64))}
+
     def class_of(self, labels: Floats) -> npt.NDArray[np.intp]:
         """Number of each row's class, from 0, [rows], of a target that has classes."""
         return labels.astype(np.intp)
@@ -136,6 +140,11 @@ class Target(ABC, Generic[Sums]):
     def describe_few(self, limit: int) -> str:
         """Which held-out rows are too few, where a class of fewer than `limit` patients is."""
         return f"fewer than {limit} held-out patients of one class"
+
+    @property
+    def no_verdict(self) -> str:
+        """Which held-out rows are too few for `can_compare`."""
+        return self.describe_few(MIN_CLASS_SIZE)
 
     @abstractmethod
     def can_compare(self, labels: Floats) -> bool:

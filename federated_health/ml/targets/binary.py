@@ -45,6 +45,9 @@ class BinaryTarget(Target[Counts]):
     def figures(self, sums: Counts, train_examples: int, roc_auc: float | None) -> dict[str, Any]:
         return figures_of(sums, train_examples, roc_auc)
 
+    def summarise(self, labels: Floats) -> dict[str, Any]:
+        return {"positives": int(labels.sum())}
+
     def roc_auc(self, outputs: Floats, labels: Floats) -> float | None:
         return roc_auc(outputs, labels)
 

@@ -132,6 +132,10 @@ class ClassTarget(Target[ClassSums]):
             "brier": ratio(sums.squared_error_sum, sums.examples),
         }
 
+    def summarise(self, labels: Floats) -> dict[str, Any]:
+        rows = np.bincount(self.class_of(labels), minlength=self.outputs).tolist()
+        return {"patients_by_class": dict(zip(map(str, self.label.codes), rows, strict=True))}
+
     def class_of(self, labels: Floats) -> npt.NDArray[np.intp]:
         classes: npt.NDArray[np.intp] = self._is_actual(labels).argmax(axis=1)
         return classes
@@ -162,8 +166,9 @@ class ClassTarget(Target[ClassSums]):
         of_class = [(groups[f"positives-{code}"], groups[f"negatives-{code}"]) for code in self.label.codes]
         return _mean_defined([roc_auc_from_microaggregates(*pair) for pair in of_class])
 
-    def describe_few(self, limit: int) -> str:
-        return f"fewer than 2 classes with {limit} held-out patients"
+    @property
+    def no_verdict(self) -> str:
+        return f"fewer than 2 classes of at least {MIN_CLASS_SIZE} held-out patients"
 
     def can_compare(self, labels: Floats) -> bool:
         return len(self._compared_classes(labels)) >= 2
