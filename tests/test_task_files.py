@@ -189,9 +189,7 @@ def test_a_label_of_each_kind_is_declared_and_agreed_upon(lines: str, label: Lab
 def test_the_kind_of_a_binary_label_changes_neither_agreement_nor_schema() -> None:
     stated = replaced('column = "died_30d"', 'column = "died_30d"\nkind = "binary"')
     assert parse(stated).agreement == parse(STROKE).agreement
-    assert (
-        TASKS["heart-disease"].schema_hash.startswith("4ba00a19ea750287")
-    )  # of models that are in use
+    assert TASKS["heart-disease"].schema_hash.startswith("4ba00a19ea750287")  # of models that are in use
 
 
 @pytest.mark.parametrize(

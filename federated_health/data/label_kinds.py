@@ -1,4 +1,4 @@
-"""Labels that are not binary: their keys in a task file, and what is suspicious in a hospital's labels.
+"""The keys of a label that is not binary, and what such a label allows the columns of a task file to declare.
 
 `docs/task-files.md` explains every key. Loaded only for a task with such a label.
 """
