@@ -19,7 +19,7 @@ def warn_about_labels(label: Label, labels: "pd.Series[float]") -> Iterator[str]
         if none := _list_codes(rows[rows == 0]):
             yield f"no row has {label.name} {none}: are the file's codes those of the task?"
         if rare := _list_codes(rows[(rows > 0) & (rows < FEW_OF_A_CLASS)]):
-            yield f"few rows have {label.name} {rare}: this hospital's own figures for it are too noisy to interpret"
+            yield f"few rows have {label.name} {rare}: this hospital's own figures for these are too noisy to interpret"
 
 
 def _list_codes(rows: "pd.Series[int]") -> str:

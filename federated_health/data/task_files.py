@@ -100,7 +100,7 @@ def _take_label(top: TomlTable) -> Label:
         from federated_health.data import label_kinds  # noqa: PLC0415  # as above
 
         return label_kinds.take_label(table, kind, name, meaning)
-    table.end("column, meaning, kind; the other kinds of labels have further keys")
+    table.end("column, meaning, kind, or further keys of another kind")
     return Label(name, meaning)
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from federated_health.data.columns import write_number
 from federated_health.data.exports.drafts import MIN_ROWS
@@ -73,8 +74,8 @@ def shorten(column: ExportColumn, cell: str) -> str:
     return cell if number is None else write_number(number)
 
 
-def write_category(column: ExportColumn) -> Iterator[str]:
-    """Lines of a category in a task file, after its meaning."""
+def write_category(column: ExportColumn, *, with_missing: bool = True) -> Iterator[str]:
+    """Lines of a category in a task file, after its meaning; `with_missing` asks about words that mean missing."""
     counted = count_values(column)
     shown = [value for value, rows in counted.items() if may_be_shown(value, rows)]
     numbers = sorted(int(value) for value in shown if _CODE.fullmatch(value))
@@ -86,7 +87,8 @@ def write_category(column: ExportColumn) -> Iterator[str]:
     if words:
         yield "# check: the export has words; a mapping file turns them into these new codes"
     yield from _note_code_marks(numbers)
-    yield from _note_missing_words(column)
+    if with_missing:
+        yield from _note_missing_words(column)
     first = numbers[-1] + 1 if numbers else 0
     codes = {str(code): PLACEHOLDER for code in numbers} | {str(first + i): word for i, word in enumerate(words)}
     yield f"codes = {write_value(codes if len(codes) > 1 else PLACEHOLDER)}"
@@ -94,10 +96,7 @@ def write_category(column: ExportColumn) -> Iterator[str]:
 
 def write_measurement(column: ExportColumn) -> Iterator[str]:
     """Lines of a measurement in a task file, after its meaning."""
-    values = np.repeat(column.numbers, column.counts)
-    values = values[np.abs(values) <= MAX_NUMBER / 1000]  # ranges are wider than their values
-    marks = find_missing_marks(values, MIN_ROWS)
-    values = values[~np.isin(values, marks)]
+    values, marks = find_usual_values(column)
     ranges = propose_ranges(values)
     unit = find_unit(column.header)
     yield f"unit = {write_value(unit)}  # check: from the header" if unit else f'unit = "{PLACEHOLDER}"'
@@ -106,15 +105,23 @@ def write_measurement(column: ExportColumn) -> Iterator[str]:
     else:
         outside = "" if ranges.covers_all else ": some values are outside; are they errors?"
         is_age = "age" in concepts_of(column.header) and AGES[0] <= values.min() and values.max() <= AGES[1]
-        yield f"range = {_write_range(AGES if is_age else ranges.plausible)}  # check{outside}"
+        yield f"range = {write_range(AGES if is_age else ranges.plausible)}  # check{outside}"
         if ranges.typical:
-            yield f"typical_median = {_write_range(ranges.typical)}  # check"
+            yield f"typical_median = {write_range(ranges.typical)}  # check"
     if 0 in marks:
         yield "zero_is_missing = true  # check: 0 is far from all other values"
-    yield from _note_marks([mark for mark in marks if mark != 0])
+    yield from note_marks([mark for mark in marks if mark != 0])
     yield from _note_missing_words(column)
     if np.isnan(column.numbers).any():
         yield "# check: some cells are neither a number nor a common missing-value marker"
+
+
+def find_usual_values(column: ExportColumn) -> tuple[npt.NDArray[np.float64], list[int]]:
+    """Numbers of a column, [rows], without those that probably mean missing, and these."""
+    values = np.repeat(column.numbers, column.counts)
+    values = values[np.abs(values) <= MAX_NUMBER / 1000]  # ranges are wider than their values
+    marks = find_missing_marks(values, MIN_ROWS)
+    return values[~np.isin(values, marks)], marks
 
 
 def find_unit(header: str) -> str:
@@ -148,10 +155,11 @@ def _note_code_marks(codes: Sequence[int]) -> Iterator[str]:
     """A comment on codes that often mean missing and stand apart from the others."""
     neighbours = {code: [abs(code - other) for other in codes if other != code] for code in codes}
     marks = [code for code in codes if code in CODE_MARKS and len(codes) > 2 and min(neighbours[code]) > 1]
-    yield from _note_marks(marks)
+    yield from note_marks(marks)
 
 
-def _note_marks(marks: Sequence[int]) -> Iterator[str]:
+def note_marks(marks: Sequence[int]) -> Iterator[str]:
+    """A comment on numbers that often mean missing."""
     if marks:
         yield f"# check: does {' or '.join(map(str, marks))} mean missing?"
 
@@ -161,5 +169,6 @@ def _note_missing_words(column: ExportColumn) -> Iterator[str]:
         yield f"# check: does {' or '.join(map(write_value, sorted(column.missing_words)))} mean missing?"
 
 
-def _write_range(bounds: tuple[float, float]) -> str:
+def write_range(bounds: tuple[float, float]) -> str:
+    """A range in TOML."""
     return f"[{', '.join(write_number(bound) for bound in bounds)}]"

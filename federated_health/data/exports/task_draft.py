@@ -11,7 +11,10 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from federated_health.data import label_kinds
+from federated_health.data.columns import ClassLabel, Label
 from federated_health.data.csv_reading import distinct_cells
 from federated_health.data.exports.column_draft import (
     count_values,
@@ -20,10 +23,11 @@ from federated_health.data.exports.column_draft import (
     write_category,
     write_measurement,
 )
-from federated_health.data.exports.column_kinds import Kind, find_kind, predicts
-from federated_health.data.exports.drafts import Draft
+from federated_health.data.exports.column_kinds import Kind, find_kind, follows, predicts
+from federated_health.data.exports.drafts import MAX_WORDS, Draft
 from federated_health.data.exports.export_profile import Export, ExportColumn, profile_export
 from federated_health.data.exports.header_words import fold, split_unit
+from federated_health.data.exports.label_draft import find_label_kind, note_missing, write_classes, write_quantity
 from federated_health.data.exports.mapping_rules import normal_cell, normal_header
 from federated_health.data.reading_errors import looks_like_name
 from federated_health.data.task_files import MAX_COLUMNS, RESERVED
@@ -39,9 +43,13 @@ _INSTRUCTIONS = f"""\
 # Replace each "{PLACEHOLDER}", review each "check", and delete columns that are not known when the risk is needed.
 # range: the possible values of any patient. typical_median: the range in which the medians of hospitals usually lie.
 # Both are proposed from the middle 90 % of this export's values, and rounded.
-# Missing cells must be empty in the CSV, or a mapping file must state how they are marked.
+# Missing cells must be empty in the CSV, or a mapping file must state how they are marked.""".splitlines()
+
+_OF_BINARY_LABELS = """\
 # Add association or risk_codes where you know the sign, so that an inverted label is noticed, and other_units that
 # hospitals use: see docs/task-files.md.""".splitlines()
+
+_OF_OTHER_LABELS = ("# Add other_units that hospitals use: see docs/task-files.md.",)
 
 _NO_PATIENT = """\
 # check: no column identifies patients, so each row counts as one patient. If a patient can have several rows:
@@ -53,7 +61,7 @@ def draft_task(path: Path, target: str, name: str | None = None) -> Draft:
     """A draft of the task that predicts one column of an export from the others.
 
     Args:
-        target: header of the column to predict, which has two values.
+        target: header of the column to predict.
         name: name of the task; by default made from the file's name.
 
     Raises:
@@ -80,9 +88,9 @@ def _find_target(export: Export, path: Path, target: str) -> int:
         raise DataError(f"{path}: lacks the target {target}; {hint}")
     if len(found) > 1:
         raise DataError(f"{path}: expected the target {target} once in the header, got {len(found)} times")
-    if (different := len(count_values(export.columns[found[0]]))) != 2:
-        hint = "; if one of them means missing, empty these cells" if different == 3 else ""
-        raise DataError(f"{path}: expected 2 different values in the target {target}, got {different}{hint}")
+    if not find_label_kind(export.columns[found[0]]):
+        got = f"got {len(count_values(export.columns[found[0]]))} different values"
+        raise DataError(f"{path}: expected numbers, or 2 to {MAX_WORDS} different texts, in the target {target}; {got}")
     return found[0]
 
 
@@ -93,11 +101,20 @@ class _Drafter:
         self._export, self._path = export, path
         self._target = export.columns[target]
         self._names: set[str] = set()
-        values = sorted(count_values(self._target))
+        self._kind = find_label_kind(self._target)
         positions, distinct = distinct_cells(export.table.iloc[:, target])
         texts = [shorten(self._target, normal_cell(cell)) for cell in distinct]
-        codes = [values.index(text) if text in values else -1 for text in texts]
-        self._label_rows = np.array(codes, dtype=np.intp)[positions]
+        if self._is_quantity:
+            numbers = [self._target.format.number(text) for text in map(normal_cell, distinct)]
+            label = np.array([np.nan if number is None else number for number in numbers], dtype=np.float64)
+        else:
+            values = sorted(count_values(self._target))
+            label = np.array([values.index(text) if text in values else -1 for text in texts], dtype=np.float64)
+        self._label_rows = label[positions]
+
+    @property
+    def _is_quantity(self) -> bool:
+        return self._kind not in (Label.kind, ClassLabel.kind)
 
     def write(self, name: str) -> str:
         """The text of the draft."""
@@ -133,20 +150,33 @@ class _Drafter:
         if kind.role == "patient" and has_patient:
             return Kind("unused", "an identifier, like the one above")
         is_input = kind.role in ("measurement", "category")
-        if is_input and predicts(self._export.table.iloc[:, position], column, self._label_rows):
+        if is_input and self._predicts_label(self._export.table.iloc[:, position], column):
             return Kind("unused", "predicts the label of nearly every row: was it recorded with the outcome?")
         return kind
+
+    def _predicts_label(self, cells: "pd.Series[str]", column: ExportColumn) -> bool:
+        """Whether a column was probably recorded with the outcome; of classes, one that tells any of them is enough."""
+        label = self._label_rows
+        if self._is_quantity:
+            return follows(cells, column, label)
+        classes = range(1 if self._kind == Label.kind else 0, int(label.max()) + 1)
+        return any(predicts(cells, column, np.where(label < 0, -1, label == value)) for value in classes)
 
     def _head(self) -> Iterator[str]:
         yield f"# Draft of a task file, from {_in_comment(self._path.name)}. docs/task-files.md explains every key."
         yield from _INSTRUCTIONS
+        yield from _OF_BINARY_LABELS if self._kind == Label.kind else _OF_OTHER_LABELS
         if not self._export.decimal_is_certain:
             mark = "point" if self._export.format.decimal == "." else "comma"
             yield f"# check: numbers such as 1.234 or 1,234 are ambiguous; the decimal mark was taken to be the {mark}."
 
     def _label(self) -> str:
-        values = sorted(count_values(self._target).items())
         lines = ["[label]", f"column = {self._quoted_name(self._target)}"]
+        if self._kind != Label.kind:
+            written = write_quantity(self._target, self._kind) if self._is_quantity else write_classes(self._target)
+            missing = note_missing(self._target)
+            return "\n".join([*lines, f'meaning = "{PLACEHOLDER}"  # what is predicted?', *written, *missing])
+        values = sorted(count_values(self._target).items())
         question = f'meaning = "{PLACEHOLDER}"  # what is true of a patient with a 1'
         if [value for value, _ in values] == ["0", "1"]:
             lines.append(f"{question}, and not of one with a 0?")
@@ -154,7 +184,7 @@ class _Drafter:
             shown = [write_value(value) for value, rows in values if may_be_shown(value, rows)]
             words = " and ".join(shown) if len(shown) == 2 else "two values other than 0 and 1"
             lines += [f"{question}?", f"# The export has {words}. A mapping file states which of them is 1"]
-        return "\n".join(lines)
+        return "\n".join([*lines, *note_missing(self._target)])
 
     def _patient(self, column: ExportColumn) -> Iterator[str]:
         yield "[patient]"
@@ -175,10 +205,13 @@ class _Drafter:
         """A valid name for a column of the task that no other column has, and a comment if it is not the header."""
         base = make_column_name(column.header) or "column"
         name, number = base, 2
-        while name in self._names or RESERVED.fullmatch(name):
+        while name in self._names or RESERVED.fullmatch(name) or self._is_reserved(name):
             name, number = f"{base[:55]}_{number}", number + 1
         self._names.add(name)
         return name, "" if name == column.header else f"  # in the export: {_in_comment(column.header)}"
+
+    def _is_reserved(self, name: str) -> bool:
+        return self._kind != Label.kind and label_kinds.RESERVED.fullmatch(name) is not None
 
 
 def make_column_name(header: str) -> str:
