@@ -226,5 +226,4 @@ class CountLabel(Label):
         return f"a whole number from 0 to {self.high}"
 
     def allows(self, numbers: npt.NDArray[np.float64]) -> Mask:
-        is_whole: Mask = numbers == np.floor(numbers)
-        return (numbers >= 0) & (numbers <= self.high) & is_whole
+        return np.isin(numbers, np.arange(self.high + 1))
