@@ -24,7 +24,7 @@ MIN_CLASSES = 3
 MAX_COUNT = 10_000
 """Largest number of events that a label may count."""
 
-RESERVED = re.compile(r"expected|probability_[0-9]+|(add|clip|exp|log|maximum|minimum|softmax|softplus)(_[0-9]+)?")
+RESERVED = re.compile(r"expected|probability_[0-9]+|(add|exp|softmax)(_[0-9]+)?")
 """Names, besides those in `task_files`, that the output of `predict` and operations in a Keras model use."""
 
 
