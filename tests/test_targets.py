@@ -39,7 +39,12 @@ def sample(kind: str, rows: int = 60) -> tuple[Target[Any], npt.NDArray[np.float
     if kind == "classes":
         noise[np.arange(rows), target.class_of(labels)] += 1
         return target, noise, labels
-    scaled = {"binary": labels, "number": (labels - 30) / 10, "count": np.log(labels + 1)}[kind]
+    scales: dict[str, npt.NDArray[Any]] = {
+        "binary": labels,
+        "number": (labels - 30) / 10,
+        "count": np.log(labels + 1),
+    }
+    scaled = scales[kind]
     return target, (0.5 * scaled + 0.3 * noise[:, 0]).astype(np.float32), labels
 
 

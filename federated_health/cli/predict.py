@@ -12,10 +12,10 @@ from federated_health.data.task_files import find_task, parse_task, read_task_fi
 from federated_health.data.tasks import Task, find_difference
 from federated_health.errors import DataError
 from federated_health.files import write_bytes
-from federated_health.ml.keras_models import load_model, predict_risk, read_description
+from federated_health.ml.keras_models import load_model, predict, read_description
 from federated_health.ml.metrics import DEFAULT_THRESHOLD
+from federated_health.ml.targets import target_of
 
-RISK, PREDICTION = "risk", "prediction"
 DECIMALS = 6
 
 EXAMPLES = (
@@ -27,8 +27,9 @@ EXAMPLES = (
 def parse() -> argparse.Namespace:
     """Parse the flags."""
     parser = parsing.CommandParser(
-        "Scores the patients of a CSV with a saved model. Adds two columns: risk, a probability, and prediction, 1 if "
-        "the risk reaches the model's threshold and 0 otherwise.",
+        "Scores the patients of a CSV with a saved model. Adds columns: risk, a probability, and prediction, 1 if the "
+        "risk reaches the model's threshold and 0 otherwise. For a label of classes, probability_CODE of each and "
+        "prediction, the most probable code; for a number, prediction; for a count, expected, the expected number.",
         examples=EXAMPLES,
     )
     help_text = "a model.keras that server.py or client.py saved"
@@ -76,7 +77,7 @@ def read_task(model: Path, task_file: Path | None = None) -> tuple[Task, float]:
 
 
 def main() -> None:
-    """Read the patients, score them, and write them with their risk."""
+    """Read the patients, score them, and write them with their predictions."""
     flags = parse()
     task, threshold = read_task(flags.model, flags.task_file)
     separator, decimal, encoding = ",", ".", "utf-8"
@@ -87,7 +88,8 @@ def main() -> None:
         separator, decimal, encoding = written.separator, written.decimal, written.encoding
     else:
         table, numbers = read_patients(flags.patients, task, labelled=False)
-    for name in (RISK, PREDICTION):
+    target = target_of(task)
+    for name in target.prediction_columns(np.zeros((0, target.outputs)), threshold):
         if name in table.columns:
             raise DataError(f"{flags.patients}: already has a column {name}; rename or remove it")
     if flags.out is not None and flags.out.resolve() == flags.patients.resolve():
@@ -95,10 +97,10 @@ def main() -> None:
     model = load_model(flags.model)
     if {tensor.name for tensor in model.inputs} != set(task.column_names):
         raise DataError(f"{flags.model}: its network has other inputs than its task {task.name} has columns")
-    risk = predict_risk(model, task, numbers.to_numpy(dtype=np.float64))
-    table[RISK] = risk.astype(np.float64).round(DECIMALS)
-    # From the rounded risk, so that the two columns agree.
-    table[PREDICTION] = (table[RISK] >= threshold).astype(int)
+    predictions = predict(model, task, numbers.to_numpy(dtype=np.float64)).astype(np.float64)
+    # From rounded numbers, so that the columns agree.
+    columns = target.prediction_columns(predictions.round(DECIMALS), threshold)
+    table = table.assign(**columns)
     text = table.to_csv(index=False, sep=separator, decimal=decimal, float_format=f"%.{DECIMALS}f", lineterminator="\n")
     if flags.out is None:
         sys.stdout.write(text)

@@ -36,6 +36,7 @@ class Target(ABC, Generic[Sums]):
     Attributes:
         outputs: number of the network's outputs.
         sums: type of the sums that hospitals send of an evaluation.
+        no_sums: the sums over no rows.
         headline: name of the figure that is shown per round, besides the loss.
         compared: name of the figure with which a hospital compares two models.
         less_is_better: whether less of `compared` is better.
@@ -60,6 +61,7 @@ class Target(ABC, Generic[Sums]):
 
     def __init__(self, label: Label) -> None:
         self.label = label
+        self.no_sums = self.sums()
 
     @abstractmethod
     def losses(self, tf: Any, labels: Any, outputs: Any) -> Any:
@@ -77,6 +79,15 @@ class Target(ABC, Generic[Sums]):
     def predict(self, outputs: Floats) -> npt.NDArray[np.float64]:
         """What a saved model returns, in NumPy; of the same shape as the outputs."""
 
+    def prediction_columns(self, predictions: Floats, threshold: float) -> dict[str, npt.NDArray[Any]]:  # noqa: ARG002  # as below
+        """Columns, by name, that `predict.py` adds to a table of patients.
+
+        Args:
+            predictions: what a saved model returns, [rows, outputs].
+            threshold: decision threshold of a target that has one.
+        """
+        return {"prediction": predictions[:, 0]}
+
     @abstractmethod
     def measure(self, outputs: Floats, labels: Floats, threshold: float) -> Sums:
         """Sums over the rows of an evaluation.
@@ -86,14 +97,9 @@ class Target(ABC, Generic[Sums]):
             threshold: decision threshold of a target that has one.
         """
 
-    @property
-    def no_sums(self) -> Sums:
-        """The sums over no rows."""
-        return self.sums()
-
+    @abstractmethod
     def is_possible(self, sums: Sums) -> bool:
-        """Whether rows of the label can add up to these sums, which are finite."""
-        return 0 <= sums.loss_sum <= sums.examples * self.max_loss
+        """Whether rows of the label can add up to these finite sums, apart from the loss."""
 
     @abstractmethod
     def figures(self, sums: Sums, train_examples: int, roc_auc: float | None) -> dict[str, Any]:

@@ -36,11 +36,15 @@ class BinaryTarget(Target[Counts]):
     def predict(self, outputs: Floats) -> npt.NDArray[np.float64]:
         return probability(outputs)
 
+    def prediction_columns(self, predictions: Floats, threshold: float) -> dict[str, npt.NDArray[Any]]:
+        risk = predictions[:, 0]
+        return {"risk": risk, "prediction": (risk >= threshold).astype(int)}
+
     def measure(self, outputs: Floats, labels: Floats, threshold: float) -> Counts:
         return count_outcomes(probability(outputs), labels, threshold)
 
     def is_possible(self, sums: Counts) -> bool:
-        return super().is_possible(sums) and 0 <= sums.squared_error_sum <= sums.examples
+        return 0 <= sums.squared_error_sum <= sums.examples
 
     def figures(self, sums: Counts, train_examples: int, roc_auc: float | None) -> dict[str, Any]:
         return figures_of(sums, train_examples, roc_auc)

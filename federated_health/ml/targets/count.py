@@ -94,6 +94,9 @@ class CountTarget(Target[CountSums]):
     def predict(self, outputs: Floats) -> npt.NDArray[np.float64]:
         return np.exp(np.minimum(outputs.astype(np.float64), MAX_LOG_RATE))
 
+    def prediction_columns(self, predictions: Floats, threshold: float) -> dict[str, npt.NDArray[Any]]:  # noqa: ARG002  # of the interface
+        return {"expected": predictions[:, 0]}
+
     def measure(self, outputs: Floats, labels: Floats, threshold: float) -> CountSums:  # noqa: ARG002  # of the interface
         expected, observed = self.predict(outputs), labels.astype(np.float64)
         return CountSums(
@@ -110,7 +113,7 @@ class CountTarget(Target[CountSums]):
         log_limit = sums.examples * high * np.log(max(high, 1)) * (1 + 1e-6)
         are_events = sums.observed_sum % 1 == 0 and 0 <= sums.observed_sum <= sums.examples * high
         errors = sums.expected_sum, sums.absolute_error_sum, sums.log_sum
-        return super().is_possible(sums) and are_events and min(errors) >= 0 and sums.log_sum <= log_limit
+        return are_events and min(errors) >= 0 and sums.log_sum <= log_limit
 
     def figures(self, sums: CountSums, train_examples: int, roc_auc: float | None) -> dict[str, Any]:  # noqa: ARG002
         return {
