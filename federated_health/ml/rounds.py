@@ -57,9 +57,14 @@ def _read_figures(train_examples: int, train_loss: float | None, counts: list[An
 
 def write_rounds(path: Path, history: Sequence[Round]) -> None:
     """Write rounds.csv, whole or not at all; StorageError if it cannot be written."""
+    write_text(path, rounds_csv(history))
+
+
+def rounds_csv(history: Sequence[Round]) -> str:
+    """The text of rounds.csv."""
     text = StringIO(newline="")
     csv.writer(text).writerows([CSV_COLUMNS, *(row for completed in history for row in _csv_rows(completed))])
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def append_round(path: Path, completed: Round) -> None:

@@ -127,11 +127,7 @@ class RunFolder:
         if stopped:  # the last round may not have been added
             write_rounds(self.path / ROUNDS, run.history)
         config, run_page = run.train_config(), report.load().run_page
-        described = run_page.metrics_of(config, stopped=stopped)
-        metrics = {**described, "faults": run.problems.to_json(), **figures}
-        if run.weights is None:
-            metrics.pop("threshold")  # only the hospitals know it
-        write_json(self.path / METRICS, metrics)
+        write_metrics(self.path, run, figures, stopped=stopped)
         if run.weights is not None:
             report.load().svg.warm_up()  # while the other process gets ready
             model = self.path / MODEL
@@ -140,6 +136,15 @@ class RunFolder:
             run_page.write_run_report(self.path / REPORT, summarise(run, figures, stopped=stopped, facts=facts))
         if not stopped or run.weights is None:
             self._checkpoints.remove()
+
+
+def write_metrics(folder: Path, run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool) -> None:
+    """Write metrics.json; StorageError if it cannot be written."""
+    described = report.load().run_page.metrics_of(run.train_config(), stopped=stopped)
+    metrics = {**described, "faults": run.problems.to_json(), **figures}
+    if run.weights is None:
+        metrics.pop("threshold")  # only the hospitals know it
+    write_json(folder / METRICS, metrics)
 
 
 def summarise(
