@@ -39,12 +39,13 @@ class Result:
     def __init__(self, run: FederatedRun, figures: Mapping[str, Any], warnings: Sequence[str]) -> None:
         self._run, self._figures = run, figures
         self.task: Task = run.settings.task_declaration
+        self._target = target_of(self.task)
         self.problems: tuple[str, ...] = (*warnings, *run.problems.describe())
 
     @property
     def threshold(self) -> float | None:
         """Risk from which a patient is predicted positive; None for a label that needs none."""
-        return self._run.threshold if target_of(self.task).has_threshold else None
+        return self._run.threshold if self._target.has_threshold else None
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
@@ -59,7 +60,7 @@ class Result:
     @cached_property
     def curves(self) -> pd.DataFrame:
         """Figures of each round, as in rounds.csv: a row per round and hospital, then one of the federation."""
-        return pd.read_csv(StringIO(rounds_csv(self._run.history)))
+        return pd.read_csv(StringIO(rounds_csv(self._run.history, self._target.headline)))
 
     @cached_property
     def benefit(self) -> pd.DataFrame:
@@ -77,7 +78,7 @@ class Result:
         from federated_health.ml.keras_models import build_model  # noqa: PLC0415  # as late as TensorFlow
 
         config, weights = self._run.train_config(), self._weights
-        keras_model = build_model(self.task, config.model, config.normalisation, weights)
+        keras_model = build_model(self.task, config.network, config.normalisation, weights)
         description = report.load().saved_model.describe_model(self.task, config, weights)
         return Model(keras_model, self.task, self._run.threshold, description)
 
@@ -102,7 +103,7 @@ class Result:
             write_task(self.task, folder / TASK_FILE)
             config["task-file"] = str(folder / TASK_FILE)
         write_json(folder / SETTINGS, config)
-        write_rounds(folder / ROUNDS, self._run.history)
+        write_rounds(folder / ROUNDS, self._run.history, self._target.headline)
         write_metrics(folder, self._run, self._figures, stopped=False)
         self.model.save(folder / MODEL)
         self._write_report(folder / REPORT, report.load().run_page.hashes_of_model(folder / MODEL, self._weights))
@@ -130,9 +131,9 @@ class Result:
         return f"{number_of(hospitals, 'hospital')}, {number_of(rounds, 'round')}"
 
     def _headline(self) -> dict[str, float]:
-        """The federation's figures, without row counts and those that are not defined."""
-        names = [name for name in self.metrics.columns if not name.endswith("_examples")]
-        return {name: figure for name in names if (figure := self._figures[FEDERATION][name]) is not None}
+        """The federation's figures, without numbers of rows and those that are not defined."""
+        figures = {name: self._figures[FEDERATION][name] for name in self.metrics.columns}
+        return {name: figure for name, figure in figures.items() if isinstance(figure, float)}
 
 
 def _table(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:

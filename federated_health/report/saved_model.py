@@ -36,7 +36,7 @@ def save_final_model(path: Path, task: Task, config: TrainConfig, weights: Weigh
     """
     from federated_health.ml.keras_models import build_model, save_model  # noqa: PLC0415  # loads Keras
 
-    model = build_model(task, config.model, config.normalisation, weights)
+    model = build_model(task, config.network, config.normalisation, weights)
     try:
         save_model(path, model, describe_model(task, config, weights))
     except OSError as error:
@@ -49,6 +49,7 @@ def describe_model(task: Task, config: TrainConfig, weights: Weights) -> dict[st
         "version": __version__,
         "weights_sha256": weights_hash(weights),
         **asdict(config),
+        "network": config.network.to_config(),
         "task_file": write_task(task),
     }
 
