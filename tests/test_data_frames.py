@@ -111,7 +111,7 @@ def test_every_dtype_is_read_as_numbers_and_left_as_it_was(cells: Any) -> None:
         (frame(sex=[0, 1.5, 1]), "sex", 2),
         (frame(died=[0, None, 1]), "died", 2),
         (frame(died=["no", "no", "yes"]), "died", 1),
-        (frame(age=pd.to_datetime(["1960-03-01", None, None])), "age", 1),
+        (frame(age=pd.to_datetime(["1960-03-01"] * 3)), "age", 1),
     ],
     ids=["range", "infinite", "words", "between codes", "no label", "words of a label", "date"],
 )

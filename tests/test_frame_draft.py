@@ -227,5 +227,5 @@ def test_a_wrong_name_or_kind_is_refused(options: dict[str, Any]) -> None:
 
 
 def test_a_table_without_inputs_is_refused() -> None:
-    with pytest.raises(DataError, match="expected a column that can be an input; .*left out: ward"):
+    with pytest.raises(DataError, match=r"expected a column that can be an input; .*left out: ward"):
         draft_task(table()[["died"]].assign(ward="a"), "died")

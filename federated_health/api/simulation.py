@@ -111,9 +111,9 @@ def _run(
                 show(completed)
         return run, run.evaluate()
     except RunError as error:
-        if not failures:
-            raise
-        raise RunError(f"{error}; {failures[-1]}") from failures[-1].error
+        counted = (*run.problems.rejected.values(), *run.problems.unanswered.values())
+        reasons = sorted({reason for reasons in counted for reason in reasons if reason not in str(error)})
+        raise RunError("; ".join([str(error), *reasons])) from (failures[-1].error if failures else error)
     finally:
         handlers.local_model.cache_clear()  # it would keep the hospitals' rows
 

@@ -1,9 +1,10 @@
 """Drafts a complete task from a DataFrame, for exploring it: what a person would be asked is guessed.
 
-The guesses are those of `task_draft`. Where it would leave a "?":
+The guesses are those of `task_draft`, with these differences:
 
 - a meaning is the column's name, or "code 1"; the unit is "unit not stated" unless the name ends with one;
-- a range that cannot be proposed ends at the next power of ten above all values, and begins at 0, or at its negative;
+- a range is wider, so that other hospitals' values are likely inside: it ends at the next power of ten above the
+  proposed range, or above all values where none can be proposed, and begins at 0 or at the negative of its end;
 - a column of codes of which one is in fewer than MIN_ROWS rows, and not between the others, is a measurement;
 - a column that holds text or has no valid name is left out.
 """
@@ -122,8 +123,10 @@ def _guess_label(column: ExportColumn, name: str, meaning: str, kind: LabelKind)
             limit = f"2 to {MAX_CODES} whole numbers, each in {MIN_ROWS} rows or between two that are"
             raise DataError(f"{TABLE}: target {name}: expected {limit}; join rare classes, or draft from more rows")
         return ClassLabel(name, meaning, codes)
-    (low, high), _ = _guess_range(values, np.array(list(counted.values())))
+    (low, high), ranges = _guess_range(values, np.array(list(counted.values())))
     if kind == "number":
+        if ranges and ranges.covers_all:
+            low, high = ranges.plausible  # the network's output is scaled by it
         return NumberLabel(name, meaning, find_unit(name) or NO_UNIT, low=low, high=high)
     if values.min() < 0 or (values % 1).any():
         raise DataError(f"{TABLE}: target {name}: expected whole numbers from 0 for a count")
@@ -248,10 +251,9 @@ def _declared_codes(counted: Mapping[float, int]) -> dict[int, str]:
 def _guess_range(values: Numbers, rows: npt.NDArray[np.int64]) -> tuple[tuple[float, float], Ranges | None]:
     """A range that holds all values, of which each is in so many rows, and the ranges that a draft would propose."""
     ranges = propose_ranges(np.repeat(values, rows))
-    if ranges and ranges.covers_all:
-        return ranges.plausible, ranges
-    bound = 10.0 ** (floor(log10(max(1.0, np.abs(values).max()))) + 1)
-    return (0.0 if values.min() >= 0 else -bound, bound), ranges
+    bounds = ranges.plausible if ranges and ranges.covers_all else (values.min(), values.max())
+    end = 10.0 ** (floor(log10(max(1.0, *np.abs(bounds)))) + 1)
+    return (0.0 if bounds[0] >= 0 else -end, end), ranges
 
 
 def _list_some(names: list[str]) -> str:
