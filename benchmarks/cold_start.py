@@ -2,8 +2,8 @@
 
 The demo runs a server and four hospitals as processes. In alternating turns, as many processes only import TensorFlow
 and end at once, without Python's clean-up. Memory is the peak of a process (VmHWM), sampled every few milliseconds: of
-the hospitals, of the server until it saves the model, and of the server until it ends. The same turns run the example of
-docs/python-api.md, a script of ten lines in one process.
+the hospitals, of the server until it saves the model, and of the server until it ends. The same turns run the example
+of docs/python-api.md, a script of ten lines in one process.
 """
 
 import argparse
