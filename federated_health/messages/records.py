@@ -92,7 +92,7 @@ def read_counts(metrics: MetricRecord, target: Target[Any], declared: int) -> Ev
     counts: EvaluationSums = target.sums(**values)
     if counts.examples != declared and not (counts == target.no_sums and target.min_rows):
         raise MalformedMessageError(WRONG_COUNTS)
-    if not target.is_possible(counts):
+    if not 0 <= counts.loss_sum <= counts.examples * target.max_loss or not target.is_possible(counts):
         raise MalformedMessageError("its sums of the evaluation are impossible")
     return counts
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.app import RecordDict
@@ -12,7 +12,6 @@ from flwr.serverapp.strategy import Strategy
 from federated_health import encryption
 from federated_health.errors import RunError
 from federated_health.messages import content as messages
-from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import BENEFIT, Evaluation, TrainConfig, TrainingScores, Update
 from federated_health.messages.records import weights_to_record
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, EvaluationSums
@@ -27,6 +26,9 @@ from federated_health.server.run import FederatedRun
 from federated_health.server.strategies import make_strategy, read_state, write_state
 from federated_health.settings import Settings
 from federated_health.transport.interface import Transport
+
+if TYPE_CHECKING:
+    from federated_health.messages.benefit import Benefit
 
 
 def make_run(transport: Transport, settings: Settings, strategy: Strategy | None = None) -> FederatedRun:
@@ -228,7 +230,9 @@ class PlainRun(FederatedRun):
         registration = self.participants.registration_of(node)
         return Evaluation.from_content(content, self._target, registration.test_examples, final=final)
 
-    def _read_benefit(self, node: int, content: RecordDict) -> Benefit:
+    def _read_benefit(self, node: int, content: RecordDict) -> "Benefit":
+        from federated_health.messages.benefit import Benefit  # noqa: PLC0415  # at the end of a run only
+
         registration = self.participants.registration_of(node)
         task = self.settings.task_declaration
         return Benefit.from_content(content, task, registration.train_examples, registration.test_examples)

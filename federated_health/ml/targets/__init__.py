@@ -39,6 +39,7 @@ class Target(ABC, Generic[Sums]):
     Attributes:
         outputs: number of the network's outputs.
         sums: type of the sums that hospitals send of an evaluation.
+        no_sums: the sums over no rows.
         headline: name of the figure that is shown per round, besides the loss.
         compared: name of the figure with which a hospital compares two models.
         less_is_better: whether less of `compared` is better.
@@ -63,6 +64,7 @@ class Target(ABC, Generic[Sums]):
 
     def __init__(self, label: Label) -> None:
         self.label = label
+        self.no_sums = self.sums()
 
     @abstractmethod
     def losses(self, tf: Any, labels: Any, outputs: Any) -> Any:
@@ -89,14 +91,9 @@ class Target(ABC, Generic[Sums]):
             threshold: decision threshold of a target that has one.
         """
 
-    @property
-    def no_sums(self) -> Sums:
-        """The sums over no rows."""
-        return self.sums()
-
+    @abstractmethod
     def is_possible(self, sums: Sums) -> bool:
-        """Whether rows of the label can add up to these sums, which are finite."""
-        return 0 <= sums.loss_sum <= sums.examples * self.max_loss
+        """Whether rows of the label can add up to these finite sums, apart from the loss."""
 
     @abstractmethod
     def figures(self, sums: Sums, train_examples: int, roc_auc: float | None) -> dict[str, Any]:

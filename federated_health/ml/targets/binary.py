@@ -42,7 +42,7 @@ class BinaryTarget(Target[Counts]):
         return count_outcomes(probability(outputs), labels, threshold)
 
     def is_possible(self, sums: Counts) -> bool:
-        return super().is_possible(sums) and 0 <= sums.squared_error_sum <= sums.examples
+        return 0 <= sums.squared_error_sum <= sums.examples
 
     def figures(self, sums: Counts, train_examples: int, roc_auc: float | None) -> dict[str, Any]:
         return figures_of(sums, train_examples, roc_auc)

@@ -78,13 +78,14 @@ class ClassTarget(Target[ClassSums]):
     has_classes: ClassVar[bool] = True
     label: ClassLabel
 
+    def __init__(self, label: ClassLabel) -> None:
+        super().__init__(label)
+        self.outputs = len(label.codes)
+        self.no_sums = ClassSums((0,) * self.outputs**2)
+
     @cached_property
     def codes(self) -> npt.NDArray[np.float32]:
         return np.array(list(self.label.codes), dtype=np.float32)
-
-    @property
-    def outputs(self) -> int:  # type: ignore[override]  # here it depends on the label
-        return len(self.label.codes)
 
     def losses(self, tf: Any, labels: Any, outputs: Any) -> Any:
         actual = tf.cast(tf.equal(labels[:, tf.newaxis], self.codes), tf.float32)
@@ -108,12 +109,8 @@ class ClassTarget(Target[ClassSums]):
             squared_error_sum=float(((probabilities - actual) ** 2).sum()),
         )
 
-    @property
-    def no_sums(self) -> ClassSums:
-        return ClassSums((0,) * self.outputs**2)
-
     def is_possible(self, sums: ClassSums) -> bool:
-        return super().is_possible(sums) and 0 <= sums.squared_error_sum <= 2 * sums.examples
+        return 0 <= sums.squared_error_sum <= 2 * sums.examples
 
     def figures(self, sums: ClassSums, train_examples: int, roc_auc: float | None) -> dict[str, Any]:
         """`roc_auc` is the mean over classes, each against all others."""

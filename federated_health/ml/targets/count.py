@@ -112,7 +112,7 @@ class CountTarget(Target[CountSums]):
         log_limit = sums.examples * high * np.log(max(high, 1)) * (1 + 1e-6)
         are_events = sums.observed_sum % 1 == 0 and 0 <= sums.observed_sum <= sums.examples * high
         errors = sums.expected_sum, sums.absolute_error_sum, sums.log_sum
-        return super().is_possible(sums) and are_events and min(errors) >= 0 and sums.log_sum <= log_limit
+        return are_events and min(errors) >= 0 and sums.log_sum <= log_limit
 
     def figures(self, sums: CountSums, train_examples: int, roc_auc: float | None) -> dict[str, Any]:  # noqa: ARG002
         return {
