@@ -253,6 +253,31 @@ def test_differential_privacy_is_a_setting_like_others(hospitals: dict[str, pd.D
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "figure", "column"),
+    [("classes", "macro_f1", "probability_2"), ("number", "rmse", "prediction"), ("count", "deviance", "expected")],
+)
+@pytest.mark.filterwarnings("ignore:task severity")  # what to check in the draft
+def test_labels_of_other_kinds_have_their_own_figures_and_predictions(
+    hospitals: dict[str, pd.DataFrame], kind: Any, figure: str, column: str
+) -> None:
+    random = np.random.default_rng(0)
+    tables = {
+        name: table.drop(columns="disease").assign(severity=random.integers(0, 4, len(table)))
+        for name, table in hospitals.items()
+    }
+    task = fh.draft_task(pd.concat(tables.values()), "severity", kind=kind)
+
+    result = fh.federate(tables, task, rounds=2)
+
+    assert result.threshold is None
+    assert result.metrics[figure].notna().all()
+    assert figure in repr(result)
+    assert result.benefit.index.tolist() == ["east", "north", "south"]
+    assert column in result.model.predict(tables["east"])
+
+
+@pytest.mark.slow
 def test_the_model_predicts_what_predict_py_writes(
     result: Result, hospitals: dict[str, pd.DataFrame], run_script: RunScript, tmp_path: Path
 ) -> None:
@@ -303,6 +328,18 @@ def test_a_saved_result_has_the_files_of_a_run(result: Result, tmp_path: Path) -
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "run" / ROUNDS), result.curves)
     with pytest.raises(fh.UserError, match="holds a run already"):
         result.save(tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:task disease")  # what to check in the draft
+def test_a_saved_result_has_the_file_of_an_own_task(hospitals: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    task = fh.draft_task(pd.concat(hospitals.values()), "disease")
+
+    fh.federate(hospitals, task, rounds=1, appraisal=False).save(tmp_path / "run")
+
+    assert fh.read_task(tmp_path / "run" / "task.toml").agreement == task.agreement
+    settings = json.loads((tmp_path / "run" / SETTINGS).read_text())
+    assert settings["task-file"] == str(tmp_path / "run" / "task.toml")
 
 
 @pytest.mark.slow

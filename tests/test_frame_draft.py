@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from federated_health.data.columns import Category, Measurement
+from federated_health.data.columns import Category, ClassLabel, CountLabel, Label, Measurement, NumberLabel
 from federated_health.data.csv_reading import find_invalid_cell
 from federated_health.data.data_frames import read_frame
 from federated_health.data.exports.frame_draft import NO_UNIT, draft_task
@@ -191,8 +191,8 @@ def test_the_patient_s_identifier_is_found() -> None:
         ("dead", None, "lacks the target dead"),
         ("died", ["no", "yes"] * (ROWS // 2), "expected numbers, got text"),
         ("died", [1, 2] * (ROWS // 2), "expected 0 and 1, got 2 different values"),
-        ("died", [0, 0] * (ROWS // 2), "expected 0 and 1, got 1 "),
-        ("died", [0, 1, 2, 3] * (ROWS // 4), "got 4 different values; state kind="),
+        ("died", [0, 0] * (ROWS // 2), "expected different values, got 1"),
+        ("died", list(range(ROWS)), 'kind="number" or kind="count"'),
     ],
 )
 def test_a_target_that_cannot_be_a_label_is_refused(target: str, cells: object, problem: str) -> None:
@@ -201,6 +201,57 @@ def test_a_target_that_cannot_be_a_label_is_refused(target: str, cells: object, 
     with pytest.raises(DataError, match=problem) as refused:
         draft_task(patients, target)
     assert "\n" not in str(refused.value)
+
+
+KINDS: dict[str, tuple[list[float], str | None, Label]] = {
+    "classes": ([0, 1, 2, 3], None, ClassLabel("y", "y", {code: f"code {code}" for code in range(4)})),
+    "number": ([4.5 + step / 10 for step in range(100)], None, NumberLabel("y", "y", NO_UNIT, low=0, high=25)),
+    "count": (list(range(20)), "count", CountLabel("y", "y", high=100)),
+    "a number of few values": ([1, 2, 3], "number", NumberLabel("y", "y", NO_UNIT, low=0, high=10)),
+    "counts of few values": ([0, 1], "count", CountLabel("y", "y", high=10)),
+}
+
+
+@pytest.mark.parametrize(("cells", "kind", "label"), KINDS.values(), ids=KINDS)
+def test_labels_of_other_kinds_are_guessed_or_stated(cells: list[float], kind: Any, label: Label) -> None:
+    task, told = drafted(table(y=np.resize(cells, ROWS)), "y", kind=kind)
+
+    assert task.label == label
+    assert f"label of the kind {label.kind}" in told
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "problem"),
+    [
+        ([0, 1], "classes", "3 to 100 classes"),
+        ([0, 1, 2.5], "classes", "3 to 100 classes"),
+        ([0, 1, 2, 3], "binary", "expected 0 and 1, got 4 different values"),
+        ([0, 1, -2, 3], "count", "whole numbers from 0"),
+        ([0, 1.5, 2, 3], "count", "whole numbers from 0"),
+        ([0, 1, 2, 20_000], "count", "whole numbers from 0 to 10,000"),
+    ],
+)
+def test_a_target_of_another_kind_than_stated_is_refused(cells: list[float], kind: Any, problem: str) -> None:
+    with pytest.raises(DataError, match=problem):
+        draft_task(table(y=np.resize(cells, ROWS)), "y", kind=kind)
+
+
+def test_a_class_in_few_rows_is_refused() -> None:
+    classes = np.resize([0, 1, 2], ROWS)
+    classes[0] = 4
+
+    with pytest.raises(DataError, match="join rare ones"):
+        draft_task(table(y=classes), "y", kind="classes")
+
+
+@pytest.mark.parametrize("kind", ["classes", "number"])
+def test_a_column_that_gives_another_label_away_is_left_out(kind: Any) -> None:
+    stage = np.resize([0, 1, 2, 3], ROWS)
+
+    task, told = drafted(table(y=stage, stage_again=2 * stage + 1), "y", kind=kind)
+
+    assert "stage_again (gives the label" in told
+    assert "age" in task.column_names
 
 
 def test_a_misspelt_target_gets_a_suggestion() -> None:

@@ -10,7 +10,8 @@ from federated_health.cli import parsing
 from federated_health.data.patient_table import read_patients
 from federated_health.errors import DataError
 from federated_health.files import write_bytes
-from federated_health.ml.predictions import DECIMALS, PREDICTION, RISK, load_task_model, predict_columns, read_task
+from federated_health.ml.predictions import DECIMALS, load_task_model, predict_columns, read_task
+from federated_health.ml.targets import target_of
 
 EXAMPLES = (
     "runs/first/model.keras data/example_patients.csv",
@@ -21,8 +22,9 @@ EXAMPLES = (
 def parse() -> argparse.Namespace:
     """Parse the flags."""
     parser = parsing.CommandParser(
-        "Scores the patients of a CSV with a saved model. Adds two columns: risk, a probability, and prediction, 1 if "
-        "the risk reaches the model's threshold and 0 otherwise.",
+        "Scores the patients of a CSV with a saved model. Adds columns: risk, a probability, and prediction, 1 if the "
+        "risk reaches the model's threshold and 0 otherwise. For a label of classes, probability_CODE of each and "
+        "prediction, the most probable code; for a number, prediction; for a count, expected, the expected number.",
         examples=EXAMPLES,
     )
     help_text = "a model.keras that server.py or client.py saved"
@@ -43,7 +45,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Read the patients, score them, and write them with their risk."""
+    """Read the patients, score them, and write them with their predictions."""
     flags = parse()
     task, threshold = read_task(flags.model, flags.task_file)
     separator, decimal, encoding = ",", ".", "utf-8"
@@ -54,14 +56,14 @@ def main() -> None:
         separator, decimal, encoding = written.separator, written.decimal, written.encoding
     else:
         table, numbers = read_patients(flags.patients, task, labelled=False)
-    for name in (RISK, PREDICTION):
+    target = target_of(task)
+    for name in target.prediction_columns(np.zeros((0, target.outputs)), threshold):
         if name in table.columns:
             raise DataError(f"{flags.patients}: already has a column {name}; rename or remove it")
     if flags.out is not None and flags.out.resolve() == flags.patients.resolve():
         raise DataError(f"{flags.out}: is the input file; name another --out")
     model = load_task_model(flags.model, task)
-    for name, column in predict_columns(model, task, threshold, numbers.to_numpy(dtype=np.float64)).items():
-        table[name] = column
+    table = table.assign(**predict_columns(model, task, threshold, numbers.to_numpy(dtype=np.float64)))
     text = table.to_csv(index=False, sep=separator, decimal=decimal, float_format=f"%.{DECIMALS}f", lineterminator="\n")
     if flags.out is None:
         sys.stdout.write(text)

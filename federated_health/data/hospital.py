@@ -21,7 +21,7 @@ class Patients:
 
     Attributes:
         values: float64 [rows, columns of the task], raw units and codes, NaN for missing.
-        labels: float32 [rows], 0 or 1.
+        labels: float32 [rows]; what they mean is the task's label's.
         ids: int64 [rows], equal for the rows of one patient; None if no column identifies patients.
     """
 
@@ -92,7 +92,7 @@ def split_hospital(check: DataCheck, name: str, split_seed: int) -> Hospital:
     check.raise_obstacle()
     task = check.task
     patients = Patients.from_table(check.numbers, task, check.cells.patients)
-    train, test = split_rows(check.numbers, task.label.name, split_seed, check.cells.patients)
+    train, test = split_rows(check.numbers, task.label.name, split_seed, check.cells.patients, task.label.classes)
     return Hospital(
         name=name,
         task=task,

@@ -9,10 +9,10 @@ import numpy.typing as npt
 from federated_health.data.task_files import find_task, parse_task, read_task_file
 from federated_health.data.tasks import Task, find_difference
 from federated_health.errors import DataError
-from federated_health.ml.keras_models import load_model, predict_risk, read_description
+from federated_health.ml.keras_models import load_model, predict, read_description
 from federated_health.ml.metrics import DEFAULT_THRESHOLD
+from federated_health.ml.targets import target_of
 
-RISK, PREDICTION = "risk", "prediction"
 DECIMALS = 6
 
 
@@ -60,5 +60,6 @@ def predict_columns(
         model: a saved model's Keras model.
         values: [rows, columns of the task], NaN for missing.
     """
-    risk = predict_risk(model, task, values).astype(np.float64).round(DECIMALS)
-    return {RISK: risk, PREDICTION: (risk >= threshold).astype(int)}  # of the rounded risk, so that the two agree
+    predictions = predict(model, task, values).astype(np.float64)
+    # From rounded numbers, so that the columns agree.
+    return dict(target_of(task).prediction_columns(predictions.round(DECIMALS), threshold))

@@ -13,30 +13,31 @@ import warnings
 from collections.abc import Mapping
 from difflib import get_close_matches
 from math import floor, log10
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from federated_health.data import label_kinds
 from federated_health.data.columns import Category, ClassLabel, CountLabel, Label, Measurement, NumberLabel
 from federated_health.data.data_frames import text_table
-from federated_health.data.exports.column_kinds import find_kind, predicts
+from federated_health.data.exports.column_draft import AGES, MAX_FILLED, find_unit
+from federated_health.data.exports.column_kinds import find_kind, follows, predicts
 from federated_health.data.exports.drafts import MIN_ROWS
 from federated_health.data.exports.export_profile import Export, ExportColumn, profile_table
 from federated_health.data.exports.header_words import concepts_of
+from federated_health.data.exports.label_draft import find_label_kind
 from federated_health.data.exports.plausible_ranges import Ranges, find_missing_marks, propose_ranges
-from federated_health.data.exports.task_draft import AGES, MAX_FILLED, find_unit, make_column_name
+from federated_health.data.exports.task_draft import make_column_name
 from federated_health.data.task_files import MAX_CODES, RESERVED, parse_task
 from federated_health.data.task_writing import write_task
 from federated_health.data.tasks import Task
-from federated_health.data.toml_reading import MAX_NUMBER
+from federated_health.data.toml_reading import MAX_NUMBER, PLACEHOLDER
 from federated_health.errors import DataError, SettingsError
 from federated_health.names import HOSPITAL_COLUMN, hospital_name_from, is_hospital_name
 
-Numbers = npt.NDArray[np.float64]
 LabelKind = Literal["binary", "classes", "number", "count"]
-KINDS = ("binary", "classes", "number", "count")
 
 TABLE = "table"
 """What errors call the DataFrame."""
@@ -62,10 +63,10 @@ def draft_task(
 
     Args:
         table: one row per patient, or per stay if a column identifies the patient.
-        target: name of the column to predict: 0 or 1, unless `kind` says otherwise.
+        target: name of the column to predict, which holds numbers.
         name: name of the task; by default made from the target's.
         meaning: what is true of a patient with the label 1, or what the label holds; by default the target's name.
-        kind: "binary", "classes", "number" or "count"; by default binary.
+        kind: "binary", "classes", "number" or "count"; by default guessed, unless it may be a number or a count.
 
     Raises:
         DataError: the target cannot be a label, or a column holds a number that probably means missing.
@@ -73,13 +74,13 @@ def draft_task(
     """
     if name is not None and not is_hospital_name(name):
         raise SettingsError(f"name: expected lower-case letters, digits and hyphens, got {name!r}")
-    if kind is not None and kind not in KINDS:
-        raise SettingsError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    if kind is not None and kind not in get_args(LabelKind):
+        raise SettingsError(f"kind: expected one of {', '.join(get_args(LabelKind))}, got {kind!r}")
     export = profile_table(text_table(table, TABLE))
     names = [str(header) for header in export.table.columns]
     position = _find_target(names, target)
-    label = _guess_label(export.columns[position], target, meaning or target, kind or "binary")
-    guesses = _Guesses(export, names, position, label.kind == "binary")
+    label = _guess_label(export.columns[position], target, meaning or target, kind)
+    guesses = _Guesses(export, names, position, label)
     task = Task(
         name=name or hospital_name_from(target) or "my-task",
         columns=tuple(guesses.columns()),
@@ -104,33 +105,40 @@ def _find_target(names: list[str], target: str) -> int:
     raise DataError(f"{TABLE}: lacks the target {target}{hint}")
 
 
-def _guess_label(column: ExportColumn, name: str, meaning: str, kind: LabelKind) -> Label:
+def _guess_label(column: ExportColumn, name: str, meaning: str, kind: str | None) -> Label:
+    """The label of a kind, by default of the one that the column's numbers suggest."""
+
+    def error(expected: str, hint: str = "") -> DataError:
+        return DataError(f"{TABLE}: target {name}: expected {expected}{hint and '; '}{hint}")
+
     counted = _count_numbers(column)
     if counted is None:
-        hint = f"; write 0 and 1, as in (table[{name!r}] == ...).astype(int)" if kind == "binary" else ""
-        raise DataError(f"{TABLE}: target {name}: expected numbers, got text{hint}")
-    values = np.array(list(counted))
-    if kind == "binary":
-        if sorted(counted) == [0, 1]:
-            return Label(name, meaning)
-        hint = "" if len(counted) < 3 else '; state kind="classes", kind="number" or kind="count" to predict others'
-        raise DataError(f"{TABLE}: target {name}: expected 0 and 1, got {len(counted)} different values{hint}")
+        raise error("numbers, got text", f"for a binary label, write (table[{name!r}] == ...).astype(int)")
     if len(counted) < 2:
-        raise DataError(f"{TABLE}: target {name}: expected different values, got {len(counted)}")
-    if kind == "classes":
+        raise error(f"different values, got {len(counted)}")
+    kind = kind or find_label_kind(column)
+    if kind == PLACEHOLDER:
+        raise error('a stated kind of label, as it may be either: kind="number" or kind="count"')
+    values = np.array(list(counted))
+    if kind == Label.kind:
+        if sorted(counted) != [0, 1]:
+            raise error(f"0 and 1, got {len(counted)} different values")
+        return Label(name, meaning)
+    if kind == ClassLabel.kind:
         codes = _declared_codes(counted)
-        if not codes or len(codes) > MAX_CODES:
-            limit = f"2 to {MAX_CODES} whole numbers, each in {MIN_ROWS} rows or between two that are"
-            raise DataError(f"{TABLE}: target {name}: expected {limit}; join rare classes, or draft from more rows")
+        if not label_kinds.MIN_CLASSES <= len(codes) <= MAX_CODES:
+            classes = f"{label_kinds.MIN_CLASSES} to {MAX_CODES} classes as whole numbers"
+            raise error(f"{classes}, each in {MIN_ROWS} rows or between two that are", "join rare ones")
         return ClassLabel(name, meaning, codes)
-    (low, high), ranges = _guess_range(values, np.array(list(counted.values())))
-    if kind == "number":
-        if ranges and ranges.covers_all:
-            low, high = ranges.plausible  # the network's output is scaled by it
-        return NumberLabel(name, meaning, find_unit(name) or NO_UNIT, low=low, high=high)
-    if values.min() < 0 or (values % 1).any():
-        raise DataError(f"{TABLE}: target {name}: expected whole numbers from 0 for a count")
-    return CountLabel(name, meaning, high=int(high))
+    _refuse_missing_marks(name, counted)
+    (low, high), ranges = _guess_range(counted)
+    if kind == CountLabel.kind:
+        if values.min() < 0 or values.max() > label_kinds.MAX_COUNT or (values % 1).any():
+            raise error(f"whole numbers from 0 to {label_kinds.MAX_COUNT:,} for a count")
+        return CountLabel(name, meaning, high=min(int(high), label_kinds.MAX_COUNT))
+    if ranges and ranges.covers_all:
+        low, high = ranges.plausible  # by which the network's output is scaled
+    return NumberLabel(name, meaning, find_unit(name) or NO_UNIT, low=low, high=high)
 
 
 class _Guesses:
@@ -140,11 +148,10 @@ class _Guesses:
         patient: the column that identifies patients, if one was found.
     """
 
-    def __init__(self, export: Export, names: list[str], target: int, is_binary: bool) -> None:
-        self._export, self._names, self._target = export, names, target
-        # Another label has no two classes that a column could give away.
-        labels = pd.to_numeric(export.table.iloc[:, target].astype(str), errors="coerce").fillna(-1)
-        self._label_rows = labels.to_numpy().astype(np.intp) if is_binary else None
+    def __init__(self, export: Export, names: list[str], target: int, label: Label) -> None:
+        self._export, self._names, self._target, self._label = export, names, target, label
+        numbers = pd.to_numeric(export.table.iloc[:, target].astype(str), errors="coerce")
+        self._label_rows = numbers.to_numpy(dtype=np.float64)
         self.patient: str | None = None
         self._left_out: list[str] = []
         self._notes: dict[str, list[str]] = {}
@@ -167,7 +174,8 @@ class _Guesses:
         if self.patient:
             parts.append(f"rows with the same {self.patient} count as one patient")
         parts += [f"left out: {_list_some(self._left_out)}"] if self._left_out else []
-        return "; ".join(["check the ranges and codes, which were guessed", *parts])
+        kind = "" if self._label.kind == Label.kind else f" of the label of the kind {self._label.kind} and"
+        return "; ".join([f"check the ranges and codes{kind} of the columns, which were guessed", *parts])
 
     def _find_reason(self, position: int, name: str, column: ExportColumn) -> str:
         """Why a column is left out; empty if it is not. Notes the column that identifies patients."""
@@ -175,7 +183,9 @@ class _Guesses:
             return "several columns have this name"
         if name == HOSPITAL_COLUMN:
             return "not an input"
-        if make_column_name(name) != name or RESERVED.fullmatch(name):
+        is_binary = self._label.kind == Label.kind
+        is_reserved = RESERVED.fullmatch(name) or (not is_binary and label_kinds.RESERVED.fullmatch(name))
+        if make_column_name(name) != name or is_reserved:
             return "its name must consist of letters, digits and _, and not be reserved"
         kind = find_kind(column, len(self._export.table))
         if kind.role == "unused":
@@ -187,28 +197,27 @@ class _Guesses:
             return "identifies patients, too"
         if _count_numbers(column) is None:
             return "text, dates or too large numbers"
-        cells = self._export.table.iloc[:, position]
-        if self._label_rows is not None and predicts(cells, column, self._label_rows):
+        if self._gives_label_away(self._export.table.iloc[:, position], column):
             return "gives the label of nearly every row"
         return ""
 
+    def _gives_label_away(self, cells: "pd.Series[str]", column: ExportColumn) -> bool:
+        label = self._label_rows
+        if not isinstance(self._label, ClassLabel) and self._label.kind != Label.kind:
+            return follows(cells, column, label)
+        codes = self._label.codes if isinstance(self._label, ClassLabel) else (1,)
+        return any(predicts(cells, column, np.where(np.isnan(label), -1, label == code)) for code in codes)
+
     def _guess(self, name: str, column: ExportColumn) -> Measurement | Category:
-        counted = _count_numbers(column) or {}
+        counted = _count_numbers(column) or {}  # not empty: such columns are left out
         if find_kind(column, len(self._export.table)).role == "category" and (codes := _declared_codes(counted)):
             self._note("meaning of codes not stated", name)
             return Category(name, name, codes)
-        values, rows = np.array(list(counted)), np.array(list(counted.values()))
-        marks = find_missing_marks(np.repeat(values, rows), MIN_ROWS)
-        if missing := [mark for mark in marks if mark != 0]:
-            listed = " or ".join(map(str, missing))
-            fix = f"table[{name!r}].replace({missing}, float('nan'))"
-            raise DataError(f"{TABLE}: column {name}: {listed} seems to mean missing; empty these cells: {fix}")
-        if 0 in marks:
+        if zero_is_missing := _refuse_missing_marks(name, counted):
             self._note("0 is read as missing", name)
-            rows = rows[values != 0]
-            values = values[values != 0]
-        (low, high), ranges = _guess_range(values, rows)
-        if "age" in concepts_of(name) and AGES[0] <= values.min() and values.max() <= AGES[1]:
+            counted = {number: rows for number, rows in counted.items() if number != 0}
+        (low, high), ranges = _guess_range(counted)
+        if "age" in concepts_of(name) and AGES[0] <= min(counted) and max(counted) <= AGES[1]:
             low, high = AGES
         unit = find_unit(name)
         if not unit:
@@ -219,7 +228,7 @@ class _Guesses:
             unit or NO_UNIT,
             low=low,
             high=high,
-            zero_is_missing=0 in marks,
+            zero_is_missing=zero_is_missing,
             typical_median=ranges.typical if ranges else None,
         )
 
@@ -248,12 +257,27 @@ def _declared_codes(counted: Mapping[float, int]) -> dict[int, str]:
     return {code: f"code {code}" for code in codes} if len(codes) > 1 and set(counted) <= set(codes) else {}
 
 
-def _guess_range(values: Numbers, rows: npt.NDArray[np.int64]) -> tuple[tuple[float, float], Ranges | None]:
-    """A range that holds all values, of which each is in so many rows, and the ranges that a draft would propose."""
-    ranges = propose_ranges(np.repeat(values, rows))
-    bounds = ranges.plausible if ranges and ranges.covers_all else (values.min(), values.max())
+def _refuse_missing_marks(name: str, counted: Mapping[float, int]) -> bool:
+    """Whether 0 probably means missing; a DataError if another number does."""
+    marks = find_missing_marks(_repeat(counted), MIN_ROWS)
+    if missing := [mark for mark in marks if mark != 0]:
+        listed = " or ".join(map(str, missing))
+        fix = f"table[{name!r}].replace({missing}, float('nan'))"
+        raise DataError(f"{TABLE}: column {name}: {listed} seems to mean missing; empty these cells: {fix}")
+    return 0 in marks
+
+
+def _guess_range(counted: Mapping[float, int]) -> tuple[tuple[float, float], Ranges | None]:
+    """A range that holds all numbers, and the ranges that the draft of a file would propose."""
+    ranges = propose_ranges(_repeat(counted))
+    bounds = ranges.plausible if ranges and ranges.covers_all else (min(counted), max(counted))
     end = 10.0 ** (floor(log10(max(1.0, *np.abs(bounds)))) + 1)
     return (0.0 if bounds[0] >= 0 else -end, end), ranges
+
+
+def _repeat(counted: Mapping[float, int]) -> npt.NDArray[np.float64]:
+    """The number of each row."""
+    return np.repeat(np.array(list(counted)), list(counted.values()))
 
 
 def _list_some(names: list[str]) -> str:

@@ -82,6 +82,15 @@ class Target(ABC, Generic[Sums]):
     def predict(self, outputs: Floats) -> npt.NDArray[np.float64]:
         """What a saved model returns, in NumPy; of the same shape as the outputs."""
 
+    def prediction_columns(self, predictions: Floats, threshold: float) -> dict[str, npt.NDArray[Any]]:  # noqa: ARG002  # as below
+        """Columns, by name, that `predict.py` adds to a table of patients.
+
+        Args:
+            predictions: what a saved model returns, [rows, outputs].
+            threshold: decision threshold of a target that has one.
+        """
+        return {"prediction": predictions[:, 0]}
+
     @abstractmethod
     def measure(self, outputs: Floats, labels: Floats, threshold: float) -> Sums:
         """Sums over the rows of an evaluation.

@@ -38,6 +38,10 @@ class BinaryTarget(Target[Counts]):
     def predict(self, outputs: Floats) -> npt.NDArray[np.float64]:
         return probability(outputs)
 
+    def prediction_columns(self, predictions: Floats, threshold: float) -> dict[str, npt.NDArray[Any]]:
+        risk = predictions[:, 0]
+        return {"risk": risk, "prediction": (risk >= threshold).astype(int)}
+
     def measure(self, outputs: Floats, labels: Floats, threshold: float) -> Counts:
         return count_outcomes(probability(outputs), labels, threshold)
 

@@ -99,6 +99,11 @@ class ClassTarget(Target[ClassSums]):
         probabilities: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
         return probabilities
 
+    def prediction_columns(self, predictions: Floats, threshold: float) -> dict[str, npt.NDArray[Any]]:  # noqa: ARG002  # of the interface
+        codes = list(self.label.codes)
+        probabilities = {f"probability_{code}": predictions[:, place] for place, code in enumerate(codes)}
+        return {**probabilities, "prediction": np.array(codes)[predictions.argmax(axis=1)]}
+
     def measure(self, outputs: Floats, labels: Floats, threshold: float) -> ClassSums:  # noqa: ARG002  # of the interface
         probabilities, actual = self.predict(outputs), self._is_actual(labels)
         pairs = self.class_of(labels) * self.outputs + outputs.argmax(axis=1)

@@ -96,6 +96,9 @@ class CountTarget(Target[CountSums]):
     def predict(self, outputs: Floats) -> npt.NDArray[np.float64]:
         return np.exp(np.minimum(outputs.astype(np.float64), MAX_LOG_RATE))
 
+    def prediction_columns(self, predictions: Floats, threshold: float) -> dict[str, npt.NDArray[Any]]:  # noqa: ARG002  # of the interface
+        return {"expected": predictions[:, 0]}
+
     def measure(self, outputs: Floats, labels: Floats, threshold: float) -> CountSums:  # noqa: ARG002  # of the interface
         expected, observed = self.predict(outputs), labels.astype(np.float64)
         return CountSums(
