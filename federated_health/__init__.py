@@ -25,17 +25,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 __version__ = "0.2.0"
 
-__all__ = [
-    "Model",
-    "Result",
-    "Task",
-    "UserError",
-    "draft_task",
-    "federate",
-    "load_model",
-    "read_task",
-    "write_task",
-]
+__all__ = ["Model", "Result", "Task", "UserError", "draft_task", "federate", "load_model", "read_task", "write_task"]
 
 
 def __getattr__(name: str) -> Any:

@@ -96,7 +96,12 @@ def test_settings_are_validated(hospitals: dict[str, pd.DataFrame], settings: di
 
 @pytest.mark.parametrize("name", ["North", "federation", "", 1])
 def test_a_hospital_needs_a_valid_name(hospitals: dict[str, pd.DataFrame], name: object) -> None:
-    assert refusal({name: hospitals["north"]}).startswith(f"hospital {name!r}: expected a name")
+    assert refusal({name: hospitals["north"]}).startswith("hospitals: expected names of")
+
+
+def test_tables_without_names_are_refused_without_showing_them(hospitals: dict[str, pd.DataFrame]) -> None:
+    tables: Any = list(hospitals.values())
+    assert refusal(tables) == "hospitals: expected a table by name, as in a dict, got list"
 
 
 def test_at_least_one_hospital_is_needed() -> None:

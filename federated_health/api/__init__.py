@@ -8,14 +8,4 @@ from federated_health.data.exports.frame_draft import draft_task
 from federated_health.data.tasks import Task
 from federated_health.errors import UserError
 
-__all__ = [
-    "Model",
-    "Result",
-    "Task",
-    "UserError",
-    "draft_task",
-    "federate",
-    "load_model",
-    "read_task",
-    "write_task",
-]
+__all__ = ["Model", "Result", "Task", "UserError", "draft_task", "federate", "load_model", "read_task", "write_task"]

@@ -71,13 +71,16 @@ def federate(
 
 
 def _read_settings(given: Mapping[str, Any], task: Task, hospitals: Mapping[str, object]) -> Settings:
-    config = {name.replace("_", "-"): value for name, value in given.items()}
+    config = {name.replace("_", "-"): str(value) if isinstance(value, Path) else value for name, value in given.items()}
     for name in given:
         if name.replace("_", "-") in NOT_IN_PROCESS:
             raise SettingsError(f"{name}: has no meaning where all hospitals are in one process")
+    if not isinstance(hospitals, Mapping):
+        raise SettingsError(f"hospitals: expected a table by name, as in a dict, got {type(hospitals).__name__}")
     for name in hospitals:
         if not (isinstance(name, str) and is_hospital_name(name)):
-            raise SettingsError(f"hospital {name!r}: expected a name of lower-case letters, digits and hyphens")
+            shown = repr(name) if isinstance(name, str) else type(name).__name__
+            raise SettingsError(f"hospitals: expected names of lower-case letters, digits and hyphens, got {shown}")
     own = {"hospitals": len(hospitals), "wait": NO_WAIT}
     settings = Settings.from_config({**config, **own}, declared_task=task)
     settings.check_given(config)

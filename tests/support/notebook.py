@@ -3,7 +3,9 @@
 `python -m tests.support.notebook` executes it and saves its outputs.
 """
 
+import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +44,11 @@ def outputs_of(notebook: Any) -> list[Any]:
 
 def _environment() -> dict[str, str]:
     """The variables with which the kernel finds this checkout."""
-    import os
-
     return {**os.environ, "PYTHONPATH": str(PROJECT)}
 
 
 def save() -> None:
     """Execute the notebook, and write it with its outputs."""
-    import tempfile
-
     import nbformat
 
     with tempfile.TemporaryDirectory() as folder:
