@@ -26,6 +26,8 @@ COUNTS = {field.name: field.type for field in fields(Counts)}
 
 WRONG_COUNTS = "its outcome counts do not add up to the held-out rows that it registered"
 
+OTHER_SHAPE = "its weights {}: expected float32 of shape {}, got another type or shape"
+
 MAX_LOG_ODDS = 1e39
 """Bound on scores: above every float32, and far enough below the largest float64 for sums."""
 
@@ -193,7 +195,7 @@ def size_of(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def blocks(*arrays: npt.NDArray[Any]) -> Iterator[tuple[npt.NDArray[Any], ...]]:
-    """Flat views of arrays of one shape, BLOCK elements at a time, so that what is computed of them stays in the cache."""
+    """Flat views of arrays of one shape, BLOCK elements at a time, so that what is computed of them fits the cache."""
     flat = [array.reshape(-1) for array in arrays]
     for start in range(0, flat[0].size, BLOCK):
         yield tuple(array[start : start + BLOCK] for array in flat)
@@ -233,7 +235,7 @@ def _decode(array: Array, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.f
     """The elements of an array, in memory or in NumPy's own format, whose header is validated first."""
     if isinstance(array, NumpyArray):
         if array.shape != shape:
-            raise MalformedMessageError(f"its weights {name}: expected shape {shape}, got another one")
+            raise MalformedMessageError(OTHER_SHAPE.format(name, shape))
         return array.elements
     if array.stype != NUMPY:  # Flower would fail to read it, and the whole round would fail
         raise MalformedMessageError(f"its weights {name} are not a NumPy array")
@@ -255,7 +257,7 @@ def _end_of_header(array: Array, name: str, shape: tuple[int, ...]) -> int:
     except Exception:  # NumPy's parser raises many types
         raise MalformedMessageError(f"its weights {name} cannot be read") from None
     if version != (1, 0) or fortran_order or dtype != np.float32 or claimed != shape:
-        raise MalformedMessageError(f"its weights {name}: expected float32 of shape {shape}, got another type or shape")
+        raise MalformedMessageError(OTHER_SHAPE.format(name, shape))
     return buffer.tell()
 
 

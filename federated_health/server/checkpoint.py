@@ -129,8 +129,10 @@ def write_checkpoint(checkpoint: Checkpoint, position: Position) -> list[bytes |
         "arrays": list(arrays),
     }
     body: list[bytes | memoryview] = [json.dumps(header, allow_nan=False).encode() + b"\n"]
-    for array in arrays.values():
-        array, start = np.asarray(array, order="C"), BytesIO()
+    for array in (np.asarray(array, order="C") for array in arrays.values()):
+        if array.dtype.hasobject:
+            raise ValueError("expected arrays of numbers")
+        start = BytesIO()
         np.lib.format.write_array_header_1_0(start, np.lib.format.header_data_from_array_1_0(array))
         body += start.getvalue(), array.reshape(-1).view(np.uint8).data
     return [b"%b %b %b\n" % (MAGIC, VERSION, _digest(VERSION, *body)), *body]
