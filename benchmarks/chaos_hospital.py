@@ -82,15 +82,15 @@ def light_app(pause: float, silent: Mapping[str, frozenset[int]] | None = None) 
         time.sleep(pause)
         counts = _counts(message, context)
         cells = {"positives": _cell(counts.positives, 1.0), "negatives": _cell(counts.true_negatives, -1.0)}
-        return Message(Evaluation(counts=counts, roc_auc=1.0, **cells).to_content(), reply_to=message)
+        return Message(Evaluation(counts=counts, roc_auc=1.0, scores=cells).to_content(), reply_to=message)
 
     @app.evaluate("appraisal")
     def measure_benefit(message: Message, context: Context) -> Message:
         time.sleep(pause)
         columns = len(hospital_of(message, context).task.columns)
         appraisal = Benefit(
-            roc_auc=Interval(),
-            own_roc_auc=None,
+            federated=Interval(),
+            own=None,
             difference=Interval(),
             importance=np.zeros(columns),
             observed=np.zeros(columns),
@@ -103,7 +103,7 @@ def light_app(pause: float, silent: Mapping[str, frozenset[int]] | None = None) 
 def train_lightly(message: Message, hospital: Hospital) -> Weights:
     """A light hospital's update of the weights in a message."""
     config = TrainConfig.from_record(message.content.config_records[CONFIG])
-    sent = weights_from_record(message.content.array_records[ARRAYS], weight_shapes(hospital.task, config.model))
+    sent = weights_from_record(message.content.array_records[ARRAYS], weight_shapes(hospital.task, config.network))
     generator = np.random.default_rng([config.seed, *hospital.name.encode(), round_of(message)])
     noise = {name: generator.standard_normal(array.shape) for name, array in sent.items()}
     return {name: (MEMORY * array + STEP * noise[name]).astype(np.float32) for name, array in sent.items()}

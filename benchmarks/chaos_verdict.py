@@ -14,7 +14,7 @@ from chaos_trials import Trial
 
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.ml.keras_models import load_model, predict_risk, read_description
-from federated_health.ml.networks import Weights, weight_shapes, weights_hash
+from federated_health.ml.networks import Network, Weights, weight_shapes, weights_hash
 from federated_health.names import FEDERATION, METRICS, MODEL, REPORT, ROUNDS
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
@@ -68,7 +68,7 @@ def _check(verdict: Verdict, trial: Trial, folder: Path, data: Mapping[str, Path
     if not (out / REPORT).exists():
         problems.append("there is no report")
     description, model = read_description(out / MODEL), load_model(out / MODEL)
-    shapes = weight_shapes(HEART_DISEASE, description["model"])
+    shapes = weight_shapes(HEART_DISEASE, Network.from_config(description["network"]))
     weights: Weights = dict(zip(shapes, model.get_weights(), strict=True))
     verdict.weights = weights_hash(weights)
     if description["weights_sha256"] != verdict.weights:

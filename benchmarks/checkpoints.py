@@ -31,7 +31,7 @@ def checkpoint_of(rounds: int, hospitals: int, parameters: int) -> Checkpoint:
     """A checkpoint of fedadam, whose state is twice its weights; 0 parameters for the default model."""
     settings = Settings.from_config({"strategy": "fedadam"})
     task, generator = settings.task_declaration, np.random.default_rng(0)
-    weights = initial_weights(task, settings.model, settings.seed)
+    weights = initial_weights(task, settings.network_declaration, settings.seed)
     if parameters:
         weights = {"kernel": generator.normal(size=parameters).astype(np.float32)}
     names = [f"hospital-{number:03}" for number in range(hospitals)]

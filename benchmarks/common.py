@@ -61,7 +61,9 @@ def federate(hospitals: Sequence[Hospital], settings: Settings) -> Outcome:
     run = PlainRun(InProcessTransport(client.app, contexts), replace(settings, appraisal=False))
     figures = run.run()
     normalisation = run.train_config().normalisation
-    scores = [LocalModel(hospital, settings.model, normalisation).score(run.weights) for hospital in hospitals]
+    scores = [
+        LocalModel(hospital, settings.network_declaration, normalisation).score(run.weights) for hospital in hospitals
+    ]
     exact = roc_auc(np.concatenate(scores), np.concatenate([hospital.test.labels for hospital in hospitals]))
     return Outcome(
         hospitals=figures["hospitals"],

@@ -1,12 +1,12 @@
-"""Seconds per round, and the server's memory, by size of the network: this project beside Flower's own stream; JSON.
+"""Seconds per round and the server's memory, by size of the network: this project beside Flower's stream; JSON.
 
-Four hospitals over loopback, each a process, that only add a number to the weights. The ways alternate in one run,
-since machines are noisy: trust the ratios. `stream` is server.py's run without files, and `checkpointed` with rounds.csv
-and checkpoints; their hospitals are threads of client.py with a ledger. `flower` is Flower's `start_server` and
-`start_client`. The limits are `grpc`, a bare gRPC stream that carries the same bytes in chunks, and `tcp`, a socket.
-Each server is a process, whose memory is its peak less what it needs before there are weights.
+Four hospitals over loopback, each a process, only add a number to the weights that they receive. The ways alternate in
+one run, since machines are noisy: trust the ratios. `stream` is the run of server.py without files, with hospitals as
+client.py runs them and their ledgers in memory; `checkpointed` also writes rounds.csv and a checkpoint per round;
+`flower` is Flower's `start_server` and `start_client`. The limits are `bare_grpc`, a gRPC stream with the same bytes in
+the same chunks, and `tcp`, a socket; both copy the bytes to a buffer at either end, and do nothing else.
 
-Each round carries the weights to four hospitals and back; rounds after the first are timed.
+Rounds after the first are timed. Memory is a server's peak beyond what it needs before there are weights.
 """
 
 import argparse
@@ -272,7 +272,7 @@ def sum_up(measured: Mapping[int, Mapping[str, Sequence[Found]]]) -> Found:
     result: Found = {"hospitals": HOSPITALS, "rounds": [], "ratios": [], "targets": {}}
     for weights, ways in measured.items():
         seconds = {way: [turn["seconds"] for turn in turns] for way, turns in ways.items()}
-        rows = {
+        rows: dict[str, Found] = {
             way: {
                 "weights": weights or DEFAULT,
                 "way": way,

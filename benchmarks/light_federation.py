@@ -131,14 +131,14 @@ def light_federation(
     own, folders = make_demo_identities(tls, names) if tls else (None, {})
     with ExitStack() as stack:
         identity = load_identity(own, Role.SERVER) if own else None
-        largest = max_reply_bytes(settings.task_declaration, settings.model) + 8 * weights
+        largest = max_reply_bytes(settings.task_declaration, settings.network_declaration) + 8 * weights
         grid = stack.enter_context(
             serve_streams(address, HEART_DISEASE.agreement, lambda _: None, max_message_bytes=largest, tls=identity)
         )
         if weights:
             arrays = {"weights": np.random.default_rng(0).normal(size=weights).astype(np.float32)}
         else:
-            arrays = initial_weights(HEART_DISEASE, settings.model, settings.seed)
+            arrays = initial_weights(HEART_DISEASE, settings.network_declaration, settings.seed)
         shapes = {name: values.shape for name, values in arrays.items()}
         stack.enter_context(mock.patch.object(plain_run, "initial_weights", return_value=arrays))
         stack.enter_context(mock.patch.object(plain_run, "weight_shapes", return_value=shapes))

@@ -52,7 +52,7 @@ def gathered(folder: Path, settings: Settings) -> Iterator[tuple[FederatedRun, G
     own, identities = make_demo_identities(folder / "tls", list(hospitals))
     with ExitStack() as stack:
         task, limits = settings.task_declaration, encryption if settings.encrypt else content
-        agreement, largest = task.agreement, limits.max_reply_bytes(task, settings.model)
+        agreement, largest = task.agreement, limits.max_reply_bytes(task, settings.network_declaration)
         tls = load_identity(own, Role.SERVER)
         grid = stack.enter_context(
             serve_streams(address, agreement, lambda _: None, max_message_bytes=largest, tls=tls)

@@ -43,6 +43,7 @@ def load(path: Path, *, encoded: bool) -> None:
     import federated_health.cli.client  # noqa: F401  # its modules
     from federated_health.data.hospital import load_hospital
     from federated_health.data.task_files import get_task
+    from federated_health.ml.networks import Network
     from federated_health.ml.normalisation import column_sums, normalisation_from
 
     task = get_task(TASK)
@@ -51,7 +52,7 @@ def load(path: Path, *, encoded: bool) -> None:
         from federated_health.hospital.local_model import LocalModel
 
         sums = column_sums(hospital.train.values[:, list(task.measurement_positions)])
-        LocalModel(hospital, "mlp", normalisation_from(sums))
+        LocalModel(hospital, Network(), normalisation_from(sums))
 
 
 def measure(command: Sequence[str]) -> tuple[float, float]:

@@ -42,8 +42,8 @@ def score_pooled(hospitals: list[Hospital], settings: Settings) -> np.ndarray[An
         train=Patients.concatenate(hospital.train for hospital in hospitals),
         test=Patients.concatenate(hospital.test for hospital in hospitals),
     )
-    local = LocalModel(pooled, settings.model, normalisation_from(merge_sums(sums)))
-    weights = initial_weights(READMISSION, settings.model, settings.seed)
+    local = LocalModel(pooled, settings.network_declaration, normalisation_from(merge_sums(sums)))
+    weights = initial_weights(READMISSION, settings.network_declaration, settings.seed)
     for number in range(1, settings.rounds + 1):
         weights, _ = local.train(weights, settings, number)
     return local.score(weights)

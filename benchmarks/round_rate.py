@@ -105,10 +105,10 @@ def limit(case: Case) -> list[float]:
     normalisation = normalisation_from(
         merge_sums([column_sums(hospital.train.values[:, positions]) for hospital in hospitals])
     )
-    models = [LocalModel(hospital, settings.model, normalisation) for hospital in hospitals]
+    models = [LocalModel(hospital, settings.network_declaration, normalisation) for hospital in hospitals]
     shares = np.array([len(hospital.train) for hospital in hospitals], dtype=np.float64)
     shares /= shares.sum()
-    weights = initial_weights(task, settings.model, settings.seed)
+    weights = initial_weights(task, settings.network_declaration, settings.seed)
     times = []
     for number in range(1, settings.rounds + 1):
         started = time.perf_counter()

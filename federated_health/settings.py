@@ -14,8 +14,9 @@ from federated_health.data.task_files import DEFAULT_TASK, TASKS, find_task, rea
 from federated_health.data.tasks import Task
 from federated_health.errors import SettingsError, check_installed
 from federated_health.ml import load_privacy_plan
-from federated_health.ml.networks import MODELS
+from federated_health.ml.networks import MODELS, Network
 from federated_health.ml.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
+from federated_health.ml.targets import target_of
 from federated_health.names import DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAX_WAIT
 from federated_health.setting_fields import Value, check, coerce, flag_of, setting
 
@@ -68,6 +69,12 @@ class Settings:
     )
     l2: float = _of_training(
         0.003, "L2 regularisation strength: weight of the squared kernels in the loss", unit="WEIGHT", minimum=0
+    )
+    class_weight: str = _of_training(
+        "none",
+        "balanced makes every class count the same in training, by the hospitals' numbers of rows; predicted risks are "
+        "then no longer calibrated",
+        choices=("none", "balanced"),
     )
     model: str = _of_training(
         "mlp", "the network: mlp has a hidden layer of 16 units, logistic is a logistic regression", choices=MODELS
@@ -191,6 +198,7 @@ class Settings:
             raise SettingsError(
                 f"min-hospitals: expected at most --hospitals {self.hospitals}, got {self.min_hospitals}"
             )
+        self._check_target()
         if self.encrypt:
             self._check_encryption()
         if 0 < self.max_update_norm < 1:
@@ -210,6 +218,19 @@ class Settings:
             check_installed("tenseal")
         if self.resume and self.out and Path(self.out) != Path(self.resume):
             raise SettingsError("out: expected none, or the folder of --resume, where the run continues")
+
+    def _check_target(self) -> None:
+        target = target_of(self.task_declaration)
+        if self.encrypt and not target.has_threshold:
+            raise SettingsError(f"encrypt: expected a binary label, got {self.task_declaration.label.kind}")
+        if self.class_weight == "none":
+            return
+        if not target.has_classes:
+            kind = self.task_declaration.label.kind
+            raise SettingsError(f"class-weight: expected a label with classes, got {kind}; leave it out")
+        if self.encrypt or self.dp_epsilon:
+            flag = "--encrypt" if self.encrypt else "--dp-epsilon"
+            raise SettingsError(f"class-weight: {flag} withholds the numbers of rows that balanced needs")
 
     def _check_encryption(self) -> None:
         minimum = MIN_ENCRYPTED_HOSPITALS
@@ -244,6 +265,11 @@ class Settings:
     def task_declaration(self) -> Task:
         """The task; a SettingsError if it has no file, and does not come with the package."""
         return find_task(self.task, Path(self.task_file) if self.task_file else None)
+
+    @cached_property
+    def network_declaration(self) -> Network:
+        """The network."""
+        return Network(self.model)
 
     @cached_property
     def strategy_arguments(self) -> Arguments:

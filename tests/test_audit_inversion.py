@@ -7,8 +7,9 @@ import pytest
 from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.tasks import Task
-from federated_health.ml.networks import Weights, initial_weights
+from federated_health.ml.networks import Network, Weights, initial_weights
 from federated_health.ml.normalisation import Normalisation
+from federated_health.ml.targets import target_of
 from federated_health.studies.audit.inversion import (
     Training,
     invert,
@@ -48,7 +49,7 @@ def test_a_single_patient_of_a_logistic_regression_is_reconstructed_exactly() ->
 
 
 def test_an_update_without_movement_gives_features_of_zero() -> None:
-    weights = initial_weights(HEART_DISEASE, "mlp", 1)
+    weights = initial_weights(HEART_DISEASE, Network(), 1)
     reconstructed = invert_single(Step(weights, weights), Training(order=ALL_AT_ONCE, learning_rate=0.1, l2=0.0))
     assert reconstructed.tolist() == [[0.0] * HEART_DISEASE.feature_width]
 
@@ -101,8 +102,8 @@ def trained(features: Array, labels: Array, order: npt.NDArray[np.int32]) -> tup
     from federated_health.ml.keras_models import build_head
     from federated_health.ml.training import LocalTrainer
 
-    before = initial_weights(HEART_DISEASE, "mlp", 1)
-    after, _ = LocalTrainer(build_head(HEART_DISEASE, "mlp")).train(
+    before = initial_weights(HEART_DISEASE, Network(), 1)
+    after, _ = LocalTrainer(build_head(HEART_DISEASE, Network()), target_of(HEART_DISEASE)).train(
         list(before.values()),
         features.astype(np.float32),
         labels.astype(np.float32),

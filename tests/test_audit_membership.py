@@ -200,12 +200,13 @@ def model_trained_on(features: Array, labels: Array, epochs: int, seed: int) -> 
     """Log-odds of all rows after training on the first half of them."""
     from federated_health.data.task_files import HEART_DISEASE
     from federated_health.ml.keras_models import build_head
-    from federated_health.ml.networks import initial_weights
+    from federated_health.ml.networks import Network, initial_weights
+    from federated_health.ml.targets import target_of
     from federated_health.ml.training import LocalTrainer, batch_order
 
     half = len(labels) // 2
-    weights = list(initial_weights(HEART_DISEASE, "mlp", seed).values())
-    trainer = LocalTrainer(build_head(HEART_DISEASE, "mlp"))
+    weights = list(initial_weights(HEART_DISEASE, Network(), seed).values())
+    trainer = LocalTrainer(build_head(HEART_DISEASE, Network()), target_of(HEART_DISEASE))
     x, y = features.astype(np.float32), labels.astype(np.float32)
     if epochs:
         order = batch_order(seed=seed, hospital="a", round_number=1, rows=half, epochs=epochs, batch_size=0)

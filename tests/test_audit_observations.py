@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.messages.content import ARRAYS
 from federated_health.messages.records import weights_to_record
-from federated_health.ml.networks import Weights, initial_weights
+from federated_health.ml.networks import Network, Weights, initial_weights
 from federated_health.names import node_id_of
 from federated_health.studies.audit.membership import losses
 from federated_health.studies.audit.observations import (
@@ -102,7 +102,9 @@ LABELS = np.tile([0.0, 1.0], 6)
 
 
 def in_double(model: str, seed: int = 1) -> dict[str, Any]:
-    return {name: array.astype(np.float64) for name, array in initial_weights(HEART_DISEASE, model, seed).items()}
+    return {
+        name: array.astype(np.float64) for name, array in initial_weights(HEART_DISEASE, Network(model), seed).items()
+    }
 
 
 def loss_at(weights: Weights) -> Array:
@@ -154,7 +156,7 @@ def test_inner_products_match_explicit_gradients(model: str) -> None:
 
 
 def test_loss_drops_are_summed_over_steps() -> None:
-    first, second, third = (initial_weights(HEART_DISEASE, "mlp", seed) for seed in (1, 2, 3))
+    first, second, third = (initial_weights(HEART_DISEASE, Network(), seed) for seed in (1, 2, 3))
     # Not consecutive: the server's averaging between them is no part of this hospital's training.
     steps = [Step(first, second), Step(first, third)]
     expected = 2 * loss_at(first) - loss_at(second) - loss_at(third)
@@ -184,7 +186,7 @@ def test_only_training_patients_have_a_share_in_the_step(model: str) -> None:
 
 
 def test_a_step_without_movement_reveals_nothing() -> None:
-    weights = initial_weights(HEART_DISEASE, "mlp", 1)
+    weights = initial_weights(HEART_DISEASE, Network(), 1)
     statistics = patient_statistics([Step(weights, weights)], FEATURES, LABELS)
     assert not statistics["drop"].any()
     assert not statistics["share"].any()

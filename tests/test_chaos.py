@@ -28,7 +28,7 @@ from federated_health.data.hospital import load_hospital
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.messages.content import Update
 from federated_health.messages.records import MalformedMessageError, weights_to_record
-from federated_health.ml.networks import initial_weights, weight_shapes, weights_hash
+from federated_health.ml.networks import Network, initial_weights, weight_shapes, weights_hash
 from federated_health.ml.normalisation import Normalisation
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
@@ -36,7 +36,7 @@ from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 
 NAMES = ["cleveland", "hungary", "switzerland", "va-long-beach"]
-SHAPES = weight_shapes(HEART_DISEASE, "mlp")
+SHAPES = weight_shapes(HEART_DISEASE, Network())
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def train_message(context: Context, number: int, *, seed: int = 42, start: int =
     """A train message of a round, as the server sends it."""
     grid = InProcessTransport(ClientApp(), {"hungary": context})
     run = PlainRun(grid, replace(Settings(), seed=seed))
-    run.weights = initial_weights(HEART_DISEASE, "mlp", start)
+    run.weights = initial_weights(HEART_DISEASE, Network(), start)
     run.normalisation = Normalisation(mean=(0.0,) * 5, variance=(1.0,) * 5)
     config = ConfigRecord({**run.train_config().to_record(), "server-round": number})
     (node,) = grid.get_node_ids()

@@ -15,7 +15,7 @@ from federated_health.errors import JoinError
 from federated_health.hospital import results
 from federated_health.messages.content import ARRAYS, CONFIG, TrainConfig
 from federated_health.messages.records import weights_to_record
-from federated_health.ml.networks import Weights, initial_weights
+from federated_health.ml.networks import Network, Weights, initial_weights
 from federated_health.processes import free_port
 from federated_health.transport.stream_server import serve_streams
 from tests.support.script_calls import RunScript, assert_one_line, rows_of, write_csv
@@ -200,7 +200,7 @@ def test_the_final_model_is_saved_even_if_the_server_is_lost_after_it(
 ) -> None:
     def evaluate_finally(_app: object, context: Context, **_: object) -> None:
         context.state["figures"] = MetricRecord({"roc_auc": 0.8125})
-        context.state[ARRAYS] = weights_to_record(initial_weights(HEART_DISEASE, "logistic", 3))
+        context.state[ARRAYS] = weights_to_record(initial_weights(HEART_DISEASE, Network("logistic"), 3))
         context.state[CONFIG] = train_config.to_record()
         if is_lost:
             raise JoinError("no server within 300 s")
@@ -215,7 +215,7 @@ def test_the_final_model_is_saved_even_if_the_server_is_lost_after_it(
     monkeypatch.setattr(results, "save_final_model", save)
     flags = ("--data", hospitals_folder / "client_1.csv", "--name", "mine", "--out", "out")
     result = run_script("client.py", *flags, "--server", f"127.0.0.1:{free_port()}")
-    assert models == [(Path("out/model.keras"), sorted(initial_weights(HEART_DISEASE, "logistic", 3)))]
+    assert models == [(Path("out/model.keras"), sorted(initial_weights(HEART_DISEASE, Network("logistic"), 3)))]
     assert " mine    0.812" in result.output
     assert "a risk of at least 0.25." in result.output
     assert (result.code, result.error) == ((1, "error: no server within 300 s\n") if is_lost else (0, ""))

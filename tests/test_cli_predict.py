@@ -12,7 +12,7 @@ from federated_health.data.patient_table import read_patients
 from federated_health.data.task_files import HEART_DISEASE, READMISSION
 from federated_health.data.task_writing import write_task
 from federated_health.ml.keras_models import build_model, load_model, predict_risk, save_model
-from federated_health.ml.networks import initial_weights
+from federated_health.ml.networks import Network, initial_weights
 from federated_health.ml.normalisation import Normalisation
 from tests.support.script_calls import RunScript, assert_one_line, assert_refused, write_csv
 
@@ -29,8 +29,8 @@ def test_a_file_that_is_not_a_model_is_rejected(run_script: RunScript) -> None:
 
 
 def save_some_model(path: Path, **description: object) -> None:
-    weights = initial_weights(HEART_DISEASE, "logistic", 3)
-    model = build_model(HEART_DISEASE, "logistic", NORMALISATION, weights)
+    weights = initial_weights(HEART_DISEASE, Network("logistic"), 3)
+    model = build_model(HEART_DISEASE, Network("logistic"), NORMALISATION, weights)
     save_model(path, model, {"task": "heart-disease", "schema": HEART_DISEASE.schema_hash, **description})
 
 

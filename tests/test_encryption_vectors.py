@@ -10,7 +10,7 @@ from federated_health.encryption.vectors import BINS, FinalSums
 from federated_health.errors import EncryptionError
 from federated_health.ml.curves import choose_threshold, roc_auc_from_microaggregates
 from federated_health.ml.metrics import Counts, count_outcomes, probability, roc_auc
-from federated_health.ml.networks import initial_weights, weight_shapes
+from federated_health.ml.networks import Network, initial_weights, weight_shapes
 from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from
 from federated_health.ml.rounds import HospitalRound
 
@@ -25,9 +25,9 @@ def noisy(vector: np.ndarray, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("model", ["mlp", "logistic"])
 def test_shares_of_weights_add_up_to_the_weighted_mean(model: str) -> None:
-    first, second = (initial_weights(HEART_DISEASE, model, seed) for seed in (1, 2))
+    first, second = (initial_weights(HEART_DISEASE, Network(model), seed) for seed in (1, 2))
     together = vectors.flatten(first, 0.75) + vectors.flatten(second, 0.25)
-    mean = vectors.unflatten(together, weight_shapes(HEART_DISEASE, model))
+    mean = vectors.unflatten(together, weight_shapes(HEART_DISEASE, Network(model)))
     assert list(mean) == list(first)
     for name, array in mean.items():
         assert array.dtype == np.float32
@@ -84,7 +84,7 @@ def test_rounds_lie_side_by_side_and_add_up() -> None:
     merged = vectors.read_round(1, noisy(total), 60)
     assert merged.train_examples == 40
     assert merged.train_loss == pytest.approx((30 * 0.5 + 10 * 0.9) / 40)
-    assert merged.counts is not None
+    assert isinstance(merged.counts, Counts)
     assert merged.counts.matrix == (9, 3, 0, 15)
     assert merged.counts.loss_sum == pytest.approx(13.5, abs=1e-5)
     assert vectors.read_round(2, noisy(total), 60).train_examples == 10

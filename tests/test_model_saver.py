@@ -18,17 +18,17 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import StorageError
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.keras_models import load_model, read_description
-from federated_health.ml.networks import Weights, initial_weights
+from federated_health.ml.networks import Network, Weights, initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.report import saved_model
 from federated_health.report.saved_model import ModelSaver, save_final_model
 
 WIDTH = len(HEART_DISEASE.measurements)
-WEIGHTS: Weights = initial_weights(HEART_DISEASE, "mlp", 7)
+WEIGHTS: Weights = initial_weights(HEART_DISEASE, Network(), 7)
 TRAIN_CONFIG = TrainConfig(
     task=HEART_DISEASE.name,
     schema=HEART_DISEASE.schema_hash,
-    model="mlp",
+    network=Network(),
     strategy="fedavg",
     strategy_args="",
     rounds=3,

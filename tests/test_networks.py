@@ -29,7 +29,7 @@ from federated_health.ml.keras_models import (
     read_description,
     save_model,
 )
-from federated_health.ml.networks import MODELS, Weights, initial_weights, weight_shapes, weights_hash
+from federated_health.ml.networks import MODELS, Network, Weights, initial_weights, weight_shapes, weights_hash
 from federated_health.ml.normalisation import Normalisation
 from tests.conftest import PROJECT
 
@@ -101,7 +101,8 @@ def some_weights(task: Task, model: str) -> Weights:
     """Weights without zeros, biases included."""
     generator = np.random.default_rng(8)
     return {
-        name: generator.normal(0, 0.4, shape).astype(np.float32) for name, shape in weight_shapes(task, model).items()
+        name: generator.normal(0, 0.4, shape).astype(np.float32)
+        for name, shape in weight_shapes(task, Network(model)).items()
     }
 
 
@@ -111,25 +112,25 @@ def some_weights(task: Task, model: str) -> Weights:
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("task", [TINY, HEART_DISEASE], ids=lambda task: task.name)
 def test_names_shapes_and_order_of_weights_are_those_of_keras(task: Task, model: str) -> None:
-    head = build_head(task, model)
+    head = build_head(task, Network(model))
 
     assert [
         (array.path.removeprefix("network-head/"), tuple(array.shape)) for array in head.trainable_variables
-    ] == list(weight_shapes(task, model).items())
+    ] == list(weight_shapes(task, Network(model)).items())
     assert head.non_trainable_variables == []
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_initial_weights_depend_on_the_seed_only(model: str) -> None:
-    first, again, other = (initial_weights(HEART_DISEASE, model, seed) for seed in (1, 1, 2))
+    first, again, other = (initial_weights(HEART_DISEASE, Network(model), seed) for seed in (1, 1, 2))
 
     assert weights_hash(first) == weights_hash(again)
     assert weights_hash(first) != weights_hash(other)
-    assert {name: array.shape for name, array in first.items()} == weight_shapes(HEART_DISEASE, model)
+    assert {name: array.shape for name, array in first.items()} == weight_shapes(HEART_DISEASE, Network(model))
 
 
 def test_initial_kernels_are_glorot_uniform_and_biases_zero() -> None:
-    weights = initial_weights(HEART_DISEASE, "mlp", 3)
+    weights = initial_weights(HEART_DISEASE, Network(), 3)
     limit = math.sqrt(6 / (41 + 16))
 
     assert {array.dtype for array in weights.values()} == {np.dtype("float32")}
@@ -196,7 +197,7 @@ def test_no_column_of_a_task_can_have_the_name_of_another_operation_of_a_model()
     task = Task(name="t", columns=(zeros, *TINY.columns), label=TINY.label)
     scale = Normalisation(mean=(0.0,) * len(task.measurements), variance=(1.0,) * len(task.measurements))
     for model in MODELS:
-        whole = build_model(task, model, scale, some_weights(task, model))
+        whole = build_model(task, Network(model), scale, some_weights(task, model))
         for name in {operation.name for operation in whole.operations} - set(task.column_names):
             column = f'[columns."{name}"]\nmeaning = "m"\nunit = "u"\nrange = [0, 1]\n'
             with pytest.raises(DataError, match="name"):
@@ -207,7 +208,7 @@ def test_a_column_may_have_the_name_of_a_part_of_the_network() -> None:
     columns = tuple(Measurement(name, "m", "u", low=0, high=1) for name in ("head", "hidden", "logit", "features"))
     task = Task(name="head", columns=columns, label=TINY.label)
     scale = Normalisation(mean=(0.0,) * 4, variance=(1.0,) * 4)
-    whole = build_model(task, "mlp", scale, some_weights(task, "mlp"))
+    whole = build_model(task, Network(), scale, some_weights(task, "mlp"))
     assert predict_risk(whole, task, np.zeros((2, 4))).shape == (2,)
 
 
@@ -221,7 +222,7 @@ def test_the_encoder_has_no_weights() -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_the_model_gives_the_risk_of_an_independent_forward_pass(model: str) -> None:
     weights, values = some_weights(HEART_DISEASE, model), heart_patients()
-    whole = build_model(HEART_DISEASE, model, HEART_SCALE, weights)
+    whole = build_model(HEART_DISEASE, Network(model), HEART_SCALE, weights)
 
     risk = predict_risk(whole, HEART_DISEASE, values)
 
@@ -232,7 +233,7 @@ def test_the_model_gives_the_risk_of_an_independent_forward_pass(model: str) -> 
 
 @pytest.mark.parametrize("missing", [*range(13), None])
 def test_a_value_may_be_missing_in_any_column_and_in_all(missing: int | None) -> None:
-    whole = build_model(HEART_DISEASE, "mlp", HEART_SCALE, some_weights(HEART_DISEASE, "mlp"))
+    whole = build_model(HEART_DISEASE, Network(), HEART_SCALE, some_weights(HEART_DISEASE, "mlp"))
     patient = np.array([[63, 1, 1, 145, 233, 1, 2, 150, 0, 2.3, 3, 0, 6]], dtype=np.float64)
     before = predict_risk(whole, HEART_DISEASE, patient)[0]
     patient[0, slice(None) if missing is None else missing] = NAN
@@ -248,7 +249,7 @@ def test_a_saved_model_loads_in_plain_keras_and_predicts_the_same(
     tmp_path: Path, keras: ModuleType, model: str
 ) -> None:
     weights, values = some_weights(HEART_DISEASE, model), heart_patients()
-    whole = build_model(HEART_DISEASE, model, HEART_SCALE, weights)
+    whole = build_model(HEART_DISEASE, Network(model), HEART_SCALE, weights)
     path = tmp_path / "model.keras"
 
     save_model(path, whole, {"task": "heart-disease"})
@@ -267,7 +268,7 @@ def test_a_saved_model_loads_in_plain_keras_and_predicts_the_same(
 
 
 def test_a_saved_model_consists_of_keras_s_own_objects(tmp_path: Path) -> None:
-    model = build_model(TINY, "mlp", TINY_SCALE, some_weights(TINY, "mlp"))
+    model = build_model(TINY, Network(), TINY_SCALE, some_weights(TINY, "mlp"))
     save_model(tmp_path / "model.keras", model, {"task": "tiny-task"})
 
     entries: list[dict[str, Any]] = []
@@ -283,7 +284,7 @@ def test_a_saved_model_consists_of_keras_s_own_objects(tmp_path: Path) -> None:
 
 @pytest.fixture
 def tiny_model() -> Any:
-    return build_model(TINY, "logistic", TINY_SCALE, some_weights(TINY, "logistic"))
+    return build_model(TINY, Network("logistic"), TINY_SCALE, some_weights(TINY, "logistic"))
 
 
 def test_a_model_file_holds_its_description(tmp_path: Path, tiny_model: Any) -> None:

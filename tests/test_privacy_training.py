@@ -12,7 +12,7 @@ from scipy.special import expit
 from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.tasks import Task
 from federated_health.ml.backend import load_tensorflow
-from federated_health.ml.networks import MODELS, initial_weights, weight_shapes
+from federated_health.ml.networks import MODELS, Network, initial_weights, weight_shapes
 from federated_health.ml.privacy_plan import PrivacyPlan
 
 Exact = npt.NDArray[np.float64]
@@ -63,10 +63,12 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Train:
         drawn = iter(noise)
         monkeypatch.setattr(training, "poisson_sample", lambda *_: sampled)
         monkeypatch.setattr(training, "gaussian_noise", lambda *_: next(drawn))
-        named = dict(zip(weight_shapes(TINY, model), weights, strict=True))
+        named = dict(zip(weight_shapes(TINY, Network(model)), weights, strict=True))
         plan = cast(PrivacyPlan, recipe)
         return list(
-            training.train_privately(TINY, model, named, features, labels, plan, **{"l2": 0.0, **penalties}).values()
+            training.train_privately(
+                TINY, Network(model), named, features, labels, plan, **{"l2": 0.0, **penalties}
+            ).values()
         )
 
     return with_draws
@@ -119,7 +121,7 @@ def descend(
 
 def case(model: str, rows: int, steps: int, seed: int = 1) -> tuple[list[Array], Array, Array, npt.NDArray[np.bool_]]:
     generator = np.random.default_rng(seed)
-    weights = list(initial_weights(TINY, model, seed).values())
+    weights = list(initial_weights(TINY, Network(model), seed).values())
     features = generator.normal(size=(rows, TINY.feature_width)).astype(np.float32) * 3
     labels = (generator.random(rows) < 0.5).astype(np.float32)
     return weights, features, labels, generator.random((steps, rows)) < 0.5

@@ -22,7 +22,7 @@ from federated_health.hospital.results import save_results
 from federated_health.messages.content import Registration, TrainConfig, Update
 from federated_health.messages.records import MalformedMessageError, weights_to_record
 from federated_health.ml.keras_models import read_description
-from federated_health.ml.networks import Weights, initial_weights, weights_hash
+from federated_health.ml.networks import Network, Weights, initial_weights, weights_hash
 from federated_health.ml.normalisation import public_normalisation
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.names import ALLOWED_EPSILON, node_id_of
@@ -85,9 +85,9 @@ def train_privately_at(hospital: Hospital, weights: Weights, plan: PrivacyPlan) 
     from federated_health.hospital.local_model import LocalModel  # brings TensorFlow
     from federated_health.privacy.training import train_privately
 
-    local = LocalModel(hospital, "logistic", public_normalisation(HEART_DISEASE.measurements))
+    local = LocalModel(hospital, Network("logistic"), public_normalisation(HEART_DISEASE.measurements))
     labels = hospital.train.labels
-    return train_privately(HEART_DISEASE, "logistic", weights, local.train_features, labels, plan, l2=0.0)
+    return train_privately(HEART_DISEASE, Network("logistic"), weights, local.train_features, labels, plan, l2=0.0)
 
 
 # What leaves
@@ -137,7 +137,7 @@ def test_no_seed_repeats_noise_or_samples(hospitals: list[Hospital]) -> None:
 @pytest.mark.slow
 def test_the_scatter_of_the_weights_is_that_of_the_noise_multiplier(hospitals: list[Hospital]) -> None:
     plan = PLAN
-    start = initial_weights(HEART_DISEASE, "logistic", 1)
+    start = initial_weights(HEART_DISEASE, Network("logistic"), 1)
     draws = [train_privately_at(hospitals[2], start, plan) for _ in range(150)]  # 42 weights: a deviation of 0.9 %
 
     steps = np.stack([np.concatenate([draw[name].ravel() - start[name].ravel() for name in start]) for draw in draws])
@@ -168,7 +168,7 @@ def test_each_step_samples_patients_anew_at_the_sampling_rate(
         return drawn
 
     monkeypatch.setattr(training, "gaussian_noise", silence)
-    start, plan = initial_weights(HEART_DISEASE, "logistic", 1), replace(PLAN, sampling_rate=0.25)
+    start, plan = initial_weights(HEART_DISEASE, Network("logistic"), 1), replace(PLAN, sampling_rate=0.25)
 
     first, second = (train_privately_at(hospitals[0], start, plan) for _ in range(2))
 
@@ -285,7 +285,7 @@ TRAIN_CONFIG = replace(PLAIN_TRAIN_CONFIG, rounds=0, threshold=0.5, privacy=PLAN
 
 
 def request(kind: str, train_config: TrainConfig = TRAIN_CONFIG) -> Message:
-    weights = weights_to_record(initial_weights(HEART_DISEASE, "logistic", 1))
+    weights = weights_to_record(initial_weights(HEART_DISEASE, Network("logistic"), 1))
     return Message(RecordDict({"arrays": weights, "config": train_config.to_record()}), node_id_of("cleveland"), kind)
 
 
@@ -388,7 +388,7 @@ def test_the_server_receives_the_reason_of_a_refusal(cleveland: InMemoryHospital
 
 @pytest.mark.parametrize("private", [False, True])
 def test_an_update_has_a_loss_only_without_differential_privacy(private: bool) -> None:
-    weights = initial_weights(HEART_DISEASE, "logistic", 1)
+    weights = initial_weights(HEART_DISEASE, Network("logistic"), 1)
     shapes = {name: array.shape for name, array in weights.items()}
     without, with_loss = (Update(weights=weights, examples=5, loss=loss).to_content() for loss in (None, 0.5))
 

@@ -11,7 +11,7 @@ from federated_health.encryption.ckks import SecretKey
 from federated_health.encryption.run import EncryptedRun
 from federated_health.errors import SettingsError
 from federated_health.messages.records import size_of
-from federated_health.ml.networks import weight_shapes
+from federated_health.ml.networks import Network, weight_shapes
 from federated_health.server.plain_run import PlainRun, make_run
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
@@ -44,8 +44,8 @@ def test_an_encrypted_run_needs_a_transport_that_keeps_processes() -> None:
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("model", ["mlp", "logistic"])
 def test_encrypted_weights_and_keys_fit_into_a_reply(task: str, model: str) -> None:
-    limit = encryption.max_reply_bytes(TASKS[task], model)
+    limit = encryption.max_reply_bytes(TASKS[task], Network(model))
     key = SecretKey()
-    weights = np.zeros(size_of(weight_shapes(TASKS[task], model)) // 4)
+    weights = np.zeros(size_of(weight_shapes(TASKS[task], Network(model))) // 4)
     assert sum(map(len, key.encrypt(weights))) + 10_000 < limit
     assert 4 * len(key.content) < limit

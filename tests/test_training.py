@@ -16,8 +16,9 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.tasks import Task
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.keras_models import build_encoder, build_head, encode
-from federated_health.ml.networks import MODELS, Weights, initial_weights, weight_shapes
+from federated_health.ml.networks import MODELS, Network, Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, column_sums, merge_sums, normalisation_from
+from federated_health.ml.targets import target_of
 
 pytestmark = pytest.mark.slow
 
@@ -124,7 +125,9 @@ def rows_of(number: int, seed: int = 0) -> tuple[Array, Array]:
 
 def some_weights(model: str, task: Task = TINY) -> list[Array]:
     generator = np.random.default_rng(3)
-    return [generator.normal(0, 0.4, shape).astype(np.float32) for shape in weight_shapes(task, model).values()]
+    return [
+        generator.normal(0, 0.4, shape).astype(np.float32) for shape in weight_shapes(task, Network(model)).values()
+    ]
 
 
 def order_of(training: ModuleType, **changes: Any) -> npt.NDArray[np.int32]:
@@ -142,7 +145,7 @@ def order_of(training: ModuleType, **changes: Any) -> npt.NDArray[np.int32]:
 
 @pytest.fixture(scope="module")
 def trainers(training: ModuleType) -> dict[str, Any]:
-    return {model: training.LocalTrainer(build_head(TINY, model)) for model in MODELS}
+    return {model: training.LocalTrainer(build_head(TINY, Network(model)), target_of(TINY)) for model in MODELS}
 
 
 # Batches
@@ -332,7 +335,7 @@ def test_padding_does_not_change_results(training: ModuleType, monkeypatch: pyte
     results = []
     for bucket in (1, 64, 200):
         monkeypatch.setattr(training, "ROW_BUCKET", bucket)
-        trainer = training.LocalTrainer(build_head(TINY, model))
+        trainer = training.LocalTrainer(build_head(TINY, Network(model)), target_of(TINY))
         trained, loss = trainer.train(some_weights(model), features, labels, order, learning_rate=0.2, l2=0.1)
         results.append([*trained, np.array(loss), trainer.score(trained, features)])
 
@@ -347,7 +350,7 @@ def test_the_same_call_twice_is_identical_to_the_bit(
 ) -> None:
     features, labels = rows_of(45)
     order = order_of(training, rows=45, batch_size=8, epochs=10)
-    fresh = training.LocalTrainer(build_head(TINY, model))
+    fresh = training.LocalTrainer(build_head(TINY, Network(model)), target_of(TINY))
 
     runs = [
         trainer.train(some_weights(model), features, labels, order, learning_rate=0.2, l2=0.01)
@@ -374,7 +377,7 @@ class CountingHead:
     """A head that counts its calls: TensorFlow calls it only while it compiles."""
 
     def __init__(self) -> None:
-        self.head = build_head(TINY, "mlp")
+        self.head = build_head(TINY, Network())
         self.calls = 0
 
     def stateless_call(self, *arguments: Any) -> Any:
@@ -384,7 +387,7 @@ class CountingHead:
 
 def test_hospitals_of_one_bucket_share_one_compilation_over_all_rounds(training: ModuleType) -> None:
     head = CountingHead()
-    trainer = training.LocalTrainer(head)
+    trainer = training.LocalTrainer(head, target_of(TINY))
     weights, compiled = some_weights("mlp"), set()
     for round_number in range(3):
         for rows in (40, 50, 64):
@@ -425,13 +428,14 @@ def normalisation(hospitals: list[Hospital]) -> Normalisation:
 def test_one_full_step_at_each_hospital_averaged_by_rows_is_one_step_on_the_pooled_rows(
     local_models: ModuleType, hospitals: list[Hospital], normalisation: Normalisation, model: str, l2: float
 ) -> None:
-    start = initial_weights(HEART_DISEASE, model, 42)
+    start = initial_weights(HEART_DISEASE, Network(model), 42)
     recipe = Recipe(local_epochs=1, batch_size=0, learning_rate=0.5, l2=l2)
     rows = [len(hospital.train) for hospital in hospitals]
     assert len(set(rows)) == 4  # the mean by rows is not the plain one
 
     updates = [
-        local_models.LocalModel(hospital, model, normalisation).train(start, recipe, 1)[0] for hospital in hospitals
+        local_models.LocalModel(hospital, Network(model), normalisation).train(start, recipe, 1)[0]
+        for hospital in hospitals
     ]
 
     encoder = build_encoder(HEART_DISEASE, normalisation)
@@ -454,8 +458,8 @@ def test_a_hospital_trains_on_its_training_rows_and_scores_its_held_out_rows(
     model: str,
 ) -> None:
     hospital, recipe = hospitals[2], Recipe(local_epochs=2, batch_size=32, l2=0.01)
-    local = local_models.LocalModel(hospital, model, normalisation)
-    start: Weights = initial_weights(HEART_DISEASE, model, 1)
+    local = local_models.LocalModel(hospital, Network(model), normalisation)
+    start: Weights = initial_weights(HEART_DISEASE, Network(model), 1)
 
     trained, loss = local.train(start, recipe, 5)
     scores = local.score(trained)
@@ -466,7 +470,7 @@ def test_a_hospital_trains_on_its_training_rows_and_scores_its_held_out_rows(
     )
     features = encode(encoder, HEART_DISEASE, hospital.train.values)
     expected, expected_loss = descend(list(start.values()), features, hospital.train.labels, order, 0.1, 0.01)
-    assert list(trained) == list(weight_shapes(HEART_DISEASE, model))
+    assert list(trained) == list(weight_shapes(HEART_DISEASE, Network(model)))
     for array, wanted in zip(trained.values(), expected, strict=True):
         np.testing.assert_allclose(array, wanted, rtol=0, atol=1e-5)
     assert loss == pytest.approx(expected_loss, abs=1e-5)
@@ -477,11 +481,11 @@ def test_a_hospital_trains_on_its_training_rows_and_scores_its_held_out_rows(
 def test_a_round_does_not_depend_on_earlier_training_in_the_process(
     local_models: ModuleType, hospitals: list[Hospital], normalisation: Normalisation
 ) -> None:
-    start, recipe = initial_weights(HEART_DISEASE, "mlp", 1), Recipe()
-    alone, _ = local_models.LocalModel(hospitals[0], "mlp", normalisation).train(start, recipe, 2)
+    start, recipe = initial_weights(HEART_DISEASE, Network(), 1), Recipe()
+    alone, _ = local_models.LocalModel(hospitals[0], Network(), normalisation).train(start, recipe, 2)
     for hospital in hospitals[1:]:
-        local_models.LocalModel(hospital, "mlp", normalisation).train(start, recipe, 1)
+        local_models.LocalModel(hospital, Network(), normalisation).train(start, recipe, 1)
 
-    again, _ = local_models.LocalModel(hospitals[0], "mlp", normalisation).train(start, recipe, 2)
+    again, _ = local_models.LocalModel(hospitals[0], Network(), normalisation).train(start, recipe, 2)
 
     assert [array.tobytes() for array in again.values()] == [array.tobytes() for array in alone.values()]

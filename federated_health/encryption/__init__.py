@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flwr.clientapp import ClientApp
 
     from federated_health.data.tasks import Task
+    from federated_health.ml.networks import Network
 
 
 def load(name: str) -> ModuleType:
@@ -29,9 +30,9 @@ def load(name: str) -> ModuleType:
     return import_module(f"{__name__}.{name}")
 
 
-def max_reply_bytes(task: "Task", model: str) -> int:
+def max_reply_bytes(task: "Task", network: "Network") -> int:
     """Size limit of a hospital's message in an encrypted run."""
-    limit: int = load("messages").max_reply_bytes(task, model)
+    limit: int = load("messages").max_reply_bytes(task, network)
     return limit
 
 

@@ -127,12 +127,12 @@ class WeightsMessage(EncryptedMessage):
         threshold = self._choose_threshold() if is_final else DEFAULT_THRESHOLD
         config = replace(config, normalisation=normalisation, threshold=threshold)
         self.train_config, self.round_number = config, int(str(self.config.get(ROUND, config.rounds)))
-        self.local = local_model(self.hospital, config.model, config.normalisation)
+        self.local = local_model(self.hospital, config.network, config.normalisation)
         if chunks := messages.read_chunks(self.content, messages.WEIGHTS):
             scale, length = self.read_positive(messages.SCALE), sum(map(math.prod, self.local.shapes.values()))
             self.weights = vectors.unflatten(_decrypt_average(key, tuple(chunks), length, scale), self.local.shapes)
         else:
-            self.weights = initial_weights(self.hospital.task, config.model, config.seed)
+            self.weights = initial_weights(self.hospital.task, config.network, config.seed)
         plain_config = ConfigRecord({**self.config, **config.to_record()})
         self.plain = copy.copy(message)  # Flower lets a hospital make replies only
         self.plain.content = RecordDict({ARRAYS: weights_to_record(self.weights), CONFIG: plain_config})

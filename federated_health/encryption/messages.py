@@ -31,7 +31,7 @@ from federated_health.encryption.envelopes import MAX_ENVELOPE, MAX_OFFER, name_
 from federated_health.errors import EncryptionError
 from federated_health.messages.content import NUM_EXAMPLES
 from federated_health.messages.records import METRICS, MalformedMessageError, read_metrics, read_whole, size_of
-from federated_health.ml.networks import weight_shapes
+from federated_health.ml.networks import Network, weight_shapes
 
 OFFER, KEY, DELIVERY, RESULT = "query.offer", "query.key", "query.briefing", "query.closing"
 SUMS = "query.sums"
@@ -58,9 +58,9 @@ def name_of_block(number: int) -> str:
     return f"history-{number}"
 
 
-def max_reply_bytes(task: Task, model: str) -> int:
+def max_reply_bytes(task: Task, network: Network) -> int:
     """Upper bound of a reply's size in an encrypted run."""
-    return math.ceil(size_of(weight_shapes(task, model)) / 4 / SLOTS) * MAX_CHUNK_BYTES + 2**20
+    return math.ceil(size_of(weight_shapes(task, network)) / 4 / SLOTS) * MAX_CHUNK_BYTES + 2**20
 
 
 def read_chunks(content: RecordDict, name: str) -> list[bytes]:

@@ -53,7 +53,9 @@ class EncryptedRun(FederatedRun):
         self.normalisation = Normalisation(mean=(), variance=())  # only the hospitals know it
         self._adder = Adder()
         self._keys = KeyExchange(self)
-        self._length = sum(map(math.prod, weight_shapes(settings.task_declaration, settings.model).values()))
+        self._length = sum(
+            map(math.prod, weight_shapes(settings.task_declaration, settings.network_declaration).values())
+        )
         self._patients = 0
         self._average: Chunks = []  # empty before the first round: every hospital computes the initial weights itself
         self._scale = 1.0

@@ -16,7 +16,7 @@ from flwr.app import Context, Message, MetricRecord
 
 from federated_health import encryption, privacy
 from federated_health.data.associations import measure_associations
-from federated_health.data.hospital import Hospital, Patients, load_hospital
+from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.manifest import find_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import TASK_FILE, find_task
@@ -25,6 +25,7 @@ from federated_health.errors import AnswerError, DataError, EncryptionError, Joi
 from federated_health.messages.content import (
     ARRAYS,
     BENEFIT,
+    CLASS_COUNTS,
     CONFIG,
     ENCRYPTED_ONLY,
     EVALUATE,
@@ -40,10 +41,16 @@ from federated_health.messages.content import (
     Update,
     has_privacy_plan,
 )
-from federated_health.messages.records import read_proximal_mu, weights_from_record, weights_to_record
-from federated_health.ml.metrics import Counts, Scores, count_outcomes, figures_of, microaggregate, probability, roc_auc
-from federated_health.ml.networks import Weights, weight_shapes
-from federated_health.ml.normalisation import Normalisation, column_sums, withheld_sums
+from federated_health.messages.records import (
+    MalformedMessageError,
+    read_proximal_mu,
+    weights_from_record,
+    weights_to_record,
+)
+from federated_health.ml.metrics import EvaluationSums
+from federated_health.ml.networks import Network, Weights, weight_shapes
+from federated_health.ml.normalisation import MIN_OBSERVED, Normalisation, column_sums, withheld_sums
+from federated_health.ml.targets import target_of
 from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON, MAPPING
 from federated_health.transport.interface import hospital_context
 
@@ -187,7 +194,7 @@ def open_message(message: Message, context: Context) -> "tuple[TrainConfig, Loca
     config = TrainConfig.from_record(record)
     if private := _load_privacy(record, context):
         private.message_checks.check_plan(context, config.privacy)
-    local = local_model(hospital_of(message, context), config.model, config.normalisation)
+    local = local_model(hospital_of(message, context), config.network, config.normalisation)
     return config, local, weights_from_record(message.content.array_records[ARRAYS], local.shapes)
 
 
@@ -213,7 +220,15 @@ def register(message: Message, context: Context) -> Registration:
         associations=np.zeros(0)
         if is_withheld
         else measure_associations(train.values, train.labels, hospital.task, train.most_rows),
+        class_counts=_count_classes(hospital) if config.get(CLASS_COUNTS) is True and not is_withheld else (),
     )
+
+
+def _count_classes(hospital: Hospital) -> tuple[int, ...]:
+    """Number of training rows of each class; 0 if they are of fewer than MIN_OBSERVED patients."""
+    target, train = target_of(hospital.task), hospital.train
+    rows = np.bincount(target.class_of(train.labels), minlength=target.classes)
+    return tuple(np.where(rows >= MIN_OBSERVED * train.most_rows, rows, 0).tolist())
 
 
 def train(message: Message, context: Context) -> Update:
@@ -224,7 +239,7 @@ def train(message: Message, context: Context) -> Update:
     config, local, weights = open_message(message, context)
     record = message.content.config_records[CONFIG]
     round_number, proximal_mu = int(str(record.get(ROUND, config.rounds))), read_proximal_mu(record)
-    counts = _count(config, local, weights) if record.get(EVALUATE) is True else None
+    counts = _evaluate(config, local, weights) if record.get(EVALUATE) is True else None
     if config.privacy is None:
         trained, loss = local.train(weights, config, round_number, proximal_mu=proximal_mu)
         logger.debug("round %d: trained on %d rows, loss %.4f", round_number, local.train_rows, loss)
@@ -232,7 +247,7 @@ def train(message: Message, context: Context) -> Update:
     budget_of(context).spend(config.privacy, privacy.load().message_checks.allowed_epsilon(context))
     trained = privacy.load_training().train_privately(
         local.hospital.task,
-        config.model,
+        config.network,
         weights,
         local.train_features,
         local.hospital.train.labels,
@@ -244,30 +259,33 @@ def train(message: Message, context: Context) -> Update:
 
 
 def evaluate(message: Message, context: Context) -> Evaluation:
-    """Outcome counts of the held-out rows under the round's new weights."""
-    return Evaluation(counts=_count(*open_message(message, context)))
+    """Sums over the held-out rows under the round's new weights."""
+    return Evaluation(counts=_evaluate(*open_message(message, context)))
 
 
 def score_training_rows(message: Message, context: Context) -> TrainingScores:
     """Microaggregated scores of the training rows under the final weights, for the decision threshold."""
     config, local, weights = open_message(message, context)
     _refuse_private(config, "the threshold")
-    return TrainingScores(**_microaggregate_classes(local.score_training(weights), local.hospital.train))
+    if not local.target.has_threshold:
+        raise MalformedMessageError("the server asks for a threshold, which only a binary label has")
+    rows = local.hospital.train
+    return TrainingScores(**local.target.group_scores(local.score_training(weights), rows.labels, rows.most_rows))
 
 
 def evaluate_final(message: Message, context: Context) -> Evaluation:
-    """Outcome counts, ROC-AUC and microaggregated scores of the held-out rows under the final weights.
+    """Sums, ROC-AUC and groups of scores of the held-out rows under the final weights.
 
     The final weights and this hospital's own figures are saved in its context, which stays at the hospital.
     """
     config, local, weights = open_message(message, context)
-    labels, log_odds = local.hospital.test.labels, local.score(weights)
+    held_out, outputs, target = local.hospital.test, local.score(weights), local.target
     evaluation = Evaluation(
-        counts=count_outcomes(probability(log_odds), labels, config.threshold),
-        roc_auc=roc_auc(log_odds, labels),
-        **_microaggregate_classes(log_odds, local.hospital.test),
+        counts=_measure(config, local, outputs),
+        roc_auc=target.roc_auc(outputs, held_out.labels),
+        scores=target.group_scores(outputs, held_out.labels, held_out.most_rows),
     )
-    figures = figures_of(evaluation.counts, local.train_rows, evaluation.roc_auc)
+    figures = target.figures(evaluation.counts, local.train_rows, evaluation.roc_auc)
     context.state["figures"] = MetricRecord({key: value for key, value in figures.items() if value is not None})
     context.state[ARRAYS] = weights_to_record(weights)
     context.state[CONFIG] = config.to_record()
@@ -282,7 +300,7 @@ def report_benefit(message: Message, context: Context) -> "Benefit":
     config, local, weights = open_message(message, context)
     _refuse_private(config, "the benefit of joining")
     benefit = measure_benefit(local, weights, config)
-    logger.info("%s", describe_benefit(benefit))
+    logger.info("%s", describe_benefit(benefit, local.target))
     if warning := describe_inverted_label(
         local.hospital.train.values, local.hospital.train.labels, local.hospital.task
     ):
@@ -290,8 +308,15 @@ def report_benefit(message: Message, context: Context) -> "Benefit":
     return benefit
 
 
-def _count(config: TrainConfig, local: "LocalModel", weights: Weights) -> Counts:
-    return count_outcomes(probability(local.score(weights)), local.hospital.test.labels, config.threshold)
+def _evaluate(config: TrainConfig, local: "LocalModel", weights: Weights) -> EvaluationSums:
+    return _measure(config, local, local.score(weights))
+
+
+def _measure(config: TrainConfig, local: "LocalModel", outputs: npt.NDArray[np.float32]) -> EvaluationSums:
+    """Sums over the held-out rows; over none if sums over so few patients' labels would describe single ones."""
+    target, labels = local.target, local.hospital.test.labels
+    sums: EvaluationSums = target.measure(outputs, labels, config.threshold) if local.may_measure else target.no_sums
+    return sums
 
 
 def _refuse_private(config: TrainConfig, purpose: str) -> None:
@@ -299,26 +324,21 @@ def _refuse_private(config: TrainConfig, purpose: str) -> None:
         privacy.load().message_checks.refuse_unaccounted(config.privacy, purpose)
 
 
-def _microaggregate_classes(log_odds: npt.NDArray[Any], rows: Patients) -> dict[str, Scores]:
-    classes = {"positives": log_odds[rows.labels == 1], "negatives": log_odds[rows.labels == 0]}
-    return {name: microaggregate(scores, rows.most_rows) for name, scores in classes.items()}
-
-
 def final_model(context: Context) -> tuple[TrainConfig, Weights] | None:
     """The final model, as `evaluate_final` saved it in the context; None before the end of a run."""
     if CONFIG not in context.state:
         return None
     config = TrainConfig.from_record(context.state.config_records[CONFIG])
-    shapes = weight_shapes(task_of(context, config.task), config.model)
+    shapes = weight_shapes(task_of(context, config.task), config.network)
     return config, weights_from_record(context.state.array_records[ARRAYS], shapes)
 
 
 @lru_cache(maxsize=1024)
-def local_model(hospital: Hospital, model: str, normalisation: Normalisation) -> "LocalModel":
+def local_model(hospital: Hospital, network: Network, normalisation: Normalisation) -> "LocalModel":
     """A hospital's rows as features, and its compiled training; made once per process."""
     from federated_health.hospital.local_model import LocalModel  # noqa: PLC0415  # TensorFlow, once the CSV is checked
 
-    return LocalModel(hospital, model, normalisation)
+    return LocalModel(hospital, network, normalisation)
 
 
 PLAIN_HANDLERS: Mapping[str, Handler] = {

@@ -9,8 +9,9 @@ import numpy.typing as npt
 from federated_health.data.hospital import Hospital
 from federated_health.data.tasks import Task
 from federated_health.ml.keras_models import build_encoder, build_head, encode
-from federated_health.ml.networks import Weights, weight_shapes
+from federated_health.ml.networks import Network, Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation
+from federated_health.ml.targets import target_of
 from federated_health.ml.training import Array, LocalTrainer, batch_order
 
 if TYPE_CHECKING:
@@ -22,19 +23,23 @@ class LocalModel:
     """One hospital's rows as features, with compiled training and scoring. Weights are passed with every call.
 
     Args:
-        model: one of `networks.MODELS`.
+        network: from the features to the outputs.
 
     Attributes:
+        target: of the task's label.
         shapes: shapes of the weights by name, in their order.
+        may_measure: whether sums over the held-out rows' labels are of enough patients to be sent.
         train_features: float32 [training rows, features].
         train_rows: number of training rows.
     """
 
-    def __init__(self, hospital: Hospital, model: str, normalisation: Normalisation) -> None:
+    def __init__(self, hospital: Hospital, network: Network, normalisation: Normalisation) -> None:
         self.hospital = hospital
-        self.shapes = weight_shapes(hospital.task, model)
+        self.target = target_of(hospital.task)
+        self.shapes = weight_shapes(hospital.task, network)
         self.train_rows = len(hospital.train)
-        self._trainer = _trainer_of(hospital.task, model)
+        self.may_measure = len(hospital.test) >= self.target.min_rows * hospital.test.most_rows
+        self._trainer = _trainer_of(hospital.task, network)
         rows = np.concatenate([hospital.train.values, hospital.test.values])
         features = encode(_encoder_of(hospital.task, normalisation), hospital.task, rows)
         self.train_features, self._test_features = np.split(features, [self.train_rows])
@@ -63,8 +68,16 @@ class LocalModel:
             learning_rate=config.learning_rate,
             l2=config.l2,
             proximal_mu=proximal_mu,
+            row_weights=self._row_weights(config),
         )
         return dict(zip(weights, arrays, strict=True)), loss
+
+    def _row_weights(self, config: "TrainConfig | Settings") -> Array | None:
+        """Factor of each training row's loss, [rows]; None where all rows count the same."""
+        class_weights = getattr(config, "class_weights", ())
+        if not class_weights:
+            return None
+        return np.array(class_weights, dtype=np.float32)[self.target.class_of(self.hospital.train.labels)]
 
     def score(self, weights: Weights) -> Array:
         """Log-odds of the held-out rows, [rows]."""
@@ -93,6 +106,6 @@ def _encoder_of(task: Task, normalisation: Normalisation) -> Any:
 
 
 @cache
-def _trainer_of(task: Task, model: str) -> LocalTrainer:
+def _trainer_of(task: Task, network: Network) -> LocalTrainer:
     """Trainer, compiled once per process and architecture, for every round and hospital."""
-    return LocalTrainer(build_head(task, model))
+    return LocalTrainer(build_head(task, network), target_of(task))

@@ -17,8 +17,9 @@ from federated_health.data.columns import Measurement
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 from federated_health.ml.backend import load_keras
-from federated_health.ml.networks import HIDDEN_UNITS, weight_shapes
+from federated_health.ml.networks import Network, hidden_names, weight_shapes
 from federated_health.ml.normalisation import Normalisation
+from federated_health.ml.targets import target_of
 
 DESCRIPTION_MEMBER = "federated_health.json"
 
@@ -50,26 +51,29 @@ def build_encoder(task: Task, normalisation: Normalisation) -> Any:
     return keras.Model(inputs, keras.ops.concatenate(features, axis=-1), name="encoder")
 
 
-def build_head(task: Task, model: str) -> Any:
-    """Keras model from features, float32 [rows, task.feature_width], to log-odds, float32 [rows, 1].
+def build_head(task: Task, network: Network) -> Any:
+    """Keras model from features, float32 [rows, task.feature_width], to the outputs of the task's target.
 
-    It has no state other than its trainable weights, which compiled training relies on.
+    The outputs are float32 [rows, outputs], such as log-odds (see `targets`).
     """
     keras = load_keras()
     layers = [keras.Input((task.feature_width,), name="features")]
-    if model == "mlp":
-        layers.append(keras.layers.Dense(HIDDEN_UNITS, activation="relu", name="hidden"))
-    layers.append(keras.layers.Dense(1, name="logit"))
+    for name, units in zip(hidden_names(network), network.hidden, strict=True):
+        layers.append(keras.layers.Dense(units, activation=network.activation, name=name))
+        if network.dropout:
+            layers.append(keras.layers.Dropout(network.dropout, name=f"{name}-dropout"))
+    layers.append(keras.layers.Dense(target_of(task).outputs, name="logit"))
     return keras.Sequential(layers, name="network-head")  # no column has a hyphen in its name
 
 
-def build_model(task: Task, model: str, normalisation: Normalisation, weights: Mapping[str, npt.NDArray[Any]]) -> Any:
-    """The whole Keras model: raw columns in (see `build_encoder`), probability out, float32 [rows, 1]."""
-    encoder, head = build_encoder(task, normalisation), build_head(task, model)
-    head.set_weights([weights[name] for name in weight_shapes(task, model)])
-    keras = load_keras()
-    risk = keras.ops.sigmoid(head(encoder.output))
-    return keras.Model(encoder.input, risk, name=task.name.replace("-", "_"))
+def build_model(
+    task: Task, network: Network, normalisation: Normalisation, weights: Mapping[str, npt.NDArray[Any]]
+) -> Any:
+    """The whole Keras model: raw columns in (see `build_encoder`), predictions of the task's target out."""
+    encoder, head = build_encoder(task, normalisation), build_head(task, network)
+    head.set_weights([weights[name] for name in weight_shapes(task, network)])
+    predictions = target_of(task).predictions(load_keras(), head(encoder.output))
+    return load_keras().Model(encoder.input, predictions, name=task.name.replace("-", "_"))
 
 
 def encode(encoder: Any, task: Task, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

@@ -1,39 +1,109 @@
-"""Networks by name: shapes and initial weights, in plain NumPy, so that a server needs no Keras while it runs."""
+"""Networks: shapes and initial weights, in plain NumPy, so that a server needs no Keras while it runs."""
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.tasks import Task
+from federated_health.ml.targets import target_of
 
 MODELS = ("mlp", "logistic")
+FILE = "file"
 HIDDEN_UNITS = 16
+
+ACTIVATIONS = ("relu", "tanh", "sigmoid", "elu", "selu", "gelu", "silu", "softplus", "softsign", "leaky_relu", "mish")
+"""Activations of hidden layers, by Keras's names."""
+
+MAX_UNITS, MAX_LAYERS = 65_536, 32
+"""Largest hidden layer, and largest number of them."""
 
 Weights = dict[str, npt.NDArray[np.float32]]
 """Weights of the head by name, in the order of `weight_shapes`."""
 
 
-def weight_shapes(task: Task, model: str) -> dict[str, tuple[int, ...]]:
+@dataclass(frozen=True)
+class Network:
+    """A network, from features to the outputs of a task's target.
+
+    Attributes:
+        model: mlp, logistic, or file for one that a user's Python file builds.
+        hidden: units of each hidden layer of an mlp, from the input on; empty for other models.
+        activation: of the hidden layers, by Keras's name.
+        dropout: share of each hidden layer's units that a training step drops.
+        sha256: of the file, in hex; empty for other models.
+        path: this side's own copy of the file, which another side's network does not tell.
+    """
+
+    model: str = "mlp"
+    hidden: tuple[int, ...] = (HIDDEN_UNITS,)
+    activation: str = "relu"
+    dropout: float = 0.0
+    sha256: str = ""
+    path: Path | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.model != "mlp":
+            for name, value in (("hidden", ()), ("activation", ""), ("dropout", 0.0)):
+                object.__setattr__(self, name, value)
+
+    def to_config(self) -> dict[str, str | float]:
+        """What a message says of the network: all but this side's path."""
+        return {
+            "model": self.model,
+            "hidden": ",".join(map(str, self.hidden)),
+            "activation": self.activation,
+            "dropout": self.dropout,
+            "network-sha256": self.sha256,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """The inverse of `to_config`; a KeyError for what is missing, a ValueError for what is not a network."""
+        model, dropout, sha256 = config["model"], config["dropout"], config["network-sha256"]
+        hidden, activation = read_hidden(str(config["hidden"])), config["activation"]
+        if model not in (*MODELS, FILE) or activation not in ("", *ACTIVATIONS) or not isinstance(sha256, str):
+            raise ValueError("it has an unknown model or activation")
+        if not isinstance(dropout, float) or not 0 <= dropout < 1:
+            raise ValueError("its dropout is not at least 0 and below 1")
+        return cls(model, hidden, activation, dropout, sha256)
+
+
+def read_hidden(text: str) -> tuple[int, ...]:
+    """Units of each hidden layer, such as 32,16; a ValueError if the text is something else."""
+    try:
+        units = tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        units = (0,)
+    if len(units) > MAX_LAYERS or not all(0 < number <= MAX_UNITS for number in units):
+        raise ValueError(f"expected units of at most {MAX_LAYERS} layers, from 1 to {MAX_UNITS}, such as 32,16")
+    return units
+
+
+def weight_shapes(task: Task, network: Network) -> dict[str, tuple[int, ...]]:
     """Shapes of the head's weights by name, in the order in which Keras lists them."""
-    width = task.feature_width
-    if model == "logistic":
-        return {"logit/kernel": (width, 1), "logit/bias": (1,)}
-    return {
-        "hidden/kernel": (width, HIDDEN_UNITS),
-        "hidden/bias": (HIDDEN_UNITS,),
-        "logit/kernel": (HIDDEN_UNITS, 1),
-        "logit/bias": (1,),
-    }
+    widths = [task.feature_width, *network.hidden, target_of(task).outputs]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, (inputs, units) in zip([*hidden_names(network), "logit"], pairwise(widths), strict=True):
+        shapes |= {f"{name}/kernel": (inputs, units), f"{name}/bias": (units,)}
+    return shapes
 
 
-def initial_weights(task: Task, model: str, seed: int) -> Weights:
+def hidden_names(network: Network) -> list[str]:
+    """Names of the hidden layers: hidden, hidden-2, hidden-3, ..."""
+    return ["hidden" if number == 1 else f"hidden-{number}" for number in range(1, len(network.hidden) + 1)]
+
+
+def initial_weights(task: Task, network: Network, seed: int) -> Weights:
     """Glorot-uniform kernels (Glorot and Bengio 2010) and zero biases, the same on every machine for the same seed."""
     generator = np.random.default_rng(seed)
     weights: Weights = {}
-    for name, shape in weight_shapes(task, model).items():
+    for name, shape in weight_shapes(task, network).items():
         limit = np.sqrt(6.0 / sum(shape)) if len(shape) == 2 else 0.0
         weights[name] = generator.uniform(-limit, limit, shape).astype(np.float32)
     return weights

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.ml.backend import load_tensorflow
+from federated_health.ml.targets import Target
 
 tf = load_tensorflow()
 
@@ -60,10 +61,15 @@ class Compiled:
 
 
 class LocalTrainer:
-    """Compiled training and scoring of a head (see `build_head`), for the rows of any hospital."""
+    """Compiled training and scoring of a head (see `build_head`), for the rows of any hospital.
 
-    def __init__(self, head: Any) -> None:
+    Args:
+        target: gives the loss of the head's outputs.
+    """
+
+    def __init__(self, head: Any, target: Target[Any]) -> None:
         self._head = head
+        self._target = target
         self._train = Compiled(self._train_steps)
         self._score = Compiled(self._forward)
 
@@ -77,8 +83,9 @@ class LocalTrainer:
         learning_rate: float,
         l2: float,
         proximal_mu: float = 0.0,
+        row_weights: Array | None = None,
     ) -> tuple[list[Array], float]:
-        """Plain stochastic gradient descent on mean binary cross-entropy plus l2/2 times the squared kernels.
+        """Plain stochastic gradient descent on the target's mean loss plus l2/2 times the squared kernels.
 
         FedProx adds proximal_mu/2 times the squared distance of all weights from those given (Li et al. 2020, equation
         2); at 0 that term is not compiled in.
@@ -86,19 +93,21 @@ class LocalTrainer:
         Args:
             weights: as the head lists them.
             features: [rows, width].
-            labels: [rows], 0 or 1.
+            labels: [rows].
             order: see `batch_order`.
+            row_weights: [rows], factor of each row's loss; None for 1, which is not compiled in.
 
         Returns:
-            The new weights, and the mean loss per row over all steps, in nats and without the penalties; each row's
-            loss is that of its step.
+            The new weights, and the mean loss per row over all steps, without the penalties; each row's loss is that of
+            its step, times its weight.
         """
         padded_features, padded_order = _pad_rows(features), _pad_rows(order, -1)
         new_weights, loss = self._train(
-            (padded_features.shape, padded_order.shape, bool(proximal_mu)),
+            (padded_features.shape, padded_order.shape, bool(proximal_mu), row_weights is None),
             [tf.constant(array) for array in weights],
             tf.constant(padded_features),
             tf.constant(_pad_rows(labels)),
+            None if row_weights is None else tf.constant(_pad_rows(row_weights)),
             tf.constant(padded_order),
             tf.constant(len(order)),
             [_float(learning_rate), _float(l2), _float(proximal_mu) if proximal_mu else None],
@@ -106,17 +115,24 @@ class LocalTrainer:
         return [array.numpy() for array in new_weights], float(loss) / int((order >= 0).sum())
 
     def score(self, weights: list[Array], features: Array) -> Array:
-        """Log-odds, [rows], of features [rows, width]."""
+        """The outputs of features [rows, width]: [rows] where the target has one output, else [rows, outputs]."""
         padded = _pad_rows(features)
-        logits = self._score(padded.shape, [tf.constant(array) for array in weights], tf.constant(padded))
-        return logits.numpy()[: len(features)]  # type: ignore[no-any-return]  # TensorFlow ships no types
+        outputs = self._score(padded.shape, [tf.constant(array) for array in weights], tf.constant(padded)).numpy()
+        return (outputs[:, 0] if self._target.outputs == 1 else outputs)[: len(features)]  # type: ignore[no-any-return]
 
     def _forward(self, weights: list[Any], features: Any) -> Any:
-        logits, _ = self._head.stateless_call(weights, [], features)
-        return logits[:, 0]
+        outputs, _ = self._head.stateless_call(weights, [], features)
+        return outputs
 
     def _train_steps(
-        self, start: list[Any], features: Any, labels: Any, order: Any, steps: Any, scalars: list[Any]
+        self,
+        start: list[Any],
+        features: Any,
+        labels: Any,
+        row_weights: Any,
+        order: Any,
+        steps: Any,
+        scalars: list[Any],
     ) -> tuple[list[Any], Any]:
         learning_rate, l2, proximal_mu = scalars
 
@@ -127,8 +143,9 @@ class LocalTrainer:
             batch, targets = tf.gather(features, rows), tf.gather(labels, rows)
             with tf.GradientTape() as tape:
                 tape.watch(weights)
-                logits = self._forward(list(weights), batch)
-                losses = present * tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
+                losses = present * self._target.losses(tf, targets, self._forward(list(weights), batch))
+                if row_weights is not None:  # decided at compile time
+                    losses *= tf.gather(row_weights, rows)
                 penalty = tf.add_n([tf.reduce_sum(array**2) for array in weights if array.shape.rank > 1])
                 objective = tf.reduce_sum(losses) / tf.reduce_sum(present) + 0.5 * l2 * penalty
                 if proximal_mu is not None:  # decided at compile time

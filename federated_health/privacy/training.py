@@ -17,7 +17,7 @@ import numpy as np
 from federated_health.data.tasks import Task
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.keras_models import build_head
-from federated_health.ml.networks import Weights
+from federated_health.ml.networks import Network, Weights
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.ml.training import ROW_BUCKET, Array
 from federated_health.privacy.entropy import gaussian_noise, poisson_sample
@@ -30,7 +30,7 @@ BLOCK = 512
 
 def train_privately(
     task: Task,
-    model: str,
+    network: Network,
     weights: Weights,
     features: Array,
     labels: Array,
@@ -60,7 +60,7 @@ def train_privately(
     padding = -rows % (ROW_BUCKET if rows <= BLOCK else BLOCK)
     sampled = poisson_sample(rows, plan.sampling_rate, plan.steps)
     noise = [gaussian_noise(deviation, (plan.steps, *array.shape)) for array in weights.values()]
-    trained = _compile_steps(task, model)(
+    trained = _compile_steps(task, network)(
         [tf.constant(array) for array in weights.values()],
         tf.constant(np.pad(features, ((0, padding), (0, 0)))),
         tf.constant(np.pad(labels, (0, padding))),
@@ -73,9 +73,9 @@ def train_privately(
 
 
 @cache
-def _compile_steps(task: Task, model: str) -> Any:
+def _compile_steps(task: Task, network: Network) -> Any:
     """One compilation per process and architecture."""
-    return tf.function(partial(_train_steps, build_head(task, model)), jit_compile=True)
+    return tf.function(partial(_train_steps, build_head(task, network)), jit_compile=True)
 
 
 def _train_steps(

@@ -35,11 +35,12 @@ def save_final_model(path: Path, task: Task, config: TrainConfig, weights: Weigh
     """
     from federated_health.ml.keras_models import build_model, save_model  # noqa: PLC0415  # loads Keras
 
-    model = build_model(task, config.model, config.normalisation, weights)
+    model = build_model(task, config.network, config.normalisation, weights)
     description = {
         "version": __version__,
         "weights_sha256": weights_hash(weights),
         **asdict(config),
+        "network": config.network.to_config(),
         "task_file": write_task(task),
     }
     try:

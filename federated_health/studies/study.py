@@ -86,7 +86,7 @@ def require_all_updates(run: PlainRun, hospitals: Mapping[str, Hospital]) -> Non
 def local_model(run: PlainRun, hospital: Hospital) -> "LocalModel":
     """A hospital's rows under the run's network and normalisation; the hospital need not be part of the run."""
     config = run.train_config()
-    return handlers.local_model(hospital, config.model, config.normalisation)
+    return handlers.local_model(hospital, config.network, config.normalisation)
 
 
 forget_local_models = handlers.local_model.cache_clear

@@ -116,8 +116,8 @@ def app_of(hospitals: dict[str, LightHospital]) -> ClientApp:
             raise KeyboardInterrupt
         cells = np.array([[rows, hospital.shift, 0.0]])
         counts = Counts(true_positives=rows, false_positives=1, true_negatives=rows - 1, squared_error_sum=1.0)
-        negatives = None if hospital.hides_negatives else cells
-        evaluation = Evaluation(counts=counts, roc_auc=0.5, positives=cells, negatives=negatives)
+        names = ("positives",) if hospital.hides_negatives else ("positives", "negatives")
+        evaluation = Evaluation(counts=counts, roc_auc=0.5, scores=dict.fromkeys(names, cells))
         return Message(evaluation.to_content(), reply_to=message)
 
     return app
@@ -156,7 +156,7 @@ CHOSEN = 0.5622
 
 def shift_of(run: PlainRun) -> float:
     """How far the weights moved from where they began; the same in every weight."""
-    start = initial_weights(run.settings.task_declaration, run.settings.model, run.settings.seed)
+    start = initial_weights(run.settings.task_declaration, run.settings.network_declaration, run.settings.seed)
     moves = np.concatenate([(run.weights[name] - start[name]).ravel() for name in start])
     assert np.ptp(moves) < 1e-5
     return float(moves.mean())
