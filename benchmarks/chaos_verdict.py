@@ -76,7 +76,7 @@ def _check(verdict: Verdict, trial: Trial, folder: Path, data: Mapping[str, Path
     if not all(np.isfinite(array).all() for array in weights.values()):
         problems.append("the weights are not finite")
     risk = predict(model, HEART_DISEASE, np.full((1, len(HEART_DISEASE.columns)), np.nan))
-    if not (np.isfinite(risk).all() and 0 <= risk[0] <= 1):
+    if not (np.isfinite(risk).all() and 0 <= risk[0, 0] <= 1):
         problems.append("the risk is not a probability")
     contributions = read_contributions(out / ROUNDS)
     if [number for number, _ in contributions] != list(range(1, trial.rounds + 1)):

@@ -18,11 +18,7 @@ PatientIds = npt.NDArray[np.int64]
 
 
 def split_rows(
-    numbers: pd.DataFrame,
-    label: str,
-    seed: int,
-    patients: PatientIds | None = None,
-    classes: Sequence[int] = (0, 1),
+    numbers: pd.DataFrame, label: str, seed: int, patients: PatientIds | None = None, classes: Sequence[int] = (0, 1)
 ) -> tuple[Positions, Positions]:
     """Positions of training and of held-out rows of a hospital, each ascending.
 

@@ -19,7 +19,7 @@ from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 
 if TYPE_CHECKING:
-    from federated_health.report.run_summary import RunSummary
+    from federated_health.report.run_page import RunSummary
     from federated_health.report.saved_model import ModelSaver
 
 CHECKPOINTS = "checkpoints"
@@ -156,7 +156,7 @@ def summarise(
     run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool, facts: Mapping[str, str]
 ) -> "RunSummary":
     """A run as its server knows it, for its report (see `RunSummary`)."""
-    summary: RunSummary = report.load().run_summary.RunSummary(
+    summary: RunSummary = report.load().run_page.RunSummary(
         task=run.settings.task_declaration,
         config=run.train_config(),
         figures=figures,

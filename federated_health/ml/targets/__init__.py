@@ -8,17 +8,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.columns import Label
 from federated_health.data.tasks import Task
-from federated_health.ml.metrics import MAX_LOSS, EvaluationSums, Scores
-
-if TYPE_CHECKING:
-    from federated_health.ml.bootstrap import Comparison
+from federated_health.ml.metrics import MAX_LOSS, MIN_CLASS_SIZE, EvaluationSums, Scores
 
 Floats = npt.NDArray[np.floating[Any]]
 ScoreGroups = Mapping[str, Scores]
@@ -113,6 +110,10 @@ class Target(ABC, Generic[Sums]):
             roc_auc: of the evaluated rows, since it cannot be computed from sums.
         """
 
+    def summarise(self, labels: Floats) -> dict[str, Any]:
+        """What a study says of its patients' labels, as in evidence.json."""
+        return {"mean_label": float(labels.mean(dtype=np.float64))}
+
     def class_of(self, labels: Floats) -> npt.NDArray[np.intp]:
         """Number of each row's class, from 0, [rows], of a target that has classes."""
         return labels.astype(np.intp)
@@ -146,17 +147,30 @@ class Target(ABC, Generic[Sums]):
         """Which held-out rows are too few, where a class of fewer than `limit` patients is."""
         return f"fewer than {limit} held-out patients of one class"
 
+    @property
+    def no_verdict(self) -> str:
+        """Which held-out rows are too few for `can_compare`."""
+        return self.describe_few(MIN_CLASS_SIZE)
+
     @abstractmethod
     def can_compare(self, labels: Floats) -> bool:
-        """Whether the rows are enough to compare two models on them."""
+        """Whether the rows are enough for a verdict on two models."""
+
+    def is_defined(self, labels: Floats) -> bool:
+        """Whether `compared` can be computed on the rows."""
+        return self.can_compare(labels)
+
+    def strata(self, labels: Floats) -> Floats:
+        """Group of each row, [rows], of which every bootstrap draw holds as many rows as the sample."""
+        return (self.class_of(labels) if self.has_classes else np.zeros(len(labels))).astype(np.float64)
 
     @abstractmethod
-    def compare(self, outputs: Floats, others: Floats, labels: Floats, seed: list[int]) -> "Comparison":
-        """Compare two models by `compared` on the same rows.
+    def compared_draws(self, outputs: Floats, labels: Floats, times: Scores) -> npt.NDArray[np.float64]:
+        """`compared` of each bootstrap draw, [draws], of rows of which it is defined.
 
         Args:
-            outputs, others: outputs of the model and of the one that it is compared with.
-            seed: of the bootstrap.
+            outputs: the network's outputs, or [repeats, ...] for the mean over repeats.
+            times: how often each row is in each draw, [rows, draws] (see `bootstrap.resample`).
         """
 
 

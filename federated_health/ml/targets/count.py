@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,11 @@ from federated_health.ml.metrics import (
     MIN_CLASS_SIZE,
     SMALL_CLASS,
     EvaluationSums,
+    Scores,
     group_predictions,
     ratio,
 )
 from federated_health.ml.targets import Floats, ScoreGroups, Target
-
-if TYPE_CHECKING:
-    from federated_health.ml.bootstrap import Comparison
 
 MAX_LOG_RATE = 700.0
 """Largest output whose exponential is finite in float64."""
@@ -140,11 +138,10 @@ class CountTarget(Target[CountSums]):
     def can_compare(self, labels: Floats) -> bool:
         return len(labels) >= 2 * MIN_CLASS_SIZE
 
-    def compare(self, outputs: Floats, others: Floats, labels: Floats, seed: list[int]) -> "Comparison":
-        from federated_health.ml.bootstrap import compare_means  # noqa: PLC0415  # at the end of a run only
+    def compared_draws(self, outputs: Floats, labels: Floats, times: Scores) -> npt.NDArray[np.float64]:
+        from federated_health.ml.bootstrap import mean_draws  # noqa: PLC0415  # at the end of a run only
 
-        deviances, other_deviances = (2 * self._half_deviances(model, labels) for model in (outputs, others))
-        return compare_means(deviances, other_deviances, seed)
+        return mean_draws(2 * self._half_deviances(outputs, labels), times)
 
     def _half_deviances(self, outputs: Floats, labels: Floats) -> npt.NDArray[np.float64]:
         observed, log_rate = labels.astype(np.float64), outputs.astype(np.float64)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,11 @@ from federated_health.ml.metrics import (
     MIN_CLASS_SIZE,
     SMALL_CLASS,
     EvaluationSums,
+    Scores,
     group_predictions,
     ratio,
 )
 from federated_health.ml.targets import Floats, ScoreGroups, Target
-
-if TYPE_CHECKING:
-    from federated_health.ml.bootstrap import Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +143,10 @@ class NumberTarget(Target[NumberSums]):
     def can_compare(self, labels: Floats) -> bool:
         return len(labels) >= 2 * MIN_CLASS_SIZE
 
-    def compare(self, outputs: Floats, others: Floats, labels: Floats, seed: list[int]) -> "Comparison":
-        from federated_health.ml.bootstrap import compare_means  # noqa: PLC0415  # at the end of a run only
+    def compared_draws(self, outputs: Floats, labels: Floats, times: Scores) -> npt.NDArray[np.float64]:
+        from federated_health.ml.bootstrap import mean_draws  # noqa: PLC0415  # at the end of a run only
 
-        errors, other_errors = (np.abs(self.predict(model) - labels) for model in (outputs, others))
-        return compare_means(errors, other_errors, seed)
+        return mean_draws(np.abs(self.predict(outputs) - labels), times)
 
     def _scaled(self, values: Any) -> Any:
         mean, deviation = self.label.public_scale
