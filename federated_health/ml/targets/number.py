@@ -54,7 +54,8 @@ class NumberSums(EvaluationSums):
     @property
     def r2(self) -> float | None:
         """Share of the variance that the predictions explain; below 0 if the mean of all rows is better."""
-        unexplained = ratio(self.loss_sum, self._spread(self.label_squares, self.label_sum, self.label_sum))
+        squared_errors = self.label_squares - 2 * self.product_sum + self.prediction_squares
+        unexplained = ratio(squared_errors, self._spread(self.label_squares, self.label_sum, self.label_sum))
         return None if unexplained is None else 1 - unexplained
 
     @property
