@@ -266,8 +266,11 @@ class Update:
         metrics = records.read_metrics(content, keys if evaluated is None else keys | COUNTS.keys())
         if records.read_whole(metrics, NUM_EXAMPLES, 1) != declared:
             raise MalformedMessageError(f"its {NUM_EXAMPLES} is not the number of training rows that it registered")
+        loss = metrics.get(TRAIN_LOSS)
+        if isinstance(loss, float) and not loss <= MAX_TRAIN_LOSS:
+            raise MalformedMessageError(f"{records.DIVERGED}its {TRAIN_LOSS} is out of range")
         loss = None if private else records.read_number(metrics, TRAIN_LOSS)
-        if loss is not None and not 0 <= loss <= MAX_TRAIN_LOSS:
+        if loss is not None and loss < 0:
             raise MalformedMessageError(f"its {TRAIN_LOSS} is out of range")
         return cls(
             weights=records.weights_from_record(arrays, shapes),
