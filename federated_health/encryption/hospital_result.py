@@ -19,7 +19,7 @@ from federated_health.encryption.hospital_message import WeightsMessage
 from federated_health.encryption.messages import FIGURES, RUN_FACTS, name_of_block
 from federated_health.errors import SettingsError
 from federated_health.files import write_json
-from federated_health.hospital.handlers import ENCRYPTED_RUN, budget_of, evaluate_final, task_of
+from federated_health.hospital.handlers import ENCRYPTED_RUN, budget_of, evaluate_final, read_config, task_of
 from federated_health.messages.content import CONFIG, Evaluation, TrainConfig
 from federated_health.messages.records import MalformedMessageError
 from federated_health.ml.curves import roc_auc_from_microaggregates
@@ -113,7 +113,7 @@ def remembered_result(context: Context) -> RunSummary | None:
             cells = [part * [1, 1, 0] for part in vectors.read_histogram(np.array(result["scores"], dtype=np.float64))]
         counts = Counts(**result["counts"])
         evaluations[FEDERATION] = Evaluation(counts=counts, positives=cells[0], negatives=cells[1])
-    config = TrainConfig.from_record(context.state.config_records[CONFIG])
+    config = read_config(context.state.config_records[CONFIG], context)
     return RunSummary(
         task=task_of(context, config.task),
         config=config,

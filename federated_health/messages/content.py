@@ -39,7 +39,7 @@ from federated_health.messages import records
 from federated_health.messages.records import COUNTS, METRICS, MalformedMessageError
 from federated_health.ml import load_privacy_plan
 from federated_health.ml.metrics import Counts
-from federated_health.ml.networks import Network, Weights, weight_shapes
+from federated_health.ml.networks import OPTIMIZERS, SGD, Network, Weights, weight_shapes
 from federated_health.ml.normalisation import SUM_NAMES, ColumnSums, Normalisation, withheld_sums
 from federated_health.names import PRIVACY_PREFIX, is_hospital_name
 
@@ -96,6 +96,7 @@ class TrainConfig:
     local_epochs: int
     batch_size: int
     learning_rate: float
+    optimizer: str = SGD
     l2: float
     seed: int
     threshold: float
@@ -122,6 +123,8 @@ class TrainConfig:
             raise MalformedMessageError("the server's train config holds no valid normalisation") from None
         except ValueError as error:
             raise MalformedMessageError(f"the server's network: {error}") from None
+        if plain["optimizer"] not in OPTIMIZERS:
+            raise MalformedMessageError("the server's optimizer is unknown")
         if not isinstance(plain["threshold"], float) or not 0 <= plain["threshold"] <= 1:
             raise MalformedMessageError("the server's threshold is not between 0 and 1")
         return cls(network=network, normalisation=normalisation, privacy=read_privacy_plan(record), **plain)

@@ -254,7 +254,8 @@ def _settings(run: RunSummary) -> Iterator[Section]:
     if run.settings is not None:
         config = run.config
         facts = {"completed rounds": str(config.rounds), "threshold": str(config.threshold)}
-        yield sections.settings_section(run.settings, {**facts, "SHA-256 of the schema": config.schema, **run.facts})
+        facts |= {"SHA-256 of the schema": config.schema, **config.network.facts, **run.facts}
+        yield sections.settings_section(run.settings, facts, leave_out=config.network.unused_settings)
 
 
 def _limits(run: RunSummary) -> Section:

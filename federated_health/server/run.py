@@ -57,6 +57,10 @@ class FederatedRun(ABC):
 
     def __init__(self, transport: Transport, settings: Settings) -> None:
         transport.check(settings)
+        if settings.network:
+            from federated_health.server.own_network import check_own_network  # noqa: PLC0415  # only with a file
+
+            check_own_network(settings)
         self.settings = settings
         self.run_id = secrets.token_hex(8)
         self.history: list[Round] = []
@@ -163,6 +167,7 @@ class FederatedRun(ABC):
             local_epochs=settings.local_epochs,
             batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
+            optimizer=settings.optimizer,
             l2=settings.l2,
             seed=settings.seed,
             threshold=self.threshold,
@@ -178,7 +183,7 @@ class FederatedRun(ABC):
             run=self.run_id,
             round_number=len(self.history),
             settings=self.settings.to_config(),
-            agreement=self.settings.task_declaration.agreement,
+            agreement=self.settings.agreement,
             weights=weights,
             strategy_state=strategy_state,
             normalisation=self.normalisation,
