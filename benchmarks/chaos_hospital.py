@@ -82,15 +82,15 @@ def light_app(pause: float, silent: Mapping[str, frozenset[int]] | None = None) 
         time.sleep(pause)
         counts = _counts(message, context)
         cells = {"positives": _cell(counts.positives, 1.0), "negatives": _cell(counts.true_negatives, -1.0)}
-        return Message(Evaluation(counts=counts, roc_auc=1.0, **cells).to_content(), reply_to=message)
+        return Message(Evaluation(counts=counts, roc_auc=1.0, scores=cells).to_content(), reply_to=message)
 
     @app.evaluate("appraisal")
     def measure_benefit(message: Message, context: Context) -> Message:
         time.sleep(pause)
         columns = len(hospital_of(message, context).task.columns)
         appraisal = Benefit(
-            roc_auc=Interval(),
-            own_roc_auc=None,
+            federated=Interval(),
+            own=None,
             difference=Interval(),
             importance=np.zeros(columns),
             observed=np.zeros(columns),

@@ -26,6 +26,7 @@ from federated_health.messages.content import Evaluation, Registration, Training
 from federated_health.ml.metrics import Counts, Interval
 from federated_health.ml.networks import Network, initial_weights, weight_shapes
 from federated_health.ml.normalisation import ColumnSums
+from federated_health.ml.targets import target_of
 from federated_health.server.history import ProblemLog
 from federated_health.server.replies import ReplyCollector
 from federated_health.transport.in_process import InProcessTransport
@@ -65,13 +66,12 @@ def _originals() -> dict[str, RecordDict]:
         "final": Evaluation(
             counts=Counts(true_positives=12, true_negatives=12, false_positives=16, squared_error_sum=3.5),
             roc_auc=0.75,
-            positives=cells,
-            negatives=np.array([[28.0, 0.25, 1.5]]),
+            scores={"positives": cells, "negatives": np.array([[28.0, 0.25, 1.5]])},
         ).to_content(),
         "scores": TrainingScores(positives=cells, negatives=cells).to_content(),
         "appraisal": Benefit(
-            roc_auc=Interval(value=0.75, low=0.5, high=0.9),
-            own_roc_auc=0.7,
+            federated=Interval(value=0.75, low=0.5, high=0.9),
+            own=0.7,
             difference=Interval(value=0.05, low=-0.1, high=0.25),
             importance=np.linspace(-1, 1, columns),
             observed=np.full(columns, 30.0),
@@ -79,11 +79,12 @@ def _originals() -> dict[str, RecordDict]:
     }
 
 
+TARGET = target_of(TASK)
 READERS: Mapping[str, Reader] = {
     "introduction": lambda _node, content: Registration.from_content(content, TASK.measurements),
     "update": lambda _node, content: Update.from_content(content, SHAPES, ROWS),
-    "evaluation": lambda _node, content: Evaluation.from_content(content, ROWS),
-    "final": lambda _node, content: Evaluation.from_content(content, ROWS, final=True),
+    "evaluation": lambda _node, content: Evaluation.from_content(content, TARGET, ROWS),
+    "final": lambda _node, content: Evaluation.from_content(content, TARGET, ROWS, final=True),
     "scores": lambda _node, content: TrainingScores.from_content(content, ROWS),
     "appraisal": lambda _node, content: Benefit.from_content(content, TASK, ROWS, ROWS),
 }

@@ -16,6 +16,7 @@ from federated_health.errors import SettingsError, check_installed
 from federated_health.ml import load_privacy_plan
 from federated_health.ml.networks import ACTIVATIONS, FILE, MODELS, OPTIMIZERS, SGD, Network, agreement_of, read_hidden
 from federated_health.ml.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
+from federated_health.ml.targets import target_of
 from federated_health.names import DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAX_WAIT
 from federated_health.setting_fields import Value, check, coerce, flag_of, setting
 
@@ -86,6 +87,12 @@ class Settings:
     )
     l2: float = _of_training(
         0.003, "L2 regularisation strength: weight of the squared kernels in the loss", unit="WEIGHT", minimum=0
+    )
+    class_weight: str = _of_training(
+        "none",
+        "balanced makes every class count the same in training, by the hospitals' numbers of rows; predicted risks are "
+        "then no longer calibrated",
+        choices=("none", "balanced"),
     )
     model: str = _of_training(
         "mlp", "the network: mlp has hidden layers, logistic is a logistic regression", choices=MODELS
@@ -227,6 +234,7 @@ class Settings:
             raise SettingsError(
                 f"min-hospitals: expected at most --hospitals {self.hospitals}, got {self.min_hospitals}"
             )
+        self._check_target()
         if self.encrypt:
             self._check_encryption()
         if 0 < self.max_update_norm < 1:
@@ -253,6 +261,19 @@ class Settings:
             check_installed("tenseal")
         if self.resume and self.out and Path(self.out) != Path(self.resume):
             raise SettingsError("out: expected none, or the folder of --resume, where the run continues")
+
+    def _check_target(self) -> None:
+        target = target_of(self.task_declaration)
+        if self.encrypt and not target.has_threshold:
+            raise SettingsError(f"encrypt: expected a binary label, got {self.task_declaration.label.kind}")
+        if self.class_weight == "none":
+            return
+        if not target.has_classes:
+            kind = self.task_declaration.label.kind
+            raise SettingsError(f"class-weight: expected a label with classes, got {kind}; leave it out")
+        if self.encrypt or self.dp_epsilon:
+            flag = "--encrypt" if self.encrypt else "--dp-epsilon"
+            raise SettingsError(f"class-weight: {flag} withholds the numbers of rows that balanced needs")
 
     def _check_encryption(self) -> None:
         minimum = MIN_ENCRYPTED_HOSPITALS

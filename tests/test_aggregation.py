@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, RecordDict
 
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import RunError
 from federated_health.messages.content import Evaluation, Update
 from federated_health.messages.records import weights_to_record
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
 from federated_health.ml.strategies import STRATEGIES
+from federated_health.ml.targets import target_of
 from federated_health.server.history import ProblemLog, summarise_run
 from federated_health.server.replies import grid_of
 from federated_health.server.strategies import make_strategy
@@ -124,7 +126,7 @@ def test_merged_counts_give_the_figures_of_the_federation() -> None:
     large = Counts(true_positives=6, false_positives=2, true_negatives=10, false_negatives=2)
     small = Counts(true_positives=2, false_positives=4, true_negatives=1, false_negatives=3)
     evaluations = {"large": Evaluation(counts=large), "small": Evaluation(counts=small)}
-    federation = summarise_run(evaluations, {"large": 60, "small": 30})["federation"]
+    federation = summarise_run(target_of(HEART_DISEASE), evaluations, {"large": 60, "small": 30})["federation"]
     assert (federation["train_examples"], federation["test_examples"]) == (90, 30)
     assert federation["accuracy"] == (8 + 11) / 30  # the mean of the hospitals' 16/20 and 3/10 would be 0.55
     assert federation["precision"] == 8 / (8 + 6)

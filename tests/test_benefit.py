@@ -25,6 +25,7 @@ from federated_health.messages.records import METRICS, MalformedMessageError
 from federated_health.ml.metrics import MAX_LOSS, Counts, Interval, Verdict
 from federated_health.ml.networks import Network, initial_weights
 from federated_health.ml.normalisation import Normalisation
+from federated_health.ml.targets import target_of
 from federated_health.server.history import summarise_benefits
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
@@ -43,13 +44,13 @@ TINY = Task(
 TRAIN, TEST = 30, 20
 
 BENEFIT = Benefit(
-    roc_auc=Interval(value=0.75, low=0.5, high=0.9),
-    own_roc_auc=0.7,
+    federated=Interval(value=0.75, low=0.5, high=0.9),
+    own=0.7,
     difference=Interval(value=0.05, low=-0.1, high=0.25),
     importance=np.array([0.5, -0.125, 3e-8]),
     observed=np.array([30.0, 0.0, 5.0]),
 )
-UNDEFINED = replace(BENEFIT, roc_auc=Interval(), own_roc_auc=None, difference=Interval())
+UNDEFINED = replace(BENEFIT, federated=Interval(), own=None, difference=Interval())
 
 
 def read(content: RecordDict) -> Benefit:
@@ -74,14 +75,14 @@ def content_with(**changes: Any) -> RecordDict:
 def test_a_benefit_survives_the_wire(benefit: Benefit) -> None:
     received = read(over_the_wire(benefit.to_content()))
 
-    assert received.roc_auc == benefit.roc_auc
-    assert received.own_roc_auc == benefit.own_roc_auc
+    assert received.federated == benefit.federated
+    assert received.own == benefit.own
     assert received.difference == benefit.difference
     assert received.importance.tolist() == benefit.importance.tolist()
     assert received.observed.tolist() == benefit.observed.tolist()
 
 
-AUCS = ("roc_auc_value", "roc_auc_low", "roc_auc_high", "own_roc_auc")
+AUCS = ("federated_value", "federated_low", "federated_high", "own")
 DIFFERENCES = ("difference_value", "difference_low", "difference_high")
 
 
@@ -90,7 +91,7 @@ DIFFERENCES = ("difference_value", "difference_low", "difference_high")
     [
         *({key: value} for key in AUCS for value in (None, -0.01, 1.01, float("nan"), 1, [0.5])),
         *({key: value} for key in DIFFERENCES for value in (None, -1.01, 1.01, float("inf"))),
-        {"roc_auc_low": 0.91},
+        {"federated_low": 0.91},
         {"difference_high": -0.11},
         *({"observed": value} for value in (None, [30.0, 0.0], [30.0, 0.0, 5.0, 5.0], 30.0)),
         *({"observed": [value, 0.0, 5.0]} for value in (31.0, 5.5, -1.0, 4.0, 1.0, float("nan"))),
@@ -107,22 +108,22 @@ def test_a_malformed_benefit_is_refused(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("lacking", [*AUCS, *DIFFERENCES])
 def test_some_aucs_without_the_others_are_refused(lacking: str) -> None:
-    with pytest.raises(MalformedMessageError, match="ROC-AUCs"):
+    with pytest.raises(MalformedMessageError, match="only some of its figures"):
         read(content_with(**{lacking: None}))
 
 
 def test_a_difference_that_contradicts_the_aucs_is_refused() -> None:
     assert BENEFIT.difference.value is not None
-    with pytest.raises(MalformedMessageError, match="difference of its ROC-AUCs"):
+    with pytest.raises(MalformedMessageError, match="difference of its figures"):
         read(content_with(difference_value=BENEFIT.difference.value + 0.001))
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"roc_auc_low": 0.9},
-        {"roc_auc_high": 1.0},
-        {"roc_auc_low": 0.0},
+        {"federated_low": 0.9},
+        {"federated_high": 1.0},
+        {"federated_low": 0.0},
         {"difference_low": -1.0},
         {"difference_high": 1.0},
         {"observed": [30.0, 0.0, 5.0]},
@@ -150,7 +151,7 @@ def test_a_benefit_with_another_record_is_refused() -> None:
     [(0.01, 0.2, "gains"), (-0.01, 0.2, "no clear difference"), (-0.2, -0.01, "loses")],
 )
 def test_a_benefit_is_described_by_its_verdict_and_figures(low: float, high: float, words: str) -> None:
-    line = describe_benefit(replace(BENEFIT, difference=Interval(value=0.05, low=low, high=high)))
+    line = describe_benefit(replace(BENEFIT, difference=Interval(value=0.05, low=low, high=high)), target_of(TINY))
 
     assert words in line
     assert re.findall(r"[+-]?\d\.\d{3}", line) == ["0.750", "0.700", "+0.050", f"{low:+.3f}", f"{high:+.3f}"]
@@ -158,7 +159,7 @@ def test_a_benefit_is_described_by_its_verdict_and_figures(low: float, high: flo
 
 def test_an_undefined_benefit_is_described_by_its_reason() -> None:
     assert UNDEFINED.verdict is Verdict.UNDEFINED
-    assert re.search(r"too few patients.*fewer than 5 held-out patients", describe_benefit(UNDEFINED))
+    assert re.search(r"too few patients.*fewer than 5 held-out patients", describe_benefit(UNDEFINED, target_of(TINY)))
 
 
 # At the hospital
@@ -169,6 +170,7 @@ class AgeAlone:
     """A model whose log-odds are (age - 55) / 10, whatever the weights."""
 
     hospital: Hospital
+    target = target_of(TINY)
 
     def score(self, _: Any) -> npt.NDArray[np.float32]:
         return ((self.hospital.test.values[:, 0] - 55) / 10).astype(np.float32)
@@ -246,7 +248,7 @@ def test_fewer_than_five_patients_of_one_class_have_no_verdict(positives: int, n
     )
 
     assert benefit.verdict is Verdict.UNDEFINED
-    assert (benefit.roc_auc, benefit.own_roc_auc, benefit.difference) == (Interval(), None, Interval())
+    assert (benefit.federated, benefit.own, benefit.difference) == (Interval(), None, Interval())
     assert read(over_the_wire(benefit.to_content())).importance.tolist() == benefit.importance.tolist()
 
 

@@ -157,8 +157,8 @@ def test_any_content_is_read_as_written(weights: Any, state: Any, problems: Any,
 def test_the_files_have_the_documented_format(tmp_path: Path) -> None:
     saved_in(tmp_path, 1, 2)
     first, rest = file_of(tmp_path, 2).read_bytes().split(b"\n", 1)
-    digest = hashlib.sha256(b"2\n" + rest).hexdigest()
-    assert first.decode() == f"federated-health-checkpoint 2 {digest}"
+    digest = hashlib.sha256(b"3\n" + rest).hexdigest()
+    assert first.decode() == f"federated-health-checkpoint 3 {digest}"
     line, blocks = rest.split(b"\n", 1)
     header = json.loads(line)
     stream, whole = io.BytesIO(blocks), checkpoint_of(2)
@@ -171,8 +171,8 @@ def test_the_files_have_the_documented_format(tmp_path: Path) -> None:
     assert header["history"] == [2, len(history), hashlib.sha256(history).hexdigest()]
     assert json.loads(history.splitlines()[1]) == [
         2,
-        {"cleveland": [10, 0.5, [2, 0, 0, 2, 2 / 3, 0.1]], "va-long-beach": [0, None, None]},
-        [10, 0.5, [2, 0, 0, 2, 2 / 3, 0.1]],
+        {"cleveland": [10, 0.5, ["binary", 2, 0, 0, 2, 2 / 3, 0.1]], "va-long-beach": [0, None, None]},
+        [10, 0.5, ["binary", 2, 0, 0, 2, 2 / 3, 0.1]],
     ]
 
 
@@ -212,7 +212,7 @@ def with_bytes(path: Path, change: Callable[[bytes], bytes]) -> None:
         (lambda _: b"", "not a checkpoint"),
         (lambda data: bytes(len(data)), "not a checkpoint"),
         (lambda _: b"\x89PNG\r\n\x1a\n" + bytes(500), "not a checkpoint"),
-        (lambda data: data.replace(b"checkpoint 2 ", b"checkpoint 3 "), "cut off or altered"),
+        (lambda data: data.replace(b"checkpoint 3 ", b"checkpoint 4 "), "cut off or altered"),
         (lambda data: data.replace(b'"round_number": 3', b'"round_number": 4'), "cut off or altered"),
     ],
 )
@@ -370,15 +370,15 @@ def test_a_damaged_checkpoint_of_a_later_round_is_removed_by_the_next_save(tmp_p
 # Versions, tasks and settings
 
 
-def signed(body: bytes, version: bytes = b"2") -> bytes:
+def signed(body: bytes, version: bytes = b"3") -> bytes:
     digest = hashlib.sha256(version + b"\n" + body).hexdigest().encode()
     return b"federated-health-checkpoint " + version + b" " + digest + b"\n" + body
 
 
 def test_another_version_s_checkpoint_is_refused_and_not_skipped(tmp_path: Path) -> None:
     saved_in(tmp_path, 1, 2)
-    file_of(tmp_path, 2).write_bytes(signed(b"something new", b"3"))
-    with pytest.raises(CheckpointError, match=f"{file_of(tmp_path, 2).name}: .*expected version 2, got 3"):
+    file_of(tmp_path, 2).write_bytes(signed(b"something new", b"4"))
+    with pytest.raises(CheckpointError, match=f"{file_of(tmp_path, 2).name}: .*expected version 3, got 4"):
         CheckpointFolder(tmp_path).load()
 
 
@@ -414,7 +414,7 @@ def test_bytes_after_the_last_array_are_damage() -> None:
         read_checkpoint(signed(body + b"\n"))
 
 
-@given(data=st.binary(max_size=200), version=st.sampled_from([b"2", b"3", b"", b"\xff"]), whole=st.booleans())
+@given(data=st.binary(max_size=200), version=st.sampled_from([b"3", b"4", b"", b"\xff"]), whole=st.booleans())
 def test_arbitrary_bytes_raise_only_checkpoint_errors(data: bytes, version: bytes, whole: bool) -> None:
     with pytest.raises((DamagedCheckpointError, CheckpointError)):
         read_checkpoint(signed(data, version) if whole else data)

@@ -23,7 +23,7 @@ from federated_health.encryption.vectors import BINS, FinalSums, read_round
 from federated_health.errors import AnswerError, RunError
 from federated_health.hospital import handlers
 from federated_health.messages.content import CONFIG, ENCRYPTED_ONLY, ROUND, SUMS_WITHHELD, TrainConfig, Update
-from federated_health.ml.metrics import count_outcomes, merge_counts, probability, roc_auc
+from federated_health.ml.metrics import Counts, count_outcomes, merge_counts, probability, roc_auc
 from federated_health.ml.networks import Network, Weights, weight_shapes
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.names import node_id_of
@@ -236,14 +236,14 @@ def test_figures_are_of_all_patients_together(hospitals: Hospitals, paths: dict[
         figures, expected = encrypted_round.federation, plain_round.federation
         assert figures.train_examples == 689
         assert figures.train_loss == pytest.approx(expected.train_loss, abs=1e-5)
-        assert figures.counts is not None
-        assert expected.counts is not None
+        assert isinstance(figures.counts, Counts)
+        assert isinstance(expected.counts, Counts)
         assert figures.counts.matrix == expected.counts.matrix
         assert figures.counts.loss == pytest.approx(expected.counts.loss, abs=1e-5)
         assert list(encrypted_round.hospitals) == ["hungary"]
         own, expected_own = encrypted_round.hospitals["hungary"].counts, plain_round.hospitals["hungary"].counts
-        assert own is not None
-        assert expected_own is not None
+        assert isinstance(own, Counts)
+        assert isinstance(expected_own, Counts)
         assert own.matrix == expected_own.matrix
     assert "va-long-beach" not in json.dumps(vars(result), default=str)
 
@@ -533,7 +533,7 @@ def test_sums_of_two_hospitals_are_not_sent(hospitals: Hospitals) -> None:
     result = result_at(hospitals, "cleveland")
     assert [completed.federation.counts is None for completed in result.rounds] == [True, False]
     assert result.figures["federation"]["roc_auc"] is None
-    assert result.evaluations["federation"].positives is None
+    assert result.evaluations["federation"].scores == {}
 
 
 def test_a_hospital_without_a_certificate_is_excluded(hospitals: Hospitals) -> None:
@@ -597,7 +597,7 @@ def test_a_stopped_run_leaves_hospitals_the_model_and_figures_of_its_completed_r
     assert result.stopped
     assert len(result.rounds) == 2
     counts = result.rounds[-1].federation.counts
-    assert counts is not None
+    assert isinstance(counts, Counts)
     assert result.figures["federation"]["accuracy"] == counts.accuracy
     assert weights_at(hospitals, "hungary")
 

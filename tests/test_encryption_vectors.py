@@ -84,7 +84,7 @@ def test_rounds_lie_side_by_side_and_add_up() -> None:
     merged = vectors.read_round(1, noisy(total), 60)
     assert merged.train_examples == 40
     assert merged.train_loss == pytest.approx((30 * 0.5 + 10 * 0.9) / 40)
-    assert merged.counts is not None
+    assert isinstance(merged.counts, Counts)
     assert merged.counts.matrix == (9, 3, 0, 15)
     assert merged.counts.loss_sum == pytest.approx(13.5, abs=1e-5)
     assert vectors.read_round(2, noisy(total), 60).train_examples == 10

@@ -19,8 +19,10 @@ from federated_health.hospital import handlers
 from federated_health.hospital.handlers import hospital_of
 from federated_health.messages.content import ENCRYPTED_ONLY, Registration, TrainConfig
 from federated_health.messages.records import MalformedMessageError, weights_to_record
+from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Network, initial_weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation
+from federated_health.ml.targets import target_of
 from federated_health.names import ALLOWED_EPSILON, node_id_of
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
@@ -48,6 +50,7 @@ class KnownScores:
     """Ages as log-odds: (age - 55) / 10."""
 
     hospital: Hospital
+    target = target_of(HEART_DISEASE)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -91,6 +94,7 @@ def test_held_out_rows_are_counted_at_the_threshold_of_the_message(
 
     counts = handler(message_of(replace(TRAIN_CONFIG, threshold=threshold)), context).counts
 
+    assert isinstance(counts, Counts)
     assert [
         [counts.true_negatives, counts.false_positives],
         [counts.false_negatives, counts.true_positives],
@@ -119,11 +123,10 @@ def test_only_the_final_evaluation_holds_a_roc_auc_and_cells(context: Context) -
     early = handlers.evaluate(message_of(), context)
     final = handlers.evaluate_final(message_of(), context)
 
-    assert (early.roc_auc, early.positives, early.negatives) == (None, None, None)
+    assert (early.roc_auc, early.scores) == (None, {})
     assert final.roc_auc == pytest.approx(reference.roc_auc_score(labels, local.score(None)))
-    assert final.positives is not None
-    assert final.negatives is not None
-    assert (final.positives[:, 0].sum(), final.negatives[:, 0].sum()) == ((labels == 1).sum(), (labels == 0).sum())
+    rows = [final.scores[name][:, 0].sum() for name in ("positives", "negatives")]
+    assert rows == [(labels == 1).sum(), (labels == 0).sum()]
 
 
 def test_only_the_final_evaluation_saves_the_model_its_threshold_and_the_hospital_s_figures(context: Context) -> None:
@@ -135,6 +138,7 @@ def test_only_the_final_evaluation_saves_the_model_its_threshold_and_the_hospita
     config = replace(TRAIN_CONFIG, threshold=0.4321)
     counts = handlers.evaluate_final(message_of(config), context).counts
 
+    assert isinstance(counts, Counts)
     final = handlers.final_model(context)
     assert final is not None
     assert final[0] == config

@@ -28,9 +28,10 @@ from federated_health.messages.records import (
     weights_to_record,
 )
 from federated_health.ml.curves import choose_threshold
-from federated_health.ml.metrics import MAX_CELLS, Counts, merge_counts, microaggregate
+from federated_health.ml.metrics import MAX_CELLS, Counts, microaggregate
 from federated_health.ml.networks import Network
 from federated_health.ml.normalisation import ColumnSums, Normalisation, column_sums, withheld_sums
+from federated_health.ml.targets import target_of
 from federated_health.names import is_hospital_name
 
 SHAPES: dict[str, tuple[int, ...]] = {"logit/kernel": (3, 1), "logit/bias": (1,)}
@@ -501,6 +502,7 @@ def test_a_malformed_update_is_refused(changes: dict[str, Any], pattern: str) ->
         Update.from_content(over_the_wire(update(**changes)), SHAPES, 227)
 
 
+BINARY = target_of(HEART_DISEASE)
 COUNTS = Counts(
     true_positives=40,
     false_positives=6,
@@ -514,7 +516,7 @@ COUNTS = Counts(
 def test_an_update_holds_the_counts_that_the_server_requested() -> None:
     weights = {"logit/kernel": KERNEL, "logit/bias": BIAS}
     original = Update(weights=weights, examples=227, loss=0.5, counts=COUNTS)
-    result = Update.from_content(over_the_wire(original.to_content()), SHAPES, 227, evaluated=76)
+    result = Update.from_content(over_the_wire(original.to_content()), SHAPES, 227, evaluated=76, target=BINARY)
     assert (result.counts, result.examples, result.loss) == (COUNTS, 227, 0.5)
 
 
@@ -522,11 +524,11 @@ def test_an_update_holds_the_counts_that_the_server_requested() -> None:
     ("evaluated", "changes", "pattern"),
     [
         (None, {}, "not exactly: num-examples, train-loss"),
-        (75, {}, "outcome counts do not add up"),
-        (76, {"true_positives": 41}, "outcome counts do not add up"),
+        (75, {}, "sums of the evaluation are not over"),
+        (76, {"true_positives": 41}, "sums of the evaluation are not over"),
         (76, {"true_positives": -1}, "true_positives is not a whole"),
-        (76, {"loss_sum": 76 * 28.5}, "sums of losses"),
-        (76, {"squared_error_sum": -0.5}, "sums of losses"),
+        (76, {"loss_sum": 76 * 28.5}, "sums of the evaluation are impossible"),
+        (76, {"squared_error_sum": -0.5}, "sums of the evaluation are impossible"),
         (
             76,
             {"loss_sum": None},
@@ -538,12 +540,14 @@ def test_malformed_counts_in_an_update_are_refused(
     evaluated: int | None, changes: dict[str, Any], pattern: str
 ) -> None:
     with pytest.raises(MalformedMessageError, match=pattern):
-        Update.from_content(over_the_wire(update(**{**asdict(COUNTS), **changes})), SHAPES, 227, evaluated=evaluated)
+        Update.from_content(
+            over_the_wire(update(**{**asdict(COUNTS), **changes})), SHAPES, 227, evaluated=evaluated, target=BINARY
+        )
 
 
 def test_an_update_without_the_requested_counts_is_refused() -> None:
     with pytest.raises(MalformedMessageError, match="its metrics are not"):
-        Update.from_content(over_the_wire(update()), SHAPES, 227, evaluated=76)
+        Update.from_content(over_the_wire(update()), SHAPES, 227, evaluated=76, target=BINARY)
 
 
 def test_an_update_without_weights_or_with_two_sets_of_them_is_refused() -> None:
@@ -578,6 +582,7 @@ def test_an_update_with_bad_weights_is_refused() -> None:
 
 # Evaluations
 
+BINARY = target_of(HEART_DISEASE)
 COUNTS = Counts(
     true_positives=30, false_positives=6, true_negatives=33, false_negatives=7, loss_sum=31.25, squared_error_sum=9.1
 )
@@ -589,23 +594,21 @@ def evaluation(**changes: Any) -> RecordDict:
 
 
 def test_an_evaluation_survives_the_wire() -> None:
-    result = Evaluation.from_content(over_the_wire(Evaluation(counts=COUNTS).to_content()), 76)
+    result = Evaluation.from_content(over_the_wire(Evaluation(counts=COUNTS).to_content()), BINARY, 76)
 
-    assert result == Evaluation(counts=COUNTS, roc_auc=None, positives=None, negatives=None)
+    assert result == Evaluation(counts=COUNTS, roc_auc=None, scores={})
 
 
 def test_a_final_evaluation_survives_the_wire() -> None:
     generator = np.random.default_rng(1)
     positives, negatives = microaggregate(generator.normal(1, 1, 37)), microaggregate(generator.normal(-1, 1, 39))
-    original = Evaluation(counts=COUNTS, roc_auc=0.875, positives=positives, negatives=negatives)
+    original = Evaluation(counts=COUNTS, roc_auc=0.875, scores={"positives": positives, "negatives": negatives})
 
-    result = Evaluation.from_content(over_the_wire(original.to_content()), 76, final=True)
+    result = Evaluation.from_content(over_the_wire(original.to_content()), BINARY, 76, final=True)
 
     assert (result.counts, result.roc_auc) == (COUNTS, 0.875)
-    assert result.positives is not None
-    assert result.negatives is not None
-    np.testing.assert_array_equal(result.positives, positives)
-    np.testing.assert_array_equal(result.negatives, negatives)
+    np.testing.assert_array_equal(result.scores["positives"], positives)
+    np.testing.assert_array_equal(result.scores["negatives"], negatives)
 
 
 def test_a_class_too_small_for_cells_is_read() -> None:
@@ -613,19 +616,17 @@ def test_a_class_too_small_for_cells_is_read() -> None:
     cells = microaggregate(np.random.default_rng(1).normal(-1, 1, 3))
 
     result = Evaluation.from_content(
-        over_the_wire(Evaluation(counts=counts, negatives=cells).to_content()), 40, final=True
+        over_the_wire(Evaluation(counts=counts, scores={"negatives": cells}).to_content()), BINARY, 40, final=True
     )
 
-    assert result.positives is None
-    assert result.negatives is not None
-    assert result.negatives.shape == (0, 3)
+    assert {name: groups.shape for name, groups in result.scores.items()} == {"negatives": (0, 3)}
 
 
 @pytest.mark.parametrize("auc", [0.0, 1.0])
 def test_figures_at_their_bounds_are_read(auc: float) -> None:
     counts = Counts(false_negatives=7, squared_error_sum=7.0)
 
-    result = Evaluation.from_content(Evaluation(counts=counts, roc_auc=auc).to_content(), 7, final=True)
+    result = Evaluation.from_content(Evaluation(counts=counts, roc_auc=auc).to_content(), BINARY, 7, final=True)
 
     assert (result.counts, result.roc_auc) == (counts, auc)
 
@@ -634,19 +635,20 @@ def test_figures_at_their_bounds_are_read(auc: float) -> None:
 def test_fields_of_the_final_evaluation_are_refused_in_other_rounds(key: str, value: Any) -> None:
     content = evaluation(**{"roc_auc": None, key: value})
 
-    assert Evaluation.from_content(content, 76, final=True).counts == COUNTS
+    assert Evaluation.from_content(content, BINARY, 76, final=True).counts == COUNTS
     with pytest.raises(MalformedMessageError, match="not exactly"):
-        Evaluation.from_content(content, 76)
+        Evaluation.from_content(content, BINARY, 76)
 
 
 def test_the_largest_number_of_cells_is_read() -> None:
     cells = np.tile([5.0, 0.1, 0.2], (MAX_CELLS, 1))
-    content = Evaluation(counts=Counts(true_positives=300, false_negatives=20), positives=cells).to_content()
+    content = Evaluation(
+        counts=Counts(true_positives=300, false_negatives=20), scores={"positives": cells}
+    ).to_content()
 
-    result = Evaluation.from_content(content, 320, final=True)
+    result = Evaluation.from_content(content, BINARY, 320, final=True)
 
-    assert result.positives is not None
-    assert len(result.positives) == 64
+    assert len(result.scores["positives"]) == 64
 
 
 @pytest.mark.parametrize(
@@ -660,15 +662,15 @@ def test_the_largest_number_of_cells_is_read() -> None:
         ({"true_positives": -731}, "true_positives is not a whole"),
         ({"false_positives": 731.0}, "false_positives is not a whole"),
         ({"false_negatives": [731]}, "false_negatives is not a whole"),
-        ({"true_negatives": 731}, "outcome counts do not add up"),
-        ({"num-examples": 731}, "outcome counts do not add up"),
+        ({"true_negatives": 731}, "sums of the evaluation are not over"),
+        ({"num-examples": 731}, "sums of the evaluation are not over"),
         (
             {"true_negatives": 34, "num-examples": 77},
-            "outcome counts do not add up",
+            "sums of the evaluation are not over",
         ),
-        ({"loss_sum": -0.731}, "sums of losses"),
-        ({"squared_error_sum": -0.731}, "sums of losses"),
-        ({"squared_error_sum": 76.731}, "sums of losses"),
+        ({"loss_sum": -0.731}, "sums of the evaluation are impossible"),
+        ({"squared_error_sum": -0.731}, "sums of the evaluation are impossible"),
+        ({"squared_error_sum": 76.731}, "sums of the evaluation are impossible"),
         ({"loss_sum": 731}, "loss_sum is not a finite"),
         ({"loss_sum": math.nan}, "loss_sum is not a finite"),
         ({"squared_error_sum": -math.inf}, "squared_error_sum is not a finite"),
@@ -700,14 +702,14 @@ def test_the_largest_number_of_cells_is_read() -> None:
 )
 def test_a_malformed_evaluation_is_refused(changes: dict[str, Any], pattern: str) -> None:
     with pytest.raises(MalformedMessageError, match=pattern) as caught:
-        Evaluation.from_content(over_the_wire(evaluation(**changes)), 76, final=True)
+        Evaluation.from_content(over_the_wire(evaluation(**changes)), BINARY, 76, final=True)
 
     assert_no_value(caught.value, "731")
 
 
 def test_an_evaluation_without_metrics_is_refused() -> None:
     with pytest.raises(MalformedMessageError, match="exactly one set of metrics"):
-        Evaluation.from_content(RecordDict(), 76)
+        Evaluation.from_content(RecordDict(), BINARY, 76)
 
 
 def test_a_boolean_is_not_a_count() -> None:
@@ -717,9 +719,9 @@ def test_a_boolean_is_not_a_count() -> None:
 
 
 def test_an_evaluation_merged_from_no_hospital_survives() -> None:
-    content = over_the_wire(Evaluation(counts=merge_counts([])).to_content())
+    content = over_the_wire(Evaluation(counts=Counts()).to_content())
 
-    assert Evaluation.from_content(content, 0) == Evaluation(counts=Counts())
+    assert Evaluation.from_content(content, BINARY, 0) == Evaluation(counts=Counts())
 
 
 def test_squares_over_no_rows_cannot_be_negative() -> None:

@@ -172,14 +172,6 @@ def test_probabilities_are_precise_where_the_loss_needs_them(log_odds: float) ->
     assert risk[0] == pytest.approx(1 / (1 + math.exp(-log_odds)), rel=1e-4, abs=0)
 
 
-def test_no_counts_merge_to_zeros_of_the_right_types() -> None:
-    merged = merge_counts([])
-
-    assert merged == Counts()
-    assert (type(merged.loss_sum), type(merged.squared_error_sum)) == (float, float)
-    assert (type(merged.true_positives), type(merged.false_negatives)) == (int, int)
-
-
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(
     parts=st.lists(

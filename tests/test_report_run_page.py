@@ -317,8 +317,7 @@ def test_a_run_of_one_hospital_has_all_sections() -> None:
 def test_a_hospital_of_one_class_has_dashes_and_no_curve() -> None:
     one_class = Evaluation(
         counts=Counts(true_positives=15, false_negatives=5, loss_sum=8.0, squared_error_sum=2.0),
-        positives=np.array([[20.0, 1.0, 0.5]]),
-        negatives=None,
+        scores={"positives": np.array([[20.0, 1.0, 0.5]])},
     )
     page = page_of({"a": Replies(final=one_class, benefit=benefit(None))})
     (table,) = blocks(section(page, "How good the model is"), Table)

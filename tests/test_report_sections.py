@@ -9,14 +9,13 @@ import pytest
 from federated_health import __version__
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.ml.curves import Curve
-from federated_health.ml.metrics import Interval, Verdict
+from federated_health.ml.metrics import Interval, Verdict, figure_title
 from federated_health.report.formatting import (
     figure,
     list_some,
     list_verdicts,
     number_of,
     percent_of,
-    title_of,
     with_interval,
 )
 from federated_health.report.page import Card, Cards, Caution, Picture
@@ -87,7 +86,7 @@ def test_an_interval_follows_its_figure_in_brackets(interval: Interval, plain: s
     [("roc_auc", "ROC-AUC"), ("f1", "F1"), ("brier", "Brier score"), ("average_precision", "average precision")],
 )
 def test_figures_have_a_title(key: str, title: str) -> None:
-    assert title_of(key) == title
+    assert figure_title(key) == title
 
 
 @pytest.mark.parametrize(

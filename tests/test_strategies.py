@@ -18,12 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import client
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import CheckpointError, SettingsError
 from federated_health.messages.content import EQUAL_WEIGHT, Evaluation, Update
 from federated_health.messages.records import weights_to_record
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
 from federated_health.ml.strategies import STRATEGIES, check_strategy, read_arguments, write_arguments
+from federated_health.ml.targets import target_of
 from federated_health.server import strategies
 from federated_health.server.checkpoint import CheckpointFolder, State
 from federated_health.server.plain_run import PlainRun
@@ -89,7 +91,7 @@ def evaluation(node: int, counts: Counts, **more: float) -> Message:
 
 
 def read_evaluation(declared: Mapping[int, int], node: int, content: RecordDict) -> Evaluation:
-    return Evaluation.from_content(content, declared[node])
+    return Evaluation.from_content(content, target_of(HEART_DISEASE), declared[node])
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -16,7 +16,14 @@ from federated_health import encryption
 from federated_health.cli import console, parsing
 from federated_health.errors import RunError, SettingsError
 from federated_health.messages.content import max_reply_bytes
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS, describe_small_in_mean, verdict_text
+from federated_health.ml.metrics import (
+    DEFAULT_THRESHOLD,
+    SMALL_CLASS,
+    describe_small_in_mean,
+    figure_title,
+    verdict_text,
+)
+from federated_health.ml.targets import target_of
 from federated_health.names import FEDERATION
 from federated_health.security import load_tls
 from federated_health.server.plain_run import make_run
@@ -31,6 +38,7 @@ from federated_health.transport.stream_server import serve_streams
 
 if TYPE_CHECKING:
     from federated_health.ml.rounds import Round
+    from federated_health.ml.targets import Target
 
 EXAMPLES = (
     "--hospitals 4 --rounds 30 --out runs/first",
@@ -45,9 +53,8 @@ AUC_NOTE = (
 )
 
 BENEFIT_NOTE = (
-    "own: a model trained on the hospital's own rows alone. Difference: federated minus own, with a 95 % bootstrap "
-    f"interval over the held-out patients. * fewer than {SMALL_CLASS} held-out patients of one class: too noisy to "
-    "interpret."
+    "own: a model trained on the hospital's own rows alone. Difference: {difference}, with a 95 % bootstrap interval "
+    "over the held-out patients. * {few}: too noisy to interpret."
 )
 
 
@@ -118,7 +125,7 @@ def start_run(
         folder.begin(run)
         stopped_by: BaseException | None = None
         try:
-            with round_progress(settings.rounds) as show:
+            with round_progress(settings.rounds, target_of(settings.task_declaration)) as show:
 
                 def record(completed: "Round") -> None:
                     folder.append_round(run)
@@ -132,8 +139,8 @@ def start_run(
 
 
 @contextmanager
-def round_progress(total: int) -> Iterator[Callable[["Round"], None]]:
-    """A progress bar over rounds with loss and accuracy; about ten lines instead where there is no terminal.
+def round_progress(total: int, target: "Target[Any]") -> Iterator[Callable[["Round"], None]]:
+    """A progress bar over rounds with the loss and the target's figure; about ten lines where there is no terminal.
 
     Yields:
         A function to call after each round; the first one need not be round 1.
@@ -149,7 +156,10 @@ def round_progress(total: int) -> Iterator[Callable[["Round"], None]]:
             ends.append(time.monotonic())
             number, counts = completed.number, completed.federation.counts
             # The server of an encrypted run cannot read the counts.
-            text = f"loss {console.figure(counts.loss)}  accuracy {console.figure(counts.accuracy)}" if counts else ""
+            text = ""
+            if counts:
+                headline = f"{figure_title(target.headline)} {console.figure(counts.headline)}"
+                text = f"loss {console.figure(counts.loss)}  {headline}"
             progress.update(bar, completed=number, text=text)
             if not terminal.is_terminal and (number % max(1, total // 10) == 0 or len(ends) == 1 or number == total):
                 console.say(f"round {number}/{total}{text and f': {text}'}")
@@ -192,8 +202,9 @@ def save_results(
 def _print_and_save(folder: RunFolder, run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool) -> None:
     try:
         if run.weights is not None:
-            print_final_figures(figures, run.threshold)
-            print_benefit(figures.get("joining", {}))
+            target = target_of(run.settings.task_declaration)
+            print_final_figures(figures, run.threshold, target)
+            print_benefit(figures.get("joining", {}), target)
         if problems := run.problems.describe():
             console.print_lines("Problems in this run:", problems)
         console.say("saving the results, which takes some seconds")
@@ -207,26 +218,28 @@ def _print_and_save(folder: RunFolder, run: FederatedRun, figures: Mapping[str, 
     console.say(f"saved {folder.path}/{files}")
 
 
-def print_final_figures(figures: Mapping[str, Any], threshold: float) -> None:
-    """Print the final table: hospitals, the federation, and the mean of the ROC-AUCs within hospitals."""
+def print_final_figures(figures: Mapping[str, Any], threshold: float, target: "Target[Any]") -> None:
+    """Print the final table: hospitals, the federation, and with classes the mean of the ROC-AUCs within hospitals."""
     federation = dict(figures["federation"] or {})
     mean, small = federation.pop("mean_roc_auc", None), federation.pop("small_in_mean", 0)
     rows = {**figures["hospitals"], FEDERATION: federation}
     chosen = "" if threshold == DEFAULT_THRESHOLD else ", which gives the greatest F1 on all training patients"
-    note = f"Predicted positive: a risk of at least {threshold}{chosen}."
-    note += f"\n{AUC_NOTE}" if federation.get("roc_auc") is not None else ""
+    notes = [f"Predicted positive: a risk of at least {threshold}{chosen}."] if target.has_threshold else []
+    notes += [AUC_NOTE] if federation.get("roc_auc") is not None else []
     if mean is not None and small:
-        note += f"\n{describe_small_in_mean(small)}"
+        notes.append(describe_small_in_mean(small))
         mean = f"{console.figure(mean)} *"
-    console.print_figures("Figures on held-out patients", {**rows, "hospital mean": {"roc_auc": mean}}, note)
+    if target.has_classes:
+        rows["hospital mean"] = {"roc_auc": mean}
+    console.print_figures("Figures on held-out patients", rows, "\n".join(notes))
 
 
-def print_benefit(joining: Mapping[str, Any]) -> None:
+def print_benefit(joining: Mapping[str, Any], target: "Target[Any]") -> None:
     """Print what each hospital gains by joining."""
     rows = {
         name: {
-            "own": benefit["own_roc_auc"],
-            "federated": benefit["roc_auc"]["value"],
+            "own": benefit[f"own_{target.compared}"],
+            "federated": benefit[target.compared]["value"],
             "difference": console.difference(benefit["difference"]),
             "verdict": verdict_text(benefit["verdict"]) + (" *" if benefit["small"] else ""),
         }
@@ -235,4 +248,7 @@ def print_benefit(joining: Mapping[str, Any]) -> None:
     warned = [name for name, benefit in joining.items() if benefit.get("data_warnings")]
     note = f"\nSee {', '.join(warned)} under 'Problems in this run', which may explain the verdict." if warned else ""
     if rows:
-        console.print_figures("Benefit of joining: ROC-AUC on held-out patients", rows, BENEFIT_NOTE + note)
+        title = f"Benefit of joining: {figure_title(target.compared)} on held-out patients"
+        difference = "own minus federated" if target.less_is_better else "federated minus own"
+        explained = BENEFIT_NOTE.format(difference=difference, few=target.describe_few(SMALL_CLASS))
+        console.print_figures(title, rows, explained + note)

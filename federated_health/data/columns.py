@@ -215,4 +215,4 @@ class CountLabel(Label):
         return f"a whole number from 0 to {self.high}"
 
     def allows(self, numbers: npt.NDArray[np.float64]) -> Mask:
-        return (numbers >= 0) & (numbers <= self.high) & (numbers % 1 == 0)
+        return np.isin(numbers, np.arange(self.high + 1))

@@ -17,6 +17,7 @@ from federated_health.messages.records import (
     weights_from_record,
     weights_to_record,
 )
+from federated_health.ml.metrics import Counts
 from federated_health.ml.rounds import HospitalRound, Round, write_round
 from federated_health.privacy import message_checks
 from federated_health.server.history import summarise_benefits
@@ -90,6 +91,7 @@ def evaluate_final_weights(message: Message, context: Context) -> RecordDict:
     decrypted = WeightsMessage(message, context, is_final=True)
     hospital = decrypted.hospital
     evaluation = plain_handlers.evaluate_final(decrypted.plain, context)
+    assert isinstance(evaluation.counts, Counts), "the settings allow a binary label only"
     importance = np.zeros(len(hospital.task.columns))
     if decrypted.config.get(messages.ASKS_BENEFIT) is True:
         benefit = plain_handlers.report_benefit(decrypted.plain, context)

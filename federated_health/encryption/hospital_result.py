@@ -26,6 +26,7 @@ from federated_health.ml.curves import roc_auc_from_microaggregates
 from federated_health.ml.metrics import Counts, figures_of
 from federated_health.ml.networks import Weights
 from federated_health.ml.rounds import Round, read_round, write_round, write_rounds
+from federated_health.ml.targets import target_of
 from federated_health.names import FEDERATION, METRICS, MODEL, REPORT, ROUNDS, SETTINGS
 from federated_health.report.run_page import hashes_of_model, metrics_of, write_run_report
 from federated_health.report.run_summary import RunSummary
@@ -56,7 +57,8 @@ def store_result(message: Message, context: Context) -> RecordDict:
     else:  # this hospital or too many others did not evaluate the final weights
         evaluate_final(decrypted.plain, context)
         context.state.metric_records["figures"].pop("roc_auc", None)
-        counts = rounds[-1].federation.counts if rounds else None
+        last = rounds[-1].federation.counts if rounds else None
+        counts = last if isinstance(last, Counts) else None
         scores, roc_auc, mean_roc_auc, benefit = [], None, None, {}
     federation = figures_of(counts or Counts(), facts.pop("train_examples"), roc_auc)
     own = context.state.metric_records["figures"]
@@ -108,11 +110,11 @@ def remembered_result(context: Context) -> RunSummary | None:
     result = json.loads(content)
     evaluations = {}
     if result["counts"]:
-        cells: list[Vector | None] = [None, None]
+        scores: dict[str, Vector] = {}
         if result["scores"]:  # all patients of a bin in its middle
-            cells = [part * [1, 1, 0] for part in vectors.read_histogram(np.array(result["scores"], dtype=np.float64))]
-        counts = Counts(**result["counts"])
-        evaluations[FEDERATION] = Evaluation(counts=counts, positives=cells[0], negatives=cells[1])
+            classes = vectors.read_histogram(np.array(result["scores"], dtype=np.float64))
+            scores = {name: of * [1, 1, 0] for name, of in zip(("positives", "negatives"), classes, strict=True)}
+        evaluations[FEDERATION] = Evaluation(counts=Counts(**result["counts"]), scores=scores)
     config = read_config(context.state.config_records[CONFIG], context)
     return RunSummary(
         task=task_of(context, config.task),
@@ -143,7 +145,7 @@ def save_encrypted_results(folder: Path, context: Context, config: TrainConfig, 
     assert result.settings is not None
     settings = {key: value for key, value in result.settings.to_config().items() if key not in OPERATIONAL}
     write_json(folder / SETTINGS, settings)
-    write_rounds(folder / ROUNDS, result.rounds)
+    write_rounds(folder / ROUNDS, result.rounds, target_of(result.task).headline)
     write_json(folder / METRICS, {**metrics_of(config, stopped=result.stopped), "encrypted": True, **result.figures})
     facts = hashes_of_model(folder / MODEL, weights)
     privacy_spent = budget_of(context).summary().describe() if config.privacy else ""

@@ -92,7 +92,8 @@ def write_round(number: int, figures: HospitalRound, patients: int) -> Vector:
     rows = 0 if figures.train_loss is None else figures.train_examples
     losses = [rows * (figures.train_loss or 0.0), rows]
     vector = np.zeros(SLOTS)
-    vector[_positions(number)] = np.array([*astuple(figures.counts or Counts()), *losses], dtype=np.float64) / patients
+    counts = figures.counts if isinstance(figures.counts, Counts) else Counts()
+    vector[_positions(number)] = np.array([*astuple(counts), *losses], dtype=np.float64) / patients
     return vector
 
 

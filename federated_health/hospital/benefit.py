@@ -5,17 +5,18 @@ One split of one hospital is noisy; `python -m federated_health evidence` cross-
 place.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import TrainConfig
-from federated_health.ml.bootstrap import PERMUTATIONS, Resampled, can_judge
-from federated_health.ml.metrics import MIN_CLASS_SIZE, Interval, count_outcomes, probability, verdict_text
+from federated_health.ml.bootstrap import PERMUTATIONS
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, MIN_CLASS_SIZE, Interval, figure_title, verdict_text
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import MIN_OBSERVED, column_sums, normalisation_from
+from federated_health.ml.targets import Target
 
 if TYPE_CHECKING:
     from federated_health.hospital.local_model import LocalModel
@@ -27,38 +28,36 @@ def measure_benefit(local: "LocalModel", weights: Weights, train_config: TrainCo
     """Compare the final weights with a model trained on this hospital's own rows."""
     hospital, held_out = local.hospital, local.hospital.test
     seed = [train_config.seed, *hospital.name.encode()]
-    own_roc_auc, roc_auc, difference = None, Interval(), Interval()
-    if can_judge(held_out.labels):
-        log_odds, own = local.score(weights), score_alone(local, train_config)
-        resampled = Resampled.of(held_out.labels, seed)
-        own_roc_auc, _ = resampled.roc_auc(own)
-        roc_auc, difference = resampled.interval(log_odds), resampled.difference(log_odds, own)
+    compared = None
+    if local.target.can_compare(held_out.labels):
+        outputs, alone = local.score(weights), score_alone(local, train_config)
+        compared = local.target.compare(outputs, alone, held_out.labels, seed)
     observed = (~np.isnan(hospital.train.values)).sum(axis=0)
     minimum = MIN_OBSERVED * hospital.train.most_rows
     return Benefit(
-        roc_auc=roc_auc,
-        own_roc_auc=own_roc_auc,
-        difference=difference,
+        federated=compared.value if compared else Interval(),
+        own=compared.other if compared else None,
+        difference=compared.difference if compared else Interval(),
         importance=weigh_columns(local, weights, seed),
         observed=np.where(observed >= minimum, observed, 0).astype(np.float64),
     )
 
 
-def describe_benefit(benefit: Benefit) -> str:
+def describe_benefit(benefit: Benefit, target: Target[Any]) -> str:
     """The verdict and its figures, in one line."""
     difference = benefit.difference
     if difference.value is None:
-        few = f"fewer than {MIN_CLASS_SIZE} held-out patients of one class"
-        return f"benefit of joining: {verdict_text(benefit.verdict)} ({few})"
+        return f"benefit of joining: {verdict_text(benefit.verdict)} ({target.describe_few(MIN_CLASS_SIZE)})"
     return (
-        f"benefit of joining: {benefit.verdict}; ROC-AUC {benefit.roc_auc.value:.3f}, and {benefit.own_roc_auc:.3f} of "
+        f"benefit of joining: {benefit.verdict}; {figure_title(target.compared)} {benefit.federated.value:.3f}, and "
+        f"{benefit.own:.3f} of "
         f"a model of its own rows alone: difference {difference.value:+.3f} (95 % interval {difference.low:+.3f} to "
         f"{difference.high:+.3f})"
     )
 
 
 def score_alone(local: "LocalModel", train_config: TrainConfig) -> npt.NDArray[np.float32]:
-    """Log-odds of the held-out rows by a model of this hospital's training rows alone: a federation of one hospital.
+    """Outputs for the held-out rows of a model of this hospital's training rows alone: a federation of one hospital.
 
     The model has the rows' own normalisation, and is trained for as many rounds as the run.
     """
@@ -78,8 +77,11 @@ def weigh_columns(local: "LocalModel", weights: Weights, seed: list[int]) -> Vec
     generator = np.random.default_rng(seed)
     orders = [generator.permutation(len(labels)) for _ in range(PERMUTATIONS)]
 
-    def loss(log_odds: npt.NDArray[np.float32]) -> float:
-        return count_outcomes(probability(log_odds), labels).loss_sum
+    def loss(outputs: npt.NDArray[np.float32]) -> float:
+        return float(local.target.measure(outputs, labels, DEFAULT_THRESHOLD).loss_sum)
+
+    if len(labels) < local.target.min_rows * local.hospital.test.most_rows:  # a loss would describe single patients
+        return np.zeros(len(task.columns))
 
     unshuffled = loss(local.score(weights))
     return np.array(

@@ -17,7 +17,7 @@ from flwr.app import Context, Message, MetricRecord
 
 from federated_health import encryption, privacy
 from federated_health.data.associations import measure_associations
-from federated_health.data.hospital import Hospital, Patients, load_hospital
+from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.manifest import find_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import TASK_FILE, find_task
@@ -26,6 +26,7 @@ from federated_health.errors import AnswerError, DataError, EncryptionError, Joi
 from federated_health.messages.content import (
     ARRAYS,
     BENEFIT,
+    CLASS_COUNTS,
     CONFIG,
     ENCRYPTED_ONLY,
     EVALUATE,
@@ -41,10 +42,16 @@ from federated_health.messages.content import (
     Update,
     has_privacy_plan,
 )
-from federated_health.messages.records import read_proximal_mu, weights_from_record, weights_to_record
-from federated_health.ml.metrics import Counts, Scores, count_outcomes, figures_of, microaggregate, probability, roc_auc
+from federated_health.messages.records import (
+    MalformedMessageError,
+    read_proximal_mu,
+    weights_from_record,
+    weights_to_record,
+)
+from federated_health.ml.metrics import EvaluationSums
 from federated_health.ml.networks import FILE, Network, Weights, agreement_of, weight_shapes
-from federated_health.ml.normalisation import Normalisation, column_sums, withheld_sums
+from federated_health.ml.normalisation import MIN_OBSERVED, Normalisation, column_sums, withheld_sums
+from federated_health.ml.targets import target_of
 from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON, MAPPING, NETWORK
 from federated_health.transport.interface import hospital_context
 
@@ -242,7 +249,15 @@ def register(message: Message, context: Context) -> Registration:
         associations=np.zeros(0)
         if is_withheld
         else measure_associations(train.values, train.labels, hospital.task, train.most_rows),
+        class_counts=_count_classes(hospital) if config.get(CLASS_COUNTS) is True and not is_withheld else (),
     )
+
+
+def _count_classes(hospital: Hospital) -> tuple[int, ...]:
+    """Number of training rows of each class; 0 if they are of fewer than MIN_OBSERVED patients."""
+    target, train = target_of(hospital.task), hospital.train
+    rows = np.bincount(target.class_of(train.labels), minlength=target.classes)
+    return tuple(np.where(rows >= MIN_OBSERVED * train.most_rows, rows, 0).tolist())
 
 
 def train(message: Message, context: Context) -> Update:
@@ -253,7 +268,7 @@ def train(message: Message, context: Context) -> Update:
     config, local, weights = open_message(message, context)
     record = message.content.config_records[CONFIG]
     round_number, proximal_mu = int(str(record.get(ROUND, config.rounds))), read_proximal_mu(record)
-    counts = _count(config, local, weights) if record.get(EVALUATE) is True else None
+    counts = _evaluate(config, local, weights) if record.get(EVALUATE) is True else None
     if config.privacy is None:
         trained, loss = local.train(weights, config, round_number, proximal_mu=proximal_mu)
         logger.debug("round %d: trained on %d rows, loss %.4f", round_number, local.train_rows, loss)
@@ -273,30 +288,33 @@ def train(message: Message, context: Context) -> Update:
 
 
 def evaluate(message: Message, context: Context) -> Evaluation:
-    """Outcome counts of the held-out rows under the round's new weights."""
-    return Evaluation(counts=_count(*open_message(message, context)))
+    """Sums over the held-out rows under the round's new weights."""
+    return Evaluation(counts=_evaluate(*open_message(message, context)))
 
 
 def score_training_rows(message: Message, context: Context) -> TrainingScores:
     """Microaggregated scores of the training rows under the final weights, for the decision threshold."""
     config, local, weights = open_message(message, context)
     _refuse_private(config, "the threshold")
-    return TrainingScores(**_microaggregate_classes(local.score_training(weights), local.hospital.train))
+    if not local.target.has_threshold:
+        raise MalformedMessageError("the server asks for a threshold, which only a binary label has")
+    rows = local.hospital.train
+    return TrainingScores(**local.target.group_scores(local.score_training(weights), rows.labels, rows.most_rows))
 
 
 def evaluate_final(message: Message, context: Context) -> Evaluation:
-    """Outcome counts, ROC-AUC and microaggregated scores of the held-out rows under the final weights.
+    """Sums, ROC-AUC and groups of scores of the held-out rows under the final weights.
 
     The final weights and this hospital's own figures are saved in its context, which stays at the hospital.
     """
     config, local, weights = open_message(message, context)
-    labels, log_odds = local.hospital.test.labels, local.score(weights)
+    held_out, outputs, target = local.hospital.test, local.score(weights), local.target
     evaluation = Evaluation(
-        counts=count_outcomes(probability(log_odds), labels, config.threshold),
-        roc_auc=roc_auc(log_odds, labels),
-        **_microaggregate_classes(log_odds, local.hospital.test),
+        counts=_measure(config, local, outputs),
+        roc_auc=target.roc_auc(outputs, held_out.labels),
+        scores=target.group_scores(outputs, held_out.labels, held_out.most_rows),
     )
-    figures = figures_of(evaluation.counts, local.train_rows, evaluation.roc_auc)
+    figures = target.figures(evaluation.counts, local.train_rows, evaluation.roc_auc)
     context.state["figures"] = MetricRecord({key: value for key, value in figures.items() if value is not None})
     context.state[ARRAYS] = weights_to_record(weights)
     context.state[CONFIG] = config.to_record()
@@ -311,7 +329,7 @@ def report_benefit(message: Message, context: Context) -> "Benefit":
     config, local, weights = open_message(message, context)
     _refuse_private(config, "the benefit of joining")
     benefit = measure_benefit(local, weights, config)
-    logger.info("%s", describe_benefit(benefit))
+    logger.info("%s", describe_benefit(benefit, local.target))
     if warning := describe_inverted_label(
         local.hospital.train.values, local.hospital.train.labels, local.hospital.task
     ):
@@ -319,18 +337,21 @@ def report_benefit(message: Message, context: Context) -> "Benefit":
     return benefit
 
 
-def _count(config: TrainConfig, local: "LocalModel", weights: Weights) -> Counts:
-    return count_outcomes(probability(local.score(weights)), local.hospital.test.labels, config.threshold)
+def _evaluate(config: TrainConfig, local: "LocalModel", weights: Weights) -> EvaluationSums:
+    return _measure(config, local, local.score(weights))
+
+
+def _measure(config: TrainConfig, local: "LocalModel", outputs: npt.NDArray[np.float32]) -> EvaluationSums:
+    """Sums over the held-out rows; over none if sums over so few patients' labels would describe single ones."""
+    held_out, target = local.hospital.test, local.target
+    are_few = len(held_out) < target.min_rows * held_out.most_rows
+    sums: EvaluationSums = target.no_sums if are_few else target.measure(outputs, held_out.labels, config.threshold)
+    return sums
 
 
 def _refuse_private(config: TrainConfig, purpose: str) -> None:
     if config.privacy is not None:
         privacy.load().message_checks.refuse_unaccounted(config.privacy, purpose)
-
-
-def _microaggregate_classes(log_odds: npt.NDArray[Any], rows: Patients) -> dict[str, Scores]:
-    classes = {"positives": log_odds[rows.labels == 1], "negatives": log_odds[rows.labels == 0]}
-    return {name: microaggregate(scores, rows.most_rows) for name, scores in classes.items()}
 
 
 def final_model(context: Context) -> tuple[TrainConfig, Weights] | None:

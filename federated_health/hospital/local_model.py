@@ -26,6 +26,7 @@ class LocalModel:
         network: from the features to the outputs.
 
     Attributes:
+        target: of the task's label.
         shapes: shapes of the weights by name, in their order.
         train_features: float32 [training rows, features].
         train_rows: number of training rows.
@@ -33,6 +34,7 @@ class LocalModel:
 
     def __init__(self, hospital: Hospital, network: Network, normalisation: Normalisation) -> None:
         self.hospital = hospital
+        self.target = target_of(hospital.task)
         self.shapes = weight_shapes(hospital.task, network)
         self.train_rows = len(hospital.train)
         self._trainer = _trainer_of(hospital.task, network)
@@ -65,10 +67,18 @@ class LocalModel:
             learning_rate=config.learning_rate,
             l2=config.l2,
             proximal_mu=proximal_mu,
+            row_weights=self._row_weights(config),
             optimizer=config.optimizer,
             generator=random_generator(config.seed, name, round_number, LAYERS),
         )
         return dict(zip(weights, arrays, strict=True)), loss
+
+    def _row_weights(self, config: "TrainConfig | Settings") -> Array | None:
+        """Factor of each training row's loss, [rows]; None where all rows count the same."""
+        class_weights = getattr(config, "class_weights", ())
+        if not class_weights:
+            return None
+        return np.array(class_weights, dtype=np.float32)[self.target.class_of(self.hospital.train.labels)]
 
     def score(self, weights: Weights) -> Array:
         """Log-odds of the held-out rows, [rows]."""

@@ -9,14 +9,17 @@ A hospital sends the following in a plain run, besides Flower's envelope of each
   count, sum and sum of squares over its training rows; no sums over rows of fewer than 5 patients; for each measurement
   and each code of a category its correlation with the label over the training rows, with two decimals, 0 if rows of
   fewer than 5 patients are of one class, have the code or do not have it; neither sums nor correlations under
-  differential privacy;
+  differential privacy; with `--class-weight balanced` the number of training rows of each class, 0 if they are of fewer
+  than 5 patients;
 - `train`: weights, the number of training rows and the mean training loss (under differential privacy noisy weights and
-  no loss); from the second round on also outcome counts of its held-out rows under the weights of the message, and
-  their sums of losses and squared errors;
-- `evaluate`, after the last round (under differential privacy after every round): the same counts and sums;
-- `evaluate.threshold`, once, not under differential privacy: microaggregated scores of its training rows (see
-  `metrics.microaggregate`), from which the server chooses the decision threshold;
-- `evaluate.final`: the same counts and sums, its own ROC-AUC, and microaggregated scores of its held-out rows;
+  no loss); from the second round on also sums over its held-out rows under the weights of the message: the loss, and of
+  a label of classes the confusion matrix and squared errors; of a number errors, labels, predictions and their squares
+  and products, and of a count observed and expected events, unless the rows are of fewer than 5 patients;
+- `evaluate`, after the last round (under differential privacy after every round): the same sums;
+- `evaluate.threshold`, once, only of a binary label and not under differential privacy: microaggregated scores of its
+  training rows (see `metrics.microaggregate`), from which the server chooses the decision threshold;
+- `evaluate.final`: the same sums; of a label of classes its own ROC-AUC, and microaggregated scores of its held-out
+  rows; of a number or a count mean predictions and mean labels of groups of at least 5 patients;
 - `evaluate.appraisal`, once, unless the run has differential privacy or does without it: what it gains by joining, how
   much the model depends on each column, and in how many training rows each was observed (see `benefit.Benefit`);
 - in place of any of these, or if it may not join, the reason: an error's text without paths, rows or values, or an
@@ -26,7 +29,8 @@ Each side validates what the other sends. An invalid message raises MalformedMes
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,11 +40,12 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from federated_health.data.columns import Measurement
 from federated_health.data.tasks import Task
 from federated_health.messages import records
-from federated_health.messages.records import COUNTS, METRICS, MalformedMessageError
+from federated_health.messages.records import METRICS, MalformedMessageError
 from federated_health.ml import load_privacy_plan
-from federated_health.ml.metrics import Counts
+from federated_health.ml.metrics import EvaluationSums
 from federated_health.ml.networks import OPTIMIZERS, SGD, Network, Weights, weight_shapes
 from federated_health.ml.normalisation import SUM_NAMES, ColumnSums, Normalisation, withheld_sums
+from federated_health.ml.targets import ScoreGroups, Target
 from federated_health.names import PRIVACY_PREFIX, is_hospital_name
 
 if TYPE_CHECKING:
@@ -66,6 +71,9 @@ SUMS_WITHHELD = "sums-withheld"
 EVALUATE = "evaluate-first"
 """Key of a train message's config: whether its weights are to be evaluated before they are trained."""
 
+CLASS_COUNTS = "class-counts"
+"""Key of the request to register, whether the hospital is to send the number of rows of each class; and that metric."""
+
 ASSOCIATIONS = "associations"
 """Metric of a registration: correlations of the label with the columns."""
 
@@ -84,6 +92,7 @@ class TrainConfig:
         strategy_args: all parameters of the strategy, written by `strategies.write_arguments`.
         rounds: number of completed rounds.
         threshold: smallest probability with which a patient is predicted positive.
+        class_weights: factor of the loss of each class's rows; empty where all rows count the same.
         privacy: plan of a run with differential privacy; None in other runs.
     """
 
@@ -101,13 +110,15 @@ class TrainConfig:
     seed: int
     threshold: float
     normalisation: Normalisation
+    class_weights: tuple[float, ...] = ()
     privacy: "PrivacyPlan | None" = None
 
     def to_record(self) -> ConfigRecord:
         plain = {name: value for name, value in vars(self).items() if name not in _NESTED}
         normalisation = {"mean": list(self.normalisation.mean), "variance": list(self.normalisation.variance)}
+        weights = {"class_weights": list(self.class_weights)} if self.class_weights else {}
         privacy = self.privacy.to_config() if self.privacy else {}
-        return ConfigRecord({**plain, **self.network.to_config(), **normalisation, **privacy})
+        return ConfigRecord({**plain, **self.network.to_config(), **normalisation, **weights, **privacy})
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "TrainConfig":
@@ -116,6 +127,7 @@ class TrainConfig:
         try:
             normalisation = Normalisation(mean=tuple(record["mean"]), variance=tuple(record["variance"]))
             plain = {name: record[name] for name in names}
+            class_weights = tuple(map(float, record.get("class_weights", ())))
             network = Network.from_config(record)
         except KeyError as error:
             raise MalformedMessageError(f"the server's train config lacks {error.args[0]}") from None
@@ -127,10 +139,16 @@ class TrainConfig:
             raise MalformedMessageError("the server's optimizer is unknown")
         if not isinstance(plain["threshold"], float) or not 0 <= plain["threshold"] <= 1:
             raise MalformedMessageError("the server's threshold is not between 0 and 1")
-        return cls(network=network, normalisation=normalisation, privacy=read_privacy_plan(record), **plain)
+        return cls(
+            network=network,
+            normalisation=normalisation,
+            class_weights=class_weights,
+            privacy=read_privacy_plan(record),
+            **plain,
+        )
 
 
-_NESTED = ("network", "normalisation", "privacy")
+_NESTED = ("network", "normalisation", "class_weights", "privacy")
 
 
 def max_reply_bytes(task: Task, network: Network) -> int:
@@ -161,6 +179,8 @@ class Registration:
     Attributes:
         sums: sums over the training rows. Withheld sums are 0 and are not sent.
         associations: of the label with the columns over the training rows (see `data.associations`); empty if withheld.
+        class_counts: number of training rows of each class, 0 if they are of fewer than 5 patients; empty unless
+            requested (see CLASS_COUNTS).
     """
 
     name: str
@@ -168,6 +188,7 @@ class Registration:
     test_examples: int
     sums: ColumnSums
     associations: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    class_counts: tuple[int, ...] = ()
 
     def is_of_same_rows(self, other: "Registration") -> bool:
         """Whether both describe the same rows, judged by numbers of rows and sums."""
@@ -186,18 +207,20 @@ class Registration:
         sums = {name: getattr(self.sums, name).tolist() for name in SUM_NAMES} if self.sums.are_released else {}
         associations = {ASSOCIATIONS: self.associations.tolist()} if self.associations.size else {}
         rows = {"train-examples": self.train_examples, "test-examples": self.test_examples}
-        metrics = MetricRecord({**rows, **sums, **associations})
+        classes = {CLASS_COUNTS: list(self.class_counts)} if self.class_counts else {}
+        metrics = MetricRecord({**rows, **sums, **associations, **classes})
         return RecordDict({HOSPITAL: ConfigRecord({"name": self.name}), METRICS: metrics})
 
     @classmethod
     def from_content(
-        cls, content: RecordDict, measurements: Sequence[Measurement], associations: int = 0
+        cls, content: RecordDict, measurements: Sequence[Measurement], associations: int = 0, classes: int = 0
     ) -> "Registration":
         """Read a registration.
 
         Args:
             measurements: of the task; their ranges limit the sums.
             associations: number of the task's associations; a registration without any is read, too.
+            classes: number of classes whose rows were requested; 0 if none were.
         """
         record = content.config_records.get(HOSPITAL)
         name = record.get("name") if record else None
@@ -205,6 +228,7 @@ class Registration:
             raise MalformedMessageError("its name: expected lower-case letters, digits and hyphens")
         are_released = not set(SUM_NAMES).isdisjoint(content.metric_records.get(METRICS, {}))
         keys = {"train-examples", "test-examples", *(SUM_NAMES if are_released else ())}
+        keys |= {CLASS_COUNTS} if classes else set()
         metrics = records.read_metrics(content, keys, {ASSOCIATIONS} if associations else None)
         train_examples = records.read_whole(metrics, "train-examples", 1)
         test_examples = records.read_whole(metrics, "test-examples", 0)
@@ -222,7 +246,15 @@ class Registration:
             test_examples=test_examples,
             sums=sums,
             associations=correlations,
+            class_counts=_read_class_counts(metrics, classes, train_examples) if classes else (),
         )
+
+
+def _read_class_counts(metrics: MetricRecord, classes: int, rows: int) -> tuple[int, ...]:
+    counts = records.read_floats(metrics, CLASS_COUNTS, classes)
+    if (counts % 1).any() or (counts < 0).any() or counts.sum() > rows:
+        raise MalformedMessageError(f"its {CLASS_COUNTS} are not numbers of its training rows")
+    return tuple(map(int, counts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,17 +264,17 @@ class Update:
     Attributes:
         examples: number of training rows.
         loss: mean training loss per row, in nats; None under differential privacy, which does not account for it.
-        counts: outcome counts of the held-out rows under the received weights; None unless requested (see EVALUATE).
+        counts: sums over the held-out rows under the received weights; None unless requested (see EVALUATE).
     """
 
     weights: Weights
     examples: int
     loss: float | None
-    counts: Counts | None = None
+    counts: EvaluationSums | None = None
 
     def to_content(self) -> RecordDict:
         loss = {} if self.loss is None else {TRAIN_LOSS: self.loss}
-        counts = {} if self.counts is None else asdict(self.counts)
+        counts = {} if self.counts is None else records.write_counts(self.counts)
         metrics = MetricRecord({NUM_EXAMPLES: self.examples, **loss, **counts})
         return RecordDict({ARRAYS: records.weights_to_record(self.weights), METRICS: metrics})
 
@@ -255,6 +287,7 @@ class Update:
         *,
         private: bool = False,
         evaluated: int | None = None,
+        target: Target[Any] | None = None,
     ) -> "Update":
         """Read an update.
 
@@ -262,11 +295,14 @@ class Update:
             shapes: shapes of the weights by name, in their order.
             declared: number of training rows with which the hospital registered.
             private: whether the run has differential privacy.
-            evaluated: number of held-out rows with which it registered, if the server requested counts; else None.
+            evaluated: number of held-out rows with which it registered, if the server requested an evaluation, which
+                also needs the target; else None.
         """
         arrays = records.read_only(content, ArrayRecord, ARRAYS, "weights")
         keys = {NUM_EXAMPLES} if private else {NUM_EXAMPLES, TRAIN_LOSS}
-        metrics = records.read_metrics(content, keys if evaluated is None else keys | COUNTS.keys())
+        if evaluated is not None and target is not None:
+            keys |= records.names_of_counts(target)
+        metrics = records.read_metrics(content, keys)
         if records.read_whole(metrics, NUM_EXAMPLES, 1) != declared:
             raise MalformedMessageError(f"its {NUM_EXAMPLES} is not the number of training rows that it registered")
         loss = metrics.get(TRAIN_LOSS)
@@ -279,7 +315,7 @@ class Update:
             weights=records.weights_from_record(arrays, shapes),
             examples=declared,
             loss=loss,
-            counts=None if evaluated is None else records.read_counts(metrics, evaluated),
+            counts=None if evaluated is None or target is None else records.read_counts(metrics, target, evaluated),
         )
 
 
@@ -288,42 +324,43 @@ class Evaluation:
     """A hospital's evaluation of the run's weights on its held-out rows.
 
     Attributes:
+        counts: sums over the rows (see `Target.measure`).
         roc_auc: exact ROC-AUC of the hospital's own rows; None if it is undefined, and before the final evaluation.
-        positives, negatives: microaggregated scores of each class (see `metrics.microaggregate`); None before the
-            final evaluation.
+        scores: groups of scores (see `Target.group_scores`); empty before the final evaluation.
     """
 
-    counts: Counts
+    counts: EvaluationSums
     roc_auc: float | None = None
-    positives: npt.NDArray[np.float64] | None = None
-    negatives: npt.NDArray[np.float64] | None = None
+    scores: ScoreGroups = field(default_factory=dict)
 
     def to_content(self) -> RecordDict:
-        metrics = MetricRecord({NUM_EXAMPLES: self.counts.examples, **asdict(self.counts)})
+        metrics = MetricRecord({NUM_EXAMPLES: self.counts.examples, **records.write_counts(self.counts)})
         if self.roc_auc is not None:
             metrics["roc_auc"] = self.roc_auc
-        for key, cells in (("positives", self.positives), ("negatives", self.negatives)):
-            if cells is not None:
-                metrics[key] = cells.ravel().tolist()
+        metrics.update({key: groups.ravel().tolist() for key, groups in self.scores.items()})
         return RecordDict({METRICS: metrics})
 
     @classmethod
-    def from_content(cls, content: RecordDict, declared: int, *, final: bool = False) -> "Evaluation":
+    def from_content(
+        cls, content: RecordDict, target: Target[Any], declared: int, *, final: bool = False
+    ) -> "Evaluation":
         """Read an evaluation by a hospital that registered with this number of held-out rows."""
-        optional = {"roc_auc", "positives", "negatives"} if final else set()
-        metrics = records.read_metrics(content, {NUM_EXAMPLES, *COUNTS}, optional)
-        counts = records.read_counts(metrics, declared)
-        if records.read_whole(metrics, NUM_EXAMPLES, 0) != declared:
+        names = target.rows_of_groups(target.no_sums).keys()
+        optional = {"roc_auc", *names} if final else set()
+        metrics = records.read_metrics(content, {NUM_EXAMPLES, *records.names_of_counts(target)}, optional)
+        counts = records.read_counts(metrics, target, declared)
+        if records.read_whole(metrics, NUM_EXAMPLES, 0) != counts.examples:
             raise MalformedMessageError(records.WRONG_COUNTS)
         auc = records.read_number(metrics, "roc_auc") if "roc_auc" in metrics else None
         if auc is not None and not 0 <= auc <= 1:
             raise MalformedMessageError("its ROC-AUC is not between 0 and 1")
-        patients = {"positives": counts.positives, "negatives": counts.examples - counts.positives}
-        cells = {key: records.read_cells(metrics, key) for key in patients if key in metrics}
-        for key, cells_of_class in cells.items():
-            if cells_of_class.size and cells_of_class[:, 0].sum() != patients[key]:
-                raise MalformedMessageError(f"its score groups of {key} do not add up to its patients of that class")
-        return cls(counts=counts, roc_auc=auc, **cells)
+        read = partial(records.read_cells, metrics, has_deviation=target.has_classes)
+        scores = {name: read(name) for name in names if name in metrics}
+        expected = target.rows_of_groups(counts)
+        for name, groups in scores.items():
+            if groups.size and groups[:, 0].sum() != expected[name]:
+                raise MalformedMessageError(f"its score groups of {name} do not add up to its rows of that kind")
+        return cls(counts=counts, roc_auc=auc, scores=scores)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,17 +13,15 @@ import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
 from federated_health.data.columns import Measurement
-from federated_health.ml.metrics import MAX_CELLS, MAX_LOSS, MIN_CELL_SIZE, Counts
+from federated_health.ml.metrics import MAX_CELLS, MIN_CELL_SIZE, EvaluationSums
 from federated_health.ml.networks import Weights
 from federated_health.ml.normalisation import MIN_OBSERVED, ColumnSums
+from federated_health.ml.targets import Target
 from federated_health.names import PROXIMAL_MU
 
 METRICS = "metrics"
 
-COUNTS = {field.name: field.type for field in fields(Counts)}
-"""Type of each figure of an evaluation, by name."""
-
-WRONG_COUNTS = "its outcome counts do not add up to the held-out rows that it registered"
+WRONG_COUNTS = "its sums of the evaluation are not over the held-out rows that it registered"
 
 MAX_LOG_ODDS = 1e39
 """Bound on scores: above every float32, and far enough below the largest float64 for sums."""
@@ -82,18 +80,45 @@ def read_floats(metrics: MetricRecord, key: str, length: int) -> npt.NDArray[np.
     return array
 
 
-def read_counts(metrics: MetricRecord, declared: int) -> Counts:
-    """Outcome counts and loss sums over the held-out rows that a hospital registered."""
-    values = {
-        name: read_whole(metrics, name, 0) if kind is int else read_number(metrics, name)
-        for name, kind in COUNTS.items()
-    }
-    counts = Counts(**values)  # type: ignore[arg-type]  # each value has its field's type
-    if counts.examples != declared:
+def write_counts(counts: EvaluationSums) -> dict[str, Any]:
+    """The metrics of an evaluation's sums; `read_counts` is the inverse."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in _fields_of(counts).items()}
+
+
+def names_of_counts(target: Target[Any]) -> set[str]:
+    """Names of the metrics of an evaluation's sums."""
+    return {field.name for field in fields(target.sums)}
+
+
+def read_counts(metrics: MetricRecord, target: Target[Any], declared: int) -> EvaluationSums:
+    """The sums of an evaluation over the held-out rows that a hospital registered, or over none if these are few."""
+    values = {name: _read_like(empty, metrics, name) for name, empty in _fields_of(target.no_sums).items()}
+    counts: EvaluationSums = target.sums(**values)
+    if counts.examples != declared and not (counts == target.no_sums and target.min_rows):
         raise MalformedMessageError(WRONG_COUNTS)
-    if not 0 <= counts.loss_sum <= declared * MAX_LOSS or not 0 <= counts.squared_error_sum <= declared:
-        raise MalformedMessageError("its sums of losses or of squared errors are out of range")
+    if not target.is_possible(counts):
+        raise MalformedMessageError("its sums of the evaluation are impossible")
     return counts
+
+
+def _fields_of(counts: EvaluationSums) -> dict[str, Any]:
+    return {field.name: getattr(counts, field.name) for field in fields(counts)}  # type: ignore[arg-type]  # a dataclass
+
+
+def _read_like(example: Any, metrics: MetricRecord, name: str) -> Any:
+    """A number of at least 0 of the example's type, or as many whole numbers of at least 0 as it has."""
+    if isinstance(example, float):
+        return read_number(metrics, name)
+    if isinstance(example, int):
+        return read_whole(metrics, name, 0)
+    values = metrics.get(name)
+    if (
+        not isinstance(values, list)
+        or len(values) != len(example)
+        or not all(type(v) is int and v >= 0 for v in values)
+    ):
+        raise MalformedMessageError(f"its {name} is not {len(example)} whole numbers of at least 0")
+    return tuple(values)
 
 
 def check_sums(sums: ColumnSums, rows: int, measurements: Sequence[Measurement]) -> None:
@@ -115,13 +140,17 @@ def check_sums(sums: ColumnSums, rows: int, measurements: Sequence[Measurement])
         raise MalformedMessageError("its sums over no rows, or of squares, are impossible")
 
 
-def read_cells(metrics: MetricRecord, key: str) -> npt.NDArray[np.float64]:
-    """Microaggregated scores (see `metrics.microaggregate`), [cells, 3], of at least MIN_CELL_SIZE patients each."""
+def read_cells(metrics: MetricRecord, key: str, *, has_deviation: bool = True) -> npt.NDArray[np.float64]:
+    """Groups of at least MIN_CELL_SIZE rows, [groups, 3].
+
+    Args:
+        has_deviation: whether the third number of a group is a deviation (see `metrics.microaggregate`).
+    """
     flat = np.array(metrics[key], dtype=np.float64)
     if flat.ndim != 1 or flat.size % 3 or flat.size > 3 * MAX_CELLS or not (np.abs(flat) < MAX_LOG_ODDS).all():
         raise MalformedMessageError(f"its score groups of {key} are not at most {MAX_CELLS} triples of finite numbers")
     cells = flat.reshape(-1, 3)
-    if (cells[:, 0] < MIN_CELL_SIZE).any() or (cells[:, 0] % 1).any() or (cells[:, 2] < 0).any():
+    if (cells[:, 0] < MIN_CELL_SIZE).any() or (cells[:, 0] % 1).any() or (has_deviation and (cells[:, 2] < 0).any()):
         raise MalformedMessageError(f"its score groups of {key} are too small or have a negative deviation")
     return cells
 

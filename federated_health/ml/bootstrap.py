@@ -1,8 +1,8 @@
-"""Bootstrap intervals of ROC-AUC.
+"""Bootstrap intervals of ROC-AUCs and of mean losses, and paired comparisons of two models.
 
-All intervals are percentile intervals of a bootstrap over patients, stratified by class (Efron and Tibshirani 1993):
-every draw holds as many patients of each class as the sample. They show how much a figure depends on which patients
-were tested, not on which patients were used for training.
+All intervals are percentile intervals of a bootstrap over patients, stratified by class if there are classes (Efron and
+Tibshirani 1993): every draw holds as many patients of each class as the sample. They show how much a figure depends on
+which patients were tested, not on which patients were used for training.
 """
 
 from dataclasses import dataclass
@@ -57,16 +57,16 @@ def resample(labels: Floats, draws: int, seed: int | list[int]) -> Array:
     """How often each patient is in each draw with replacement, [patients, draws], as many of each class as in `labels`.
 
     Args:
-        labels: [patients], 0 or 1.
+        labels: [patients].
         seed: for `numpy.random.default_rng`.
     """
     generator = np.random.default_rng(seed)
     times = np.zeros((len(labels), draws))
-    for value in (0, 1):
-        if len(members := np.flatnonzero(labels == value)):
-            drawn = generator.integers(len(members), size=(len(members), draws))
-            cells = (drawn * draws + np.arange(draws)).ravel()
-            times[members] = np.bincount(cells, minlength=drawn.size).reshape(drawn.shape)
+    for value in np.unique(labels):
+        members = np.flatnonzero(labels == value)
+        drawn = generator.integers(len(members), size=(len(members), draws))
+        cells = (drawn * draws + np.arange(draws)).ravel()
+        times[members] = np.bincount(cells, minlength=drawn.size).reshape(drawn.shape)
     return times
 
 
@@ -132,6 +132,72 @@ class Resampled:
     def difference(self, scores: Floats, others: Floats) -> Interval:
         """ROC-AUC of one model minus that of another, on the same draws of the same patients."""
         return difference_of(self.roc_auc(scores), self.roc_auc(others)) if self.is_defined else Interval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two models on the same patients, by one figure.
+
+    Attributes:
+        value: figure of the model.
+        other: figure of the one that it is compared with.
+        difference: by how much the model is better, paired.
+    """
+
+    value: Interval
+    other: float
+    difference: Interval
+
+
+def compare_roc_auc(scores: Floats, others: Floats, labels: Floats, seed: list[int]) -> Comparison:
+    """Compare two models by ROC-AUC.
+
+    Args:
+        scores, others: [patients], of the model and of the other one.
+        labels: [patients], 0 or 1.
+    """
+    resampled = Resampled.of(labels, seed)
+    value, other = resampled.roc_auc(scores), resampled.roc_auc(others)
+    return Comparison(value=interval_of(*value), other=other[0], difference=difference_of(value, other))
+
+
+def classes_to_judge(is_actual: npt.NDArray[np.bool_]) -> list[int]:
+    """Classes with at least MIN_CLASS_SIZE patients, and as many others; `is_actual` is [patients, classes]."""
+    return [column for column in range(is_actual.shape[1]) if can_judge(is_actual[:, column].astype(np.float64))]
+
+
+def compare_one_vs_rest(
+    scores: Floats, others: Floats, is_actual: npt.NDArray[np.bool_], seed: list[int]
+) -> Comparison:
+    """Compare two models by the mean ROC-AUC of each class against all others, of `classes_to_judge`.
+
+    Args:
+        scores, others: [patients, classes].
+        is_actual: [patients, classes], one true value per patient.
+    """
+    counting = classes_to_judge(is_actual)
+    draws = affordable_draws(len(is_actual))
+    times = np.column_stack([np.ones(len(is_actual)), resample(is_actual.argmax(axis=1), draws, seed)])
+
+    def mean_roc_auc(of_model: Floats) -> Drawn:
+        of_class = [roc_auc_draws(of_model[:, k], is_actual[:, k].astype(np.float64), times) for k in counting]
+        value, *drawn = np.mean(of_class, axis=0)
+        return float(value), np.array(drawn)
+
+    value, other = mean_roc_auc(scores), mean_roc_auc(others)
+    return Comparison(value=interval_of(*value), other=other[0], difference=difference_of(value, other))
+
+
+def compare_means(losses: Array, others: Array, seed: list[int]) -> Comparison:
+    """Compare two models by a mean loss, of which less is better.
+
+    Args:
+        losses, others: [patients], of the model and of the other one.
+    """
+    patients = len(losses)
+    times = resample(np.zeros(patients), affordable_draws(patients), seed)
+    value, other = ((float(of.mean()), of @ times / patients) for of in (losses, others))
+    return Comparison(value=interval_of(*value), other=other[0], difference=difference_of(other, value))
 
 
 def _wins(positives: Floats, negatives: Floats, high: Array, low: Array) -> Array:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from enum import StrEnum
 from functools import reduce
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -44,9 +44,15 @@ Scores = npt.NDArray[np.float64]
 
 
 class EvaluationSums(ABC):
-    """Sums over evaluated rows, which merge by addition; a frozen dataclass of whole numbers, floats and tuples."""
+    """Sums over the rows of an evaluation, which merge by addition.
+
+    A subclass is a frozen dataclass with slots, whose fields are whole numbers, floats and tuples of whole numbers, and
+    have defaults; `kind` names the kind of label.
+    """
 
     __slots__ = ()
+    kind: ClassVar[str]
+    loss_sum: float
 
     @property
     @abstractmethod
@@ -55,13 +61,18 @@ class EvaluationSums(ABC):
 
     @property
     @abstractmethod
-    def loss(self) -> float | None:
-        """Mean loss per row; None without rows."""
+    def headline(self) -> float | None:
+        """The figure that is shown per round; `Target.headline` is its name."""
 
     @property
     @abstractmethod
-    def headline(self) -> float | None:
-        """The figure that is shown per round (see `Target.headline`)."""
+    def is_small(self) -> bool:
+        """Whether the rows are so few that figures of them are mostly noise."""
+
+    @property
+    def loss(self) -> float | None:
+        """Mean loss per row; None without rows."""
+        return ratio(self.loss_sum, self.examples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +85,8 @@ class Counts(EvaluationSums):
     false_negatives: int = 0
     loss_sum: float = 0.0
     squared_error_sum: float = 0.0
+
+    kind: ClassVar[str] = "binary"
 
     @property
     def examples(self) -> int:
@@ -94,21 +107,20 @@ class Counts(EvaluationSums):
 
     @property
     def accuracy(self) -> float | None:
-        return _ratio(self.true_positives + self.true_negatives, self.examples)
+        return ratio(self.true_positives + self.true_negatives, self.examples)
 
     @property
     def headline(self) -> float | None:
         return self.accuracy
 
     @property
-    def f1(self) -> float | None:
-        doubled = 2 * self.true_positives
-        return _ratio(doubled, doubled + self.false_positives + self.false_negatives)
+    def is_small(self) -> bool:
+        return self.rarer_class < SMALL_CLASS
 
     @property
-    def loss(self) -> float | None:
-        """Mean binary cross-entropy per patient, in nats."""
-        return _ratio(self.loss_sum, self.examples)
+    def f1(self) -> float | None:
+        doubled = 2 * self.true_positives
+        return ratio(doubled, doubled + self.false_positives + self.false_negatives)
 
 
 def probability(logits: npt.NDArray[np.floating[Any]] | np.floating[Any]) -> Scores:
@@ -135,10 +147,20 @@ def count_outcomes(scores: Scores, labels: npt.NDArray[np.float32], threshold: f
     )
 
 
-def merge_counts(parts: Iterable[Counts]) -> Counts:
-    """Counts of all patients together."""
-    columns = zip(astuple(Counts()), *map(astuple, parts), strict=True)
-    return Counts(*(reduce(operator.add, column) for column in columns))  # `sum` rounds differently from Python 3.12 on
+AnySums = TypeVar("AnySums", bound=EvaluationSums)
+
+
+def merge_counts(parts: Iterable[AnySums]) -> AnySums:
+    """The sums of all rows together, of at least one part."""
+    parts = list(parts)
+    columns = zip(*(astuple(part) for part in parts), strict=True)  # type: ignore[call-overload]  # dataclasses
+    return type(parts[0])(*(reduce(_add, column) for column in columns))  # `sum` rounds differently from Python 3.12 on
+
+
+def _add(first: Any, second: Any) -> Any:
+    if isinstance(first, tuple):
+        return tuple(map(operator.add, first, second))
+    return first + second
 
 
 def figures_of(counts: Counts, train_examples: int, roc_auc: float | None) -> dict[str, Any]:
@@ -147,11 +169,11 @@ def figures_of(counts: Counts, train_examples: int, roc_auc: float | None) -> di
         "train_examples": train_examples,
         "test_examples": counts.examples,
         "accuracy": counts.accuracy,
-        "precision": _ratio(counts.true_positives, counts.true_positives + counts.false_positives),
-        "recall": _ratio(counts.true_positives, counts.positives),
+        "precision": ratio(counts.true_positives, counts.true_positives + counts.false_positives),
+        "recall": ratio(counts.true_positives, counts.positives),
         "f1": counts.f1,
         "roc_auc": roc_auc,
-        "brier": _ratio(counts.squared_error_sum, counts.examples),  # Brier 1950
+        "brier": ratio(counts.squared_error_sum, counts.examples),  # Brier 1950
     }
 
 
@@ -184,11 +206,33 @@ def microaggregate(log_odds: npt.NDArray[np.floating[Any]], most_rows: int = 1) 
     return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
 
+def group_predictions(predictions: Scores, labels: npt.NDArray[np.floating[Any]], most_rows: int = 1) -> Scores:
+    """Groups of rows with similar predictions, for a calibration curve.
+
+    The rows are sorted by prediction and cut as by `microaggregate`.
+
+    Args:
+        predictions, labels: [rows].
+        most_rows: largest number of rows of one patient.
+
+    Returns:
+        [groups, 3]: rows, mean prediction, mean label, both with three significant digits.
+    """
+    number = min(len(predictions) // (MIN_CELL_SIZE * most_rows), MAX_CELLS)
+    groups = np.array_split(np.argsort(predictions, kind="stable"), number) if number else []
+    rows = [
+        (len(group), float(f"{predictions[group].mean():.3g}"), float(f"{labels[group].mean(dtype=np.float64):.3g}"))
+        for group in groups
+    ]
+    return np.array(rows, dtype=np.float64).reshape(-1, 3)
+
+
 def _round(value: float) -> float:
     return round(value / CELL_STEP) * CELL_STEP
 
 
-def _ratio(part: float, whole: float) -> float | None:
+def ratio(part: float, whole: float) -> float | None:
+    """The quotient; None where it is not defined."""
     return part / whole if whole else None
 
 
@@ -213,6 +257,24 @@ class Verdict(StrEnum):
 def verdict_text(verdict: str) -> str:
     """A verdict as people read it; files hold the value."""
     return "too few patients to tell" if verdict == Verdict.UNDEFINED else str(verdict)
+
+
+_TITLES = {
+    "roc_auc": "ROC-AUC",
+    "f1": "F1",
+    "macro_f1": "macro F1",
+    "brier": "Brier score",
+    "mae": "mean absolute error",
+    "rmse": "RMSE",
+    "r2": "R\N{SUPERSCRIPT TWO}",
+    "deviance": "mean deviance",
+    "observed_expected": "observed/expected",
+}
+
+
+def figure_title(name: str) -> str:
+    """A figure's name as people read it."""
+    return _TITLES.get(name, name.replace("_", " "))
 
 
 def describe_small_in_mean(hospitals: int | None) -> str:

@@ -10,10 +10,12 @@ from typing import Any
 
 from federated_health.errors import StorageError
 from federated_health.files import write_text
-from federated_health.ml.metrics import Counts
+from federated_health.ml.metrics import EvaluationSums
+from federated_health.ml.targets import target_class
 from federated_health.names import FEDERATION
 
-CSV_COLUMNS = ("round", "hospital", "train_examples", "train_loss", "test_examples", "test_loss", "test_accuracy")
+CSV_COLUMNS = ("round", "hospital", "train_examples", "train_loss", "test_examples", "test_loss")
+"""Columns of rounds.csv before the last, which is the target's figure per round: test_accuracy, test_rmse, ..."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +24,12 @@ class HospitalRound:
 
     Attributes:
         train_loss: mean over the training rows, in nats; None where no update arrived, or its loss is withheld.
-        counts: outcome counts of the held-out rows under the round's new weights; None where no evaluation arrived.
+        counts: sums over the held-out rows under the round's new weights; None where no evaluation arrived.
     """
 
     train_examples: int
     train_loss: float | None
-    counts: Counts | None
+    counts: EvaluationSums | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,10 @@ class Round:
 
 
 def write_round(completed: Round) -> bytes:
-    """A line of JSON: the number, then rows, loss and counts of each hospital and of the federation."""
-    return json.dumps(astuple(completed), allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    """A line of JSON: the number, then rows, loss and sums of each hospital and of the federation."""
+    hospitals = {name: _write_figures(hospital) for name, hospital in completed.hospitals.items()}
+    line = [completed.number, hospitals, _write_figures(completed.federation)]
+    return json.dumps(line, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
 def read_round(line: bytes) -> Round:
@@ -51,14 +55,31 @@ def read_round(line: bytes) -> Round:
     return Round(number, by_name, _read_figures(*federation))
 
 
-def _read_figures(train_examples: int, train_loss: float | None, counts: list[Any] | None) -> HospitalRound:
-    return HospitalRound(train_examples, train_loss, None if counts is None else Counts(*counts))
+def _write_figures(hospital: HospitalRound) -> list[Any]:
+    """Rows, loss and, unless there are none, the sums with the kind of their label before them."""
+    counts = hospital.counts
+    values = None if counts is None else [counts.kind, *astuple(counts)]  # type: ignore[call-overload]  # a dataclass
+    return [hospital.train_examples, hospital.train_loss, values]
 
 
-def write_rounds(path: Path, history: Sequence[Round]) -> None:
-    """Write rounds.csv, whole or not at all; StorageError if it cannot be written."""
+def _read_figures(train_examples: int, train_loss: float | None, values: list[Any] | None) -> HospitalRound:
+    if values is None:
+        return HospitalRound(train_examples, train_loss, None)
+    kind, *parts = values
+    counts = target_class(kind).sums(*(tuple(part) if isinstance(part, list) else part for part in parts))
+    return HospitalRound(train_examples, train_loss, counts)
+
+
+def write_rounds(path: Path, history: Sequence[Round], headline: str) -> None:
+    """Write rounds.csv, whole or not at all; StorageError if it cannot be written.
+
+    Args:
+        headline: name of the target's figure per round (see `Target.headline`).
+    """
     text = StringIO(newline="")
-    csv.writer(text).writerows([CSV_COLUMNS, *(row for completed in history for row in _csv_rows(completed))])
+    csv.writer(text).writerows(
+        [(*CSV_COLUMNS, f"test_{headline}"), *(row for completed in history for row in _csv_rows(completed))]
+    )
     write_text(path, text.getvalue())
 
 
@@ -75,8 +96,9 @@ def _csv_rows(completed: Round) -> list[list[int | str]]:
     """A row per hospital, then the federation's."""
     rows: list[list[int | str]] = []
     for name, hospital in {**completed.hospitals, FEDERATION: completed.federation}.items():
-        counts = hospital.counts or Counts()
-        figures = hospital.train_loss, counts.loss, counts.accuracy
-        train_loss, test_loss, accuracy = ("" if figure is None else f"{figure:.6f}" for figure in figures)
-        rows.append([completed.number, name, hospital.train_examples, train_loss, counts.examples, test_loss, accuracy])
+        counts = hospital.counts
+        figures = (hospital.train_loss, *((counts.loss, counts.headline) if counts else (None, None)))
+        train_loss, test_loss, headline = ("" if figure is None else f"{figure:.6f}" for figure in figures)
+        test_examples = counts.examples if counts else 0
+        rows.append([completed.number, name, hospital.train_examples, train_loss, test_examples, test_loss, headline])
     return rows

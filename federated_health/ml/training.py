@@ -82,7 +82,7 @@ class LocalTrainer:
             rows of a batch; otherwise it is padded with rows that do not count, which needs fewer compilations.
     """
 
-    def __init__(self, head: Any, target: Target, *, exact_batches: bool = False) -> None:
+    def __init__(self, head: Any, target: Target[Any], *, exact_batches: bool = False) -> None:
         self._head = head
         self._target = target
         self._exact_batches = exact_batches

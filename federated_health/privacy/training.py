@@ -81,7 +81,7 @@ def _compile_steps(task: Task, network: Network) -> Any:
 
 def _train_steps(
     head: Any,
-    target: Target,
+    target: Target[Any],
     start: list[Any],
     features: Any,
     labels: Any,
@@ -109,7 +109,7 @@ def _train_steps(
 
 
 def _sum_clipped(
-    head: Any, target: Target, weights: list[Any], features: Any, labels: Any, sampled: Any, clip: Any
+    head: Any, target: Target[Any], weights: list[Any], features: Any, labels: Any, sampled: Any, clip: Any
 ) -> list[Any]:
     """Per weight array, the float64 sum of the sampled patients' clipped gradients, computed block by block."""
     block = min(features.shape[0], BLOCK)
@@ -135,7 +135,7 @@ def _sum_clipped(
     return list(sums)
 
 
-def _patient_gradients(head: Any, target: Target, weights: list[Any], features: Any, labels: Any) -> list[Any]:
+def _patient_gradients(head: Any, target: Target[Any], weights: list[Any], features: Any, labels: Any) -> list[Any]:
     """Each patient's own gradient: per weight array, float64 [rows, *shape]."""
 
     def gradient_of(patient: tuple[Any, Any]) -> Any:

@@ -14,7 +14,6 @@ NOT_DEFINED = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 MAX_ROWS = 40  # rows of a table or a picture, and entries of a list, that are shown; the others are counted
 INTERVAL = f"{LEVEL * 100:g} % interval"
-_TITLES = {"roc_auc": "ROC-AUC", "f1": "F1", "brier": "Brier score"}
 
 
 def figure(value: float | None) -> str:
@@ -58,11 +57,6 @@ def with_interval(interval: Interval, *, signed: bool = False) -> str:
     ends = interval.value, interval.low, interval.high
     value, low, high = (f"{end + 0.0:{sign}.3f}".replace("-", MINUS) for end in ends)
     return f"{value} ({low}{joint}{high})"
-
-
-def title_of(key: str) -> str:
-    """The name of a figure at the head of a column."""
-    return _TITLES.get(key, key.replace("_", " "))
 
 
 def number_of(number: int, noun: str) -> str:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from federated_health.messages.content import Evaluation
 from federated_health.ml.bootstrap import PERMUTATIONS, Resampled
 from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve, spread_patients
-from federated_health.ml.metrics import MIN_CELL_SIZE, merge_counts, probability
+from federated_health.ml.metrics import MIN_CELL_SIZE, Counts, merge_counts, probability
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.names import FEDERATION
 from federated_health.report import sections
@@ -93,15 +93,16 @@ def curves_of_run(run: RunSummary) -> Iterator[Section]:
 
 def _log_odds(evaluation: Evaluation) -> list[Array]:
     """Log-odds of the positive and of the negative patients, as far as they are known."""
-    cells = (evaluation.positives, evaluation.negatives)
-    return [spread_patients(np.zeros((0, 3)) if part is None else part) for part in cells]
+    none = np.zeros((0, 3))
+    return [spread_patients(evaluation.scores.get(name, none)) for name in ("positives", "negatives")]
 
 
 def confusion_of_run(run: RunSummary) -> Iterator[Section]:
     """Confusion matrices of the final model, or of the last round's model if the run was stopped."""
-    counts = {name: evaluation.counts for name, evaluation in run.evaluations.items()}
-    if run.stopped and not counts:  # then the threshold is that of the rounds
-        counts = {name: part.counts for name, part in run.rounds[-1].hospitals.items() if part.counts}
+    sums = {name: evaluation.counts for name, evaluation in run.evaluations.items()}
+    if run.stopped and not sums:  # then the threshold is that of the rounds
+        sums = {name: part.counts for name, part in run.rounds[-1].hospitals.items() if part.counts}
+    counts = {name: part for name, part in sums.items() if isinstance(part, Counts)}
     if not counts:
         return
     drawn, more = sections.first_panels(counts)
@@ -114,7 +115,8 @@ def confusion_of_run(run: RunSummary) -> Iterator[Section]:
 def holdings_of_run(run: RunSummary) -> Iterator[Section]:
     """Class balance and missing values of every hospital, as far as they were released."""
     task = run.task
-    counts = {name: evaluation.counts for name, evaluation in run.evaluations.items() if name != FEDERATION}
+    evaluations = {name: evaluation.counts for name, evaluation in run.evaluations.items() if name != FEDERATION}
+    counts = {name: part for name, part in evaluations.items() if isinstance(part, Counts)}
     if not counts:
         return
     missing = {}

@@ -7,7 +7,14 @@ from typing import Any
 from federated_health.files import hash_file
 from federated_health.messages.content import TrainConfig
 from federated_health.ml import load_privacy_plan
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, MIN_CELL_SIZE, SMALL_CLASS, Interval, describe_small_in_mean
+from federated_health.ml.metrics import (
+    DEFAULT_THRESHOLD,
+    MIN_CELL_SIZE,
+    SMALL_CLASS,
+    Interval,
+    describe_small_in_mean,
+    figure_title,
+)
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.names import FEDERATION, MODEL
@@ -21,7 +28,6 @@ from federated_health.report.formatting import (
     list_some,
     list_verdicts,
     number_of,
-    title_of,
     with_interval,
 )
 from federated_health.report.page import Block, Caution, Page, Picture, Section, write_report
@@ -164,11 +170,11 @@ def _quality(run: RunSummary) -> Section:
         mean, small = figure(federation["mean_roc_auc"]), federation.get("small_in_mean")  # unknown if encrypted
         if is_marked := federation["mean_roc_auc"] is not None and small != 0:
             mean += " *"
-        last["hospital mean"] = {**dict.fromkeys(last[FEDERATION], ""), title_of("roc_auc"): mean}
+        last["hospital mean"] = {**dict.fromkeys(last[FEDERATION], ""), figure_title("roc_auc"): mean}
     notes = ["The run was stopped before hospitals computed ROC-AUCs."] if run.stopped else []
     if is_marked:
         notes.append(describe_small_in_mean(small))
-    if few := [name for name, row in run.evaluations.items() if row.counts.rarer_class < SMALL_CLASS]:
+    if few := [name for name, row in run.evaluations.items() if row.counts.is_small]:
         noisy = f"Fewer than {SMALL_CLASS} held-out patients of one class, so ROC-AUC is too noisy to interpret"
         notes.append(f"{noisy}: {list_some(few, ', ')}.")
     chosen = "" if threshold == DEFAULT_THRESHOLD else ", which gives the greatest F1 on all training patients"
@@ -184,7 +190,7 @@ def _quality(run: RunSummary) -> Section:
 
 
 def _figures(row: Mapping[str, float | None]) -> dict[str, str]:
-    return {title_of(key): figure(row.get(key)) for key in FIGURES}
+    return {figure_title(key): figure(row.get(key)) for key in FIGURES}
 
 
 def _privacy(run: RunSummary) -> Iterator[Section]:

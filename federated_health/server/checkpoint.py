@@ -39,7 +39,7 @@ HISTORY, PARTIAL = "history.jsonl", ".checkpoint.partial"
 FILE_NAME = re.compile(r"round-\d{6,}\.checkpoint", re.ASCII)
 
 MAGIC = b"federated-health-checkpoint"
-VERSION = b"2"
+VERSION = b"3"
 
 State = Mapping[str, npt.NDArray[Any]]
 """Arrays that a strategy keeps from one round to the next, by ATTRIBUTE/WEIGHTS."""
@@ -82,6 +82,7 @@ class Checkpoint:
     weights: Weights
     strategy_state: State
     normalisation: Normalisation
+    class_weights: tuple[float, ...] = ()
     registrations: tuple[Registration, ...]
     problems: Mapping[str, Any]
     history: Sequence[Round]
@@ -117,6 +118,7 @@ def write_checkpoint(checkpoint: Checkpoint, position: Position) -> bytes:
         "settings": dict(checkpoint.settings),
         "terms": dict(checkpoint.agreement),
         "normalisation": {"mean": checkpoint.normalisation.mean, "variance": checkpoint.normalisation.variance},
+        "class_weights": checkpoint.class_weights,
         "introductions": [
             [registration.name, registration.train_examples, registration.test_examples]
             for registration in checkpoint.registrations
@@ -172,6 +174,7 @@ def _read_body(content: BytesIO) -> tuple[Checkpoint, Position]:
         weights=_under(_WEIGHTS, arrays),
         strategy_state=_under(_STATE, arrays),
         normalisation=Normalisation(**{key: tuple(values) for key, values in header["normalisation"].items()}),
+        class_weights=tuple(header["class_weights"]),
         registrations=tuple(registrations),
         problems=header["tally"],
         history=(),

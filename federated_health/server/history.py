@@ -1,7 +1,7 @@
 """Figures of a round and of a run, merged from what hospitals sent, and the problems of a run by hospital."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,12 +10,13 @@ import numpy as np
 from federated_health.data.tasks import Task
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, Update
-from federated_health.ml.metrics import SMALL_CLASS, Counts, figures_of, merge_counts
+from federated_health.ml.metrics import EvaluationSums, merge_counts
 from federated_health.ml.rounds import HospitalRound, Round
+from federated_health.ml.targets import Target, target_of
 
 
-def summarise_round(number: int, updates: Mapping[str, Update], counts: Mapping[str, Counts]) -> Round:
-    """Figures of a round from its updates (at least one) and the held-out counts that arrived, each by hospital."""
+def summarise_round(number: int, updates: Mapping[str, Update], counts: Mapping[str, EvaluationSums]) -> Round:
+    """Figures of a round from its updates (at least one) and the held-out sums that arrived, each by hospital."""
     hospitals = {
         name: HospitalRound(
             train_examples=updates[name].examples if name in updates else 0,
@@ -34,36 +35,39 @@ def summarise_round(number: int, updates: Mapping[str, Update], counts: Mapping[
     return Round(number=number, hospitals=hospitals, federation=federation)
 
 
-def summarise_run(evaluations: Mapping[str, Evaluation], train_examples: Mapping[str, int]) -> dict[str, Any]:
+def summarise_run(
+    target: Target[Any], evaluations: Mapping[str, Evaluation], train_examples: Mapping[str, int]
+) -> dict[str, Any]:
     """`hospitals` and `federation` as in metrics.json, of evaluations and numbers of training rows by hospital.
 
-    `small_in_mean` is the number of hospitals in `mean_roc_auc` with fewer than SMALL_CLASS held-out rows of a class.
+    Of a label of classes, `mean_roc_auc` is the mean of the hospitals' own ROC-AUCs, and `small_in_mean` the number of
+    hospitals in it whose rows are too few for one (see `EvaluationSums.is_small`).
     """
     hospitals = {
-        name: figures_of(evaluation.counts, train_examples[name], evaluation.roc_auc)
+        name: target.figures(evaluation.counts, train_examples[name], evaluation.roc_auc)
         for name, evaluation in sorted(evaluations.items())
     }
     if not hospitals:
         return {"hospitals": {}, "federation": None}
-    from federated_health.ml.curves import roc_auc_from_microaggregates  # noqa: PLC0415  # at the end of a run only
-
-    positives = [part.positives for part in evaluations.values() if part.positives is not None]
-    negatives = [part.negatives for part in evaluations.values() if part.negatives is not None]
-    has_both = positives and negatives
-    pooled = roc_auc_from_microaggregates(np.concatenate(positives), np.concatenate(negatives)) if has_both else None
-    within = [figures["roc_auc"] for figures in hospitals.values() if figures["roc_auc"] is not None]
-    federation = figures_of(
+    federation = target.figures(
         merge_counts(evaluation.counts for evaluation in evaluations.values()),
         sum(figures["train_examples"] for figures in hospitals.values()),
-        pooled,
+        _pooled_roc_auc(target, evaluations.values()),
     )
-    federation["mean_roc_auc"] = float(np.mean(within)) if within else None
-    federation["small_in_mean"] = sum(
-        evaluations[name].counts.rarer_class < SMALL_CLASS
-        for name, figures in hospitals.items()
-        if figures["roc_auc"] is not None
-    )
+    if target.has_classes:
+        within = {name: part.roc_auc for name, part in sorted(evaluations.items()) if part.roc_auc is not None}
+        federation["mean_roc_auc"] = float(np.mean(list(within.values()))) if within else None
+        federation["small_in_mean"] = sum(evaluations[name].counts.is_small for name in within)
     return {"hospitals": hospitals, "federation": federation}
+
+
+def _pooled_roc_auc(target: Target[Any], evaluations: Iterable[Evaluation]) -> float | None:
+    """ROC-AUC over all hospitals' groups of scores; None if some kind of group was not sent by any hospital."""
+    names = target.rows_of_groups(target.no_sums)
+    parts = {name: [part.scores[name] for part in evaluations if name in part.scores] for name in names}
+    return (
+        target.pooled_roc_auc({name: np.concatenate(p) for name, p in parts.items()}) if all(parts.values()) else None
+    )
 
 
 def summarise_benefits(
@@ -75,21 +79,22 @@ def summarise_benefits(
     """`joining`, `importance` and `observed` as in metrics.json, of hospitals that sent both, by name.
 
     `data_warnings` is what the problem log says about a hospital's data, which may explain its verdict.
-    `importance` is the rise of the mean loss per patient, in nats, when a column is shuffled within hospitals.
+    `importance` is the rise of the mean loss per patient when a column is shuffled within hospitals.
     """
     reported = {name: benefit for name, benefit in sorted(benefits.items()) if name in evaluations}
     if not reported:
         return {}
+    compared = target_of(task).compared
     rows = sum(evaluations[name].counts.examples for name in reported)
     rise = np.sum([benefit.importance for benefit in reported.values()], axis=0) / max(rows, 1)
     return {
         "joining": {
             name: {
                 "verdict": benefit.verdict,
-                "own_roc_auc": benefit.own_roc_auc,
-                "roc_auc": asdict(benefit.roc_auc),
+                f"own_{compared}": benefit.own,
+                compared: asdict(benefit.federated),
                 "difference": asdict(benefit.difference),
-                "small": evaluations[name].counts.rarer_class < SMALL_CLASS,
+                "small": evaluations[name].counts.is_small,
                 **({"data_warnings": list(data_warnings[name])} if name in data_warnings else {}),
             }
             for name, benefit in reported.items()

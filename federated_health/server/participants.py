@@ -13,8 +13,9 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from federated_health.data.label_direction import column_positions, find_inverted_labels
 from federated_health.data.tasks import write_agreement
 from federated_health.errors import RunError
-from federated_health.messages.content import CONFIG, REGISTRATION, SUMS_WITHHELD, Registration
+from federated_health.messages.content import CLASS_COUNTS, CONFIG, REGISTRATION, SUMS_WITHHELD, Registration
 from federated_health.messages.records import MalformedMessageError
+from federated_health.ml.targets import target_of
 from federated_health.server.replies import AcceptedReply, Content, ReplyCollector, find_lasting_cause
 from federated_health.settings import Settings
 from federated_health.transport.backoff import Backoff
@@ -257,7 +258,9 @@ class Participants:
         config = {"task": task.name, "schema": task.schema_hash, "terms": write_agreement(self._settings.agreement)}
         privacy = self.privacy.to_config() if self.privacy else {}
         withheld = {SUMS_WITHHELD: True} if self._settings.encrypt else {}
-        message = Message(RecordDict({CONFIG: ConfigRecord({**config, **privacy, **withheld})}), node, REGISTRATION)
+        classes = {CLASS_COUNTS: True} if self._settings.class_weight == "balanced" else {}
+        record = ConfigRecord({**config, **privacy, **withheld, **classes})
+        message = Message(RecordDict({CONFIG: record}), node, REGISTRATION)
         for key in self._transport.push_messages([message]):
             if key:  # none where one of Flower's engines cannot deliver
                 known.request = key, now + self._settings.round_timeout
@@ -280,7 +283,8 @@ class Participants:
 
     def _read(self, node: int, content: RecordDict) -> Registration:
         task = self._settings.task_declaration
-        registration = Registration.from_content(content, task.measurements, len(column_positions(task)))
+        classes = target_of(task).classes if self._settings.class_weight == "balanced" else 0
+        registration = Registration.from_content(content, task.measurements, len(column_positions(task)), classes)
         if self._transport.names().get(node, registration.name) != registration.name:
             raise MalformedMessageError("it registers under another name than it joined with")
         return registration

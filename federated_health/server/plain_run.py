@@ -1,6 +1,6 @@
 """A run whose server reads the weights that it averages: the round loop over a Flower strategy."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -15,10 +15,11 @@ from federated_health.messages import content as messages
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import BENEFIT, Evaluation, TrainConfig, TrainingScores, Update
 from federated_health.messages.records import weights_to_record
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, Counts
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, EvaluationSums
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import merge_sums, normalisation_from, public_normalisation
 from federated_health.ml.rounds import Round
+from federated_health.ml.targets import target_of
 from federated_health.server.checkpoint import Checkpoint, State
 from federated_health.server.history import summarise_benefits, summarise_round, summarise_run
 from federated_health.server.replies import AcceptedReply, grid_of
@@ -40,6 +41,26 @@ def make_run(transport: Transport, settings: Settings, strategy: Strategy | None
     return PlainRun(transport, settings, strategy)
 
 
+def balance_classes(counts: Sequence[Sequence[int]]) -> tuple[float, ...]:
+    """Factor of each class's loss with which all classes count the same: rows / (classes * rows of the class).
+
+    The formula is scikit-learn's for `class_weight="balanced"` (King and Zeng 2001).
+
+    Args:
+        counts: number of training rows of each class, by hospital.
+
+    Raises:
+        RunError: there are no rows of a class.
+    """
+    rows = np.sum(counts, axis=0)
+    if not rows.all():
+        raise RunError(
+            f"class-weight: no hospital has 5 training patients of class {int(rows.argmin()) + 1} of {len(rows)}; use "
+            "--class-weight none"
+        )
+    return tuple((rows.sum() / (len(rows) * rows)).tolist())
+
+
 class PlainRun(FederatedRun):
     """A run (see `FederatedRun`) in which hospitals send weights, sums and counts that the server reads."""
 
@@ -50,6 +71,7 @@ class PlainRun(FederatedRun):
         self.weights = initial_weights(settings.task_declaration, settings.network_declaration, settings.seed)
         self.strategy = strategy or make_strategy(settings)
         self._shapes = weight_shapes(settings.task_declaration, settings.network_declaration)
+        self._target = target_of(settings.task_declaration)
 
     def _begin(self) -> None:
         if self.privacy is not None:
@@ -57,6 +79,8 @@ class PlainRun(FederatedRun):
         else:
             sums = [registration.sums for _, registration in sorted(self.registrations.items())]
             self.normalisation = normalisation_from(merge_sums(sums))
+        if self.settings.class_weight == "balanced":
+            self.class_weights = balance_classes([part.class_counts for part in self.registrations.values()])
         self.participants.check_registrations()
 
     def rounds(self) -> Iterator[Round]:
@@ -108,6 +132,7 @@ class PlainRun(FederatedRun):
                 registration.train_examples,
                 private=config.privacy is not None,
                 evaluated=registration.test_examples if averaged else None,
+                target=self._target,
             )
 
         updates = self.collector.send_and_receive(train_messages, self.participants.names(), read)
@@ -156,7 +181,7 @@ class PlainRun(FederatedRun):
             raise
         self.evaluations = {reply.hospital: reply.content for reply in evaluations}
         gained = {reply.hospital: reply.content for reply in benefits}
-        figures = summarise_run(self.evaluations, self.train_examples)
+        figures = summarise_run(self._target, self.evaluations, self.train_examples)
         return figures | summarise_benefits(
             gained, self.evaluations, self.settings.task_declaration, self.problems.data_warnings
         )
@@ -164,7 +189,7 @@ class PlainRun(FederatedRun):
     def figures_of_last_round(self) -> dict[str, Any]:
         hospitals = self.last_round.hospitals if self.last_round else {}
         evaluations = {name: Evaluation(counts=figures.counts) for name, figures in hospitals.items() if figures.counts}
-        return summarise_run(evaluations, self.train_examples)
+        return summarise_run(self._target, evaluations, self.train_examples)
 
     def _state(self) -> tuple[Weights, State]:
         return self.weights, read_state(self.settings.strategy, self.strategy, self._shapes)
@@ -175,10 +200,13 @@ class PlainRun(FederatedRun):
         super().resume(checkpoint)
 
     def _choose_threshold(self) -> float:
-        """The threshold with the greatest F1 on all training rows; 0.5 without both classes, or under privacy."""
+        """The threshold with the greatest F1 on all training rows; 0.5 without both classes, or under privacy.
+
+        A target without a threshold keeps it, too.
+        """
         from federated_health.ml.curves import choose_threshold  # noqa: PLC0415  # at the end of a run only
 
-        if self.privacy is not None:
+        if self.privacy is not None or not self._target.has_threshold:
             return DEFAULT_THRESHOLD
         replies = self._ask_all(messages.THRESHOLD, self._final_message(), self._read_scores)
         if not replies:
@@ -197,7 +225,8 @@ class PlainRun(FederatedRun):
         return TrainingScores.from_content(content, self.participants.registration_of(node).train_examples)
 
     def _read_evaluation(self, node: int, content: RecordDict, *, final: bool = False) -> Evaluation:
-        return Evaluation.from_content(content, self.participants.registration_of(node).test_examples, final=final)
+        registration = self.participants.registration_of(node)
+        return Evaluation.from_content(content, self._target, registration.test_examples, final=final)
 
     def _read_benefit(self, node: int, content: RecordDict) -> Benefit:
         registration = self.participants.registration_of(node)
@@ -212,4 +241,4 @@ class _AveragedRound:
     number: int
     updates: list[AcceptedReply[Update]]
     weights: Weights
-    counts: dict[str, Counts] = field(default_factory=dict)
+    counts: dict[str, EvaluationSums] = field(default_factory=dict)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Generic, TypeVar, cast
 
+import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from federated_health.messages.content import EQUAL_WEIGHT, Update
-from federated_health.messages.records import COUNTS, DIVERGED, METRICS, MalformedMessageError, distance_between
+from federated_health.messages.content import EQUAL_WEIGHT, NUM_EXAMPLES, Update
+from federated_health.messages.records import DIVERGED, METRICS, MalformedMessageError, distance_between
 from federated_health.ml.networks import Weights
 from federated_health.names import printable
 from federated_health.server.history import ProblemLog
@@ -161,9 +162,10 @@ def find_lasting_cause(asked: Collection[str], failures: Mapping[str, str], earl
 
 
 def merge_evaluations(contents: list[RecordDict], _weighted_by: str) -> MetricRecord:
-    """Flower's hook for evaluation metrics: sums the counts, where Flower's default would average averages."""
+    """Flower's hook for evaluation metrics: adds them, where Flower's default would average averages."""
     metrics = [content.metric_records[METRICS] for content in contents]
-    return MetricRecord({key: sum(cast(float, record[key]) for record in metrics) for key in COUNTS})
+    keys = [key for key in metrics[0] if key not in (NUM_EXAMPLES, EQUAL_WEIGHT)]
+    return MetricRecord({key: np.sum([record[key] for record in metrics], axis=0).tolist() for key in keys})
 
 
 def drop_metrics(_contents: list[RecordDict], _weighted_by: str) -> MetricRecord:

@@ -48,6 +48,7 @@ class FederatedRun(ABC):
         registrations: registration of every hospital that has taken part, by name.
         weights: of the last completed round; None where the server cannot read them.
         normalisation: of the measurements, once hospitals have gathered; empty where only they know it.
+        class_weights: factor of each class's loss; empty where all rows count the same.
         evaluations: what hospitals sent of the final weights, by name, as far as the server can read it.
         run_id: 16 random hex digits, which a resumed run keeps.
 
@@ -68,6 +69,7 @@ class FederatedRun(ABC):
         self.problems = ProblemLog()
         self.weights: Weights | None = None
         self.normalisation: Normalisation | None = None
+        self.class_weights: tuple[float, ...] = ()
         self.evaluations: dict[str, Evaluation] = {}
         self.collector = ReplyCollector(transport, settings.round_timeout, self.problems)
         self.participants = Participants(transport, settings, self.collector)
@@ -172,6 +174,7 @@ class FederatedRun(ABC):
             seed=settings.seed,
             threshold=self.threshold,
             normalisation=self.normalisation,
+            class_weights=self.class_weights,
             privacy=self.privacy,
         )
 
@@ -187,6 +190,7 @@ class FederatedRun(ABC):
             weights=weights,
             strategy_state=strategy_state,
             normalisation=self.normalisation,
+            class_weights=self.class_weights,
             registrations=tuple(registration for _, registration in sorted(self.registrations.items())),
             problems=self.problems.to_json(),
             history=self.history,
@@ -200,6 +204,7 @@ class FederatedRun(ABC):
         """Restore a checkpoint of a run with these settings, before `gather`; one of another network is refused."""
         self.run_id = checkpoint.run
         self.normalisation = checkpoint.normalisation
+        self.class_weights = checkpoint.class_weights
         self.participants.privacy = self.privacy
         self.participants.restore(checkpoint.registrations)
         self.history = list(checkpoint.history)

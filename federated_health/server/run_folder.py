@@ -11,6 +11,7 @@ from federated_health import report
 from federated_health.errors import RunError, StorageError
 from federated_health.files import locked_folder, make_folder, path_exists, write_json
 from federated_health.ml.rounds import Round, append_round, write_rounds
+from federated_health.ml.targets import target_of
 from federated_health.names import METRICS, MODEL, REPORT, ROUNDS, SETTINGS
 from federated_health.server.checkpoint import Checkpoint, CheckpointFolder, check_settings
 from federated_health.server.run import FederatedRun
@@ -102,6 +103,10 @@ class RunFolder:
         self._resources.callback(saver.close)
         return saver
 
+    @property
+    def _headline(self) -> str:
+        return target_of(self._settings.task_declaration).headline
+
     def _write_rounds(self, history: Sequence[Round]) -> None:
         """Write settings.json and rounds.csv, and remove what an earlier run left."""
         try:
@@ -113,7 +118,7 @@ class RunFolder:
         if self.checkpoint is not None:  # the file says how to repeat the run, not that it was resumed
             config |= {"out": str(self.path), "resume": ""}
         write_json(self.path / SETTINGS, config)
-        write_rounds(self.path / ROUNDS, history)
+        write_rounds(self.path / ROUNDS, history, self._headline)
 
     def finish(self, run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool) -> None:
         """Write metrics.json, model.keras and report.html, in this order; a completed run needs no checkpoints.
@@ -125,7 +130,7 @@ class RunFolder:
             RunError: a file could not be made or written; the files before it are written.
         """
         if stopped:  # the last round may not have been added
-            write_rounds(self.path / ROUNDS, run.history)
+            write_rounds(self.path / ROUNDS, run.history, self._headline)
         config, run_page = run.train_config(), report.load().run_page
         described = run_page.metrics_of(config, stopped=stopped)
         metrics = {**described, "faults": run.problems.to_json(), **figures}

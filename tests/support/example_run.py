@@ -13,6 +13,7 @@ from federated_health.messages.content import Evaluation, Registration, Update
 from federated_health.ml.metrics import Counts, Interval
 from federated_health.ml.normalisation import ColumnSums, public_normalisation
 from federated_health.ml.rounds import Round
+from federated_health.ml.targets import target_of
 from federated_health.report.page import Page, Section, Table
 from federated_health.report.run_page import page_of_run
 from federated_health.server.history import summarise_benefits, summarise_round, summarise_run
@@ -48,7 +49,7 @@ def evaluation(
     *, tp: int = 8, fp: int = 2, tn: int = 7, fn: int = 3, roc_auc: float | None = 0.85, cells: bool = True
 ) -> Evaluation:
     """20 patients by default; the cells hold 10 positive and 9 negative ones, with log-odds of 2 and -2."""
-    parts = (np.array([[10.0, 2.0, 0.0]]), np.array([[9.0, -2.0, 0.0]])) if cells else (None, None)
+    groups = {"positives": np.array([[10.0, 2.0, 0.0]]), "negatives": np.array([[9.0, -2.0, 0.0]])} if cells else {}
     counts = Counts(
         true_positives=tp,
         false_positives=fp,
@@ -57,7 +58,7 @@ def evaluation(
         loss_sum=0.4 * (tp + fp + tn + fn),
         squared_error_sum=0.125 * (tp + fp + tn + fn),
     )
-    return Evaluation(counts=counts, roc_auc=roc_auc, positives=parts[0], negatives=parts[1])
+    return Evaluation(counts=counts, roc_auc=roc_auc, scores=groups)
 
 
 def benefit(difference: tuple[float, float, float] | None = (0.05, -0.01, 0.11)) -> Benefit:
@@ -68,10 +69,10 @@ def benefit(difference: tuple[float, float, float] | None = (0.05, -0.01, 0.11))
     observed[[COLUMNS.index("chol"), COLUMNS.index("ca")]] = 10.0, 0.0
     if difference is None:
         none = Interval()
-        return Benefit(roc_auc=none, own_roc_auc=None, difference=none, importance=importance, observed=observed)
+        return Benefit(federated=none, own=None, difference=none, importance=importance, observed=observed)
     return Benefit(
-        roc_auc=Interval(value=0.85, low=0.7, high=0.95),
-        own_roc_auc=0.85 - difference[0],
+        federated=Interval(value=0.85, low=0.7, high=0.95),
+        own=0.85 - difference[0],
         difference=Interval(value=difference[0], low=difference[1], high=difference[2]),
         importance=importance,
         observed=observed,
@@ -99,7 +100,7 @@ def figures_of(run: PlainRun, hospitals: Mapping[str, Replies]) -> dict[str, Any
     rows = {name: replies.train for name, replies in hospitals.items()}
     benefits = {name: replies.benefit for name, replies in hospitals.items() if replies.benefit}
     return {
-        **summarise_run(run.evaluations, rows),
+        **summarise_run(target_of(HEART_DISEASE), run.evaluations, rows),
         **summarise_benefits(benefits, run.evaluations, HEART_DISEASE),
     }
 

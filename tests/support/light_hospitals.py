@@ -116,8 +116,8 @@ def app_of(hospitals: dict[str, LightHospital]) -> ClientApp:
             raise KeyboardInterrupt
         cells = np.array([[rows, hospital.shift, 0.0]])
         counts = Counts(true_positives=rows, false_positives=1, true_negatives=rows - 1, squared_error_sum=1.0)
-        negatives = None if hospital.hides_negatives else cells
-        evaluation = Evaluation(counts=counts, roc_auc=0.5, positives=cells, negatives=negatives)
+        names = ("positives",) if hospital.hides_negatives else ("positives", "negatives")
+        evaluation = Evaluation(counts=counts, roc_auc=0.5, scores=dict.fromkeys(names, cells))
         return Message(evaluation.to_content(), reply_to=message)
 
     return app

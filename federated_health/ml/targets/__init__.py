@@ -1,50 +1,72 @@
-"""Targets: what a network predicts, with its loss, its figures and what hospitals send of them.
+"""Targets: what a network predicts, with its loss, its figures, and what hospitals send of them.
 
-A target belongs to a kind of label (see `data.columns`). Everything that depends on the kind is asked of its target, so
-that a new kind needs a subclass of `Target` and an entry in `_TARGETS`. `docs/extending.md` shows one.
+Each kind of label (see `data.columns`) has a target. Everything that depends on the kind is asked of its target, so
+that a new kind needs a subclass of `Target` and an entry in `_TARGETS`; `docs/extending.md` shows one.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.columns import Label
 from federated_health.data.tasks import Task
-from federated_health.ml.metrics import EvaluationSums
+from federated_health.ml.metrics import MAX_LOSS, EvaluationSums, Scores
+
+if TYPE_CHECKING:
+    from federated_health.ml.bootstrap import Comparison
 
 Floats = npt.NDArray[np.floating[Any]]
+ScoreGroups = Mapping[str, Scores]
+"""Groups of patients by name, each [groups, 3]: number of rows, then two means or a mean and a deviation."""
 
 
-class Target(ABC):
-    """What a network predicts for one row, from its `outputs` numbers.
+Sums = TypeVar("Sums", bound=EvaluationSums)
+
+
+class Target(ABC, Generic[Sums]):
+    """What a network predicts of a row, from its `outputs` numbers.
+
+    In NumPy, the network's outputs for some rows are [rows] where `outputs` is 1, else [rows, outputs].
 
     Args:
         label: the label of the task.
 
     Attributes:
-        outputs: number of outputs of the network.
+        outputs: number of the network's outputs.
         sums: type of the sums that hospitals send of an evaluation.
-        headline: figure that is shown per round, besides the loss.
-        has_threshold: whether a decision threshold is chosen at the end of a run.
-        has_classes: whether labels are classes, which can be balanced and stratified.
+        headline: name of the figure that is shown per round, besides the loss.
+        compared: name of the figure with which a hospital compares two models.
+        less_is_better: whether less of `compared` is better.
+        loss_name, loss_unit: name and unit of the loss.
+        has_threshold: whether the end of a run chooses a decision threshold.
+        has_classes: whether labels are classes, which have ROC curves and can be balanced.
+        min_rows: smallest number of patients over whose labels a hospital sends sums.
+        max_loss: largest possible loss of a row.
     """
 
     outputs: int = 1
-    sums: type[EvaluationSums]
+    sums: type[Sums]
     headline: ClassVar[str]
+    compared: ClassVar[str] = "roc_auc"
+    less_is_better: ClassVar[bool] = False
+    loss_name: ClassVar[str]
+    loss_unit: ClassVar[str] = "nats"
     has_threshold: ClassVar[bool] = False
     has_classes: ClassVar[bool] = False
+    min_rows: ClassVar[int] = 0
+    max_loss: ClassVar[float] = MAX_LOSS
 
     def __init__(self, label: Label) -> None:
         self.label = label
 
     @abstractmethod
     def losses(self, tf: Any, labels: Any, outputs: Any) -> Any:
-        """Loss of each row in TensorFlow, float32 [rows], of labels [rows] and the network's outputs [rows, outputs].
+        """Loss of each row, float32 [rows], of labels [rows] and the network's outputs [rows, outputs].
 
         Args:
             tf: the module `tensorflow`, which only hospitals load.
@@ -52,25 +74,84 @@ class Target(ABC):
 
     @abstractmethod
     def predictions(self, keras: Any, outputs: Any) -> Any:
-        """What a saved model returns, float32 [rows, outputs]: a Keras tensor of the network's outputs."""
+        """What a saved model returns, [rows, outputs]: a Keras tensor, from that of the network's outputs."""
 
     @abstractmethod
     def predict(self, outputs: Floats) -> npt.NDArray[np.float64]:
-        """The same in NumPy: of outputs [rows, outputs], or [rows] where there is one output; of the same shape."""
+        """What a saved model returns, in NumPy; of the same shape as the outputs."""
 
     @abstractmethod
-    def measure(self, outputs: Floats, labels: Floats, threshold: float) -> EvaluationSums:
-        """Sums over the held-out rows, which merge by addition.
+    def measure(self, outputs: Floats, labels: Floats, threshold: float) -> Sums:
+        """Sums over the rows of an evaluation.
 
         Args:
-            outputs: as for `predict`.
             labels: [rows].
-            threshold: decision threshold, for a target that has one.
+            threshold: decision threshold of a target that has one.
+        """
+
+    @property
+    def no_sums(self) -> Sums:
+        """The sums over no rows."""
+        return self.sums()
+
+    def is_possible(self, sums: Sums) -> bool:
+        """Whether rows of the label can add up to these sums, which are finite."""
+        return 0 <= sums.loss_sum <= sums.examples * self.max_loss
+
+    @abstractmethod
+    def figures(self, sums: Sums, train_examples: int, roc_auc: float | None) -> dict[str, Any]:
+        """Figures of one hospital or of all, as metrics.json and tables hold them; None where one is not defined.
+
+        Args:
+            train_examples: number of training rows.
+            roc_auc: of the evaluated rows, since it cannot be computed from sums.
+        """
+
+    def class_of(self, labels: Floats) -> npt.NDArray[np.intp]:
+        """Number of each row's class, from 0, [rows], of a target that has classes."""
+        return labels.astype(np.intp)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, of a target that has them."""
+        return max(2, self.outputs)
+
+    def roc_auc(self, outputs: Floats, labels: Floats) -> float | None:  # noqa: ARG002  # a target without ROC curves
+        """Exact ROC-AUC; None where it is not defined."""
+        return None
+
+    @abstractmethod
+    def group_scores(self, outputs: Floats, labels: Floats, most_rows: int = 1) -> ScoreGroups:
+        """What a hospital sends of its rows' scores: groups of at least `metrics.MIN_CELL_SIZE` patients.
+
+        Args:
+            most_rows: largest number of rows of one patient.
         """
 
     @abstractmethod
-    def figures(self, sums: EvaluationSums) -> dict[str, float | None]:
-        """Figures of merged sums by name, as metrics.json and tables hold them; None where one is not defined."""
+    def rows_of_groups(self, sums: Sums) -> Mapping[str, int]:
+        """Number of rows in all groups of each name, if there are any, by the sums of the same rows."""
+
+    def pooled_roc_auc(self, groups: ScoreGroups) -> float | None:  # noqa: ARG002  # as above
+        """ROC-AUC over all hospitals' groups together; None where it is not defined."""
+        return None
+
+    def describe_few(self, limit: int) -> str:
+        """Which held-out rows are too few, where a class of fewer than `limit` patients is."""
+        return f"fewer than {limit} held-out patients of one class"
+
+    @abstractmethod
+    def can_compare(self, labels: Floats) -> bool:
+        """Whether the rows are enough to compare two models on them."""
+
+    @abstractmethod
+    def compare(self, outputs: Floats, others: Floats, labels: Floats, seed: list[int]) -> "Comparison":
+        """Compare two models by `compared` on the same rows.
+
+        Args:
+            outputs, others: outputs of the model and of the one that it is compared with.
+            seed: of the bootstrap.
+        """
 
 
 _TARGETS = {
@@ -79,12 +160,17 @@ _TARGETS = {
     "number": "number.NumberTarget",
     "count": "count.CountTarget",
 }
-"""Module, in this folder, and class of the target of each kind of label; loaded when a task needs it."""
+"""Module in this folder, and class, by the kind of label; loaded when a task needs it."""
+
+
+def target_class(kind: str) -> type[Target[Any]]:
+    """The target class of a kind of label."""
+    module, name = _TARGETS[kind].split(".")
+    found: type[Target[Any]] = getattr(import_module(f"{__name__}.{module}"), name)
+    return found
 
 
 @cache
-def target_of(task: Task) -> Target:
+def target_of(task: Task) -> Target[Any]:
     """The target of a task's label."""
-    module, name = _TARGETS[task.label.kind].split(".")
-    target: Target = getattr(import_module(f"{__name__}.{module}"), name)(task.label)
-    return target
+    return target_class(task.label.kind)(task.label)

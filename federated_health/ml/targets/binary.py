@@ -1,24 +1,35 @@
-"""A label of 0 or 1: log-odds, cross-entropy, ROC-AUC."""
+"""A label of 0 or 1: the network's output is the log-odds of 1."""
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.ml.metrics import Counts, EvaluationSums, count_outcomes, probability
-from federated_health.ml.targets import Floats, Target
+from federated_health.ml.metrics import (
+    Counts,
+    count_outcomes,
+    figures_of,
+    microaggregate,
+    probability,
+    roc_auc,
+)
+from federated_health.ml.targets import Floats, ScoreGroups, Target
+
+if TYPE_CHECKING:
+    from federated_health.ml.bootstrap import Comparison
 
 
-class BinaryTarget(Target):
-    """The probability of the label 1; the network's output is its log-odds."""
+class BinaryTarget(Target[Counts]):
+    """The probability of the label 1."""
 
-    sums: type[EvaluationSums] = Counts
+    sums = Counts
     headline: ClassVar[str] = "accuracy"
+    loss_name: ClassVar[str] = "binary cross-entropy"
     has_threshold: ClassVar[bool] = True
     has_classes: ClassVar[bool] = True
 
     def losses(self, tf: Any, labels: Any, outputs: Any) -> Any:
-        """Binary cross-entropy, in nats."""
         return tf.nn.sigmoid_cross_entropy_with_logits(labels, outputs[:, 0])
 
     def predictions(self, keras: Any, outputs: Any) -> Any:
@@ -30,6 +41,33 @@ class BinaryTarget(Target):
     def measure(self, outputs: Floats, labels: Floats, threshold: float) -> Counts:
         return count_outcomes(probability(outputs), labels, threshold)
 
-    def figures(self, sums: EvaluationSums) -> dict[str, float | None]:
-        assert isinstance(sums, Counts)
-        return {"loss": sums.loss, "accuracy": sums.accuracy}
+    def is_possible(self, sums: Counts) -> bool:
+        return super().is_possible(sums) and 0 <= sums.squared_error_sum <= sums.examples
+
+    def figures(self, sums: Counts, train_examples: int, roc_auc: float | None) -> dict[str, Any]:
+        return figures_of(sums, train_examples, roc_auc)
+
+    def roc_auc(self, outputs: Floats, labels: Floats) -> float | None:
+        return roc_auc(outputs, labels)
+
+    def group_scores(self, outputs: Floats, labels: Floats, most_rows: int = 1) -> ScoreGroups:
+        classes = {"positives": outputs[labels == 1], "negatives": outputs[labels == 0]}
+        return {name: microaggregate(log_odds, most_rows) for name, log_odds in classes.items()}
+
+    def rows_of_groups(self, sums: Counts) -> Mapping[str, int]:
+        return {"positives": sums.positives, "negatives": sums.examples - sums.positives}
+
+    def pooled_roc_auc(self, groups: ScoreGroups) -> float | None:
+        from federated_health.ml.curves import roc_auc_from_microaggregates  # noqa: PLC0415  # at the end of a run only
+
+        return roc_auc_from_microaggregates(groups["positives"], groups["negatives"])
+
+    def can_compare(self, labels: Floats) -> bool:
+        from federated_health.ml.bootstrap import can_judge  # noqa: PLC0415  # at the end of a run only
+
+        return can_judge(labels)
+
+    def compare(self, outputs: Floats, others: Floats, labels: Floats, seed: list[int]) -> "Comparison":
+        from federated_health.ml.bootstrap import compare_roc_auc  # noqa: PLC0415  # at the end of a run only
+
+        return compare_roc_auc(outputs, others, labels, seed)

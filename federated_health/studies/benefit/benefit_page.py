@@ -7,7 +7,7 @@ import numpy as np
 
 from federated_health.ml.bootstrap import Resampled, rarer_class
 from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve
-from federated_health.ml.metrics import Interval, count_outcomes, describe_small_in_mean, probability
+from federated_health.ml.metrics import Interval, count_outcomes, describe_small_in_mean, figure_title, probability
 from federated_health.report import formatting, sections
 from federated_health.report.charts import draw_intervals
 from federated_health.report.page import Block, Caution, Page, Picture, Section, Table
@@ -178,7 +178,7 @@ def _all_estimates(figures: Figures) -> Table:
 
 
 def _estimates(entry: Figures, model: str) -> dict[str, str]:
-    return {formatting.title_of(key): formatting.figure(entry["models"][model][key]) for key in POINT_ESTIMATES}
+    return {figure_title(key): formatting.figure(entry["models"][model][key]) for key in POINT_ESTIMATES}
 
 
 def _strategies(protocol: EvaluationProtocol, figures: Figures) -> Iterator[Section]:

@@ -1,0 +1,154 @@
+"""A label that counts events: the network's output is the logarithm of their expected number (Poisson regression)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from federated_health.data.columns import CountLabel
+from federated_health.ml.metrics import (
+    MIN_CELL_SIZE,
+    MIN_CLASS_SIZE,
+    SMALL_CLASS,
+    EvaluationSums,
+    group_predictions,
+    ratio,
+)
+from federated_health.ml.targets import Floats, ScoreGroups, Target
+
+if TYPE_CHECKING:
+    from federated_health.ml.bootstrap import Comparison
+
+MAX_LOG_RATE = 700.0
+"""Largest output whose exponential is finite in float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class CountSums(EvaluationSums):
+    """Sums over rows.
+
+    Attributes:
+        loss_sum: of half the unit deviances of the Poisson distribution, in nats.
+        observed_sum, expected_sum: of events, and of their expected numbers.
+        absolute_error_sum: of the differences of both.
+        log_sum: of y log y, for the deviance of the mean.
+    """
+
+    examples: int = 0
+    loss_sum: float = 0.0
+    observed_sum: float = 0.0
+    expected_sum: float = 0.0
+    absolute_error_sum: float = 0.0
+    log_sum: float = 0.0
+
+    kind: ClassVar[str] = "count"
+
+    @property
+    def deviance(self) -> float | None:
+        """Mean unit deviance of the Poisson distribution (McCullagh and Nelder 1989)."""
+        return ratio(2 * self.loss_sum, self.examples)
+
+    @property
+    def deviance_explained(self) -> float | None:
+        """Share of the deviance of a constant rate that the predictions explain; below 0 if they are worse."""
+        if not self.observed_sum:
+            return None
+        constant = 2 * (self.log_sum - self.observed_sum * np.log(self.observed_sum / self.examples))
+        unexplained = ratio(2 * self.loss_sum, constant if constant > 1e-9 * self.observed_sum else 0.0)
+        return None if unexplained is None else float(1 - unexplained)
+
+    @property
+    def observed_expected(self) -> float | None:
+        """Observed over expected number of events; above 1 if predictions are too low."""
+        return ratio(self.observed_sum, self.expected_sum)
+
+    @property
+    def headline(self) -> float | None:
+        return self.observed_expected
+
+    @property
+    def is_small(self) -> bool:
+        return self.examples < 2 * SMALL_CLASS
+
+
+class CountTarget(Target[CountSums]):
+    """The expected number of events."""
+
+    sums = CountSums
+    headline: ClassVar[str] = "observed_expected"
+    compared: ClassVar[str] = "deviance"
+    less_is_better: ClassVar[bool] = True
+    loss_name: ClassVar[str] = "half the Poisson deviance"
+    min_rows: ClassVar[int] = MIN_CELL_SIZE
+    max_loss: ClassVar[float] = 1e12
+    label: CountLabel
+
+    def losses(self, tf: Any, labels: Any, outputs: Any) -> Any:
+        """Half the unit deviance: the negative log-likelihood, less its smallest value for the row."""
+        log_rate = outputs[:, 0]
+        return tf.exp(log_rate) - labels * log_rate + tf.math.xlogy(labels, labels) - labels
+
+    def predictions(self, keras: Any, outputs: Any) -> Any:
+        return keras.ops.exp(outputs)
+
+    def predict(self, outputs: Floats) -> npt.NDArray[np.float64]:
+        return np.exp(np.minimum(outputs.astype(np.float64), MAX_LOG_RATE))
+
+    def measure(self, outputs: Floats, labels: Floats, threshold: float) -> CountSums:  # noqa: ARG002  # of the interface
+        expected, observed = self.predict(outputs), labels.astype(np.float64)
+        return CountSums(
+            examples=len(labels),
+            loss_sum=float(self._half_deviances(outputs, observed).sum()),
+            observed_sum=float(observed.sum()),
+            expected_sum=float(expected.sum()),
+            absolute_error_sum=float(np.abs(observed - expected).sum()),
+            log_sum=float(_y_log_y(observed).sum()),
+        )
+
+    def is_possible(self, sums: CountSums) -> bool:
+        high = self.label.high
+        log_limit = sums.examples * high * np.log(max(high, 1)) * (1 + 1e-6)
+        are_events = sums.observed_sum % 1 == 0 and 0 <= sums.observed_sum <= sums.examples * high
+        errors = sums.expected_sum, sums.absolute_error_sum, sums.log_sum
+        return super().is_possible(sums) and are_events and min(errors) >= 0 and sums.log_sum <= log_limit
+
+    def figures(self, sums: CountSums, train_examples: int, roc_auc: float | None) -> dict[str, Any]:  # noqa: ARG002
+        return {
+            "train_examples": train_examples,
+            "test_examples": sums.examples,
+            "deviance": sums.deviance,
+            "deviance_explained": sums.deviance_explained,
+            "observed_expected": sums.observed_expected,
+            "mae": ratio(sums.absolute_error_sum, sums.examples),
+        }
+
+    def group_scores(self, outputs: Floats, labels: Floats, most_rows: int = 1) -> ScoreGroups:
+        """Mean expected and mean observed number of events of groups of rows with similar predictions."""
+        return {"predictions": group_predictions(self.predict(outputs), labels, most_rows)}
+
+    def rows_of_groups(self, sums: CountSums) -> Mapping[str, int]:
+        return {"predictions": sums.examples}
+
+    def describe_few(self, limit: int) -> str:
+        return f"fewer than {2 * limit} held-out patients"
+
+    def can_compare(self, labels: Floats) -> bool:
+        return len(labels) >= 2 * MIN_CLASS_SIZE
+
+    def compare(self, outputs: Floats, others: Floats, labels: Floats, seed: list[int]) -> "Comparison":
+        from federated_health.ml.bootstrap import compare_means  # noqa: PLC0415  # at the end of a run only
+
+        deviances, other_deviances = (2 * self._half_deviances(model, labels) for model in (outputs, others))
+        return compare_means(deviances, other_deviances, seed)
+
+    def _half_deviances(self, outputs: Floats, labels: Floats) -> npt.NDArray[np.float64]:
+        observed, log_rate = labels.astype(np.float64), outputs.astype(np.float64)
+        deviances: npt.NDArray[np.float64] = self.predict(outputs) - observed * log_rate + _y_log_y(observed) - observed
+        return np.maximum(deviances, 0.0)  # below 0 by rounding only
+
+
+def _y_log_y(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    result: npt.NDArray[np.float64] = values * np.log(np.maximum(values, 1.0))  # 0 where y is 0
+    return result
