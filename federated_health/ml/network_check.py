@@ -163,6 +163,24 @@ def _check_layers(path: Path, head: Any) -> None:
                 f"{path}: layer {layer.name}: expected Keras's own layers, which every saved model loads with, got the "
                 f"class {kind.__name__}"
             )
+        for name in _foreign_names(layer.get_config() if layer is not head else None):
+            raise NetworkError(
+                f"{path}: layer {layer.name}: expected Keras's own functions and classes, which every saved model "
+                f"loads with, got {name}"
+            )
+
+
+def _foreign_names(config: Any) -> Iterator[str]:
+    """Names of functions and classes in a layer's config that are not Keras's own."""
+    if isinstance(config, dict):
+        if config.get("class_name") == "function":
+            yield str(config.get("config"))
+        elif not str(config.get("module") or "keras").startswith("keras"):
+            yield str(config["class_name"])
+        config = list(config.values())
+    if isinstance(config, list | tuple):
+        for value in config:
+            yield from _foreign_names(value)
 
 
 def _check_ends(path: Path, head: Any, features: int, outputs: int) -> None:

@@ -90,10 +90,11 @@ def _read(path: Path) -> bytes:
 
 def check_network(task: Task, network: Network, seed: int) -> Description:
     """Build the network, and try a training step and an evaluation; NetworkError for what does not work."""
-    if "keras" in sys.modules:
+    if "keras" in sys.modules and (task, network) not in _tried:
         from federated_health.ml import network_check  # noqa: PLC0415  # uses Keras, which is loaded already
 
         network_check.try_out(task, network)
+        _tried.add((task, network))
     return describe_network(task, network, seed)  # in another process, this tries it out, too
 
 
@@ -115,6 +116,9 @@ def describe_network(task: Task, network: Network, seed: int | None = None) -> D
             known[seed] = _ask_process(task, network, seed)
     return known[seed]
 
+
+_tried: set[tuple[Task, Network]] = set()
+"""Networks that this process has tried out."""
 
 _described: dict[tuple[Task, Network], dict[int, Description]] = {}
 """Descriptions of a network by seed."""
