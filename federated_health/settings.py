@@ -14,7 +14,7 @@ from federated_health.data.task_files import DEFAULT_TASK, TASKS, find_task, rea
 from federated_health.data.tasks import Task
 from federated_health.errors import SettingsError, check_installed
 from federated_health.ml import load_privacy_plan
-from federated_health.ml.networks import MODELS, Network
+from federated_health.ml.networks import ACTIVATIONS, FILE, MODELS, OPTIMIZERS, SGD, Network, agreement_of, read_hidden
 from federated_health.ml.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
 from federated_health.ml.targets import target_of
 from federated_health.names import DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAX_WAIT
@@ -24,7 +24,20 @@ if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan
 
 OPERATIONAL = frozenset(
-    {"task-file", "address", "tls", "wait", "round-timeout", "out", "resume", "force", "insecure", "verbose", "data"}
+    {
+        "task-file",
+        "network",
+        "address",
+        "tls",
+        "wait",
+        "round-timeout",
+        "out",
+        "resume",
+        "force",
+        "insecure",
+        "verbose",
+        "data",
+    }
 )
 """Settings, spelled with dashes, of where and how a run is carried out; no result depends on them."""
 
@@ -67,8 +80,13 @@ class Settings:
     )
     local_epochs: int = _of_training(5, "passes over a hospital's training rows per round", unit="N", minimum=1)
     batch_size: int = _of_training(32, "rows per training step; 0 means all rows of a hospital", unit="ROWS", minimum=0)
-    learning_rate: float = _of_training(
-        0.05, "learning rate of local training (stochastic gradient descent)", unit="RATE", above=0
+    learning_rate: float = _of_training(0.05, "learning rate of --optimizer", unit="RATE", above=0)
+    optimizer: str = _of_training(
+        SGD,
+        "optimizer of local training, one of Keras's; sgd is plain stochastic gradient descent; the state of the "
+        "others, such as Adam's moments, is local to a round",
+        choices=OPTIMIZERS,
+        unit="NAME",
     )
     l2: float = _of_training(
         0.003, "L2 regularisation strength: weight of the squared kernels in the loss", unit="WEIGHT", minimum=0
@@ -80,7 +98,24 @@ class Settings:
         choices=("none", "balanced"),
     )
     model: str = _of_training(
-        "mlp", "the network: mlp has a hidden layer of 16 units, logistic is a logistic regression", choices=MODELS
+        "mlp", "the network: mlp has hidden layers, logistic is a logistic regression", choices=MODELS
+    )
+    hidden: str = _of_training("16", "units of each hidden layer of the mlp, such as 32,16", unit="UNITS")
+    activation: str = _of_training(
+        "relu", "activation of the mlp's hidden layers, one of Keras's", choices=ACTIVATIONS, unit="NAME"
+    )
+    dropout: float = _of_training(
+        0.0,
+        "share of each hidden layer's units that a training step of the mlp drops",
+        unit="SHARE",
+        minimum=0,
+        allowed="at least 0, below 1",
+    )
+    network: str = _of_training(
+        "",
+        "Python file that builds a Keras network of your own, instead of --model; every hospital needs the same file; "
+        "docs/extending.md explains it",
+        unit="FILE",
     )
     strategy: str = _of_averaging(
         "fedavg",
@@ -198,6 +233,7 @@ class Settings:
             if self.task not in (DEFAULT_TASK, task.name):
                 raise SettingsError(f"task: expected {task.name}, the task of {self.task_file}, got {self.task!r}")
             object.__setattr__(self, "task", task.name)
+        _ = self.network_declaration
         local_rate = self.dp_learning_rate if self.dp_epsilon else self.learning_rate
         check_strategy(self.strategy, self.strategy_arguments, self.hospitals, local_rate)
         if self.min_hospitals > self.hospitals:
@@ -211,6 +247,13 @@ class Settings:
             raise SettingsError(f"max-update-norm: expected 0 or at least 1, got {self.max_update_norm!r}")
         if 0 < self.dp_epsilon < limits.MIN_EPSILON:
             raise SettingsError(f"dp-epsilon: expected 0 or at least {limits.MIN_EPSILON:g}, got {self.dp_epsilon!r}")
+        if self.dp_epsilon and self.optimizer != SGD:
+            raise SettingsError(f"optimizer: expected {SGD} with --dp-epsilon, got {self.optimizer}")
+        if self.dp_epsilon and self.dropout:
+            raise SettingsError(f"dropout: expected 0 with --dp-epsilon, got {self.dropout:g}")
+        if self.strategy == "qfedavg" and self.optimizer != SGD:
+            why = "which divides updates by the learning rate"
+            raise SettingsError(f"optimizer: expected {SGD} with qfedavg, {why}, got {self.optimizer}")
         if self.dp_epsilon and STRATEGIES[self.strategy].needs_loss:
             raise SettingsError(f"{self.strategy}: needs each hospital's training loss, which --dp-epsilon withholds")
         if self.dp_epsilon and self.dp_steps * (self.rounds + self.dp_spare_rounds) > limits.MAX_STEPS:
@@ -274,8 +317,37 @@ class Settings:
 
     @cached_property
     def network_declaration(self) -> Network:
-        """The network."""
-        return Network(self.model)
+        """The network.
+
+        Raises:
+            SettingsError: settings of it contradict each other.
+            NetworkError: its file cannot be read.
+        """
+        if self.network or self.model != "mlp":
+            chosen = "--network" if self.network else f"--model {self.model}"
+            unused = Network(FILE if self.network else self.model).unused_settings
+            for field in fields(self):
+                if field.name in unused and (value := getattr(self, field.name)) != field.default:
+                    raise SettingsError(f"{field.name}: has no effect with {chosen}: expected none, got {value}")
+            if self.network:
+                from federated_health.ml.own_network import read_network  # noqa: PLC0415  # only where there is a file
+
+                return read_network(Path(self.network))
+            return Network(self.model)
+        try:
+            hidden = read_hidden(self.hidden)
+        except ValueError as error:
+            raise SettingsError(f"hidden: {error}, got {self.hidden!r}") from None
+        if not hidden:
+            raise SettingsError("hidden: expected units of each hidden layer, such as 32,16; --model logistic has none")
+        if self.dropout >= 1:
+            raise SettingsError(f"dropout: expected less than 1, got {self.dropout:g}")
+        return Network(self.model, hidden, self.activation, self.dropout)
+
+    @property
+    def agreement(self) -> dict[str, str]:
+        """What every hospital must agree on."""
+        return agreement_of(self.task_declaration, self.network_declaration)
 
     @cached_property
     def strategy_arguments(self) -> Arguments:

@@ -422,7 +422,7 @@ def test_arbitrary_bytes_raise_only_checkpoint_errors(data: bytes, version: byte
 
 def test_the_same_task_is_accepted() -> None:
     for task in (HEART_DISEASE, READMISSION):
-        checkpoint_of(1, agreement=dict(task.agreement)).check_task(task)
+        checkpoint_of(1, agreement=dict(task.agreement)).check_agreement(task.agreement)
 
 
 @pytest.mark.parametrize(
@@ -435,7 +435,7 @@ def test_the_same_task_is_accepted() -> None:
 )
 def test_another_task_or_agreement_is_refused(agreement: dict[str, str], pattern: str) -> None:
     with pytest.raises(CheckpointError, match=f"checkpoint's {pattern}"):
-        checkpoint_of(1, agreement=agreement).check_task(HEART_DISEASE)
+        checkpoint_of(1, agreement=agreement).check_agreement(HEART_DISEASE.agreement)
 
 
 DEFAULTS = Settings().to_config()
@@ -474,6 +474,7 @@ def test_every_setting_on_which_results_depend_is_compared() -> None:
     free = {
         "min-hospitals",
         "task-file",
+        "network",
         "address",
         "tls",
         "wait",

@@ -441,7 +441,7 @@ def test_only_the_transport_and_superlink_import_flowers_internals() -> None:
 
 report_unfit = partial(stream_client.report_unfit, ledger=UNWRITTEN)
 REASON = "its column age holds a value that is not a number from 0 to 120 (years), or empty"
-REFUSAL = f"rejected a: its data check failed: {REASON} (from 127.0.0.1)"
+REFUSAL = f"rejected a: its own check failed: {REASON} (from 127.0.0.1)"
 
 
 def test_a_report_ends_only_after_the_server_has_refused_the_hospital(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,7 @@ class Recipe:
     batch_size: int = 8
     learning_rate: float = 0.1
     l2: float = 0.0
+    optimizer: str = "sgd"
 
 
 # An independent implementation, in float64
@@ -380,9 +381,12 @@ class CountingHead:
         self.head = build_head(TINY, Network())
         self.calls = 0
 
-    def stateless_call(self, *arguments: Any) -> Any:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.head, name)
+
+    def stateless_call(self, *arguments: Any, **keywords: Any) -> Any:
         self.calls += 1
-        return self.head.stateless_call(*arguments)
+        return self.head.stateless_call(*arguments, **keywords)
 
 
 def test_hospitals_of_one_bucket_share_one_compilation_over_all_rounds(training: ModuleType) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import logging
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +15,16 @@ from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import OwnHospital, find_own_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import DEFAULT_TASK, TASK_FILE, TASKS
-from federated_health.errors import DataError, LedgerError, check_installed
+from federated_health.data.tasks import Task
+from federated_health.errors import DataError, LedgerError, NetworkError, check_installed
 from federated_health.files import make_folder
 from federated_health.hospital import handlers
 from federated_health.hospital.ledger import Ledger
 from federated_health.messages.content import ENCRYPTED_ONLY
 from federated_health.ml.backend import load_tensorflow
+from federated_health.ml.networks import Network, agreement_of
 from federated_health.ml.targets import target_of
-from federated_health.names import ALLOWED_EPSILON, DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAPPING
+from federated_health.names import ALLOWED_EPSILON, DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAPPING, NETWORK
 from federated_health.security import load_tls
 from federated_health.transport.channels import check_address
 from federated_health.transport.in_process import App
@@ -68,6 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
     help_text = "task file of your own, instead of --task (default: the one in the manifest beside the CSV, if any)"
     own.add_argument("--task-file", type=Path, metavar="FILE", help=help_text)
     add_mapping(own)
+    add_network(own)
     add_split_seed(own)
 
     connection = parser.add_argument_group("connection")
@@ -109,6 +113,13 @@ def add_mapping(group: Any) -> None:
     group.add_argument("--mapping", type=Path, metavar="FILE", help=help_text)
 
 
+def add_network(group: Any) -> None:
+    """Add the file of a network that the package does not have; `supernode` has the same flag."""
+    help_text = "this hospital's copy of the Python file that builds the network, for a server with --network; it is "
+    help_text += "executed (default: none)"
+    group.add_argument("--network", type=Path, metavar="FILE", help=help_text)
+
+
 def add_split_seed(group: Any) -> None:
     """Add the seed of a hospital's split; `supernode` has the same flag."""
     help_text = (
@@ -143,6 +154,8 @@ def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -
         config[TASK_FILE] = str(own.task_file)
     if own.mapping is not None:
         config[MAPPING] = str(own.mapping)
+    if flags.network is not None:
+        config[NETWORK] = str(flags.network.absolute())
     if flags.dp_budget is not None:
         config[ALLOWED_EPSILON] = flags.dp_budget
     if flags.encrypted_only:
@@ -202,14 +215,16 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
     """Check the CSV, join the server, and answer its messages until the run is over."""
     check_libraries(flags)
     check_address(flags.server, encrypted=identity is not None, insecure=flags.insecure)
-    ledger = Ledger.beside(own.data, own.name)
+    ledger, network = Ledger.beside(own.data, own.name), _read_network(flags.network)
+    agreement = agreement_of(own.task, network)
+    report = partial(report_unfit, own.name, flags.server, agreement, ledger=ledger, tls=identity)
     try:
         hospital = load_hospital(own.data, own.task, own.name, flags.split_seed, own.mapping)
     except DataError as error:
         # The reason is not sent if the ledger cannot record it, or if a privacy budget would have to account for it.
         with suppress(LedgerError):
             if flags.dp_budget is None:
-                report_unfit(own.name, flags.server, own.task.agreement, error.reason, ledger, identity)
+                report(error.reason)
         raise
     config = node_config(flags, own, identity.folder if identity else None)
     context = hospital_context(own.name, config)
@@ -224,16 +239,38 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
             context,
             name=own.name,
             address=flags.server,
-            agreement=own.task.agreement,
+            agreement=agreement,
             wait=flags.wait,
             announce=logger.info,
-            prepare=load_tensorflow,
+            prepare=partial(_prepare, own.task, network),
             ledger=ledger,
             tls=identity,
         )
+    except NetworkError as error:
+        with suppress(LedgerError):
+            report(error.reason)
+        raise
     finally:  # the final model is complete even if the server is lost after it
         _show_and_save(context, flags.out)
     logger.info("the run is over")
+
+
+def _read_network(file: Path | None) -> Network | None:
+    """The network of the hospital's own file, not executed yet."""
+    if file is None:
+        return None
+    from federated_health.ml.own_network import read_network  # noqa: PLC0415  # only where there is a file
+
+    return read_network(file)
+
+
+def _prepare(task: Task, network: Network | None) -> None:
+    """Load TensorFlow, and try out the hospital's own network, if it has one."""
+    load_tensorflow()
+    if network is not None:
+        from federated_health.ml.network_check import try_out  # noqa: PLC0415  # only where there is a file
+
+        try_out(task, network)
 
 
 def _show_and_save(context: Context, out: Path | None) -> None:

@@ -89,13 +89,18 @@ def serve(app: Callable[[Grid, Context], None]) -> None:
     console.configure_logging(verbose=settings.verbose)
     identity = load_tls(Path(settings.tls), "server") if settings.tls else None
     check_address(settings.address, encrypted=identity is not None, insecure=settings.insecure)
+    if settings.network:
+        from federated_health.server.own_network import check_own_network  # noqa: PLC0415  # only with a file
+
+        console.say(f"checking {settings.network}, which takes some seconds")
+        check_own_network(settings)
     limit = max_reply_bytes(settings.task_declaration, settings.network_declaration)
     if settings.encrypt:
         if identity is None:
             raise SettingsError("encrypt: needs --tls: hospitals share their key with peers that a certificate names")
         limit = encryption.max_reply_bytes(settings.task_declaration, settings.network_declaration)
     check_room(settings.hospitals)
-    agreement = settings.task_declaration.agreement
+    agreement = settings.agreement
     with serve_streams(settings.address, agreement, console.say, max_message_bytes=limit, tls=identity) as transport:
         console.say(f"listening on {settings.address}{f', as {identity.party}, with mutual TLS' if identity else ''}")
         app(transport, server_context(settings.to_config()))

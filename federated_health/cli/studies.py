@@ -37,9 +37,13 @@ AUDIT_DESCRIPTION = (
 AUDIT_EXAMPLES = ("", "--shadows 8 --epsilons 2,8 --out runs/quick-audit")
 
 OF_A_FEDERATION = OPERATIONAL | {"task", "hospitals", "min-hospitals", "max-update-norm", "appraisal", "encrypt"}
-NOT_FOR_EVIDENCE = OF_A_FEDERATION | {flag_of(field) for field in fields(Settings) if field.name.startswith("dp_")}
-NOT_FOR_AUDIT = OF_A_FEDERATION | {"dp-epsilon"}
-"""Settings without a flag: the study itself sets them, or does not use them."""
+NOT_FOR_EVIDENCE = OF_A_FEDERATION - {"network"} | {
+    flag_of(field) for field in fields(Settings) if field.name.startswith("dp_")
+}
+NOT_FOR_AUDIT = OF_A_FEDERATION | {"dp-epsilon", "optimizer", "activation", "dropout"}
+"""Settings without a flag: the study itself sets them, or does not use them. The audit's attacks compute gradients of
+layers with ReLU and steps of plain gradient descent.
+"""
 
 AUC_NOTE = "all: over all patients together; too high where the share of positive patients differs between hospitals."
 BENEFIT_NOTE = (
@@ -126,7 +130,9 @@ def _add_count(group: Any, flag: str, help: str, default: int | None) -> None:
 def _run(study: Callable[..., dict[str, Any]], flags: argparse.Namespace, noun: str) -> dict[str, Any]:
     """Run a study, whose arguments have the names of its own flags, and show its progress in units of `noun`."""
     given = parsing.by_flag(flags)
-    settings = {name: given.pop(name) for name in Settings().to_config().keys() - OPERATIONAL if name in given}
+    settings = {
+        name: given.pop(name) for name in Settings().to_config().keys() - OPERATIONAL | {"network"} if name in given
+    }
     own = {name.replace("-", "_"): value for name, value in given.items()}
     with _progress(noun) as show:
         return study(**own, settings=settings, show=show)

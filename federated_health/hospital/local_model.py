@@ -9,10 +9,10 @@ import numpy.typing as npt
 from federated_health.data.hospital import Hospital
 from federated_health.data.tasks import Task
 from federated_health.ml.keras_models import build_encoder, build_head, encode
-from federated_health.ml.networks import Network, Weights, weight_shapes
+from federated_health.ml.networks import FILE, Network, Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.targets import target_of
-from federated_health.ml.training import Array, LocalTrainer, batch_order
+from federated_health.ml.training import LAYERS, Array, LocalTrainer, batch_order, random_generator
 
 if TYPE_CHECKING:
     from federated_health.messages.content import TrainConfig
@@ -52,9 +52,10 @@ class LocalModel:
         Returns:
             The new weights, and the mean training loss per row, in nats.
         """
+        name = self.hospital.name
         order = batch_order(
             seed=config.seed,
-            hospital=self.hospital.name,
+            hospital=name,
             round_number=round_number,
             rows=self.train_rows,
             epochs=config.local_epochs,
@@ -69,6 +70,8 @@ class LocalModel:
             l2=config.l2,
             proximal_mu=proximal_mu,
             row_weights=self._row_weights(config),
+            optimizer=config.optimizer,
+            generator=random_generator(config.seed, name, round_number, LAYERS),
         )
         return dict(zip(weights, arrays, strict=True)), loss
 
@@ -108,4 +111,4 @@ def _encoder_of(task: Task, normalisation: Normalisation) -> Any:
 @cache
 def _trainer_of(task: Task, network: Network) -> LocalTrainer:
     """Trainer, compiled once per process and architecture, for every round and hospital."""
-    return LocalTrainer(build_head(task, network), target_of(task))
+    return LocalTrainer(build_head(task, network), target_of(task), exact_batches=network.model == FILE)

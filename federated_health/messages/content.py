@@ -43,7 +43,7 @@ from federated_health.messages import records
 from federated_health.messages.records import METRICS, MalformedMessageError
 from federated_health.ml import load_privacy_plan
 from federated_health.ml.metrics import EvaluationSums
-from federated_health.ml.networks import Network, Weights, weight_shapes
+from federated_health.ml.networks import OPTIMIZERS, SGD, Network, Weights, weight_shapes
 from federated_health.ml.normalisation import SUM_NAMES, ColumnSums, Normalisation, withheld_sums
 from federated_health.ml.targets import ScoreGroups, Target
 from federated_health.names import PRIVACY_PREFIX, is_hospital_name
@@ -105,6 +105,7 @@ class TrainConfig:
     local_epochs: int
     batch_size: int
     learning_rate: float
+    optimizer: str = SGD
     l2: float
     seed: int
     threshold: float
@@ -134,6 +135,8 @@ class TrainConfig:
             raise MalformedMessageError("the server's train config holds no valid normalisation") from None
         except ValueError as error:
             raise MalformedMessageError(f"the server's network: {error}") from None
+        if plain["optimizer"] not in OPTIMIZERS:
+            raise MalformedMessageError("the server's optimizer is unknown")
         if not isinstance(plain["threshold"], float) or not 0 <= plain["threshold"] <= 1:
             raise MalformedMessageError("the server's threshold is not between 0 and 1")
         return cls(
@@ -302,8 +305,11 @@ class Update:
         metrics = records.read_metrics(content, keys)
         if records.read_whole(metrics, NUM_EXAMPLES, 1) != declared:
             raise MalformedMessageError(f"its {NUM_EXAMPLES} is not the number of training rows that it registered")
+        loss = metrics.get(TRAIN_LOSS)
+        if isinstance(loss, float) and not loss <= MAX_TRAIN_LOSS:
+            raise MalformedMessageError(f"{records.DIVERGED}its {TRAIN_LOSS} is out of range")
         loss = None if private else records.read_number(metrics, TRAIN_LOSS)
-        if loss is not None and not 0 <= loss <= MAX_TRAIN_LOSS:
+        if loss is not None and loss < 0:
             raise MalformedMessageError(f"its {TRAIN_LOSS} is out of range")
         return cls(
             weights=records.weights_from_record(arrays, shapes),

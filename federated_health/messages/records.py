@@ -38,6 +38,10 @@ BLOCK = 2**16
 Record = TypeVar("Record", ArrayRecord, MetricRecord)
 
 
+DIVERGED = "its training diverged: "
+"""Start of the reason with which an update is rejected whose loss or weights are not finite."""
+
+
 class MalformedMessageError(ValueError):
     """A message is invalid; the text says why, and quotes no value."""
 
@@ -214,7 +218,7 @@ def weights_from_record(record: ArrayRecord, shapes: Mapping[str, tuple[int, ...
     for name, shape in shapes.items():
         weights[name] = _decode(record[name], name, shape)
         if not is_finite(weights[name]):
-            raise MalformedMessageError(f"its weights {name} are not all finite")
+            raise MalformedMessageError(f"{DIVERGED}its weights {name} are not all finite")
     return weights
 
 

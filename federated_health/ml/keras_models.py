@@ -17,7 +17,7 @@ from federated_health.data.columns import Measurement
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 from federated_health.ml.backend import load_keras
-from federated_health.ml.networks import Network, hidden_names, weight_shapes
+from federated_health.ml.networks import FILE, Network, hidden_names, weight_shapes
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.targets import target_of
 
@@ -55,7 +55,14 @@ def build_head(task: Task, network: Network) -> Any:
     """Keras model from features, float32 [rows, task.feature_width], to the outputs of the task's target.
 
     The outputs are float32 [rows, outputs], such as log-odds (see `targets`).
+
+    Raises:
+        NetworkError: the network is a file that cannot be used.
     """
+    if network.model == FILE:
+        from federated_health.ml.network_check import build_own  # noqa: PLC0415  # only where there is a file
+
+        return build_own(task, network)
     keras = load_keras()
     layers = [keras.Input((task.feature_width,), name="features")]
     for name, units in zip(hidden_names(network), network.hidden, strict=True):

@@ -320,7 +320,8 @@ def _settings(run: RunSummary, panels: Panels) -> Iterator[Section]:
         config = run.config
         facts = {"completed rounds": str(config.rounds)}
         facts |= {"threshold": str(config.threshold)} if panels.target.has_threshold else {}
-        yield sections.settings_section(run.settings, {**facts, "SHA-256 of the schema": config.schema, **run.facts})
+        facts |= {"SHA-256 of the schema": config.schema, **config.network.facts, **run.facts}
+        yield sections.settings_section(run.settings, facts, leave_out=config.network.unused_settings)
 
 
 def _limits(run: RunSummary, panels: Panels) -> Section:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.data.tasks import Task, find_difference
+from federated_health.data.tasks import find_difference
 from federated_health.errors import CheckpointError
 from federated_health.files import replace_file, sync_folder
 from federated_health.messages.content import Registration
@@ -69,7 +69,7 @@ class Checkpoint:
 
     Attributes:
         settings: from `Settings.to_config`.
-        agreement: `Task.agreement`, the meaning of the columns.
+        agreement: `Settings.agreement`, the meaning of the columns and the network file.
         strategy_state: from `strategies.read_state`.
         registrations: ordered by name.
         problems: from `ProblemLog.to_json`.
@@ -87,9 +87,9 @@ class Checkpoint:
     problems: Mapping[str, Any]
     history: Sequence[Round]
 
-    def check_task(self, task: Task) -> None:
-        """Raise CheckpointError for another task, or one whose columns mean something else now."""
-        if difference := find_difference(self.agreement, task.agreement, whose="checkpoint"):
+    def check_agreement(self, agreement: Mapping[str, str]) -> None:
+        """Raise CheckpointError for another task, columns that mean something else now, or another network file."""
+        if difference := find_difference(self.agreement, agreement, whose="checkpoint"):
             raise CheckpointError(difference)
 
 

@@ -16,7 +16,7 @@ from federated_health.errors import RunError
 from federated_health.messages.content import CLASS_COUNTS, CONFIG, REGISTRATION, SUMS_WITHHELD, Registration
 from federated_health.messages.records import MalformedMessageError
 from federated_health.ml.targets import target_of
-from federated_health.server.replies import AcceptedReply, Content, ReplyCollector
+from federated_health.server.replies import AcceptedReply, Content, ReplyCollector, find_lasting_cause
 from federated_health.settings import Settings
 from federated_health.transport.backoff import Backoff
 from federated_health.transport.interface import LOG_INTERVAL, Transport, is_unavailable
@@ -164,14 +164,19 @@ class Participants:
             attempt: one attempt at the round among these nodes; returns the valid updates.
 
         Raises:
-            RunError: there were too few for longer than the settings' `wait`.
+            RunError: there were too few for longer than the settings' `wait`, or all failed as another attempt would.
         """
         needed, backoff = self._settings.min_updates, Backoff(self._settings.wait)
+        failures: dict[str, str] = {}
         while True:
             nodes = self.wait_for(needed, f"round {number}", logger.warning, backoff.deadline)
+            earlier, failures = failures, {}
+            self._collector.failures = failures
             updates = attempt(nodes)
             if len(updates) >= needed:
                 return updates
+            if cause := find_lasting_cause({self._names[node] for node in nodes}, failures, earlier):
+                raise RunError(f"round {number}: {cause}")
             self._collector.problems.repeated_rounds += 1
             reason = (
                 f"round {number}: {len(updates)} of {len(nodes)} hospitals sent a valid update, and {needed} are "
@@ -250,7 +255,7 @@ class Participants:
     def _request_registration(self, node: int) -> None:
         known, now, task = self._nodes[node], time.monotonic(), self._settings.task_declaration
         known.next_request = now + RETRY_INTERVAL
-        config = {"task": task.name, "schema": task.schema_hash, "terms": write_agreement(task.agreement)}
+        config = {"task": task.name, "schema": task.schema_hash, "terms": write_agreement(self._settings.agreement)}
         privacy = self.privacy.to_config() if self.privacy else {}
         withheld = {SUMS_WITHHELD: True} if self._settings.encrypt else {}
         classes = {CLASS_COUNTS: True} if self._settings.class_weight == "balanced" else {}

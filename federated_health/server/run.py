@@ -19,7 +19,7 @@ from federated_health.ml.strategies import write_arguments
 from federated_health.server.checkpoint import Checkpoint, State
 from federated_health.server.history import ProblemLog
 from federated_health.server.participants import Participants
-from federated_health.server.replies import AcceptedReply, Content, ReplyCollector
+from federated_health.server.replies import AcceptedReply, Content, ReplyCollector, find_lasting_cause
 from federated_health.settings import Settings
 from federated_health.transport.backoff import Backoff
 from federated_health.transport.interface import LOG_INTERVAL, Transport
@@ -58,6 +58,10 @@ class FederatedRun(ABC):
 
     def __init__(self, transport: Transport, settings: Settings) -> None:
         transport.check(settings)
+        if settings.network:
+            from federated_health.server.own_network import check_own_network  # noqa: PLC0415  # only with a file
+
+            check_own_network(settings)
         self.settings = settings
         self.run_id = secrets.token_hex(8)
         self.history: list[Round] = []
@@ -165,6 +169,7 @@ class FederatedRun(ABC):
             local_epochs=settings.local_epochs,
             batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
+            optimizer=settings.optimizer,
             l2=settings.l2,
             seed=settings.seed,
             threshold=self.threshold,
@@ -181,7 +186,7 @@ class FederatedRun(ABC):
             run=self.run_id,
             round_number=len(self.history),
             settings=self.settings.to_config(),
-            agreement=self.settings.task_declaration.agreement,
+            agreement=self.settings.agreement,
             weights=weights,
             strategy_state=strategy_state,
             normalisation=self.normalisation,
@@ -216,14 +221,20 @@ class FederatedRun(ABC):
         needed, accepted = self.settings.min_updates, dict[str, AcceptedReply[Content]]()
         attempts: Counter[str] = Counter()
         backoff, next_log = Backoff(self.settings.wait), 0.0
+        failures: dict[str, str] = {}
         while True:
             names = {node: self.participants.names()[node] for node in self.participants.present()}
             nodes = [node for node, name in names.items() if name not in accepted and attempts[name] < MAX_ATTEMPTS]
             messages = [Message(content, node, message_type) for node in nodes]
+            earlier, failures = failures, {}
+            self.collector.failures = failures
             accepted |= {reply.hospital: reply for reply in self.collector.send_and_receive(messages, names, read)}
             attempts.update(names[node] for node in nodes)
             awaited = [name for name in self.registrations if name not in accepted and attempts[name] < MAX_ATTEMPTS]
             if len(accepted) >= needed or not awaited:
+                break
+            if not accepted and (cause := find_lasting_cause([names[node] for node in nodes], failures, earlier)):
+                logger.warning("%s: %s", message_type, cause)
                 break
             answered = f"{message_type}: {len(accepted)} of {len(self.registrations)} hospitals answered"
             if (now := time.monotonic()) >= next_log:

@@ -53,7 +53,7 @@ class RunFolder:
         self._resources = ExitStack()
         if self.checkpoint is not None:
             check_settings(self.checkpoint.settings, settings.to_config())
-            self.checkpoint.check_task(settings.task_declaration)
+            self.checkpoint.check_agreement(settings.agreement)
         elif (present := files_of_run(self.path)) and not settings.force:
             resume = "--resume continues it, " if CHECKPOINTS in present else ""
             raise RunError(f"{self.path}: holds a run already ({', '.join(present)}); {resume}--force overwrites it")

@@ -142,7 +142,7 @@ class _Servicer:
         if difference := find_difference(agreement, self._agreement):
             return grpc.StatusCode.FAILED_PRECONDITION, printable(difference, MAX_REFUSAL_LENGTH)
         if (reason := metadata.get("unfit")) is not None:
-            reason = f"its data check failed: {printable(reason, MAX_REFUSAL_LENGTH)}"
+            reason = f"its own check failed: {printable(reason, MAX_REFUSAL_LENGTH)}"
             return grpc.StatusCode.FAILED_PRECONDITION, reason
         if connected is None and len(self.streams) >= self._room:
             return grpc.StatusCode.UNAVAILABLE, f"{self._room} hospitals are connected already"

@@ -75,7 +75,7 @@ def app_of(hospitals: dict[str, LightHospital]) -> ClientApp:
         if "threshold" in record:
             hospitals[name].thresholds.append((message.metadata.message_type, float(str(record["threshold"]))))
         if hospitals[name].fails:
-            raise OSError("the disk of this hospital is gone")
+            raise OSError("the disk of patient 'Smith 63' is gone")
         return hospitals[name], ROWS[name]
 
     @app.query("statistics")

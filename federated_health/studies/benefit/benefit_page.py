@@ -61,6 +61,7 @@ def benefit_page(
         "SHA-256 of the schema": cohort.task.schema_hash,
         **hashes,
     }
+    network = protocol.settings.network_declaration
     return Page(
         title=f"Benefit of joining: {cohort.task.name}",
         lead=f"{formatting.list_verdicts(entry['verdict'] for entry in hospitals.values())} "
@@ -79,7 +80,11 @@ def benefit_page(
             ),
             _method(panels, protocol),
             Section("All other figures", [_all_estimates(panels, figures)], folded=True),
-            sections.settings_section(protocol.settings, facts, leave_out=frozenset({"appraisal", "strategy"})),
+            sections.settings_section(
+                protocol.settings,
+                {**facts, **network.facts},
+                leave_out=frozenset({"appraisal", "strategy"}) | network.unused_settings,
+            ),
             sections.model_card(
                 panels, list(hospitals), ["This study does not keep its models; server.py makes the one to use."]
             ),

@@ -84,6 +84,7 @@ def fingerprint_of(cohort: Cohort, protocol: EvaluationProtocol) -> dict[str, An
     return {
         "version": __version__,
         "settings": {**settings, "strategy-args": write_arguments(protocol.settings.strategy_arguments)},
+        "network": protocol.settings.network_declaration.sha256,
         "folds": protocol.folds,
         "repeats": protocol.repeats,
         "strategy": protocol.strategies[0],
