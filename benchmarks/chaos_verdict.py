@@ -13,7 +13,7 @@ from chaos_hospital import light_app
 from chaos_trials import Trial
 
 from federated_health.data.task_files import HEART_DISEASE
-from federated_health.ml.keras_models import load_model, predict_risk, read_description
+from federated_health.ml.keras_models import load_model, predict, read_description
 from federated_health.ml.networks import Network, Weights, weight_shapes, weights_hash
 from federated_health.names import FEDERATION, METRICS, MODEL, REPORT, ROUNDS
 from federated_health.server.plain_run import PlainRun
@@ -75,8 +75,8 @@ def _check(verdict: Verdict, trial: Trial, folder: Path, data: Mapping[str, Path
         problems.append("the weights do not match the model's description")
     if not all(np.isfinite(array).all() for array in weights.values()):
         problems.append("the weights are not finite")
-    risk = predict_risk(model, HEART_DISEASE, np.full((1, len(HEART_DISEASE.columns)), np.nan))
-    if not (np.isfinite(risk).all() and 0 <= risk[0] <= 1):
+    risk = predict(model, HEART_DISEASE, np.full((1, len(HEART_DISEASE.columns)), np.nan))
+    if not (np.isfinite(risk).all() and 0 <= risk[0, 0] <= 1):
         problems.append("the risk is not a probability")
     contributions = read_contributions(out / ROUNDS)
     if [number for number, _ in contributions] != list(range(1, trial.rounds + 1)):

@@ -7,7 +7,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from io import FileIO
@@ -70,10 +70,13 @@ def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
         raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def replace_file(path: Path, content: bytes, mode: int = 0o666, *, partial_name: str | None = None) -> None:
+def replace_file(
+    path: Path, content: bytes | Iterable[bytes | memoryview], mode: int = 0o666, *, partial_name: str | None = None
+) -> None:
     """Write a file so that a reader, or a power cut, finds the old content or the new and nothing in between.
 
     Args:
+        content: whole, or in pieces.
         mode: see `write_bytes`.
         partial_name: name of the temporary file in the same folder, where an earlier one may be left over.
 
@@ -85,7 +88,7 @@ def replace_file(path: Path, content: bytes, mode: int = 0o666, *, partial_name:
         temporary.unlink(missing_ok=True)  # left over from a process that was killed, perhaps with another mode
         temporary.touch(mode, exist_ok=False)
         with temporary.open("wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

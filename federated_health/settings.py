@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import InitVar, dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -55,6 +55,9 @@ _of_results = partial(setting, "results")
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Every setting of a run; flags and the run config spell the names with dashes.
+
+    Args:
+        declared_task: the task itself, in place of its name or file, for a run in one process.
 
     Raises:
         SettingsError: a value is of the wrong type or out of range, or contradicts another one.
@@ -218,8 +221,11 @@ class Settings:
     insecure: bool = _of_connection(False, "allow an --address that other machines can reach, without --tls")
     verbose: bool = _of_results(False, "show debug messages, and the logs of Flower and TensorFlow")
     data: str = _of_results(DEFAULT_DATA, "simulation only: folder of client_1.csv, client_2.csv, ...", unit="DIR")
+    declared_task: InitVar[Task | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, declared_task: Task | None) -> None:
+        if declared_task is not None:
+            vars(self).update(task=declared_task.name, task_declaration=declared_task)
         for field in fields(self):
             check(field, getattr(self, field.name))
         if self.task_file:
@@ -296,13 +302,13 @@ class Settings:
             )
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Value]) -> Self:
+    def from_config(cls, config: Mapping[str, Value], declared_task: Task | None = None) -> Self:
         """Settings from names with dashes, such as Flower's run config; an unknown name is an error, too."""
         known = {flag_of(setting): setting for setting in fields(cls)}
         if unknown := sorted(set(config) - set(known)):
             raise SettingsError(f"unknown setting {', '.join(unknown)}; known are: {', '.join(known)}")
         values: dict[str, Any] = {known[flag].name: coerce(known[flag], value) for flag, value in config.items()}
-        return cls(**values)
+        return cls(**values, declared_task=declared_task)
 
     @cached_property
     def task_declaration(self) -> Task:

@@ -27,6 +27,7 @@ from federated_health.messages.content import CONFIG, REGISTRATION, SUMS_WITHHEL
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
+from tests.support.labels import DAYS, STAGES, VISITS
 
 Registered = tuple[dict[str, npt.NDArray[np.float64]], dict[str, int]]
 """Associations and numbers of training rows by hospital."""
@@ -84,6 +85,16 @@ def test_associations_are_correlations_as_numpy_computes_them() -> None:
     expected = [np.corrcoef(labels, feature)[0, 1] for feature in (dose, grade == 1, grade == 2, grade == 3)]
     assert list(column_positions(PAIR)) == [0, 1, 1, 1]
     np.testing.assert_allclose(found, np.round(expected, 2))
+
+
+@pytest.mark.parametrize("label", [STAGES, DAYS, VISITS])
+def test_only_a_binary_label_has_associations(label: Label) -> None:
+    labels = np.repeat([0.0, 1.0], 30)
+    values = np.column_stack([labels * 3, labels + 1])
+    assert measure_associations(values, labels, PAIR).any()
+    task = replace(without_expectation(PAIR), label=label)
+    assert measure_associations(values, labels, task).tolist() == [0] * 4
+    assert find_inverted_labels({"a": np.zeros(4), "b": np.zeros(4)}, {"a": 60, "b": 60}, task) == {}
 
 
 def test_a_missing_cell_counts_as_the_mean_of_the_others() -> None:

@@ -171,6 +171,7 @@ class AgeAlone:
 
     hospital: Hospital
     target = target_of(TINY)
+    may_measure = True
 
     def score(self, _: Any) -> npt.NDArray[np.float32]:
         return ((self.hospital.test.values[:, 0] - 55) / 10).astype(np.float32)

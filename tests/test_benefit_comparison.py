@@ -9,21 +9,26 @@ import numpy.typing as npt
 import pytest
 from sklearn import metrics as reference
 
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.ml.bootstrap import Resampled
-from federated_health.ml.curves import calibration
+from federated_health.ml.calibration import calibration
 from federated_health.ml.metrics import Interval, Verdict, probability
+from federated_health.ml.targets import target_of
 from federated_health.studies.benefit.comparison import (
-    POINT_ESTIMATES,
     OutOfFold,
     Scores,
     collect_scores,
     compare_models,
 )
+from federated_health.studies.benefit.estimates import estimate_names
 from federated_health.studies.benefit.training_setups import Fit, FitResult, TrainingSetup, plan_fits
 from tests.support.cohorts import cohort_of, patients, protocol_of
 
 SETUPS = ("own", "federated", "pooled", "without")
 REPEATS, DRAWS = 2, 200
+
+
+TARGET = target_of(HEART_DISEASE)
 
 
 def labels_of(positives: int, negatives: int, seed: int = 0) -> npt.NDArray[np.float32]:
@@ -40,6 +45,7 @@ def out_of_fold(labels: npt.NDArray[np.float32], distance: float, seed: int, shi
 
 def scores_of(labels: dict[str, npt.NDArray[np.float32]], models: tuple[str, ...] = SETUPS) -> Scores:
     return Scores(
+        TARGET,
         labels,
         {
             model: {
@@ -65,11 +71,11 @@ def figures(scores: Scores) -> dict[str, Any]:
 
 def by_scikit_learn(labels: npt.NDArray[np.float32], scores: OutOfFold) -> dict[str, float]:
     """Means over repeats."""
-    risks = probability(scores.log_odds)
+    risks = probability(scores.outputs)
     repeats = [
         {
-            "roc_auc": reference.roc_auc_score(labels, scores.log_odds[repeat]),
-            "average_precision": reference.average_precision_score(labels, scores.log_odds[repeat]),
+            "roc_auc": reference.roc_auc_score(labels, scores.outputs[repeat]),
+            "average_precision": reference.average_precision_score(labels, scores.outputs[repeat]),
             "accuracy": reference.accuracy_score(labels, risks[repeat] >= scores.thresholds[repeat]),
             "brier": reference.brier_score_loss(labels, risks[repeat]),
         }
@@ -88,10 +94,10 @@ def test_figures_of_a_hospital_are_means_over_repeats_as_by_scikit_learn(
     expected = by_scikit_learn(scores.labels[name], scores.models[model][name])
     assert metrics["roc_auc"]["value"] == pytest.approx(expected.pop("roc_auc"))
     assert {key: metrics[key] for key in expected} == pytest.approx(expected)
-    lines = [calibration(log_odds, scores.labels[name]) for log_odds in scores.models[model][name].log_odds]
+    lines = [calibration(log_odds, scores.labels[name]) for log_odds in scores.models[model][name].outputs]
     assert metrics["calibration_slope"] == pytest.approx(np.mean([line.slope for line in lines]))
     assert metrics["calibration_intercept"] == pytest.approx(np.mean([line.intercept for line in lines]))
-    assert set(metrics) == {"roc_auc", *POINT_ESTIMATES}
+    assert set(metrics) == {"roc_auc", *estimate_names(TARGET)}
 
 
 @pytest.mark.parametrize("model", SETUPS)
@@ -102,7 +108,7 @@ def test_figures_over_all_patients_use_the_scores_of_all_hospitals(
     everyone = OutOfFold(
         *(
             np.concatenate([getattr(scores.models[model][name], field) for name in ("a", "b", "one-class")], axis=1)
-            for field in ("log_odds", "thresholds")
+            for field in ("outputs", "thresholds")
         )
     )
 
@@ -116,9 +122,9 @@ def test_figures_over_all_patients_use_the_scores_of_all_hospitals(
 
 def test_all_patients_are_in_the_order_of_the_labels_whatever_the_order_of_the_scores(scores: Scores) -> None:
     models = {model: dict(reversed(list(hospitals.items()))) for model, hospitals in scores.models.items()}
-    reordered = Scores(scores.labels, models).all_patients("own")
+    reordered = Scores(TARGET, scores.labels, models).all_patients("own")
 
-    np.testing.assert_array_equal(reordered.log_odds, scores.all_patients("own").log_odds)
+    np.testing.assert_array_equal(reordered.outputs, scores.all_patients("own").outputs)
     np.testing.assert_array_equal(reordered.thresholds, scores.all_patients("own").thresholds)
 
 
@@ -158,7 +164,7 @@ def test_differences_are_paired_within_the_draws_of_a_hospital(scores: Scores, f
     differences = figures["hospitals"]["b"]["differences"]
 
     for other in ("own", "pooled", "without"):
-        log_odds = {model: scores.models[model]["b"].log_odds for model in ("federated", other)}
+        log_odds = {model: scores.models[model]["b"].outputs for model in ("federated", other)}
         paired = resampled.difference(log_odds["federated"], log_odds[other])
         assert differences[f"federated_minus_{other}"] == asdict(paired)
     aucs = {model: figures["hospitals"]["b"]["models"][model]["roc_auc"]["value"] for model in ("median", "federated")}
@@ -170,7 +176,7 @@ def test_the_mean_difference_uses_independent_draws_in_each_hospital(scores: Sco
     draws = []
     for place, name in enumerate(("a", "b")):
         resampled = Resampled.of(scores.labels[name], [1, place], DRAWS)
-        federated, own = (resampled.roc_auc(scores.models[model][name].log_odds)[1] for model in ("federated", "own"))
+        federated, own = (resampled.roc_auc(scores.models[model][name].outputs)[1] for model in ("federated", "own"))
         draws.append(federated - own)
 
     interval = figures["mean"]["differences"]["federated_minus_own"]
@@ -186,7 +192,7 @@ def test_the_interval_over_all_patients_is_stratified_by_hospital_and_class(
     scores: Scores, figures: dict[str, Any]
 ) -> None:
     parts = [Resampled.of(scores.labels[name], [1, place], DRAWS).times for place, name in enumerate(scores.labels)]
-    labels, log_odds = scores.all_labels, scores.all_patients("own").log_odds
+    labels, log_odds = scores.all_labels, scores.all_patients("own").outputs
     drawn = [
         np.mean([reference.roc_auc_score(labels, repeat, sample_weight=draw) for repeat in log_odds])
         for draw in np.concatenate(parts).T
@@ -201,7 +207,7 @@ def entry_of(federated: float, own: float, labels: npt.NDArray[np.float32]) -> A
     """Figures of one hospital, by the distance of the classes in two models' scores."""
     models = {model: {"a": out_of_fold(labels, own, seed=place)} for place, model in enumerate(SETUPS)}
     models["federated"] = {"a": out_of_fold(labels, federated, seed=9)}
-    return compare_models(Scores({"a": labels}, models), seed=1, draws=DRAWS)["hospitals"]["a"]
+    return compare_models(Scores(TARGET, {"a": labels}, models), seed=1, draws=DRAWS)["hospitals"]["a"]
 
 
 @pytest.mark.parametrize(
@@ -224,7 +230,7 @@ def test_a_verdict_needs_five_patients_of_each_class(rarer: int, verdict: Verdic
 def test_a_slope_without_a_value_in_one_repeat_is_left_out_of_the_mean_of_every_model() -> None:
     """Otherwise the means of two models would be over different hospitals."""
     scores = scores_of({"a": labels_of(20, 30), "b": labels_of(20, 20, 1)})
-    scores.models["own"]["b"].log_odds[1] = 2 * scores.labels["b"] - 1  # this repeat separates the classes
+    scores.models["own"]["b"].outputs[1] = 2 * scores.labels["b"] - 1  # this repeat separates the classes
 
     figures = compare_models(scores, seed=1, draws=10)
 
@@ -282,7 +288,7 @@ def test_scores_of_every_fit_are_at_the_positions_of_their_rows() -> None:
         for name, rows in {"a": 13, "b": 17}.items():
             for repeat in range(2):
                 expected = 10_000 * code + 1000 * repeat + 100 * (name == "b") + np.arange(rows)
-                assert scores.models[model][name].log_odds[repeat].tolist() == expected.tolist()
+                assert scores.models[model][name].outputs[repeat].tolist() == expected.tolist()
     for fold in range(3):
         held_out_rows = cohort.split(folds=3, fold=fold, seed=protocol.settings.seed + 1)["b"].test
         assert (scores.models["own"]["b"].thresholds[1, held_out_rows] == 0.1 + fold / 10).all()

@@ -148,7 +148,7 @@ def test_any_content_is_read_as_written(weights: Any, state: Any, problems: Any,
         2, weights=weights, strategy_state=state, problems=problems, normalisation=normalisation, history=()
     )
 
-    read, position = read_checkpoint(write_checkpoint(written, POSITION))
+    read, position = read_checkpoint(b"".join(write_checkpoint(written, POSITION)))
 
     assert parts_of(read) == parts_of(written)
     assert position == POSITION
@@ -181,7 +181,7 @@ def test_neither_objects_nor_nan_are_written(tmp_path: Path) -> None:
     without_loss = replace(checkpoint_of(2).history[1].federation, train_loss=float("nan"))
     history = (checkpoint_of(1).history[0], replace(checkpoint_of(2).history[1], federation=without_loss))
     for wrong in ({"history": history}, {"weights": {"a": np.array([{}])}}, {"problems": {"a": float("nan")}}):
-        with pytest.raises(ValueError, match=r"allow_pickle|JSON"):
+        with pytest.raises(ValueError, match=r"numbers|JSON"):
             folder.save(checkpoint_of(2, **wrong))
     assert loads(tmp_path, 1)
 
@@ -394,7 +394,7 @@ def test_an_unreadable_body_with_the_right_hash_is_damaged(body: bytes) -> None:
 def test_pickled_objects_are_never_read() -> None:
     stream = io.BytesIO()
     np.save(stream, np.array([{}]), allow_pickle=True)
-    lines = write_checkpoint(checkpoint_of(1, registrations=()), POSITION).split(b"\n", 2)
+    lines = b"".join(write_checkpoint(checkpoint_of(1, registrations=()), POSITION)).split(b"\n", 2)
     header = {**json.loads(lines[1]), "arrays": ["sums", "weights/a"]}
     sums = io.BytesIO()
     np.save(sums, np.zeros(0))
@@ -408,7 +408,7 @@ def test_pickled_objects_are_never_read() -> None:
 
 
 def test_bytes_after_the_last_array_are_damage() -> None:
-    body = write_checkpoint(checkpoint_of(1), POSITION).split(b"\n", 1)[1]
+    body = b"".join(write_checkpoint(checkpoint_of(1), POSITION)).split(b"\n", 1)[1]
     assert read_checkpoint(signed(body))[1] == POSITION
     with pytest.raises(DamagedCheckpointError):
         read_checkpoint(signed(body + b"\n"))

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from federated_health.data.task_files import read_task_file
 from tests.conftest import PROJECT
 from tests.support.script_calls import RunScript, assert_one_line
 
@@ -19,6 +20,11 @@ HEART_CSV = """age,sex,cp,trestbps,chol,fbs,restecg,thalach,exang,oldpeak,slope,
 37,1,3,130,250,0,0,187,0,3.5,3,0,3,0
 41,0,2,130,204,0,2,172,0,1.4,1,0,3,0
 """
+
+
+EXAMPLES = PROJECT / "examples"
+STROKE = EXAMPLES / "own_question" / "stroke.toml"
+SEVERITY = EXAMPLES / "heart_severity" / "heart-severity.toml"
 
 
 def manifest_of(folder: str = "data") -> dict[str, Any]:
@@ -107,6 +113,9 @@ def test_files_of_another_origin_are_overwritten_only_by_force(create: RunScript
         ("--seed=-1", 2, "--seed: expected a whole number from 0 to 2147483647, got '-1'"),
         ("--seed 2147483648", 2, "--seed: expected a whole number from 0 to 2147483647, got '2147483648'"),
         ("--drop-invalid", 2, "--drop-invalid: expected a file.*got uci"),
+        ("--task heart-disease", 2, "--task: expected a file.*got uci"),
+        ("--source readmission --task-file own.toml", 2, "--task-file: expected a file.*got readmission"),
+        (f"--task-file {STROKE}", 1, "heart_disease.csv: has no known layout"),
         ("--source readmission --drop-invalid", 2, "--drop-invalid: expected a file.*got readmission"),
         ("--patients 10", 2, "--patients: expected --source readmission, got uci"),
         ("--source uci --patients 10", 2, "--patients: expected --source readmission, got uci"),
@@ -358,3 +367,42 @@ def test_a_compressed_csv_is_read_like_its_content(create: RunScript) -> None:
 
     assert Path("packed/client_1.csv").read_bytes() == Path("plain/client_1.csv").read_bytes()
     assert list(manifest_of("packed")["source"]["files"]) == ["packed.csv.gz", "packed.csv"]
+
+
+def test_the_diagnosis_of_uci_can_be_the_label(create: RunScript) -> None:
+    result = create(f"--task-file {SEVERITY} --plot")
+
+    assert result.succeeded
+    assert manifest_of()["task"] == "heart-severity"
+    assert [list(entry["labels"].values()) for entry in manifest_of()["hospitals"]] == [
+        [164, 55, 36, 35, 13],
+        [188, 106, 0, 0, 0],
+        [8, 48, 32, 30, 5],
+        [51, 56, 41, 42, 10],
+    ]
+    assert ["client_1.csv", "cleveland", "303", "164", "55", "36", "35", "13"] in map(
+        str.split, result.output.splitlines()
+    )
+    assert Path("data/partition.png").exists()
+    assert read_task_file(Path("data/task.toml")).agreement == read_task_file(SEVERITY).agreement
+    assert create(f"--task-file {SEVERITY} --by dirichlet --hospitals 3").succeeded
+    assert sum(rows for _, rows in hospitals_of()) == 920
+
+
+def test_hospitals_of_a_number_have_no_classes(create: RunScript) -> None:
+    declared = (
+        'name = "stay"\n[label]\ncolumn = "stay"\nmeaning = "stay"\nkind = "number"\nunit = "days"\nrange = [0, 99]\n'
+    )
+    Path("own.toml").write_text(f'{declared}[columns.age]\nmeaning = "age"\nunit = "years"\nrange = [0, 120]\n')
+    Path("own.csv").write_text("age,stay\n" + "".join(f"{50 + row},{row / 4}\n" for row in range(40)))
+    result = create("--source own.csv --task-file own.toml --by dirichlet --hospitals 2 --plot")
+    assert result.succeeded
+    assert "stay = " not in result.output
+    assert [entry["labels"] for entry in manifest_of()["hospitals"]] == [{}, {}]
+    stays = pd.concat(pd.read_csv(f"data/client_{number}.csv") for number in (1, 2))["stay"]
+    assert sorted(stays) == [row / 4 for row in range(40)]
+
+
+def test_hospitals_too_small_for_several_classes_are_named(create: RunScript) -> None:
+    assert "9 different patients" in create(f"--task-file {SEVERITY} --by size --ratios 912,8").output
+    assert "cannot join" not in create(f"--task-file {SEVERITY} --by size --ratios 911,9").output

@@ -5,16 +5,21 @@ import json
 import zipfile
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 
 from federated_health.data.patient_table import read_patients
-from federated_health.data.task_files import HEART_DISEASE, READMISSION
+from federated_health.data.task_files import HEART_DISEASE, READMISSION, parse_task
 from federated_health.data.task_writing import write_task
-from federated_health.ml.keras_models import build_model, load_model, predict_risk, save_model
+from federated_health.errors import DataError
+from federated_health.ml.keras_models import build_model, load_model, predict, save_model
 from federated_health.ml.networks import Network, initial_weights
 from federated_health.ml.normalisation import Normalisation
+from federated_health.ml.targets import target_of
 from tests.support.script_calls import RunScript, assert_one_line, assert_refused, write_csv
+from tests.support.targets import task_of
 
 NORMALISATION = Normalisation(mean=(54.0, 130.0, 250.0, 150.0, 1.0), variance=(81.0, 300.0, 2700.0, 520.0, 1.3))
 
@@ -40,7 +45,7 @@ def test_a_prediction_follows_from_the_rounded_risk(run_script: RunScript, patie
     model = Path("model.keras")
     save_some_model(model)
     values = read_patients(path, HEART_DISEASE, labelled=False)[1].to_numpy()
-    exact = predict_risk(load_model(model), HEART_DISEASE, values).astype(float)
+    exact = predict(load_model(model), HEART_DISEASE, values)[:, 0].astype(float)
     rounded_up = next(risk for risk in sorted(exact) if 0.4 < risk < round(risk, 6))
 
     for threshold, description in ((0.5, {}), (round(rounded_up, 6), {"threshold": round(rounded_up, 6)})):
@@ -103,3 +108,90 @@ def test_a_model_whose_description_is_nested_too_deeply_is_rejected(run_script: 
     with zipfile.ZipFile("model.keras", "w") as archive:
         archive.writestr("federated_health.json", "[" * 100_000)
     assert_refused(run_script("predict.py", "model.keras", "mine.csv"), 1, "model.keras")
+
+
+# Labels of other kinds
+
+KERNELS = {
+    "classes": [[1.0, -0.5, 0.2], [0.3, 0.1, -0.4], [-1.0, 0.8, 0.5], [0.2, 0.3, 0.4]],
+    "number": [[0.8], [0.5], [-0.4], [-0.2]],
+    "count": [[0.5], [0.2], [-0.3], [0.1]],
+}
+"""Weights of age (scaled value, missing flag) and weight, for each output."""
+
+BIASES = {"classes": [0.1, -0.2, 0.3], "number": [0.25], "count": [1.5]}
+
+
+def save_model_of(kind: str) -> Path:
+    """A logistic network with the weights above, under the normalisation of mean 50 and 80 and deviation 10 and 20."""
+    task, network = task_of(kind), Network("logistic")
+    weights = {
+        "logit/kernel": np.array(KERNELS[kind], dtype=np.float32),
+        "logit/bias": np.array(BIASES[kind], dtype=np.float32),
+    }
+    model = build_model(task, network, Normalisation(mean=(50.0, 80.0), variance=(100.0, 400.0)), weights)
+    path = Path("model.keras")
+    save_model(path, model, {"task": task.name, "schema": task.schema_hash, "task_file": write_task(task)})
+    return path
+
+
+def outputs_of(kind: str) -> npt.NDArray[np.float64]:
+    """The network's outputs for the two patients below, [2, outputs], by hand."""
+    features = np.array([[(63 - 50) / 10, 0, (95 - 80) / 20, 0], [(40 - 50) / 10, 0, 0, 1]])
+    outputs: npt.NDArray[np.float64] = features @ np.array(KERNELS[kind]) + np.array(BIASES[kind])
+    return outputs
+
+
+def predicted(run_script: RunScript, kind: str) -> pd.DataFrame:
+    Path("mine.csv").write_text("age,weight,ward\n63,95,7\n40,,8\n")
+    result = run_script("predict.py", save_model_of(kind), "mine.csv")
+    assert result.succeeded
+    table = pd.read_csv(io.StringIO(result.output))
+    assert table[["age", "ward"]].to_numpy().tolist() == [[63, 7], [40, 8]]
+    return table.drop(columns=["age", "weight", "ward"])
+
+
+@pytest.mark.slow
+def test_classes_get_a_probability_each_and_the_most_probable_code(run_script: RunScript) -> None:
+    table, powers = predicted(run_script, "classes"), np.exp(outputs_of("classes"))
+    assert list(table) == ["probability_0", "probability_1", "probability_3", "prediction"]  # the codes of the label
+    probabilities = powers / powers.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(table.iloc[:, :3], probabilities, atol=1e-6)
+    assert table["prediction"].tolist() == [3, 1]  # outputs of 0.65, -0.25, 0.935 and of -0.7, 0.6, 0.5
+
+
+@pytest.mark.slow
+def test_a_number_is_predicted_in_its_unit(run_script: RunScript) -> None:
+    table = predicted(run_script, "number")
+    assert list(table) == ["prediction"]
+    np.testing.assert_allclose(
+        table["prediction"], 30 + 10 * outputs_of("number")[:, 0], atol=1e-5
+    )  # the label's scale
+
+
+@pytest.mark.slow
+def test_a_count_gets_the_expected_number(run_script: RunScript) -> None:
+    table = predicted(run_script, "count")
+    assert list(table) == ["expected"]
+    np.testing.assert_allclose(table["expected"], np.exp(outputs_of("count")[:, 0]), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "column"), [("classes", "probability_3"), ("number", "prediction"), ("count", "expected")]
+)
+def test_an_existing_column_of_another_kind_is_not_overwritten(run_script: RunScript, kind: str, column: str) -> None:
+    Path("mine.csv").write_text(f"age,weight,{column}\n63,95,7\n")
+    assert_one_line(run_script("predict.py", save_model_of(kind), "mine.csv"), f"already has a column {column}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["classes", "number", "count"])
+def test_no_column_can_have_the_name_of_an_operation_or_of_a_column_of_predictions(in_folder: Path, kind: str) -> None:
+    task = task_of(kind)
+    operations = {operation.name for operation in load_model(in_folder / save_model_of(kind)).operations}
+    added = target_of(task).prediction_columns(np.zeros((1, target_of(task).outputs)), 0.5)
+    for name in {*operations, *added} - set(task.column_names):
+        declared = write_task(task).replace("[columns.age]", f'[columns."{name}"]')
+        with pytest.raises(DataError, match="name"):
+            parse_task(declared.encode(), "t.toml")

@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from federated_health.data.columns import Label
 from federated_health.data.csv_reading import distinct_cells
 from federated_health.data.patient_table import read_patients
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import DataError
+from tests.support.labels import DAYS, STAGES, VISITS, task_with
 
 HEADER = "age,sex,cp,trestbps,chol,fbs,restecg,thalach,exang,oldpeak,slope,ca,thal,disease"
 FIRST = "63,1,1,145,233,1,2,150,0,2.3,3,0,6,0"
@@ -39,6 +41,45 @@ def with_cell(column: str, cell: str, row: str = SECOND) -> str:
     cells = row.split(",")
     cells[HEADER.split(",").index(column)] = cell
     return ",".join(cells)
+
+
+# Labels of other kinds
+
+
+def read_labels(folder: Path, label: Label, *cells: str) -> list[float]:
+    path = write(folder, f"age,sex,{label.name}", *(f"63,1,{cell}" for cell in cells))
+    return [float(number) for number in read_patients(path, task_with(label), labelled=True)[1][label.name]]
+
+
+@pytest.mark.parametrize(
+    ("label", "cells", "numbers"),
+    [
+        (STAGES, ["0", "2", " 1.0"], [0, 2, 1]),
+        (DAYS, ["0", "3.25", "1e2", "400"], [0, 3.25, 100, 400]),
+        (VISITS, ["0", "7", "200.0"], [0, 7, 200]),
+    ],
+)
+def test_a_label_of_each_kind_is_read(tmp_path: Path, label: Label, cells: list[str], numbers: list[float]) -> None:
+    assert read_labels(tmp_path, label, *cells) == numbers
+
+
+@pytest.mark.parametrize(
+    ("label", "cell"),
+    [
+        *((STAGES, cell) for cell in ("3", "0.5", "mild", "", "NA", "inf", "-1")),
+        *((DAYS, cell) for cell in ("-1", "400.5", "long", "", "nan", "inf", '"1,5"')),
+        *((VISITS, cell) for cell in ("-1", "1.5", "201", "many", "", "none", "inf", "-inf")),
+    ],
+)
+def test_a_cell_that_a_label_does_not_allow_is_named_by_column_row_and_rule(
+    tmp_path: Path, label: Label, cell: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        read_labels(tmp_path, label, "1", cell)
+    message = str(caught.value).removeprefix(str(tmp_path))
+    assert f"column {label.name}, row 2: expected {label.rule}" in message
+    assert caught.value.reason == f"its column {label.name} holds a value that is not {label.rule}"
+    assert cell not in ("400.5", "201", "mild", "long", "many") or cell not in message.replace(label.rule, "")
 
 
 # What is read

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federated_health.data.columns import Category, Label, Measurement
+from federated_health.data.columns import Category, ClassLabel, Label, Measurement
 from federated_health.data.data_check import DataCheck, check_data
 from federated_health.data.data_check_page import DataCheckPage
 from federated_health.data.hospital import load_hospital
@@ -20,6 +20,7 @@ from federated_health.data.sources.source import generate_readmission
 from federated_health.data.task_files import HEART_DISEASE, READMISSION
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
+from tests.support.labels import DAYS, STAGES, VISITS, task_with
 
 Spoil = Callable[[pd.DataFrame], pd.DataFrame]
 
@@ -701,3 +702,83 @@ def test_a_zero_next_to_other_values_is_no_warning(tmp_path: Path) -> None:
     assert "zeros" not in {kind for kind, *_ in warnings_of(check(table, tmp_path, task))}
     table["points"] = np.where(points == 0, 0, points + 30)
     assert ("zeros", "points", "5") in warnings_of(check(table, tmp_path, task))
+
+
+# Labels of other kinds
+
+
+def labelled(label: Label, labels: list[float]) -> pd.DataFrame:
+    """Rows that all differ."""
+    return pd.DataFrame(
+        {"age": 20 + np.arange(len(labels)) % 100, "sex": np.arange(len(labels)) // 100, label.name: labels}
+    )
+
+
+def lines_of(folder: Path, label: Label, labels: list[float]) -> list[str]:
+    quality = check(labelled(label, labels), folder, task_with(label))
+    assert quality.obstacle is None
+    return DataCheckPage(quality).findings()
+
+
+def test_the_title_counts_each_class_or_the_patients_only(tmp_path: Path) -> None:
+    stages = check(labelled(STAGES, [0, 2, 2, 5] * 10), tmp_path, task_with(STAGES))
+    assert DataCheckPage(stages).title.endswith(
+        "40 patients, 10 with stage = 0, 0 with stage = 1, 20 with stage = 2, 10 without a valid label"
+    )
+    days = check(labelled(DAYS, [0, 2.5, 2, 5] * 10), tmp_path, task_with(DAYS))
+    assert DataCheckPage(days).title.endswith("40 patients")
+
+
+@pytest.mark.parametrize(
+    ("labels", "key_words"),
+    [
+        ([0, 1, 2] * 20, []),
+        ([0, 1] * 30, ["no row has stage 2:"]),
+        ([0] * 60, ["stage has one value in every row"]),
+        ([0] * 40 + [1] * 19 + [2] * 1, ["few rows have stage 1, 2:"]),
+        ([0] * 40 + [2] * 19, ["no row has stage 1:", "few rows have stage 2:"]),
+    ],
+)
+def test_classes_without_or_with_few_patients_are_reported(
+    tmp_path: Path, labels: list[float], key_words: list[str]
+) -> None:
+    lines = [line for line in lines_of(tmp_path, STAGES, labels) if "stage" in line]
+    assert len(lines) == len(key_words)
+    assert all(key_word in line for key_word, line in zip(key_words, lines, strict=True))
+
+
+@pytest.mark.parametrize("label", [DAYS, VISITS])
+def test_a_quantity_is_reported_if_it_is_constant_or_holds_a_missing_value_marker(tmp_path: Path, label: Label) -> None:
+    generator = np.random.default_rng(4)
+    usual = [*generator.poisson(3, 90).astype(float), *[0.0] * 60]  # many zeros are nothing to report
+    assert not [line for line in lines_of(tmp_path, label, usual) if label.name in line]
+
+    [line] = [line for line in lines_of(tmp_path, label, [*usual, *[99.0] * 4]) if label.name in line]
+    assert f"{label.name} is 99 in 4 rows" in line
+
+    [line] = [line for line in lines_of(tmp_path, label, [17.0] * 60) if label.name in line]
+    assert f"{label.name} has one value" in line
+    assert "17" not in line
+
+
+def test_words_for_classes_are_reported_with_what_to_do(tmp_path: Path) -> None:
+    words = labelled(STAGES, [0, 1, 2] * 20).replace({"stage": {0: "none", 1: "mild", 2: "severe"}})
+    quality = check(words, tmp_path, task_with(STAGES))
+    assert quality.obstacle is not None
+    assert [line for line in DataCheckPage(quality).findings() if "mapping file" in line]
+
+
+@pytest.mark.parametrize(("codes", "patients"), [(3, 9), (8, 9), (9, 10), (20, 21)])
+def test_each_side_of_the_split_has_enough_patients_of_several_classes(
+    tmp_path: Path, codes: int, patients: int
+) -> None:
+    """In the worst cases for training and for held-out rows: two patients, or one, of each class."""
+    label = ClassLabel("stage", "stage", {code: f"stage {code}" for code in range(codes)})
+    for labels in ([row % codes for row in range(patients)], [row // 2 % codes for row in range(patients)]):
+        table = labelled(label, list(map(float, labels)))
+        assert check(table[:-1], tmp_path, task_with(label)).obstacle is not None
+        check(table, tmp_path, task_with(label)).raise_obstacle()
+        for seed in range(5):
+            hospital = load_hospital(tmp_path / "patients.csv", task_with(label), f"h{seed}{labels[-1]}", seed)
+            assert len(hospital.train) >= 5
+            assert len(hospital.test) >= 1

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from federated_health.data.partition_chart import MAX_NAMES, NEGATIVE, POSITIVE, draw_partition
+from federated_health.data.partition_chart import CLASSES, MAX_NAMES, NEGATIVE, POSITIVE, draw_partition
 
 
 def entries(*labels: tuple[int, int]) -> list[dict[str, Any]]:
@@ -21,7 +22,7 @@ def entries(*labels: tuple[int, int]) -> list[dict[str, Any]]:
     ]
 
 
-def pixels(path: Path, color: str) -> np.ndarray[Any, Any]:
+def pixels(path: Path, color: Any) -> np.ndarray[Any, Any]:
     """[height, width], where the picture has this colour."""
     found: np.ndarray[Any, Any] = np.all(np.abs(imread(path)[..., :3] - to_rgb(color)) < 0.01, axis=-1)
     return found
@@ -73,3 +74,22 @@ def test_the_same_hospitals_give_the_same_bytes(tmp_path: Path) -> None:
     hospitals = entries((10, 20), (1, 0))
 
     assert draw(tmp_path, hospitals).read_bytes() == draw(tmp_path, hospitals).read_bytes()
+
+
+@pytest.mark.parametrize("count", [3, MAX_NAMES + 1])
+def test_several_classes_have_colours_of_their_own(tmp_path: Path, count: int) -> None:
+    hospitals = [{"name": f"h{i}", "rows": 100, "labels": {"0": 10, "1": 30, "7": 60}} for i in range(count)]
+    path = draw(tmp_path, hospitals)
+
+    first, middle, last = (pixels(path, colour)[:-60].sum() for colour in colormaps[CLASSES]([0.0, 0.5, 1.0])[:, :3])
+    assert middle / first == pytest.approx(3, rel=0.05)
+    assert last / first == pytest.approx(6, rel=0.05)
+
+
+@pytest.mark.parametrize("count", [3, MAX_NAMES + 1])
+def test_of_a_quantity_only_sizes_are_drawn(tmp_path: Path, count: int) -> None:
+    hospitals: list[dict[str, Any]] = [{"name": f"h{i}", "rows": 100, "labels": {}} for i in range(count)]
+    path = draw(tmp_path, hospitals)
+
+    assert pixels(path, NEGATIVE)[:-60].sum() > 20_000
+    assert not pixels(path, POSITIVE).any()

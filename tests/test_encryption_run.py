@@ -28,8 +28,7 @@ from federated_health.ml.networks import Network, Weights, weight_shapes
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.names import node_id_of
 from federated_health.report.page import render
-from federated_health.report.run_page import page_of_run
-from federated_health.report.run_summary import RunSummary
+from federated_health.report.run_page import RunSummary, page_of_run
 from federated_health.security.authority import make_demo_identities
 from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun

@@ -51,6 +51,7 @@ class KnownScores:
 
     hospital: Hospital
     target = target_of(HEART_DISEASE)
+    may_measure = True
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

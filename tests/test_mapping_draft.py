@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from federated_health.data.columns import Category, Label, Measurement
+from federated_health.data.columns import Category, Label, Measurement, NumberLabel
 from federated_health.data.exports.export_profile import find_decimal_mark, find_encoding, find_separator
 from federated_health.data.exports.header_words import meaning_of_cell, names_unit, similarity
 from federated_health.data.exports.mapping_draft import draft_mapping
@@ -24,6 +24,7 @@ from federated_health.data.task_files import HEART_DISEASE, READMISSION
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 from tests.support.exports import STROKE
+from tests.support.labels import STAGES, VISITS, task_with
 
 FACTOR, OFFSET = 0.5555555555555556, -17.77777777777778
 """From degrees Fahrenheit to degrees Celsius."""
@@ -513,3 +514,41 @@ def test_the_sheets_of_a_workbook_are_named(tmp_path: Path) -> None:
 
     assert tomllib.loads(text)["file"] == {"sheet": "Export", "decimal": "."}
     assert '"Notes"' in text
+
+
+# Labels of other kinds
+
+
+def label_draft(folder: Path, label: Label, table: pd.DataFrame) -> tuple[str, dict[str, Any]]:
+    text = draft_of(folder, table.assign(age=50, sex=[0, 1] * (len(table) // 2)), task_with(label))
+    drafted: dict[str, Any] = tomllib.loads(text)["columns"][label.name]
+    return text, drafted
+
+
+def test_what_the_cells_of_classes_mean_is_left_open_even_if_the_words_match(tmp_path: Path) -> None:
+    text, drafted = label_draft(tmp_path, STAGES, pd.DataFrame({"stage": ["none", "mild", "severe", "grim"] * 6}))
+    assert drafted == {"column": "stage", "codes": {"none": "?", "mild": "?", "severe": "?", "grim": "?"}}
+    (line,) = [line for line in text.splitlines() if '"grim" = "?"' in line]
+    assert "0 (none), 1 (mild), 2 (severe)" in line
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("days", {"column": "days", "unit": "?"}),
+        ("length of stay (days)", {"column": "length of stay (days)", "unit": "days"}),
+        ("unrelated", {"column": "?", "unit": "?"}),
+    ],
+)
+def test_the_unit_of_a_number_is_proposed_only_if_the_header_names_it(
+    tmp_path: Path, header: str, expected: dict[str, str]
+) -> None:
+    table = pd.DataFrame({header: np.arange(24) / 2 + 130})
+    text, drafted = label_draft(tmp_path, NumberLabel("days", "length of stay", "days", low=0, high=400), table)
+    assert drafted == expected
+    assert not [cell for cell in table[header] if str(cell) in text]
+
+
+@pytest.mark.parametrize(("header", "expected"), [("visits", "visits"), ("unrelated", "?")])
+def test_a_count_is_mapped_as_it_stands(tmp_path: Path, header: str, expected: str) -> None:
+    assert label_draft(tmp_path, VISITS, pd.DataFrame({header: np.arange(24)}))[1] == {"column": expected}

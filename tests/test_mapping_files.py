@@ -10,6 +10,7 @@ from federated_health.data.exports.mappings import read_mapping
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 from tests.support.exports import GERMAN, LINES, STROKE, mapping_of, write_mapping
+from tests.support.labels import DAYS, STAGES, VISITS, task_with
 
 
 def refusal(folder: Path, text: str) -> tuple[int | None, str]:
@@ -262,3 +263,49 @@ def test_the_error_of_another_task_names_the_flags_that_name_a_task(tmp_path: Pa
     _, problem = refusal(tmp_path, GERMAN.replace('task = "stroke"', 'task = "falls"'))
     assert "--task-file" in problem
     assert "'falls'" in problem
+
+
+# Labels of other kinds
+
+
+def label_mapping(label: Label, lines: str) -> str:
+    columns = '[columns.age]\ncolumn = "Age"\n\n[columns.sex]\ncolumn = "Sex"\n\n'
+    return f'task = "small"\n\n{columns}[columns.{label.name}]\n{lines}\n'
+
+
+@pytest.mark.parametrize(
+    ("label", "lines", "expected"),
+    [
+        (STAGES, 'column = "S"\ncodes = { "I" = 1, "II" = 2, "III" = 2 }', {"i": "1", "ii": "2", "iii": "2"}),
+        (DAYS, 'column = "H"\nfactor = 0.25\noffset = 1', (0.25, 1)),
+        (DAYS, 'column = "D"\nunit = "days"', (1, 0)),
+        (VISITS, 'column = "V"', (1, 0)),
+    ],
+)
+def test_a_label_of_each_kind_is_mapped(tmp_path: Path, label: Label, lines: str, expected: object) -> None:
+    mapped = mapping_of(tmp_path, label_mapping(label, lines), task_with(label)).content.columns[label.name]
+    assert (mapped.codes or (mapped.factor, mapped.offset)) == expected
+
+
+@pytest.mark.parametrize(
+    ("label", "lines", "line", "words"),
+    [
+        (STAGES, 'column = "S"', 9, "lacks codes"),
+        (STAGES, 'column = "S"\ncodes = { "I" = 3 }', 11, "0 (none), 1 (mild), 2 (severe)"),
+        (STAGES, 'column = "S"\ncodes = { "I" = "missing" }', 11, "0 (none), 1 (mild), 2 (severe)"),
+        (STAGES, 'column = "S"\ncodes = { }', 11, "at least one"),
+        (STAGES, 'column = "S"\nfactor = 2', 11, "unknown key"),
+        (DAYS, 'column = "D"\nunit = "hours"', 11, "factor and offset"),
+        (DAYS, 'column = "D"\nmissing = ["-9"]', 11, "unknown key"),
+        (DAYS, "absent = true", 10, "unknown key"),
+        (VISITS, 'column = "V"\nfactor = 2', 11, "unknown key"),
+        (VISITS, 'column = "V"\ncodes = { "none" = 0 }', 11, "unknown key"),
+    ],
+)
+def test_a_mistake_in_the_mapping_of_a_label_is_named_with_its_line(
+    tmp_path: Path, label: Label, lines: str, line: int, words: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        mapping_of(tmp_path, label_mapping(label, lines), task_with(label))
+    assert f", line {line}: columns.{label.name}" in str(caught.value)
+    assert words in str(caught.value)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from federated_health.data.columns import Label
 from federated_health.data.csv_reading import read_cells
 from federated_health.data.data_check import check_data
 from federated_health.data.data_check_page import DataCheckPage
@@ -21,6 +22,7 @@ from federated_health.data.sources.source import Source
 from federated_health.data.task_files import HEART_DISEASE, parse_task
 from federated_health.errors import DataError
 from tests.support.exports import GERMAN, HEADER, ROW, STROKE, mapping_of, write_export, write_mapping
+from tests.support.labels import DAYS, STAGES, VISITS, task_with
 
 NAMES = [column.name for column in STROKE.labelled_columns]
 
@@ -458,3 +460,62 @@ def test_the_greek_mu_and_the_micro_sign_are_one_unit(tmp_path: Path) -> None:
     for sign in signs:
         mapping = f'task = "x"\n[columns.a]\ncolumn = "a"\nunit = "{sign}g/l"\n{codes}'
         assert read_mapping(write_mapping(tmp_path, mapping), greek).content.columns["a"].factor == 2
+
+
+# Labels of other kinds
+
+LABEL_MAPPING = """\
+task = "small"
+
+[file]
+separator = ";"
+decimal = ","
+date_format = "%d.%m.%Y"
+
+[columns.age]
+column = "Age"
+
+[columns.sex]
+column = "Sex"
+
+"""
+
+
+def labels_of(folder: Path, label: Label, lines: str, *cells: str, header: str = "Label") -> list[float]:
+    export = write_export(folder, *(f"63;1;{cell}" for cell in cells), header=f"Age;Sex;{header}")
+    mapping = write_mapping(folder, f"{LABEL_MAPPING}[columns.{label.name}]\n{lines}\n")
+    return [float(x) for x in read_patients(export, task_with(label), labelled=True, mapping=mapping)[1][label.name]]
+
+
+def test_labels_of_each_kind_are_read_as_the_mapping_states(tmp_path: Path) -> None:
+    codes = 'column = "Label"\ncodes = { "keine" = 0, "leicht" = 1, "schwer" = 2, "9" = 2 }'
+    assert labels_of(tmp_path, STAGES, codes, "Keine", "schwer", "leicht", "9") == [0, 2, 1, 2]
+    hours = 'column = "Label"\nfactor = 0.25'
+    assert labels_of(tmp_path, DAYS, hours, "2", "0,5") == [0.5, 0.125]
+    assert labels_of(tmp_path, VISITS, 'column = "Label"', "0", "12,0") == [0, 12]
+    dates = 'from = "In"\nto = "Out"\nunit = "days"'
+    assert labels_of(tmp_path, DAYS, dates, "01.02.2024;01.03.2024", "01.02.2024;01.02.2024", header="In;Out") == [
+        29,
+        0,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("label", "lines", "cell", "rule"),
+    [
+        (STAGES, 'column = "Label"\ncodes = { "keine" = 0, "schwer" = 2 }', "mittel", "one of keine, schwer"),
+        (STAGES, 'column = "Label"\ncodes = { "keine" = 0, "schwer" = 2 }', "", "one of keine, schwer"),
+        (DAYS, 'column = "Label"\nfactor = 10', "41,5", "0 to 400 (days), when converted"),
+        (DAYS, 'column = "Label"', "lang", "0 to 400 (days)"),
+        (VISITS, 'column = "Label"', "1,5", "a whole number from 0 to 200"),
+    ],
+)
+def test_a_label_that_a_mapping_does_not_cover_is_named_without_its_cell(
+    tmp_path: Path, label: Label, lines: str, cell: str, rule: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        labels_of(tmp_path, label, lines, cell)
+    message = str(caught.value).removeprefix(str(tmp_path))
+    assert f"column Label ({label.name}), row 1: expected " in message
+    assert rule in message
+    assert not cell or cell not in message

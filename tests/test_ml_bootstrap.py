@@ -12,8 +12,8 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from federated_health.ml import bootstrap
-from federated_health.ml.bootstrap import Resampled, can_judge, interval_of, is_small, resample, roc_auc_draws
-from federated_health.ml.metrics import MIN_CLASS_SIZE, SMALL_CLASS, Interval, Verdict, judge
+from federated_health.ml.bootstrap import Resampled, can_judge, interval_of, resample, roc_auc_draws
+from federated_health.ml.metrics import MIN_CLASS_SIZE, Interval, Verdict, judge
 
 Array = npt.NDArray[np.float64]
 
@@ -229,12 +229,6 @@ def test_two_models_with_the_same_ranking_differ_in_no_draw() -> None:
 
     assert difference == Interval(value=0.0, low=0.0, high=0.0)
     assert judge(difference) is Verdict.UNCLEAR
-
-
-@pytest.mark.parametrize("rarer", [SMALL_CLASS - 1, SMALL_CLASS])
-def test_a_set_is_small_with_fewer_than_ten_of_a_class(rarer: int) -> None:
-    assert is_small(labels_of(rarer, 100)) is (rarer < 10)
-    assert is_small(labels_of(100, rarer)) is (rarer < 10)
 
 
 @pytest.mark.parametrize("rarer", [0, MIN_CLASS_SIZE - 1, MIN_CLASS_SIZE])

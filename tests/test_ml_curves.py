@@ -8,13 +8,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 
 from federated_health.ml.bootstrap import Resampled
-from federated_health.ml.curves import (
-    GRID_POINTS,
-    Calibration,
-    calibration,
-    calibration_curve,
-    roc_curve,
-)
+from federated_health.ml.calibration import Calibration, calibration
+from federated_health.ml.curves import GRID_POINTS, calibration_curve, roc_curve
 from federated_health.ml.metrics import MIN_CLASS_SIZE, probability
 
 Array = npt.NDArray[np.float64]

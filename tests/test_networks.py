@@ -25,7 +25,7 @@ from federated_health.ml.keras_models import (
     build_model,
     encode,
     load_model,
-    predict_risk,
+    predict,
     read_description,
     save_model,
 )
@@ -268,7 +268,7 @@ def test_a_column_may_have_the_name_of_a_part_of_the_network() -> None:
     task = Task(name="head", columns=columns, label=TINY.label)
     scale = Normalisation(mean=(0.0,) * 4, variance=(1.0,) * 4)
     whole = build_model(task, Network(), scale, some_weights(task, "mlp"))
-    assert predict_risk(whole, task, np.zeros((2, 4))).shape == (2,)
+    assert predict(whole, task, np.zeros((2, 4))).shape == (2, 1)
 
 
 def test_the_encoder_has_no_weights() -> None:
@@ -283,7 +283,7 @@ def test_the_model_gives_the_risk_of_an_independent_forward_pass(model: str) -> 
     weights, values = some_weights(HEART_DISEASE, model), heart_patients()
     whole = build_model(HEART_DISEASE, Network(model), HEART_SCALE, weights)
 
-    risk = predict_risk(whole, HEART_DISEASE, values)
+    risk = predict(whole, HEART_DISEASE, values)[:, 0]
 
     assert risk.shape == (50,)
     np.testing.assert_allclose(risk, risk_of(HEART_DISEASE, model, HEART_SCALE, weights, values), atol=1e-5)
@@ -294,10 +294,10 @@ def test_the_model_gives_the_risk_of_an_independent_forward_pass(model: str) -> 
 def test_a_value_may_be_missing_in_any_column_and_in_all(missing: int | None) -> None:
     whole = build_model(HEART_DISEASE, Network(), HEART_SCALE, some_weights(HEART_DISEASE, "mlp"))
     patient = np.array([[63, 1, 1, 145, 233, 1, 2, 150, 0, 2.3, 3, 0, 6]], dtype=np.float64)
-    before = predict_risk(whole, HEART_DISEASE, patient)[0]
+    before = predict(whole, HEART_DISEASE, patient)[0, 0]
     patient[0, slice(None) if missing is None else missing] = NAN
 
-    risk = predict_risk(whole, HEART_DISEASE, patient)[0]
+    risk = predict(whole, HEART_DISEASE, patient)[0, 0]
 
     assert 0 < risk < 1
     assert risk != before
@@ -315,12 +315,10 @@ def test_a_saved_model_loads_in_plain_keras_and_predicts_the_same(
     loaded = keras.saving.load_model(path)
 
     inputs = {name: values[:, [i]].astype(np.float32) for i, name in enumerate(HEART_DISEASE.column_names)}
+    np.testing.assert_allclose(np.asarray(loaded(inputs)), predict(whole, HEART_DISEASE, values), rtol=0, atol=1e-6)
     np.testing.assert_allclose(
-        np.asarray(loaded(inputs))[:, 0], predict_risk(whole, HEART_DISEASE, values), rtol=0, atol=1e-6
-    )
-    np.testing.assert_allclose(
-        predict_risk(load_model(path), HEART_DISEASE, values),
-        predict_risk(whole, HEART_DISEASE, values),
+        predict(load_model(path), HEART_DISEASE, values),
+        predict(whole, HEART_DISEASE, values),
         rtol=0,
         atol=1e-6,
     )

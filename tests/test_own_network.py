@@ -380,7 +380,7 @@ def test_differential_privacy_takes_plain_layers(write: Any) -> None:
 
 def request(network: Network | None) -> Message:
     agreement = write_agreement(agreement_of(HEART_DISEASE, network))
-    config = {"task": HEART_DISEASE.name, "schema": HEART_DISEASE.schema_hash, "terms": agreement}
+    config: Any = {"task": HEART_DISEASE.name, "schema": HEART_DISEASE.schema_hash, "terms": agreement}
     return Message(RecordDict({CONFIG: ConfigRecord(config)}), 1, REGISTRATION)
 
 
@@ -487,7 +487,7 @@ def test_a_run_repeats_to_the_bit(hospitals: list[Any], flags: dict[str, Any]) -
 @with_keras
 def test_a_saved_model_loads_with_plain_keras_and_predicts_the_same(hospitals: list[Any], tmp_path: Path) -> None:
     from federated_health.hospital.local_model import LocalModel
-    from federated_health.ml.keras_models import predict_risk
+    from federated_health.ml.keras_models import predict
     from federated_health.ml.metrics import probability
     from federated_health.report.saved_model import save_final_model
 
@@ -496,7 +496,7 @@ def test_a_saved_model_loads_with_plain_keras_and_predicts_the_same(hospitals: l
     config = run.train_config()
     save_final_model(tmp_path / "model.keras", HEART_DISEASE, config, run.weights)
     model = load_keras().saving.load_model(tmp_path / "model.keras")
-    risk = predict_risk(model, HEART_DISEASE, hospitals[0].test.values)
+    risk = predict(model, HEART_DISEASE, hospitals[0].test.values)[:, 0]
     own = LocalModel(hospitals[0], config.network, config.normalisation)
     np.testing.assert_allclose(risk, probability(own.score(run.weights)), atol=1e-6)
     assert str(tmp_path) not in (tmp_path / "model.keras").read_bytes().decode(errors="replace")

@@ -5,6 +5,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -14,11 +15,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from federated_health.data.columns import Label
 from federated_health.data.partitions import KINDS, Partition, divide
 from federated_health.data.sources.source import Source
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import DataError, SettingsError
 from federated_health.names import is_hospital_name
+from tests.support.labels import DAYS, STAGES, VISITS, task_with
 
 COLUMNS = list(HEART_DISEASE.column_names)
 NAN, MISSING = math.nan, -999.0
@@ -678,3 +681,48 @@ def test_any_ratios_are_refused_or_give_a_partition(ratios: list[float]) -> None
     else:
         assert sum(sizes_of(hospitals)) == 60
         assert all(sizes_of(hospitals))
+
+
+# Labels of other kinds
+
+
+def small_source(label: Label, labels: Sequence[float], patients: Sequence[int] | None = None) -> Source:
+    task = replace(task_with(label), patient=None if patients is None else "id")
+    rows = np.arange(len(labels))
+    table = pd.DataFrame({"age": rows % 100.0, "sex": rows // 100.0, label.name: labels})
+    if patients is not None:
+        table["id"] = patients
+    return Source(name="file", task=task, title="rows of a test", table=table)
+
+
+@pytest.mark.parametrize("label", [STAGES, DAYS, VISITS])
+def test_a_small_alpha_skews_classes_and_quantities_and_a_large_one_does_not(label: Label) -> None:
+    generator = np.random.default_rng(1)
+    labels = generator.integers(0, 3, 200) if label is STAGES else generator.poisson(20, 200)
+    source = small_source(label, labels.tolist())
+    spreads = []
+    for alpha in (0.1, 1e6):
+        hospitals = divide(source, Partition(by="dirichlet", seed=5, hospitals=4, alpha=alpha)).values()
+        assert sum(map(len, hospitals)) == 200
+        spreads.append(np.std([rows[label.name].mean() for rows in hospitals]) / labels.std())
+    assert spreads[0] > 0.3
+    assert spreads[1] < 0.1
+
+
+def test_the_groups_of_a_quantity_are_its_fifths() -> None:
+    """A tiny alpha gives each of them to one hospital, but for one row at most."""
+    labels = np.random.default_rng(2).permutation(100).astype(float).tolist()
+    for seed in range(40):
+        partition = Partition(by="dirichlet", seed=seed, hospitals=2, alpha=0.001)
+        first, second = divide(small_source(DAYS, labels), partition).values()
+        fifths = np.bincount((first["days"] // 20).astype(int), minlength=5)
+        assert set(fifths.tolist()) <= {0, 1, 19, 20}
+        assert (fifths + np.bincount((second["days"] // 20).astype(int), minlength=5)).tolist() == [20] * 5
+
+
+@pytest.mark.parametrize(("label", "labels"), [(STAGES, [2, 0] * 30), (DAYS, [0.5, 300] * 30)])
+def test_the_rows_of_a_patient_stay_together_whatever_their_labels(label: Label, labels: list[float]) -> None:
+    source = small_source(label, labels, [row // 2 for row in range(60)])
+    hospitals = divide(source, Partition(by="dirichlet", seed=3, hospitals=3, alpha=1.0)).values()
+    ids = [set(rows["id"]) for rows in hospitals]
+    assert sum(map(len, ids)) == len(set.union(*ids)) == 30

@@ -9,7 +9,7 @@ import pytest
 from federated_health import __version__
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.ml.curves import Curve
-from federated_health.ml.metrics import Interval, Verdict, figure_title
+from federated_health.ml.metrics import Counts, Interval, Verdict, figure_title
 from federated_health.report.formatting import (
     figure,
     list_some,
@@ -19,14 +19,14 @@ from federated_health.report.formatting import (
     with_interval,
 )
 from federated_health.report.page import Card, Cards, Caution, Picture
+from federated_health.report.panels import panels_of
+from federated_health.report.panels.binary import confusion_section, roc_section
 from federated_health.report.sections import (
-    confusion_section,
     figures_table,
     first_panels,
     holdings_section,
     importance_section,
     model_card,
-    roc_section,
     settings_section,
     verdict_cards,
 )
@@ -36,6 +36,12 @@ from tests.support.example_run import blocks, facts
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 NOTHING = Interval()
+PANELS = panels_of(HEART_DISEASE)
+
+
+def counts_of(positives: int, negatives: int) -> Counts:
+    return Counts(true_positives=positives, true_negatives=negatives)
+
 
 # Formatting
 
@@ -140,7 +146,7 @@ def card_of(difference: Interval, verdict: str, small: bool = False, details: st
         "roc_auc": {"value": 0.9},
         "own_roc_auc": 0.7,
     }
-    (cards,) = verdict_cards({"a": benefit}, {"a": details})
+    (cards,) = verdict_cards({"a": benefit}, PANELS, {"a": details})
     assert isinstance(cards, Cards)
     return cards.items[0]
 
@@ -177,8 +183,8 @@ def test_a_card_without_a_figure_gives_the_reason() -> None:
 
 def test_the_first_forty_cards_are_shown() -> None:
     benefit = {"verdict": Verdict.GAINS, "small": False, "difference": {}}
-    assert len(verdict_cards({str(number): benefit for number in range(40)})) == 1
-    shown, more = verdict_cards({str(number): benefit for number in range(41)})
+    assert len(verdict_cards({str(number): benefit for number in range(40)}, PANELS)) == 1
+    shown, more = verdict_cards({str(number): benefit for number in range(41)}, PANELS)
     assert isinstance(shown, Cards)
     assert len(shown.items) == 40
     assert "1 more hospital," in str(more)
@@ -210,26 +216,21 @@ def test_panels_leave_room_for_that_of_all_patients() -> None:
 def test_missing_values_name_columns_that_are_mostly_missing_or_not_released() -> None:
     shares = np.zeros((2, len(HEART_DISEASE.columns)))
     shares[0, :4] = 0.49, 0.5, 1.0, np.nan
-    holdings = holdings_section(
-        HEART_DISEASE,
-        {"a": (3, 4), "b": (0, 9)},
-        {"a": shares[0].tolist(), "b": shares[1].tolist()},
-        of_labels="All.",
-        of_missing="Some.",
-    )
-    labels, missing = blocks(holdings, Picture)
-    assert "disease. a: 3 with and 4 without; b: 0 with and 9 without" in labels.alt
+    labels = PANELS.holdings({"a": counts_of(3, 4), "b": counts_of(0, 9)}, "All.")
+    holdings = holdings_section(HEART_DISEASE, labels, {"a": shares[0].tolist(), "b": shares[1].tolist()}, "Some.")
+    of_labels, missing = blocks(holdings, Picture)
+    assert "disease. a: 3 with and 4 without; b: 0 with and 9 without" in of_labels.alt
     assert missing.alt.endswith("by hospital: a: sex, cp, trestbps (not released); b: no column mostly missing.")
     assert facts(holdings)["cp"] == "chest pain"
 
 
 def test_holdings_without_shares_of_missing_values_have_labels_only() -> None:
-    holdings = holdings_section(HEART_DISEASE, {"a": (3, 4)}, {}, of_labels="All.", of_missing="None.")
+    holdings = holdings_section(HEART_DISEASE, PANELS.holdings({"a": counts_of(3, 4)}, "All."), {}, "None.")
     assert len(blocks(holdings, Picture)) == 1
 
 
 def test_columns_are_in_descending_order_of_importance() -> None:
-    (picture,) = blocks(importance_section({"age": -0.25, "cp": 0.5, "sex": 0.0}, "These patients."), Picture)
+    (picture,) = blocks(importance_section({"age": -0.25, "cp": 0.5, "sex": 0.0}, "These patients.", PANELS), Picture)
     assert picture.alt.endswith(f": cp 0.500, sex 0.000, age {MINUS}0.250")
     assert picture.caption.endswith(" These patients.")
 
@@ -255,11 +256,11 @@ def test_versions_of_the_program_and_its_packages_are_shown() -> None:
 
 
 def test_the_model_card_has_intended_use_hospitals_and_limits() -> None:
-    card = model_card(HEART_DISEASE, [f"h{number}" for number in range(1010)], ["One more."])
+    card = model_card(PANELS, [f"h{number}" for number in range(1010)], ["One more."])
     (use,) = blocks(card, str)
     assert HEART_DISEASE.label.meaning in use
     assert "h7 and 1,002 more)" in use
     assert "h8" not in use
     assert blocks(card, Caution)[0].text.startswith("Not a medical device.")
     assert blocks(card, list)[0][-1] == "One more."
-    assert "(a, b)." in blocks(model_card(HEART_DISEASE, ["a", "b"], []), str)[0]
+    assert "(a, b)." in blocks(model_card(PANELS, ["a", "b"], []), str)[0]

@@ -9,6 +9,7 @@ import hashlib
 import io
 import zipfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federated_health.data.columns import Category, Label
+from federated_health.data.columns import Category, Label, NumberLabel
 from federated_health.data.examples import HEART_DISEASE_TABLE
 from federated_health.data.sources.label_meaning import parse_label_meaning
 from federated_health.data.sources.layouts import KAGGLE_HEART, KAGGLE_UCI, LAYOUTS, Layout
-from federated_health.data.sources.source import Source, generate_readmission, read_source
-from federated_health.data.task_files import HEART_DISEASE, READMISSION
+from federated_health.data.sources.source import Source, generate_readmission, read_source, read_uci
+from federated_health.data.task_files import HEART_DISEASE, READMISSION, read_task_file
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 from tests.conftest import PROJECT
+from tests.support.labels import DAYS, STAGES, VISITS, task_with
 
 TABLE = HEART_DISEASE_TABLE
 RAW_TABLES = PROJECT.parent / "shared" / "data" / "uci-heart"
@@ -682,3 +684,67 @@ def test_the_two_kaggle_files_agree_on_one_patient(tmp_path: Path) -> None:
 
     np.testing.assert_array_equal(rows_of(from_words), rows_of(from_codes)[:1])
     assert KAGGLE_UCI.task is KAGGLE_HEART.task
+
+
+# Another column of UCI's table as the label
+
+SEVERITY = read_task_file(PROJECT / "examples" / "heart_severity" / "heart-severity.toml")
+
+
+def test_the_diagnosis_of_each_patient_can_be_the_label(uci: Source) -> None:
+    source = read_uci(SEVERITY)
+    names = ["hospital", *HEART_DISEASE.column_names]
+    pd.testing.assert_frame_equal(source.table[names], uci.table[names])
+    assert source.table["num"].tolist() == [int(row["num"]) for row in carried_rows()]
+    assert source.table["num"].dtype == np.int64
+    assert ((source.table["num"] > 0) == (uci.table["disease"] == 1)).all()
+
+
+@needs_raw_tables
+def test_uci_s_own_folder_gives_the_diagnosis_too() -> None:
+    pd.testing.assert_frame_equal(read_source(RAW_TABLES, task=SEVERITY).table, read_uci(SEVERITY).table)
+
+
+def test_one_of_uci_s_files_is_read_for_a_task_with_some_of_its_columns(tmp_path: Path) -> None:
+    path = tmp_path / "processed.va.data"
+    path.write_text("63,1,4,140,260,0,1,112,1,3,2,?,?,2\n44,1,4,130,209,0,1,127,0,0,?,?,?,0\n")
+    columns = tuple(column for column in SEVERITY.columns if column.name in ("age", "sex"))
+    age = read_source(path, task=replace(SEVERITY, columns=columns)).table
+    assert age.to_dict("list") == {"hospital": ["va-long-beach"] * 2, "age": [63, 44], "sex": [1, 1], "num": [2, 0]}
+    rate = NumberLabel("thalach", "maximum heart rate", "beats/min", low=30, high=250)
+    assert read_source(path, task=replace(SEVERITY, columns=columns, label=rate)).table["thalach"].tolist() == [
+        112,
+        127,
+    ]
+
+
+def test_a_patient_without_the_label_is_refused_without_a_traceback_or_value() -> None:
+    chol = NumberLabel("chol", "serum cholesterol", "mg/dl", low=50, high=1000)
+    columns = tuple(column for column in SEVERITY.columns if column.name != "chol")
+    with pytest.raises(DataError, match="202 of 920 rows have no valid label"):
+        read_uci(replace(SEVERITY, columns=columns, label=chol))
+
+
+@pytest.mark.parametrize("label", [STAGES, DAYS, VISITS])
+def test_labels_of_each_kind_are_read_from_a_file(tmp_path: Path, label: Label) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text(f"age,sex,{label.name}\n50,1,2\n60,0,0\n70,1,1\n")
+    labels = read_source(path, task=task_with(label)).table[label.name]
+    assert labels.tolist() == [2, 0, 1]
+    assert labels.dtype == (np.float64 if label is DAYS else np.int64)
+    with pytest.raises(DataError, match="binary label"):
+        read_source(path, task=task_with(label), label_meaning=parse_label_meaning(f"{label.name}=1"))
+    path.write_text(f"age,sex,{label.name}\n50,1,2\n60,0,bad\n")
+    with pytest.raises(DataError, match=f"column {label.name}, row 2: expected .*mapping"):
+        read_source(path, task=task_with(label), drop_invalid=True)
+
+
+def test_dropping_rows_may_lose_a_class_but_a_quantity_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "own.csv"
+    for label in (STAGES, DAYS):
+        path.write_text(f"age,sex,{label.name}\n50,1,2\n60,0,0\n700,1,1\n")
+        if label is DAYS:
+            assert read_source(path, task=task_with(label), drop_invalid=True).table["days"].tolist() == [2, 0]
+            continue
+        with pytest.raises(DataError, match="would drop every patient with stage 1:"):
+            read_source(path, task=task_with(label), drop_invalid=True)

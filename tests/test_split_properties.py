@@ -1,6 +1,7 @@
 """Properties of the split and of folds on arbitrary tables. test_split.py shows the split of real hospitals."""
 
 import math
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -18,7 +19,7 @@ def positions(table: pd.DataFrame, seed: int = 42) -> tuple[list[int], list[int]
     return train.tolist(), test.tolist()
 
 
-def table_of(labels: list[int]) -> pd.DataFrame:
+def table_of(labels: Sequence[float]) -> pd.DataFrame:
     """Rows that all differ."""
     return pd.DataFrame({"age": np.arange(len(labels), dtype=np.float64), "disease": np.array(labels, np.float64)})
 
@@ -132,6 +133,72 @@ def test_a_repeated_row_moves_no_patient(rows: Rows, seed: int, data: st.DataObj
     assert contents_on(positions(table_from(rows), seed)[1], rows) == contents_on(
         positions(table_from(again), seed)[1], again
     )
+
+
+# Other labels than 0 and 1
+
+QUANTITY = st.sampled_from([0.0, 0.5, 3.0, 3.25, 900.0])
+
+
+@pytest.mark.parametrize("classes", [(0, 1, 2), (2, 0, 1)])
+def test_a_quarter_of_each_of_several_classes_is_held_out(classes: tuple[int, ...]) -> None:
+    labels = np.repeat([0.0, 1.0, 2.0], [96, 6, 2])
+    for seed in (42, 7, -1):
+        train, test = split_rows(table_of(labels.tolist()), "disease", seed, classes=classes)
+
+        assert sorted([*train, *test]) == list(range(104))
+        assert np.bincount(labels[test].astype(int)).tolist() == [24, 2, 1]
+
+
+def test_a_patient_of_several_classes_counts_as_the_largest_code() -> None:
+    patients = np.repeat(np.arange(12), 2)
+    labels = np.array([[0, 2]] * 4 + [[1, 0]] * 4 + [[0, 0]] * 4).ravel()  # 4 patients of each class, by largest code
+    for seed in range(20):
+        test = split_rows(table_of(labels.tolist()), "disease", seed, patients, (0, 1, 2))[1]
+
+        assert len(test) == 6
+        assert sorted(patients[test[::2]] // 4) == [0, 1, 2]  # one patient of each class, with both rows
+
+
+def test_two_classes_are_split_alike_whether_stated_or_not() -> None:
+    table = table_of([0, 1, 1, 1] * 30)
+    for seed in range(20):
+        np.testing.assert_array_equal(
+            split_rows(table, "disease", seed)[1], split_rows(table, "disease", seed, classes=(1, 0))[1]
+        )
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(labels=st.lists(QUANTITY, max_size=60), label=QUANTITY, seed=SEED)
+def test_a_quarter_is_held_out_by_a_quantity_and_a_new_patient_moves_at_most_one(
+    labels: list[float], label: float, seed: int
+) -> None:
+    before = set(split_rows(table_of(labels), "disease", seed, classes=())[1].tolist()) if labels else set()
+    after = set(split_rows(table_of([*labels, label]), "disease", seed, classes=())[1].tolist())
+
+    assert len(before) == int(len(labels) / 4 + 0.5)
+    assert len(before ^ (after - {len(labels)})) <= 1
+
+
+def test_a_quantity_does_not_change_who_is_held_out() -> None:
+    quantities = np.random.default_rng(1).normal(size=80).tolist()
+    tests = [split_rows(table_of(labels), "disease", 3, classes=())[1].tolist() for labels in (quantities, [0.0] * 80)]
+
+    assert tests[0] == tests[1]
+
+
+@pytest.mark.parametrize("classes", [(0, 1, 2), ()])
+def test_folds_of_other_labels_have_equal_sizes_and_classes_are_spread(classes: tuple[int, ...]) -> None:
+    labels = [0.0] * 40 + [1.0] * 10 + [2.0] * 5
+    fold_of = assign_folds(table_of(labels), "disease", 5, 42, classes=classes)
+
+    assert np.bincount(fold_of).tolist() == [11] * 5
+    if classes:
+        assert [np.bincount(fold_of[np.array(labels) == code]).tolist() for code in classes] == [
+            [8] * 5,
+            [2] * 5,
+            [1] * 5,
+        ]
 
 
 # Folds

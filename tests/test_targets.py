@@ -16,6 +16,7 @@ from federated_health.hospital import handlers
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.messages.content import Evaluation
 from federated_health.messages.records import MalformedMessageError
+from federated_health.ml.bootstrap import compare_models, resample
 from federated_health.ml.metrics import merge_counts
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation
@@ -160,6 +161,62 @@ def test_a_saved_model_predicts_as_the_target_does(kind: str) -> None:
     saved = np.asarray(target.predictions(keras, outputs.reshape(len(outputs), -1)))
 
     np.testing.assert_allclose(saved.reshape(outputs.shape), target.predict(outputs), rtol=1e-5)
+
+
+# Comparisons
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_draw_has_the_figure_of_its_rows(kind: str) -> None:
+    target, outputs, labels = sample(kind)
+    times = resample(target.strata(labels), 3, seed=1)
+
+    draws = target.compared_draws(outputs, labels, times)
+
+    for draw, number in zip(draws, times.T.astype(int), strict=True):
+        rows = np.repeat(np.arange(len(labels)), number)
+        sums = target.measure(outputs[rows], labels[rows], 0.5)
+        figures = target.figures(sums, 0, target.roc_auc(outputs[rows], labels[rows]))
+        assert draw == pytest.approx(figures[target.compared], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_draw_of_repeats_has_the_mean_of_their_figures(kind: str) -> None:
+    target, outputs, labels = sample(kind)
+    times, repeats = resample(target.strata(labels), 5, seed=1), np.stack([outputs, 0.3 * outputs[::-1]])
+
+    draws = target.compared_draws(repeats, labels, times)
+
+    single = [target.compared_draws(part, labels, times) for part in repeats]
+    np.testing.assert_allclose(draws, np.mean(single, axis=0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_difference_is_positive_where_the_model_is_better(kind: str) -> None:
+    target, outputs, labels = sample(kind)
+    others = np.random.default_rng(2).normal(size=outputs.shape).astype(np.float32)
+
+    comparison = compare_models(target, outputs, others, labels, [1])
+
+    difference, value = comparison.difference, comparison.value.value
+    assert difference.low is not None
+    assert difference.high is not None
+    assert value is not None
+    assert 0 < difference.low < abs(value - comparison.other) < difference.high
+
+
+def test_classes_of_fewer_than_five_patients_do_not_count_in_a_comparison() -> None:
+    target = target_of(task_of("classes"))
+    labels = np.repeat([0.0, 1.0, 3.0], [6, 5, 4])
+    outputs = np.random.default_rng(3).normal(size=(15, 3))
+
+    (value,) = target.compared_draws(outputs, labels, np.ones((15, 1)))
+
+    log_odds = outputs - np.log(np.exp(outputs).sum(axis=1, keepdims=True) - np.exp(outputs))
+    expected = [reference.roc_auc_score(labels == code, log_odds[:, k]) for k, code in enumerate([0, 1])]
+    assert value == pytest.approx(np.mean(expected))
+    assert target.can_compare(labels)
+    assert not target.can_compare(labels[5:])  # one patient of class 0
 
 
 # What hospitals send

@@ -11,9 +11,11 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
+from federated_health.data.columns import ClassLabel, CountLabel, NumberLabel
 from federated_health.data.data_check import check_data
+from federated_health.data.exports.column_draft import find_unit
 from federated_health.data.exports.plausible_ranges import find_missing_marks, propose_ranges
-from federated_health.data.exports.task_draft import draft_task, find_unit, make_column_name
+from federated_health.data.exports.task_draft import draft_task, make_column_name
 from federated_health.data.sources.source import generate_readmission
 from federated_health.data.task_files import HEART_DISEASE, READMISSION, parse_task
 from federated_health.data.tasks import Task
@@ -416,19 +418,24 @@ def test_a_table_without_anything_to_learn_is_refused(name: str) -> None:
         draft_task(write(awkward_tables()[name]), "died")
 
 
+def table_of_targets() -> pd.DataFrame:
+    days = pd.date_range("2023-01-01", periods=200).strftime("%d.%m.%Y")
+    return random_table().assign(same=1, word=[f"word {row % 13}" for row in range(200)], day=days)
+
+
 @pytest.mark.parametrize(
     ("target", "key_word"),
     [
         ("dead", "did you mean died"),
         ("zzz", "lab, ward, died"),
-        ("ward", "2 different values"),
-        ("lab", "2 different values"),
+        ("word", "got 13"),
+        ("day", "got 200"),
         ("same", "got 1"),
     ],
 )
 def test_a_target_that_cannot_be_a_label_is_refused(target: str, key_word: str) -> None:
     with pytest.raises(DataError, match=key_word):
-        draft_task(write(random_table().assign(same=1)), target)
+        draft_task(write(table_of_targets()), target)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\x01\x02", b"PK\x03\x04abc", b"just text\nand more\n"])
@@ -488,3 +495,98 @@ def test_no_range_is_proposed_from_a_few_repeated_numbers() -> None:
     repeated = np.repeat([7_771_231.0, 7_771_232.0, 7_771_233.0], 20)
     assert propose_ranges(repeated) is None
     assert propose_ranges(np.repeat(np.arange(12.0), 5)) is not None
+
+
+# Labels of other kinds
+
+
+def label_of(table: pd.DataFrame, target: str) -> tuple[str, dict[str, Any]]:
+    """The label's part of a draft, and its table."""
+    text = draft_task(write(table), target).text
+    return text.split("[label]")[1].split("\n\n")[0], tomllib.loads(text)["label"]
+
+
+def test_few_codes_become_classes_in_their_order() -> None:
+    table = random_table().assign(num=np.arange(200) % 5)
+    _, label = label_of(table, "num")
+    assert label == {"column": "num", "meaning": "?", "kind": "classes", "codes": dict.fromkeys("01234", "?")}
+    text = draft_task(write(table), "num").text
+    assert "association" not in text  # which a label of this kind does not allow
+    task = parse_task(text.replace('"?"', '"text"').encode(), "draft.toml")
+    assert isinstance(task.label, ClassLabel)
+    assert task.column_names == ("lab", "ward", "died")
+
+
+def test_few_words_become_classes_and_rare_ones_are_not_shown() -> None:
+    words = ["mild"] * 90 + ["grave"] * 60 + ["absent"] * 47 + ["Mrs Smith"] * 3
+    text, label = label_of(random_table().assign(stage=words), "stage")
+    assert label["kind"] == "classes"
+    assert label["codes"] == {"0": "absent", "1": "grave", "2": "mild"}
+    assert "fewer than 5 rows" in text
+    assert "mith" not in text
+
+
+def test_a_word_that_would_be_read_as_missing_is_asked_about() -> None:
+    text, label = label_of(random_table().assign(stage=["mild", "none", "grave", "unknown"] * 50), "stage")
+    assert "kind" not in label
+    assert '"none" and "unknown" would be read as missing' in text
+
+
+def test_three_values_may_be_two_and_a_marker() -> None:
+    text, label = label_of(random_table().assign(stage=[0, 1, 9, 1] * 50), "stage")
+    assert label["codes"] == {"0": "?", "1": "?", "9": "?"}
+    assert "the label is then binary" in text
+    assert "does 9 mean missing?" in text
+
+
+@pytest.mark.parametrize("header", ["visits", "falls"])
+def test_whole_numbers_are_a_count_or_a_number_which_a_person_decides(header: str) -> None:
+    visits = np.random.default_rng(1).poisson(3, 200)
+    _, label = label_of(random_table().assign(**{header: visits}), header)
+    assert label == {"column": header, "meaning": "?", "kind": "?", "unit": "?", "range": [0, 15]}
+    text = draft_task(write(random_table().assign(**{header: visits})), header).text
+    with pytest.raises(DataError, match=r"label\.meaning"):
+        parse_task(text.encode(), "draft.toml")
+    count = text.replace('kind = "?"', 'kind = "count"').replace('unit = "?"  # delete this line for a count\n', "", 1)
+    assert parse_task(count.replace('"?"', '"text"').encode(), "draft.toml").label == CountLabel(
+        header, "text", high=15
+    )
+    number = text.replace('kind = "?"', 'kind = "number"').replace('"?"', '"text"')
+    assert parse_task(number.encode(), "draft.toml").label == NumberLabel(header, "text", "text", low=0, high=15)
+
+
+def test_other_numbers_are_a_number_whose_range_holds_no_value() -> None:
+    table = random_table()
+    table["los (days)"] = np.random.default_rng(1).gamma(2, 4, 200).round(2)
+    text, label = label_of(table, "los (days)")
+    ranges = propose_ranges(table["los (days)"].to_numpy())
+    assert ranges is not None
+    expected = {"column": "los", "meaning": "?", "kind": "number", "unit": "days", "range": [*ranges.plausible]}
+    assert label == expected
+    assert not [cell for cell in table["los (days)"] if str(cell) in text.replace("days", "")]
+    for change in (table["lab"] - 100, (table["lab"] - 100).round().astype(int), table["lab"].astype(int) + 20_000):
+        _, label = label_of(table.assign(change=change), "change")
+        assert (label["kind"], label["unit"]) == ("number", "?")
+        assert label["range"][0] < change.min()
+
+
+def test_columns_that_were_recorded_with_the_outcome_are_left_out_for_every_kind() -> None:
+    generator = np.random.default_rng(1)
+    table = random_table().assign(num=np.arange(200) % 5, los=generator.gamma(2, 4, 200).round(2))
+    table["grade"] = table["num"].map(dict(enumerate("abcde")))
+    table["cause"] = np.where(table["num"] == 4, "shock", "other")
+    table["hours"] = (24 * table["los"] + generator.normal(0, 0.1, 200)).round(2)
+    table["half"] = (table["los"] + generator.normal(0, 4, 200)).round(2)  # related, and not the same
+    text, columns = draft(write(table), "num")
+    assert set(columns) == {"lab", "ward", "died", "los", "hours", "half"}
+    assert "label" in reason(text, "grade")
+    assert "label" in reason(text, "cause")
+    text, columns = draft(write(table), "los")
+    assert "label" in reason(text, "hours")
+    assert set(columns) == {"lab", "ward", "died", "num", "grade", "cause", "half"}
+
+
+def test_names_that_the_label_s_kind_reserves_are_not_proposed() -> None:
+    table = random_table().assign(num=np.arange(200) % 5).rename(columns={"lab": "expected"})
+    assert "expected_2" in draft(write(table), "num")[1]
+    assert "expected" in draft(write(table), "died")[1]

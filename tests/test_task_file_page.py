@@ -2,11 +2,12 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from federated_health.data.task_files import parse_task
+from federated_health.data.task_files import LABEL_KINDS, parse_task
 from federated_health.data.tasks import find_difference
 from federated_health.errors import DataError
 from tests.support.script_calls import RunScript
@@ -16,10 +17,14 @@ from tests.support.strokes import write_strokes
 PAGE = (PROJECT / "docs" / "task-files.md").read_text()
 
 
+def blocks_of(mark: str) -> list[str]:
+    """The code blocks that stand below a comment with that mark."""
+    return re.findall(rf"<!-- {mark} -->\n```\w*\n(.*?)```", PAGE, re.DOTALL)
+
+
 def block_of(mark: str) -> str:
-    """The code block that stands below a comment with that mark."""
-    (block,) = re.findall(rf"<!-- {mark} -->\n```\w*\n(.*?)```", PAGE, re.DOTALL)
-    assert isinstance(block, str)
+    """The only code block that stands below a comment with that mark."""
+    (block,) = blocks_of(mark)
     return block
 
 
@@ -69,7 +74,8 @@ def test_the_tables_have_all_keys(heading: str, table: str) -> None:
     text = text if table else f"unknown = 1\n{block_of('completed task')}"
     with pytest.raises(DataError, match="unknown key") as caught:
         parse_task(text.encode(), "stroke.toml")
-    known = str(caught.value).split("known are: ")[1].removesuffix(", or codes")
+    known = str(caught.value).split("known are: ")[1]
+    known = re.sub(", or (codes|further keys of another kind)$", "", known)
     assert keys == known.split(", ")
 
 
@@ -107,3 +113,21 @@ def test_a_difference_is_printed_as_shown() -> None:
     text = block_of("completed task")
     server, hospital = (parse_task(content.encode(), "x.toml") for content in (text, text.replace("mm Hg", "kPa")))
     assert f"```\n{find_difference(hospital.agreement, server.agreement)}\n```" in PAGE
+
+
+def test_the_page_has_the_keys_and_an_example_of_each_kind_of_label() -> None:
+    section = PAGE.split("### Kinds of labels\n")[1].split("\n### ")[0]
+    kinds = re.findall(r"^\| (\w+) \|", section.split("further keys")[0], re.MULTILINE)[1:]
+    assert tuple(kinds) == LABEL_KINDS
+    keys = re.findall(r"^\| (\w+) \| (\w+) \|", section, re.MULTILINE)
+    columns = "[columns.age]" + block_of("completed task").partition("[columns.age]")[2]
+    columns = re.sub(r"^(association|risk_codes) = .*$", "", columns, flags=re.MULTILINE)
+    examples = [tomllib.loads(example)["label"]["kind"] for example in blocks_of("labels of other kinds")]
+    assert examples == kinds[1:]
+    for kind, example in zip(examples, blocks_of("labels of other kinds"), strict=True):
+        text = f'name = "any"\n{example}\n{columns}'
+        assert parse_task(text.encode(), "any.toml").label.kind == kind
+        with pytest.raises(DataError, match="unknown key") as caught:
+            parse_task(text.replace("[label]", "[label]\nunknown = 1").encode(), "any.toml")
+        known = str(caught.value).split("known are: column, meaning, kind, ")[1].split(", ")
+        assert known == [key for of, key in keys if of == kind]

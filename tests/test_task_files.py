@@ -1,12 +1,13 @@
 """Task files: what they declare, and the line that an error names."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federated_health.data.columns import Category, Label, Measurement
+from federated_health.data.columns import Category, ClassLabel, CountLabel, Label, Measurement, NumberLabel
 from federated_health.data.task_files import TASKS, parse_task, read_task_file
 from federated_health.data.task_writing import write_task
 from federated_health.data.tasks import Task
@@ -127,6 +128,109 @@ def test_a_mistake_is_one_line_that_names_file_line_and_key(text: str, line: int
     assert "\n" not in str(caught.value)
 
 
+SEVERITY = """\
+name = "severity"
+
+[label]
+column = "num"
+meaning = "narrowing of the major vessels"
+kind = "classes"
+codes = { 0 = "none", 2 = "severe", 1 = "mild" }
+
+[columns.age]
+meaning = "age"
+unit = "years"
+range = [0, 120]
+
+[columns.smoker]
+meaning = "smoking"
+codes = { 0 = "no", 1 = "yes" }
+"""
+
+
+def with_label(lines: str) -> str:
+    head, _, rest = SEVERITY.partition('kind = "classes"\n')
+    return head + lines + "\n\n" + rest.partition("\n\n")[2]
+
+
+@pytest.mark.parametrize(
+    ("lines", "label", "agreed"),
+    [
+        (
+            'kind = "classes"\ncodes = { 0 = "none", 2 = "severe", 1 = "mild" }',
+            ClassLabel("num", "narrowing of the major vessels", {0: "none", 2: "severe", 1: "mild"}),
+            "one of 0 (none), 2 (severe), 1 (mild)",
+        ),
+        (
+            'kind = "number"\nunit = "\u03bcmol/l"\nrange = [0, 60.5]\nscale = [20, 4]',
+            NumberLabel("num", "narrowing of the major vessels", "\u00b5mol/l", low=0, high=60.5, scale=(20, 4)),
+            "a number from 0 to 60.5 (\u00b5mol/l), scaled by mean 20 and standard deviation 4",
+        ),
+        (
+            'kind = "number"\nunit = "days"\nrange = [-6, 6]',
+            NumberLabel("num", "narrowing of the major vessels", "days", low=-6, high=6),
+            "a number from -6 to 6 (days), scaled by mean 0 and standard deviation 2",  # the middle, and a sixth
+        ),
+        (
+            'kind = "count"\nrange = [0, 10000]',
+            CountLabel("num", "narrowing of the major vessels", high=10_000),
+            "a whole number from 0 to 10000",
+        ),
+        ('kind = "binary"', Label("num", "narrowing of the major vessels"), "0 or 1"),
+    ],
+)
+def test_a_label_of_each_kind_is_declared_and_agreed_upon(lines: str, label: Label, agreed: str) -> None:
+    task = parse(with_label(lines))
+    assert task.label == label
+    assert list(getattr(task.label, "codes", {})) == list(getattr(label, "codes", {}))  # in this order
+    assert task.agreement["label num"] == f"narrowing of the major vessels: {agreed}"
+
+
+def test_the_kind_of_a_binary_label_changes_neither_agreement_nor_schema() -> None:
+    stated = replaced('column = "died_30d"', 'column = "died_30d"\nkind = "binary"')
+    assert parse(stated).agreement == parse(STROKE).agreement
+    assert TASKS["heart-disease"].schema_hash.startswith("4ba00a19ea750287")  # of models that are in use
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key_word"),
+    [
+        (with_label('kind = "ordinal"'), 6, "binary, classes, number, count"),
+        (with_label('kind = "?"'), 6, "a draft leaves"),
+        (with_label('codes = { 0 = "none", 1 = "some" }'), 6, "unknown key"),
+        (with_label('kind = "classes"'), 3, "lacks codes"),
+        (with_label('kind = "classes"\ncodes = { 0 = "none", 1 = "some" }'), 7, "3 to 100"),
+        (with_label('kind = "classes"\ncodes = { 0 = "none", 1 = "some", 02 = "all" }'), 7, "not 01"),
+        (with_label('kind = "classes"\ncodes = { 0 = "a", 1 = "b", 2 = "c" }\nunit = "days"'), 8, "unknown key"),
+        (with_label('kind = "number"\nrange = [0, 5]'), 3, "lacks unit"),
+        (with_label('kind = "number"\nunit = "days"'), 3, "lacks range"),
+        (with_label('kind = "number"\nunit = "days"\nrange = [5, 0]'), 8, "lower one first"),
+        (with_label('kind = "number"\nunit = "days"\nrange = [0, 1e-300]'), 8, "standard deviation"),
+        (with_label('kind = "number"\nunit = "days"\nrange = [0, 5]\nscale = [1, 0]'), 9, "standard deviation"),
+        (with_label('kind = "number"\nunit = "days"\nrange = [0, 5]\nzero_is_missing = true'), 9, "unknown key"),
+        (with_label('kind = "count"'), 3, "lacks range"),
+        (with_label('kind = "count"\nrange = [1, 5]'), 7, "0 and the largest"),
+        (with_label('kind = "count"\nrange = [0, 0]'), 7, "0 and the largest"),
+        (with_label('kind = "count"\nrange = [0, 5.5]'), 7, "0 and the largest"),
+        (with_label('kind = "count"\nrange = [0, true]'), 7, "0 and the largest"),
+        (with_label('kind = "count"\nrange = [0, 10001]'), 7, "10,000"),
+        (SEVERITY.replace("[0, 120]", '[0, 120]\nassociation = "negative"'), 13, "remove this line"),
+        (SEVERITY + "risk_codes = [1]\n", 17, "remove this line"),
+        (SEVERITY.replace("[columns.age]", "[columns.probability_1]"), 9, "reserved"),
+        (SEVERITY.replace('column = "num"', 'column = "expected"'), 4, "reserved"),
+    ],
+)
+def test_a_mistake_in_a_label_of_another_kind_names_file_line_and_key(text: str, line: int, key_word: str) -> None:
+    with pytest.raises(DataError, match=key_word) as caught:
+        parse(text)
+    assert str(caught.value).startswith(f"stroke.toml, line {line}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_only_other_kinds_of_labels_reserve_stays_allowed_for_a_binary_one() -> None:
+    assert parse(replaced("[columns.nihss]", "[columns.expected]")).column_names == ("age", "expected", "smoker")
+
+
 def test_control_characters_and_long_values_are_not_repeated_in_a_message() -> None:
     for text in ('"\\u001b[31m" = 1', 'name = "' + "T" * 100_000 + '"', '"' + "k" * 100_000 + '" = 1'):
         with pytest.raises(DataError) as caught:
@@ -216,14 +320,42 @@ CATEGORY = st.builds(
 )
 
 
-@given(st.lists(MEASUREMENT | CATEGORY, min_size=1, max_size=4), TEXT, st.none() | st.just("id"))
+CODES = st.dictionaries(st.integers(-99999, 99999), TEXT, min_size=3, max_size=5)
+
+
+def without_risk(column: Measurement | Category) -> Measurement | Category:
+    if isinstance(column, Measurement):
+        return replace(column, association=None)
+    return replace(column, risk_codes=())
+
+
+LABEL = st.one_of(
+    st.builds(Label, st.just("y"), TEXT),
+    st.builds(ClassLabel, st.just("y"), TEXT, CODES),
+    st.builds(
+        lambda meaning, unit, bounds, scale: NumberLabel(
+            "y", meaning, unit, low=min(bounds), high=max(bounds), scale=scale
+        ),
+        TEXT,
+        TEXT,
+        st.lists(NUMBER, min_size=2, max_size=2, unique=True),
+        st.none() | st.tuples(NUMBER, st.floats(1e-6, 1e6)),
+    ),
+    st.builds(CountLabel, st.just("y"), TEXT, high=st.integers(1, 10_000)),
+)
+
+
+@given(st.lists(MEASUREMENT | CATEGORY, min_size=1, max_size=4), LABEL, st.none() | st.just("id"))
 @settings(deadline=None, max_examples=60)
 def test_a_written_task_is_read_back_with_every_attribute(
-    columns: list[Measurement | Category], meaning: str, patient: str | None
+    columns: list[Measurement | Category], label: Label, patient: str | None
 ) -> None:
     named = tuple(type(column)(**{**vars(column), "name": f"c{i}"}) for i, column in enumerate(columns))
-    task = Task(name="any", columns=named, label=Label("y", meaning), patient=patient)
+    if label.kind != "binary":
+        named = tuple(without_risk(column) for column in named)
+    task = Task(name="any", columns=named, label=label, patient=patient)
     read = parse_task(write_task(task).encode(), "any.toml")
+    assert read.agreement == task.agreement  # codes in the same order, too
     assert (read.name, read.columns, read.label, read.patient) == (task.name, task.columns, task.label, task.patient)
 
 

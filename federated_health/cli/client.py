@@ -23,6 +23,7 @@ from federated_health.hospital.ledger import Ledger
 from federated_health.messages.content import ENCRYPTED_ONLY
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.networks import Network, agreement_of
+from federated_health.ml.targets import target_of
 from federated_health.names import ALLOWED_EPSILON, DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAPPING, NETWORK
 from federated_health.security import load_tls
 from federated_health.transport.channels import check_address
@@ -277,7 +278,8 @@ def _show_and_save(context: Context, out: Path | None) -> None:
     if (model := handlers.final_model(context)) is None:
         return
     config, weights = model
-    name, note = str(context.node_config["name"]), f"Predicted positive: a risk of at least {config.threshold}."
+    name, target = str(context.node_config["name"]), target_of(handlers.task_of(context, config.task))
+    note = f"Predicted positive: a risk of at least {config.threshold}." if target.has_threshold else ""
     print_figures("The final model on held-out patients", {name: context.state["figures"]}, note)
     if out is not None:
         from federated_health.hospital.results import save_results  # noqa: PLC0415  # at the end of a run only

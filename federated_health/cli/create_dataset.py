@@ -6,7 +6,7 @@ from typing import Any
 
 from federated_health.cli import parsing
 from federated_health.cli.console import print_figures, print_lines
-from federated_health.data.data_check import MIN_PATIENTS
+from federated_health.data.data_check import MIN_PATIENTS, min_patients
 from federated_health.data.dataset_folder import MAX_PAIRS, PICTURE, write_example_patients, write_hospitals
 from federated_health.data.manifest import MANIFEST
 from federated_health.data.partitions import (
@@ -21,7 +21,7 @@ from federated_health.data.partitions import (
 )
 from federated_health.data.sources.label_meaning import LabelMeaning, parse_label_meaning
 from federated_health.data.sources.source import DEFAULT_PATIENTS, Source, generate_readmission, read_source, read_uci
-from federated_health.data.task_files import TASKS, get_task, read_task_file
+from federated_health.data.task_files import HEART_DISEASE, TASKS, get_task, read_task_file
 from federated_health.errors import SettingsError
 from federated_health.files import path_exists
 from federated_health.names import DEFAULT_DATA
@@ -69,7 +69,11 @@ def parse() -> argparse.Namespace:
         help="task of a file (default: by its header; --mapping requires --task or --task-file)",
     )
     source.add_argument(
-        "--task-file", type=Path, metavar="FILE", help="task file of your own, instead of --task (default: none)"
+        "--task-file",
+        type=Path,
+        metavar="FILE",
+        help="task file of your own, instead of --task; with --source uci, one that predicts a column of UCI's table, "
+        "such as its num (default: none)",
     )
     source.add_argument(
         "--patients",
@@ -141,7 +145,7 @@ def parse() -> argparse.Namespace:
     flags = parser.parse_args()
     of_a_file = ("drop_invalid", "label_means", "task", "task_file", "mapping")
     for flag, given in ((f"--{name.replace('_', '-')}", getattr(flags, name)) for name in of_a_file):
-        if flags.source in ("uci", GENERATED) and given:
+        if flags.source in ("uci", GENERATED) and given and (flag, flags.source) != ("--task-file", "uci"):
             parser.error(f"{flag}: expected a file as --source, got {flags.source}")
     if flags.source != GENERATED and flags.patients is not None:
         parser.error(f"--patients: expected --source {GENERATED}, got {flags.source}")
@@ -159,7 +163,7 @@ def parse() -> argparse.Namespace:
 def read(flags: argparse.Namespace) -> Source:
     """The source that the flags name."""
     if flags.source == "uci":
-        return read_uci()
+        return read_uci(read_task_file(flags.task_file) if flags.task_file else HEART_DISEASE)
     if flags.source == GENERATED:
         return generate_readmission(flags.patients or DEFAULT_PATIENTS, flags.seed)
     task = read_task_file(flags.task_file) if flags.task_file else get_task(flags.task) if flags.task else None
@@ -213,12 +217,12 @@ def main() -> None:
     write_example_patients(flags.out, source.task)
     noun = "rows" if source.task.patient else "patients"
     print_lines(f"{source.title}: {len(source.table)} {noun}", source.remarks())
-    label = source.task.label.name
+    label = source.task.label
+    codes = (1, 0) if label.kind == "binary" else label.classes
     figures = {
         f"{entry['file']}  {entry['name']}": {
             noun: entry["rows"],
-            f"{label} = 1": entry["labels"]["1"],
-            f"{label} = 0": entry["labels"]["0"],
+            **{f"{label.name} = {code}": entry["labels"][str(code)] for code in codes},
         }
         for entry in manifest["hospitals"]
     }
@@ -226,10 +230,11 @@ def main() -> None:
     print_figures(f"{source.task.name}: {len(figures)} {noun}, by {partition.by}", figures)
     if notes:
         print_lines("patients", notes)
-    if small := sum(count_patients(rows, source.task) < MIN_PATIENTS for rows in hospitals.values()):
+    minimum = min_patients(label)
+    if small := sum(count_patients(rows, source.task) < minimum for rows in hospitals.values()):
         have = "hospital has" if small == 1 else "hospitals have"
-        remedy = "" if flags.min_patients else f"; see --min-patients {MIN_PATIENTS}"
-        print_lines(f"{small} {have} fewer than {MIN_PATIENTS} different patients and cannot join{remedy}", [])
+        remedy = "" if flags.min_patients else f"; see --min-patients {minimum}"
+        print_lines(f"{small} {have} fewer than {minimum} different patients and cannot join{remedy}", [])
     if repeated := manifest.get("repeated_rows"):
         lines = [f"{' and '.join(pair['hospitals'])}: {pair['rows']} distinct rows" for pair in repeated]
         title = "hospitals share rows that are equal in every column: are they the same patients?"

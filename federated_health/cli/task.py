@@ -11,7 +11,7 @@ from rich.table import Table
 
 from federated_health.cli import parsing
 from federated_health.cli.console import console, print_lines
-from federated_health.data.columns import Category, Column, Measurement, write_number
+from federated_health.data.columns import Category, ClassLabel, Column, Measurement, write_number
 from federated_health.data.task_files import TASKS, get_task, read_task_file
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError, SettingsError
@@ -39,7 +39,7 @@ def make_parser() -> parsing.CommandParser:
     )
     draft = parsing.add_subcommand(subcommands, "draft", _draft, help_text, examples)
     draft.add_argument("export", type=Path, metavar="EXPORT", help="the export: a CSV, .csv.gz, .xlsx or .parquet")
-    help_text = "header of the column to predict, which must have two values"
+    help_text = "header of the column to predict"
     draft.add_argument("--target", required=True, metavar="COLUMN", help=help_text)
     help_text = "name of the task: lower-case letters, digits and hyphens (default: derived from the file's name)"
     draft.add_argument("--name", metavar="NAME", help=help_text)
@@ -134,7 +134,8 @@ def describe_values(column: Column) -> str:
         case Measurement():
             zero = "; 0 is read as missing" if column.zero_is_missing else ""
             return f"{column.unit}, {write_number(column.low)} to {write_number(column.high)}{zero}"
-        case Category():
-            return ", ".join(f"{code} {word}" for code, word in column.codes.items())
+        case Category() | ClassLabel():
+            codes = ", ".join(f"{code} {word}" for code, word in column.codes.items())
+            return codes if isinstance(column, Category) else f"{codes}; never missing"
         case _:
-            return "0 or 1, never missing"
+            return f"{column.rule}, never missing"

@@ -17,11 +17,13 @@ Vector = npt.NDArray[np.float64]
 
 
 def measure_associations(values: Vector, labels: npt.NDArray[np.floating], task: Task, most_rows: int = 1) -> Vector:
-    """Associations of the label, [associations], from -1 to 1 with two decimals; 0 where one is withheld.
+    """Associations of a binary label, [associations], from -1 to 1 with two decimals; 0 where one is withheld.
+
+    Those of other kinds of labels are all 0.
 
     Args:
         values: [rows, columns of the task], NaN for missing.
-        labels: [rows], 0 or 1.
+        labels: [rows].
         most_rows: largest number of rows of one patient.
     """
     minimum = MIN_ROWS * most_rows
@@ -29,7 +31,7 @@ def measure_associations(values: Vector, labels: npt.NDArray[np.floating], task:
     for column, cells in zip(task.columns, values.T, strict=True):
         observed = ~np.isnan(cells)
         cells, classes = cells[observed], labels[observed] == 1
-        has_classes = min(classes.sum(), (~classes).sum()) >= minimum
+        has_classes = task.label.kind == "binary" and min(classes.sum(), (~classes).sum()) >= minimum
         codes = [None] if isinstance(column, Measurement) else list(column.codes)
         for code in codes:
             feature = cells if code is None else (cells == code).astype(np.float64)

@@ -138,6 +138,11 @@ class Label(Column):
     kind: ClassVar[str] = "binary"
 
     @property
+    def classes(self) -> tuple[int, ...]:
+        """Codes of its classes; empty if it is a quantity."""
+        return (0, 1)
+
+    @property
     def rule(self) -> str:
         return "0 or 1"
 
@@ -153,6 +158,10 @@ class ClassLabel(Label):
     """Code -> its meaning, in the order of the network's outputs."""
 
     kind: ClassVar[str] = "classes"
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        return tuple(self.codes)
 
     @property
     def rule(self) -> str:
@@ -178,6 +187,7 @@ class NumberLabel(Label):
     scale: tuple[float, float] | None = None
 
     kind: ClassVar[str] = "number"
+    classes = ()
 
     @property
     def rule(self) -> str:
@@ -209,6 +219,7 @@ class CountLabel(Label):
     high: int
 
     kind: ClassVar[str] = "count"
+    classes = ()
 
     @property
     def rule(self) -> str:

@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 
 from federated_health.data import csv_reading
-from federated_health.data.columns import Measurement
+from federated_health.data.columns import Label, Measurement
 from federated_health.data.csv_reading import CheckedCells
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 
 MIN_PATIENTS = 8
 """Smallest number of different patients: 5 or more are then training rows, below which no sum over them may be sent,
-and 1 of each class that has 2 or more is held out."""
+and 1 of each class that has 2 or more is held out. For a label of more classes, see `min_patients`."""
 
 FEW_PATIENTS = 50
 FEW_OF_A_CLASS = 20
@@ -37,12 +37,13 @@ class DataCheck:
     """Result of checking one hospital's CSV.
 
     Attributes:
+        path: the CSV, or the name of the hospital whose table is in memory.
         cells: cells of the task's columns and the label.
         obstacle: why the hospital cannot join; None if it can. Its `reason` is sent to the server.
         warnings: what the data team should review, without values.
     """
 
-    path: Path
+    path: Path | str
     task: Task
     cells: CheckedCells
     obstacle: DataError | None
@@ -59,20 +60,33 @@ class DataCheck:
             raise self.obstacle
 
 
+def min_patients(label: Label) -> int:
+    """Smallest number of different patients with which a hospital can join.
+
+    With several classes of 2 patients each, half of the patients are held out. With more patients than classes, a class
+    has 2 or more.
+    """
+    return MIN_PATIENTS if len(label.classes) <= 2 else max(MIN_PATIENTS + 1, len(label.classes) + 1)
+
+
 def check_data(path: Path, task: Task, mapping: Path | None = None) -> DataCheck:
     """Check a hospital's CSV against the task, and look for data that is valid but suspicious.
 
     Raises:
         DataError: the file is not a table with the task's columns, so that there is nothing to check.
     """
-    cells = csv_reading.read_cells(path, task, mapping=mapping)
+    return check_table(path, task, csv_reading.read_cells(path, task, mapping=mapping))
+
+
+def check_table(path: Path | str, task: Task, cells: CheckedCells) -> DataCheck:
+    """Check the cells of a hospital's table (see `check_data`)."""
     obstacle = csv_reading.find_invalid_cell(path, task.labelled_columns, cells)
     content = pd.util.hash_pandas_object(cells.numbers[list(task.column_names)] + 0.0, index=False)  # -0.0 becomes 0.0
     different = content.nunique() if cells.patients is None else len(np.unique(cells.patients))
-    if obstacle is None and different < MIN_PATIENTS:
+    if obstacle is None and different < (minimum := min_patients(task.label)):
         obstacle = DataError(
-            f"{path}: expected at least {MIN_PATIENTS} different patients, got {different}",
-            reason=f"it has fewer than {MIN_PATIENTS} different patients",
+            f"{path}: expected at least {minimum} different patients, got {different}",
+            reason=f"it has fewer than {minimum} different patients",
         )
     warnings = (*_warn_about_rows(task, cells, content), *_warn_about_columns(task, cells))
     return DataCheck(path=path, task=task, cells=cells, obstacle=obstacle, warnings=warnings)
@@ -80,12 +94,17 @@ def check_data(path: Path, task: Task, mapping: Path | None = None) -> DataCheck
 
 def _warn_about_rows(task: Task, cells: CheckedCells, content: "pd.Series[int]") -> Iterator[str]:
     rows, label = len(cells.numbers), task.label.name
-    counts = cells.numbers[label][~cells.invalid[label]].value_counts()
+    labels = cells.numbers[label][~cells.invalid[label]]
+    counts = labels.value_counts()
     is_readable = ~cells.is_text.any(axis=1)  # whether two texts mean the same is unknown
     repeats = int(pd.DataFrame({"content": content, "label": cells.numbers[label]})[is_readable].duplicated().sum())
     if rows < FEW_PATIENTS:
         yield f"few patients: figures on the held-out quarter of {rows} rows are too noisy to interpret"
-    if len(counts) == 1:
+    if task.label.kind != "binary":
+        from federated_health.data import label_review  # noqa: PLC0415  # most labels are binary
+
+        yield from label_review.warn_about_labels(task.label, labels)
+    elif len(counts) == 1:
         yield f"{label} is {counts.index[0]:g} in every row: the AUC is undefined, and there is only one class to learn"
     elif len(counts) and counts.min() < FEW_OF_A_CLASS:
         yield f"one class of {label} is rare: this hospital's own AUC is too noisy to interpret"

@@ -24,13 +24,14 @@ class DataCheckPage:
     def title(self) -> str:
         """The file, the task, and numbers of rows and labels."""
         label, rows = self.check.task.label.name, len(self.check.numbers)
-        labels = {value: int((self.check.numbers[label] == value).sum()) for value in (1, 0)}
+        classes = (1, 0) if self.check.task.label.kind == "binary" else self.check.task.label.classes
+        labels = {value: int((self.check.numbers[label] == value).sum()) for value in classes}
         counts = [f"{count} with {label} = {value}" for value, count in labels.items()]
-        if unlabelled := rows - sum(labels.values()):
+        if unlabelled := int(self.check.cells.invalid[label].sum()):
             counts.append(f"{unlabelled} without a valid label")
         ids = self.check.cells.patients
         patients = f"{rows} patients" if ids is None else f"{rows} rows of {len(np.unique(ids))} patients"
-        return f"{self.check.path}, for the task {self.check.task.name}: {patients}, {', '.join(counts)}"
+        return f"{self.check.path}, for the task {self.check.task.name}: {', '.join([patients, *counts])}"
 
     @property
     def verdict(self) -> str:

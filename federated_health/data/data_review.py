@@ -15,7 +15,7 @@ import pandas as pd
 
 from federated_health.data import csv_reading
 from federated_health.data.associations import measure_associations
-from federated_health.data.columns import Category, Measurement
+from federated_health.data.columns import Category, Column, Measurement
 from federated_health.data.csv_reading import CheckedCells
 from federated_health.data.label_direction import (
     MIN_EVIDENCE_OF_ONE,
@@ -50,7 +50,8 @@ PERSON_COLUMNS = frozenset({"age", "sex", "gender", "race", "ethnicity", "birth_
 
 def review(task: Task, cells: CheckedCells) -> Iterator[str]:
     """Lines for the data team: warnings, then a note on codes that no row has."""
-    for column in task.measurements:
+    label = [] if task.label.classes else [task.label]
+    for column in [*task.measurements, *label]:
         numbers = cells.numbers[column.name]
         for warning in _warn_about_marks(column, numbers[~cells.invalid[column.name]].dropna()):
             yield f"warning: {warning}"
@@ -61,7 +62,7 @@ def review(task: Task, cells: CheckedCells) -> Iterator[str]:
         yield f"note: codes that no row has: {unused}; are the file's codes those of the task?"
 
 
-def _warn_about_marks(column: Measurement, numbers: "pd.Series[float]") -> Iterator[str]:
+def _warn_about_marks(column: Column, numbers: "pd.Series[float]") -> Iterator[str]:
     """Warn of repeated numbers far from all others. A message names MISSING_CODES alone."""
     counts = numbers.value_counts().sort_index()
     values, rows = counts.index.to_numpy(dtype=np.float64), counts.to_numpy()
@@ -79,7 +80,8 @@ def _warn_about_marks(column: Measurement, numbers: "pd.Series[float]") -> Itera
     for side, end, rest in (("lowest", 0, others[1:]), ("highest", -1, others[:-1])):
         distance = np.abs(others[end] - rest).min()
         is_repeated = rows_of_others[end] >= MIN_REPEATS and len(rest) >= MIN_REPEATS
-        is_reported = others[end] == 0 and column.typical_median is not None and column.typical_median[0] > 0
+        typical_median = column.typical_median if isinstance(column, Measurement) else None
+        is_reported = others[end] == 0 and typical_median is not None and typical_median[0] > 0
         if is_repeated and distance >= np.ptp(rest) / 2 and not is_reported:
             yield (
                 f"the {side} value of {column.name}, in {rows_of_others[end]} rows, is far from all others: "
@@ -135,9 +137,13 @@ def describe_inverted_label(values: npt.NDArray[np.float64], labels: npt.NDArray
 
 
 def _warn_about_label_values(task: Task, cells: CheckedCells) -> Iterator[str]:
-    """Warn of a label with two values that are not 0 and 1, such as 1 and 2."""
+    """Warn of a label with two values that are not 0 and 1, such as 1 and 2, or of classes with other codes."""
     label = task.label.name
-    if cells.mapping is None and cells.invalid[label].any():
+    if cells.mapping is not None or not cells.invalid[label].any():
+        return
+    if task.label.kind == "classes":
+        yield f"{label} has cells that are not codes of the task: a mapping file turns words and other codes into these"
+    elif task.label.kind == "binary":
         distinct = set(csv_reading.distinct_cells(cells.text[label])[1]) - csv_reading.MISSING_MARKS
         if len(distinct) == 2:
             yield f"{label} has two values, but not 0 and 1: state in a mapping file which of them means 1"

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from federated_health import __version__
+from federated_health.data.columns import Label
 from federated_health.data.examples import find_example_patients
 from federated_health.data.manifest import MANIFEST, listed_hashes, read_manifest
 from federated_health.data.partition_chart import draw_partition
@@ -58,7 +59,7 @@ def write_hospitals(
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder, ignore_cleanup_errors=True) as temporary:
             partial = Path(temporary)
             entries = [
-                _write_hospital(partial / f"client_{number}.csv", name, rows, source.task.label.name)
+                _write_hospital(partial / f"client_{number}.csv", name, rows, source.task.label)
                 for number, (name, rows) in enumerate(hospitals.items(), start=1)
             ]
             manifest: dict[str, Any] = {
@@ -132,14 +133,14 @@ def _all_example_patients() -> list[bytes]:
     return [path.read_bytes() for path in map(find_example_patients, TASKS) if path]
 
 
-def _write_hospital(path: Path, name: str, rows: pd.DataFrame, label: str) -> dict[str, Any]:
-    """Write a hospital's CSV; returns its entry in the manifest."""
+def _write_hospital(path: Path, name: str, rows: pd.DataFrame, label: Label) -> dict[str, Any]:
+    """Write a hospital's CSV; returns its entry in the manifest, with the rows of each class of the label."""
     rows.to_csv(path, index=False, float_format="%.15g", lineterminator="\n")
     return {
         "file": path.name,
         "name": name,
         "rows": len(rows),
-        "labels": {str(value): int((rows[label] == value).sum()) for value in (0, 1)},
+        "labels": {str(code): int((rows[label.name] == code).sum()) for code in label.classes},
         "sha256": hash_file(path),
     }
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from federated_health.data.data_check import check_data
+from federated_health.data.data_check import DataCheck, check_data
 from federated_health.data.split import PatientIds, split_rows
 from federated_health.data.tasks import Task
 
@@ -21,7 +21,7 @@ class Patients:
 
     Attributes:
         values: float64 [rows, columns of the task], raw units and codes, NaN for missing.
-        labels: float32 [rows], 0 or 1.
+        labels: float32 [rows]; what they mean is the task's label's.
         ids: int64 [rows], equal for the rows of one patient; None if no column identifies patients.
     """
 
@@ -84,10 +84,15 @@ def load_hospital(path: Path, task: Task, name: str, split_seed: int, mapping: P
     Args:
         mapping: mapping file of the export; None if the CSV has the task's own columns.
     """
-    check = check_data(path, task, mapping)
+    return split_hospital(check_data(path, task, mapping), name, split_seed)
+
+
+def split_hospital(check: DataCheck, name: str, split_seed: int) -> Hospital:
+    """The hospital of a table that was checked; a DataError if it cannot join."""
     check.raise_obstacle()
+    task = check.task
     patients = Patients.from_table(check.numbers, task, check.cells.patients)
-    train, test = split_rows(check.numbers, task.label.name, split_seed, check.cells.patients)
+    train, test = split_rows(check.numbers, task.label.name, split_seed, check.cells.patients, task.label.classes)
     return Hospital(
         name=name,
         task=task,

@@ -27,6 +27,9 @@ MAX_COPIES = 4
 MAX_DRAWS = 100
 """Largest number of draws of the Dirichlet shares until every hospital has a patient."""
 
+QUANTILE_GROUPS = 5
+"""Groups of a label that is a quantity, for skewed labels."""
+
 DEFAULT_ALPHA = 0.5
 ALPHA_RANGE = (1e-3, 1e6)
 
@@ -92,8 +95,9 @@ def divide(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
     `hospital` takes the hospitals of the data. `iid` shuffles and deals out sizes that differ by at most one, `size`
     sizes in the given ratios (rounded by largest remainder). `dirichlet` draws, for each value of the label, the
     hospitals' shares of its rows (Yurochkin et al. 2019, Bayesian Nonparametric Federated Learning of Neural Networks),
-    so that both label balance and size are skewed. If a column identifies patients, patients are divided instead of
-    rows, and a patient is positive if any of the rows is.
+    so that both label balance and size are skewed; of a quantity, for each of QUANTILE_GROUPS groups from low to high.
+    If a column identifies patients, patients are divided instead of rows, and the largest label of a patient's rows
+    counts.
 
     Raises:
         DataError: the rows cannot be divided as asked, or a hospital would have too few patients.
@@ -105,8 +109,10 @@ def divide(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
     labels, patients = table[task.label.name].to_numpy(), _number_patients(table, task)
     if task.patient in table:
         item_of_row = patients
-        labels = np.bincount(patients, weights=labels) > 0
-        units = patients = np.arange(len(labels))
+        largest = np.full(patients.max() + 1, -np.inf)
+        np.maximum.at(largest, patients, labels)
+        labels, units = largest, np.arange(len(largest))
+        patients = units
     else:
         item_of_row, units = np.arange(len(table)), _group_copies(patients)
     count, minimum = partition.count or 1, partition.min_patients or 1
@@ -114,7 +120,8 @@ def divide(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
         raise DataError(f"--hospitals: expected at most one per patient ({len(units)}), got {count}")
     generator = np.random.default_rng(partition.seed)
     if partition.alpha is not None:
-        owners = _assign_by_label(units, labels, patients, partition, generator)
+        groups = labels if task.label.classes else _group_by_quantile(labels)
+        owners = _assign_by_label(units, groups, patients, partition, generator)
     else:
         owners = _assign_by_size(units, _round_sizes(partition.ratios or (1.0,) * count, len(units)), generator)
     if (fewest := _fewest_patients(owners, patients, count)) < minimum:
@@ -199,6 +206,12 @@ def _group_copies(groups: Vector) -> Vector:
     return units
 
 
+def _group_by_quantile(labels: npt.NDArray[np.float64]) -> Vector:
+    """Number of each label's group, from 0; groups have about equal sizes, and equal labels are in one group."""
+    bounds = np.quantile(labels, np.arange(1, QUANTILE_GROUPS) / QUANTILE_GROUPS)
+    return np.searchsorted(bounds, labels)
+
+
 def _round_sizes(ratios: Sequence[float], rows: int) -> Vector:
     """Sizes in these ratios that add up to `rows`: rounded down, and one more for the largest remainders."""
     shares = np.asarray(ratios) / max(ratios)
@@ -235,7 +248,7 @@ def _assign_by_size(units: Vector, sizes: Vector, generator: np.random.Generator
 
 
 def _assign_by_label(
-    units: Vector, labels: Vector, patients: Vector, partition: Partition, generator: np.random.Generator
+    units: Vector, labels: npt.NDArray[Any], patients: Vector, partition: Partition, generator: np.random.Generator
 ) -> Vector:
     """Hospital of each row; a unit counts as its first row's label.
 

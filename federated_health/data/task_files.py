@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from federated_health.data.columns import Category, Label, Measurement
+from federated_health.data.columns import Category, Label, Measurement, NumberLabel
 from federated_health.data.tasks import MAX_AGREEMENT_CHARACTERS, Task, write_agreement
 from federated_health.data.toml_reading import TomlTable, is_number, is_text, read_toml
 from federated_health.errors import DataError, SettingsError
@@ -21,6 +21,8 @@ TASK_FILE = "task-file"
 """Key of a node's config and of a run's: path of a task file; empty or absent for a task of the package."""
 
 MAX_COLUMNS, MAX_CODES = 1000, 100
+
+LABEL_KINDS = ("binary", "classes", "number", "count")
 
 MIN_DEVIATION = 1e-12
 """Smallest standard deviation of a scale: the network divides by it in single precision."""
@@ -72,6 +74,10 @@ def parse_task(content: bytes, file: str) -> Task:
     if not 1 <= len(columns) <= MAX_COLUMNS:
         raise top.error(f"expected 1 to {MAX_COLUMNS} columns, got {len(columns)}", "columns")
     top.end("name, label, patient, columns")
+    if label.kind != "binary":
+        from federated_health.data import label_kinds  # noqa: PLC0415  # most labels are binary
+
+        label_kinds.refuse_columns(label, columns, top)
     for reserved, key in ((label.name, "label"), (patient_column, "patient")):
         if reserved in [column.name for column in columns] or (key == "patient" and reserved == label.name):
             raise top.error(f"expected a name that no other column has, got {reserved}", key, "column")
@@ -88,9 +94,14 @@ def parse_task(content: bytes, file: str) -> Task:
 
 def _take_label(top: TomlTable) -> Label:
     table = top.take_table("label")
-    label = Label(_take_column_name(table), table.take_text("meaning"))
-    table.end("column, meaning")
-    return label
+    name, meaning = _take_column_name(table), table.take_text("meaning")
+    kind = table.take("kind", f"one of {', '.join(LABEL_KINDS)}", lambda value: value in LABEL_KINDS, Label.kind)
+    if kind != Label.kind:
+        from federated_health.data import label_kinds  # noqa: PLC0415  # as above
+
+        return label_kinds.take_label(table, kind, name, meaning)
+    table.end("column, meaning, kind, or further keys of another kind")
+    return Label(name, meaning)
 
 
 def _take_column_name(table: TomlTable) -> str:
@@ -111,17 +122,43 @@ def take_column(tables: TomlTable, name: str) -> Measurement | Category:
 def _take_category(table: TomlTable, name: str) -> Category:
     meaning = table.take_text("meaning")
     expected = f'2 to {MAX_CODES} whole numbers, such as 1 and not 01, with their meanings: {{ 0 = "no", 1 = "yes" }}'
-    codes = table.take("codes", expected, _are_codes)
-    codes = {int(code): text for code, text in codes.items()}
+    codes = take_codes(table, expected)
     expected = f"a list of some, not all, of the codes {', '.join(map(str, codes))}, such as [{next(iter(codes))}]"
     risk_codes = table.take("risk_codes", expected, lambda value: _are_some_of(value, codes), [])
     table.end("meaning, codes, risk_codes")
     return Category(name, meaning, codes, tuple(risk_codes))
 
 
+def take_codes(table: TomlTable, expected: str, least: int = 2) -> dict[int, str]:
+    """Codes and their meanings, at least so many."""
+    codes = table.take("codes", expected, lambda value: _are_codes(value) and len(value) >= least)
+    return {int(code): text for code, text in codes.items()}
+
+
+def take_range(table: TomlTable) -> tuple[float, float]:
+    """Lowest and highest plausible number."""
+    low, high = table.take("range", "two numbers, the lower one first, such as [0, 120]", _is_range)
+    return low, high
+
+
+def take_scale(table: TomlTable) -> tuple[float, float] | None:
+    """Mean and standard deviation; None if they are not declared."""
+    expected = "mean and standard deviation, such as [60, 30]"
+    return tuple(table.take("scale", expected, lambda value: _are_numbers(value) and value[1] > 0, [])) or None
+
+
+def refuse_small_scale(column: Measurement | NumberLabel, table: TomlTable) -> None:
+    """Raise a DataError if the standard deviation by which the network divides is too small."""
+    if column.public_scale[1] < MIN_DEVIATION:
+        raise table.error(
+            f"expected a standard deviation of at least {MIN_DEVIATION:g}; write it in a smaller unit",
+            "range" if column.scale is None else "scale",
+        )
+
+
 def _take_measurement(table: TomlTable, name: str) -> Measurement:
     meaning, unit = table.take_text("meaning"), normal_unit(table.take_text("unit"))
-    low, high = table.take("range", "two numbers, the lower one first, such as [0, 120]", _is_range)
+    low, high = take_range(table)
     zero_is_missing = table.take("zero_is_missing", "true or false", lambda value: isinstance(value, bool), False)
     median = table.take(
         "typical_median",
@@ -129,9 +166,7 @@ def _take_measurement(table: TomlTable, name: str) -> Measurement:
         lambda v: _is_range(v) and low <= v[0] and v[1] <= high,
         [],
     )
-    scale = table.take(
-        "scale", "mean and standard deviation, such as [60, 30]", lambda v: _are_numbers(v) and v[1] > 0, []
-    )
+    scale = take_scale(table)
     association = table.take(
         "association", '"positive" or "negative"', lambda value: value in ("positive", "negative"), ""
     )
@@ -145,14 +180,10 @@ def _take_measurement(table: TomlTable, name: str) -> Measurement:
         zero_is_missing=zero_is_missing,
         typical_median=tuple(median) or None,
         other_units={} if units is None else {normal_unit(key): _take_unit(units, key) for key in units.names()},
-        scale=tuple(scale) or None,
+        scale=scale,
         association=association or None,
     )
-    if measurement.public_scale[1] < MIN_DEVIATION:
-        raise table.error(
-            f"expected a standard deviation of at least {MIN_DEVIATION:g}; write it in a smaller unit",
-            "scale" if scale else "range",
-        )
+    refuse_small_scale(measurement, table)
     table.end("meaning, unit, range, zero_is_missing, typical_median, other_units, scale, association, or codes")
     return measurement
 

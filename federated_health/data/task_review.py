@@ -14,7 +14,7 @@ from federated_health.data.toml_reading import PLACEHOLDER, read_toml
 from federated_health.errors import DataError
 
 MAX_DEPTH = 3
-"""Number of keys of a column's key, such as columns.sex.codes."""
+"""Number of keys of a column's key, such as columns.sex.codes; other tables have one key less."""
 
 WIDE = 50
 """A range this many times as wide as that of usual medians probably detects no errors."""
@@ -47,7 +47,7 @@ def find_mistakes(path: Path) -> list[str]:
 def _find_placeholders(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Keys, from the outermost to that of a column, of all placeholders."""
     if value == PLACEHOLDER:
-        yield path[:MAX_DEPTH]
+        yield path[: MAX_DEPTH if path[0] == "columns" else MAX_DEPTH - 1]
     if isinstance(value, dict):
         for key, entry in value.items():
             yield from _find_placeholders(entry, (*path, key))
@@ -76,14 +76,17 @@ def _notes(task: Task) -> Iterator[str]:
     categories = [column for column in task.columns if isinstance(column, Category)]
     if task.patient is None:
         yield "no patient column: rows of the same patient can be on both sides of the split"
-    if not any(column.association for column in task.measurements) and not any(c.risk_codes for c in categories):
+    is_binary = task.label.kind == "binary"
+    has_signs = any(column.association for column in task.measurements) or any(c.risk_codes for c in categories)
+    if is_binary and not has_signs:
         yield "no association and no risk_codes: an inverted label is detected only by comparison with other hospitals"
     if names := [column.name for column in task.measurements if column.typical_median is None]:
         yield f"no typical_median, so that a wrong unit stays undetected: {', '.join(names)}"
     if names := [column.name for column in task.measurements if _is_wide(column)]:
         yield f"a range that allows nearly every number, also missing-value markers such as 999: {', '.join(names)}"
     if names := [column.name for column in categories if _could_be_mixed_up(column)]:
-        yield f"codes without gaps or risk_codes, so that another numbering stays undetected: {', '.join(names)}"
+        without = "gaps or risk_codes" if is_binary else "gaps"
+        yield f"codes without {without}, so that another numbering stays undetected: {', '.join(names)}"
 
 
 def _is_wide(column: Measurement) -> bool:

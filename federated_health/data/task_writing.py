@@ -4,13 +4,13 @@ import json
 import re
 from collections.abc import Mapping
 
-from federated_health.data.columns import Category, Measurement
+from federated_health.data.columns import Category, ClassLabel, CountLabel, Label, Measurement, NumberLabel
 from federated_health.data.tasks import Task
 
 
 def write_task(task: Task) -> str:
     """The text of a task file that declares the same task."""
-    tables: dict[str, Mapping[str, object]] = {"label": {"column": task.label.name, "meaning": task.label.meaning}}
+    tables: dict[str, Mapping[str, object]] = {"label": describe_label(task.label)}
     if task.patient is not None:
         tables["patient"] = {"column": task.patient}
     for column in task.columns:
@@ -19,6 +19,20 @@ def write_task(task: Task) -> str:
     for name, table in tables.items():
         lines += ["", f"[{name}]", *(f"{key} = {write_value(value)}" for key, value in table.items())]
     return "\n".join(lines) + "\n"
+
+
+def describe_label(label: Label) -> dict[str, object]:
+    """Keys and values of the label's table in a task file; without keys that have their default."""
+    described: dict[str, object] = {"column": label.name, "meaning": label.meaning}
+    match label:
+        case ClassLabel():
+            described |= {"kind": label.kind, "codes": {str(code): text for code, text in label.codes.items()}}
+        case NumberLabel():
+            described |= {"kind": label.kind, "unit": label.unit, "range": [label.low, label.high]}
+            described |= {} if label.scale is None else {"scale": label.scale}
+        case CountLabel():
+            described |= {"kind": label.kind, "range": [0, label.high]}
+    return described
 
 
 def describe_column(column: Measurement | Category) -> dict[str, object]:

@@ -28,8 +28,7 @@ from federated_health.ml.networks import Weights
 from federated_health.ml.rounds import Round, read_round, write_round, write_rounds
 from federated_health.ml.targets import target_of
 from federated_health.names import FEDERATION, METRICS, MODEL, REPORT, ROUNDS, SETTINGS
-from federated_health.report.run_page import hashes_of_model, metrics_of, write_run_report
-from federated_health.report.run_summary import RunSummary
+from federated_health.report.run_page import RunSummary, hashes_of_model, metrics_of, write_run_report
 from federated_health.settings import MIN_ENCRYPTED_HOSPITALS, OPERATIONAL, Settings
 
 RESULT, OWN_BENEFIT, OWN_ROUND = "result", "benefit", "round-"

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import TrainConfig
-from federated_health.ml.bootstrap import PERMUTATIONS
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, MIN_CLASS_SIZE, Interval, figure_title, verdict_text
+from federated_health.ml.bootstrap import PERMUTATIONS, compare_models
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, Interval, figure_title, verdict_text
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import MIN_OBSERVED, column_sums, normalisation_from
 from federated_health.ml.targets import Target
@@ -31,7 +31,7 @@ def measure_benefit(local: "LocalModel", weights: Weights, train_config: TrainCo
     compared = None
     if local.target.can_compare(held_out.labels):
         outputs, alone = local.score(weights), score_alone(local, train_config)
-        compared = local.target.compare(outputs, alone, held_out.labels, seed)
+        compared = compare_models(local.target, outputs, alone, held_out.labels, seed)
     observed = (~np.isnan(hospital.train.values)).sum(axis=0)
     minimum = MIN_OBSERVED * hospital.train.most_rows
     return Benefit(
@@ -47,7 +47,7 @@ def describe_benefit(benefit: Benefit, target: Target[Any]) -> str:
     """The verdict and its figures, in one line."""
     difference = benefit.difference
     if difference.value is None:
-        return f"benefit of joining: {verdict_text(benefit.verdict)} ({target.describe_few(MIN_CLASS_SIZE)})"
+        return f"benefit of joining: {verdict_text(benefit.verdict)} ({target.no_verdict})"
     return (
         f"benefit of joining: {benefit.verdict}; {figure_title(target.compared)} {benefit.federated.value:.3f}, and "
         f"{benefit.own:.3f} of "
@@ -80,7 +80,7 @@ def weigh_columns(local: "LocalModel", weights: Weights, seed: list[int]) -> Vec
     def loss(outputs: npt.NDArray[np.float32]) -> float:
         return float(local.target.measure(outputs, labels, DEFAULT_THRESHOLD).loss_sum)
 
-    if len(labels) < local.target.min_rows * local.hospital.test.most_rows:  # a loss would describe single patients
+    if not local.may_measure:  # a loss would describe single patients
         return np.zeros(len(task.columns))
 
     unshuffled = loss(local.score(weights))

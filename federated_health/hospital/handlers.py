@@ -343,9 +343,8 @@ def _evaluate(config: TrainConfig, local: "LocalModel", weights: Weights) -> Eva
 
 def _measure(config: TrainConfig, local: "LocalModel", outputs: npt.NDArray[np.float32]) -> EvaluationSums:
     """Sums over the held-out rows; over none if sums over so few patients' labels would describe single ones."""
-    held_out, target = local.hospital.test, local.target
-    are_few = len(held_out) < target.min_rows * held_out.most_rows
-    sums: EvaluationSums = target.no_sums if are_few else target.measure(outputs, held_out.labels, config.threshold)
+    target, labels = local.target, local.hospital.test.labels
+    sums: EvaluationSums = target.measure(outputs, labels, config.threshold) if local.may_measure else target.no_sums
     return sums
 
 

@@ -28,6 +28,7 @@ class LocalModel:
     Attributes:
         target: of the task's label.
         shapes: shapes of the weights by name, in their order.
+        may_measure: whether sums over the held-out rows' labels are of enough patients to be sent.
         train_features: float32 [training rows, features].
         train_rows: number of training rows.
     """
@@ -37,6 +38,7 @@ class LocalModel:
         self.target = target_of(hospital.task)
         self.shapes = weight_shapes(hospital.task, network)
         self.train_rows = len(hospital.train)
+        self.may_measure = len(hospital.test) >= self.target.min_rows * hospital.test.most_rows
         self._trainer = _trainer_of(hospital.task, network)
         rows = np.concatenate([hospital.train.values, hospital.test.values])
         features = encode(_encoder_of(hospital.task, normalisation), hospital.task, rows)

@@ -29,7 +29,7 @@ def save_results(folder: Path, context: Context, config: TrainConfig, weights: W
     elif config.privacy is not None:
         run_page = report.load().run_page
         name = str(context.node_config["name"])
-        summary = report.load().run_summary.RunSummary(  # the server has the figures of all hospitals
+        summary = run_page.RunSummary(  # the server has the figures of all hospitals
             task=task,
             config=config,
             figures={"hospitals": {name: dict(context.state.metric_records["figures"])}, "federation": None},

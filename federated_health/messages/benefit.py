@@ -28,7 +28,7 @@ class Benefit:
             held-out rows, with its interval (see `ml.bootstrap`).
         own: the same figure of a model trained on the hospital's own training rows alone.
         difference: by how much the federated model is better on the same rows, paired. These three are undefined with
-            too few held-out rows (see `Target.compare`).
+            too few held-out rows (see `Target.can_compare`).
         importance: [columns], increase of the summed loss over the held-out rows when a column's values are
             shuffled among them (permutation importance, Breiman 2001, Fisher et al. 2019). Hospitals' values are added.
         observed: [columns], number of training rows in which the column is not missing; 0 if there are fewer than 5.

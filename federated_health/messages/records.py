@@ -1,10 +1,11 @@
 """Weights and figures in Flower's records, validated as they are read; errors quote no value."""
 
+import hashlib
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from io import BytesIO
 from typing import Any, TypeVar
 
@@ -23,11 +24,16 @@ METRICS = "metrics"
 
 WRONG_COUNTS = "its sums of the evaluation are not over the held-out rows that it registered"
 
+OTHER_SHAPE = "its weights {}: expected float32 of shape {}, got another type or shape"
+
 MAX_LOG_ODDS = 1e39
 """Bound on scores: above every float32, and far enough below the largest float64 for sums."""
 
 NUMPY = "numpy.ndarray"
 """Flower's name for arrays in NumPy's format."""
+
+BLOCK = 2**16
+"""Number of elements per block (see `blocks`): 256 KiB per array."""
 
 Record = TypeVar("Record", ArrayRecord, MetricRecord)
 
@@ -96,7 +102,7 @@ def read_counts(metrics: MetricRecord, target: Target[Any], declared: int) -> Ev
     counts: EvaluationSums = target.sums(**values)
     if counts.examples != declared and not (counts == target.no_sums and target.min_rows):
         raise MalformedMessageError(WRONG_COUNTS)
-    if not target.is_possible(counts):
+    if not 0 <= counts.loss_sum <= counts.examples * target.max_loss or not target.is_possible(counts):
         raise MalformedMessageError("its sums of the evaluation are impossible")
     return counts
 
@@ -155,23 +161,63 @@ def read_cells(metrics: MetricRecord, key: str, *, has_deviation: bool = True) -
     return cells
 
 
+class NumpyArray(Array):
+    """Float32 elements as Flower's array, which makes NumPy's format only for who asks, such as Flower's engines.
+
+    Attributes:
+        elements: read-only, because both ends of a transport in process hold them; `numpy` returns a copy.
+    """
+
+    elements: npt.NDArray[np.float32]
+
+    def __init__(self, elements: npt.NDArray[Any]) -> None:
+        """Hold an array, which becomes read-only. It is copied only if it is not float32 in C order."""
+        elements = np.asarray(elements, dtype="<f4", order="C")
+        elements.flags.writeable = False
+        vars(self).update(dtype="float32", shape=elements.shape, stype=NUMPY, elements=elements)
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]  # Flower's is an attribute
+        return array_header(self.shape) + self.elements.tobytes()
+
+    @property
+    def content(self) -> memoryview:
+        """The elements as bytes, without a copy."""
+        return self.elements.reshape(-1).view(np.uint8).data
+
+    def numpy(self) -> npt.NDArray[Any]:
+        return self.elements.copy()
+
+    def deflate(self) -> bytes:
+        return Array(self.dtype, self.shape, self.stype, self.data).deflate()  # Flower finds a class by its name
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the elements."""
+        return hashlib.sha256(self.content).digest()
+
+
+def elements_of(array: Array) -> npt.NDArray[Any]:
+    """The elements of any array, read-only and without a copy where they are in memory."""
+    return array.elements if isinstance(array, NumpyArray) else array.numpy()
+
+
 def weights_to_record(weights: Weights) -> ArrayRecord:
-    """Float32 weights in the bytes of `flwr.app.Array(array)`, which are NumPy's own format."""
-    arrays = {}
+    """Weights as Flower's record, without a copy: they become read-only (see `NumpyArray`)."""
+    record = ArrayRecord()  # its constructor would make bytes
     for name, array in weights.items():
-        content = array_header(array.shape) + array.astype("<f4", copy=False).tobytes()
-        arrays[name] = Array(dtype="float32", shape=array.shape, stype=NUMPY, data=content)
-    return ArrayRecord(arrays, keep_input=False)
+        record[name] = NumpyArray(array)
+    return record
 
 
 def weights_from_record(record: ArrayRecord, shapes: Mapping[str, tuple[int, ...]]) -> Weights:
-    """Weights, which must have exactly these names and shapes and be finite float32."""
+    """Weights, which must have exactly these names and shapes and be finite float32; they are read-only."""
     if list(record) != list(shapes):
         raise MalformedMessageError("its weights do not have the expected names in the expected order")
     weights: Weights = {}
     for name, shape in shapes.items():
         weights[name] = _decode(record[name], name, shape)
-        if not np.isfinite(weights[name]).all():
+        if not is_finite(weights[name]):
             raise MalformedMessageError(f"{DIVERGED}its weights {name} are not all finite")
     return weights
 
@@ -181,10 +227,30 @@ def size_of(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return sum(4 * math.prod(shape) for shape in shapes.values())
 
 
+def blocks(*arrays: npt.NDArray[Any]) -> Iterator[tuple[npt.NDArray[Any], ...]]:
+    """Flat views of arrays of one shape, BLOCK elements at a time, so that what is computed of them fits the cache."""
+    flat = [array.reshape(-1) for array in arrays]
+    for start in range(0, flat[0].size, BLOCK):
+        yield tuple(array[start : start + BLOCK] for array in flat)
+
+
+def is_finite(array: npt.NDArray[Any]) -> bool:
+    """Whether all elements are finite."""
+    return all(np.isfinite(block).all() for (block,) in blocks(array))
+
+
 def distance_between(weights: Weights, other: Weights) -> float:
     """L2 norm of the difference between two sets of weights."""
-    squares = (np.square(weights[name].astype(np.float64) - other[name]).sum() for name in other)
-    return math.sqrt(sum(map(float, squares)))
+    square = 0.0
+    with np.errstate(over="ignore"):
+        for name in other:
+            for block, other_block in blocks(weights[name], other[name]):
+                difference = block - other_block
+                part = float(np.dot(difference, difference))
+                if not math.isfinite(part):  # the square of a large number is beyond float32
+                    part = float(np.square(difference, dtype=np.float64).sum())
+                square += part
+    return math.sqrt(square)
 
 
 @lru_cache(maxsize=256)
@@ -199,7 +265,11 @@ def array_header(shape: tuple[int, ...]) -> bytes:
 
 
 def _decode(array: Array, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """The array in Flower's bytes, in NumPy's own format. Its header is validated first."""
+    """The elements of an array, in memory or in NumPy's own format, whose header is validated first."""
+    if isinstance(array, NumpyArray):
+        if array.shape != shape:
+            raise MalformedMessageError(OTHER_SHAPE.format(name, shape))
+        return array.elements
     if array.stype != NUMPY:  # Flower would fail to read it, and the whole round would fail
         raise MalformedMessageError(f"its weights {name} are not a NumPy array")
     header = array_header(shape)
@@ -220,7 +290,7 @@ def _end_of_header(array: Array, name: str, shape: tuple[int, ...]) -> int:
     except Exception:  # NumPy's parser raises many types
         raise MalformedMessageError(f"its weights {name} cannot be read") from None
     if version != (1, 0) or fortran_order or dtype != np.float32 or claimed != shape:
-        raise MalformedMessageError(f"its weights {name}: expected float32 of shape {shape}, got another type or shape")
+        raise MalformedMessageError(OTHER_SHAPE.format(name, shape))
     return buffer.tell()
 
 

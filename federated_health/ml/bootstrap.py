@@ -6,12 +6,15 @@ which patients were tested, not on which patients were used for training.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.ml.metrics import MIN_CLASS_SIZE, SMALL_CLASS, Interval
+from federated_health.ml.metrics import MIN_CLASS_SIZE, Interval
+
+if TYPE_CHECKING:
+    from federated_health.ml.targets import Target
 
 LEVEL = 0.95
 ENDS = (1 - LEVEL) / 2, 1 - (1 - LEVEL) / 2
@@ -29,17 +32,12 @@ MAX_CELLS_PER_STEP = 4_000_000
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Drawn = tuple[float, Array]
-"""A ROC-AUC and its bootstrap draws, [draws]."""
+"""A figure and its bootstrap draws, [draws]."""
 
 
 def can_judge(labels: Floats) -> bool:
     """Whether both classes have at least MIN_CLASS_SIZE patients."""
     return rarer_class(labels) >= MIN_CLASS_SIZE
-
-
-def is_small(labels: Floats) -> bool:
-    """Whether either class has fewer than SMALL_CLASS patients."""
-    return rarer_class(labels) < SMALL_CLASS
 
 
 def rarer_class(labels: Floats) -> int:
@@ -91,6 +89,17 @@ def roc_auc_draws(scores: Floats, labels: Floats, times: Array) -> Array:
     return np.concatenate(parts)
 
 
+def mean_draws(losses: Array, times: Array) -> Array:
+    """Mean loss of each draw, [draws].
+
+    Args:
+        losses: [rows], or [repeats, rows] for the mean over repeats.
+        times: as from `resample`.
+    """
+    means: Array = np.atleast_2d(losses).mean(axis=0) @ times / times.sum(axis=0)
+    return means
+
+
 def interval_of(value: float, draws: Array) -> Interval:
     """A figure with the percentile interval of its draws, [draws]."""
     low, high = np.quantile(draws, ENDS)
@@ -98,7 +107,7 @@ def interval_of(value: float, draws: Array) -> Interval:
 
 
 def difference_of(first: Drawn, second: Drawn) -> Interval:
-    """The paired difference of two ROC-AUCs, first minus second, on the same draws of the same patients."""
+    """The paired difference of two figures, first minus second, on the same draws of the same patients."""
     return interval_of(first[0] - second[0], first[1] - second[1])
 
 
@@ -149,55 +158,28 @@ class Comparison:
     difference: Interval
 
 
-def compare_roc_auc(scores: Floats, others: Floats, labels: Floats, seed: list[int]) -> Comparison:
-    """Compare two models by ROC-AUC.
-
-    Args:
-        scores, others: [patients], of the model and of the other one.
-        labels: [patients], 0 or 1.
-    """
-    resampled = Resampled.of(labels, seed)
-    value, other = resampled.roc_auc(scores), resampled.roc_auc(others)
-    return Comparison(value=interval_of(*value), other=other[0], difference=difference_of(value, other))
-
-
-def classes_to_judge(is_actual: npt.NDArray[np.bool_]) -> list[int]:
-    """Classes with at least MIN_CLASS_SIZE patients, and as many others; `is_actual` is [patients, classes]."""
-    return [column for column in range(is_actual.shape[1]) if can_judge(is_actual[:, column].astype(np.float64))]
-
-
-def compare_one_vs_rest(
-    scores: Floats, others: Floats, is_actual: npt.NDArray[np.bool_], seed: list[int]
+def compare_models(
+    target: "Target[Any]", outputs: Floats, others: Floats, labels: Floats, seed: list[int]
 ) -> Comparison:
-    """Compare two models by the mean ROC-AUC of each class against all others, of `classes_to_judge`.
+    """Compare two models by the figure `compared` of the target, on rows of which `Target.can_compare` is true.
 
     Args:
-        scores, others: [patients, classes].
-        is_actual: [patients, classes], one true value per patient.
+        outputs, others: the networks' outputs, of the model and of the one that it is compared with.
     """
-    counting = classes_to_judge(is_actual)
-    draws = affordable_draws(len(is_actual))
-    times = np.column_stack([np.ones(len(is_actual)), resample(is_actual.argmax(axis=1), draws, seed)])
-
-    def mean_roc_auc(of_model: Floats) -> Drawn:
-        of_class = [roc_auc_draws(of_model[:, k], is_actual[:, k].astype(np.float64), times) for k in counting]
-        value, *drawn = np.mean(of_class, axis=0)
-        return float(value), np.array(drawn)
-
-    value, other = mean_roc_auc(scores), mean_roc_auc(others)
-    return Comparison(value=interval_of(*value), other=other[0], difference=difference_of(value, other))
+    times = resample(target.strata(labels), affordable_draws(len(labels)), seed)
+    value, other = (drawn_figure(target, of, labels, times) for of in (outputs, others))
+    return Comparison(value=interval_of(*value), other=other[0], difference=improvement_of(target, value, other))
 
 
-def compare_means(losses: Array, others: Array, seed: list[int]) -> Comparison:
-    """Compare two models by a mean loss, of which less is better.
+def improvement_of(target: "Target[Any]", value: Drawn, other: Drawn) -> Interval:
+    """By how much a model's figure is better than another's, on the same draws of the same patients."""
+    return difference_of(other, value) if target.less_is_better else difference_of(value, other)
 
-    Args:
-        losses, others: [patients], of the model and of the other one.
-    """
-    patients = len(losses)
-    times = resample(np.zeros(patients), affordable_draws(patients), seed)
-    value, other = ((float(of.mean()), of @ times / patients) for of in (losses, others))
-    return Comparison(value=interval_of(*value), other=other[0], difference=difference_of(other, value))
+
+def drawn_figure(target: "Target[Any]", outputs: Floats, labels: Floats, times: Array) -> Drawn:
+    """The figure `compared` of the rows themselves, and of each draw, [rows, draws] (see `Target.compared_draws`)."""
+    once = np.ones((len(labels), 1))
+    return float(target.compared_draws(outputs, labels, once)[0]), target.compared_draws(outputs, labels, times)
 
 
 def _wins(positives: Floats, negatives: Floats, high: Array, low: Array) -> Array:

@@ -88,9 +88,9 @@ def encode(encoder: Any, task: Task, values: npt.NDArray[np.float64]) -> npt.NDA
     return np.asarray(encoder(_named_columns(task, values), training=False))
 
 
-def predict_risk(model: Any, task: Task, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """Probabilities in [0, 1], [rows], of patients given as [rows, columns of the task], NaN for missing."""
-    return np.asarray(model(_named_columns(task, values), training=False))[:, 0]
+def predict(model: Any, task: Task, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """What a model returns, [rows, outputs], for patients given as [rows, columns of the task], NaN for missing."""
+    return np.asarray(model(_named_columns(task, values), training=False))
 
 
 def _named_columns(task: Task, values: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float32]]:

@@ -9,6 +9,6 @@ from types import ModuleType
 
 def load() -> ModuleType:
     """This package with the modules that write a run's report and model."""
-    from federated_health.report import run_page, run_summary, saved_model, svg  # noqa: F401, PLC0415  # the loader
+    from federated_health.report import run_page, saved_model, svg  # noqa: F401, PLC0415  # the loader
 
     return sys.modules[__name__]

@@ -59,6 +59,11 @@ def with_interval(interval: Interval, *, signed: bool = False) -> str:
     return f"{value} ({low}{joint}{high})"
 
 
+def capitalise(text: str) -> str:
+    """The text with a capital first letter, and all others as they are."""
+    return f"{text[0].upper()}{text[1:]}"
+
+
 def number_of(number: int, noun: str) -> str:
     """A number with its noun, as in 1 hospital, 1,000 hospitals."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

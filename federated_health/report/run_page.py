@@ -1,28 +1,28 @@
-"""The page of a run, for the server or for one hospital, which sees less. run_charts.py has the charts."""
+"""The page of a run, for the server or for one hospital, which sees less, and the data from which it is made."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import nan
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from federated_health.data.tasks import Task
 from federated_health.files import hash_file
-from federated_health.messages.content import TrainConfig
-from federated_health.ml import load_privacy_plan
-from federated_health.ml.metrics import (
-    DEFAULT_THRESHOLD,
-    MIN_CELL_SIZE,
-    SMALL_CLASS,
-    Interval,
-    describe_small_in_mean,
-    figure_title,
-)
+from federated_health.messages.content import Evaluation, Registration, TrainConfig
+from federated_health.ml.bootstrap import PERMUTATIONS
+from federated_health.ml.metrics import Interval, describe_small_in_mean, figure_title, merge_counts
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.normalisation import MIN_OBSERVED
+from federated_health.ml.rounds import Round
 from federated_health.names import FEDERATION, MODEL
-from federated_health.report import run_charts, sections
+from federated_health.report import sections
 from federated_health.report.charts import draw_intervals
 from federated_health.report.formatting import (
     INTERVAL,
     MAX_ROWS,
+    capitalise,
     figure,
     first_of,
     list_some,
@@ -31,10 +31,52 @@ from federated_health.report.formatting import (
     with_interval,
 )
 from federated_health.report.page import Block, Caution, Page, Picture, Section, write_report
-from federated_health.report.run_summary import RunSummary
+from federated_health.report.panels import Panels, panels_of
+from federated_health.settings import Settings
 
-FIGURES = ("accuracy", "precision", "recall", "f1", "roc_auc", "brier")
-_ALIASES = "Recall is also called sensitivity, and precision the positive predictive value; F1 is their harmonic mean."
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """A completed or stopped run as the writer of the page knows it. Sections without data are left out.
+
+    Attributes:
+        config: the train config of the final model; `rounds` counts the completed rounds.
+        figures: `hospitals`, `federation` and what else there is of metrics.json.
+        hospital: the hospital that writes the page; empty for the server.
+        hospitals: number of hospitals that trained, if `rounds` does not hold all of them; 0 if it is not known.
+        settings: None if `hospital` does not know them.
+        rounds: the completed rounds, as far as they are known.
+        evaluations: final evaluations by hospital, or of the federation alone.
+        problems: one line each.
+        stopped: whether the run ended before its last round.
+        privacy_spent: the differential privacy that `hospital` has spent, in a sentence.
+        facts: further names and values, such as hashes of files.
+    """
+
+    task: Task
+    config: TrainConfig
+    figures: Mapping[str, Any]
+    hospital: str = ""
+    hospitals: int = 0
+    settings: Settings | None = None
+    registrations: Mapping[str, Registration] = field(default_factory=dict)
+    rounds: Sequence[Round] = ()
+    evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
+    problems: Sequence[str] = ()
+    stopped: bool = False
+    encrypted: bool = False
+    privacy_spent: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def rounds_trained(self) -> Counter[str]:
+        """Hospital -> number of known rounds in which it trained; without hospitals that did not train."""
+        return Counter(name for record in self.rounds for name, part in record.hospitals.items() if part.train_examples)
+
+    @property
+    def hospital_count(self) -> int:
+        """Number of hospitals that trained; 0 if `hospital` does not know it."""
+        return self.hospitals or len(self.rounds_trained)
 
 
 def metrics_of(config: TrainConfig, *, stopped: bool) -> dict[str, Any]:
@@ -56,31 +98,41 @@ def write_run_report(path: Path, run: RunSummary) -> None:
     write_report(path, lambda: page_of_run(run))
 
 
+def load_private_runs() -> ModuleType:
+    """The sections of runs with differential privacy or encryption."""
+    from federated_health.report import private_runs  # noqa: PLC0415  # most runs have neither
+
+    return private_runs
+
+
 def page_of_run(run: RunSummary) -> Page:
     """A page with everything that its writer knows of a run."""
+    config = run.config
+    options = {"seed": config.seed, "threshold": config.threshold, "balanced": bool(config.class_weights)}
+    panels = panels_of(run.task, **options, are_bins=run.encrypted)
     model = f"a model of {number_of(run.hospital_count, 'hospital')}"
     title = model if run.hospital_count else f"{run.hospital} in a federation"
     return Page(
         title=f"{run.task.name}: {title}",
-        lead=_lead(run),
+        lead=_lead(run, panels),
         sections=[
             *_participants(run),
-            *_benefit(run),
-            _quality(run),
-            *run_charts.learning_curves(run),
-            *run_charts.curves_of_run(run),
-            *run_charts.confusion_of_run(run),
-            *run_charts.holdings_of_run(run),
-            *run_charts.importance_of_run(run),
-            *_privacy(run),
-            _sent_by_hospitals(run),
-            *_settings(run),
-            _limits(run),
+            *_benefit(run, panels),
+            _quality(run, panels),
+            *sections.learning_curves(run.rounds, panels),
+            *_curves(run, panels),
+            *_decisions(run, panels),
+            *_holdings(run, panels),
+            *_importance(run, panels),
+            *([load_private_runs().privacy_section(run)] if run.config.privacy else []),
+            _sent_by_hospitals(run, panels),
+            *_settings(run, panels),
+            _limits(run, panels),
         ],
     )
 
 
-def _lead(run: RunSummary) -> str:
+def _lead(run: RunSummary, panels: Panels) -> str:
     parts = [number_of(run.hospital_count, "hospital")] if run.hospital_count else []
     parts += [number_of(run.config.rounds, "round"), f"strategy {run.config.strategy}"]
     parts += ["stopped before its last round"] if run.stopped else []
@@ -89,7 +141,7 @@ def _lead(run: RunSummary) -> str:
         qualifier = "; averaged while encrypted, so that the server could read neither updates nor figures"
     elif run.hospital:
         qualifier = ", with differential privacy"
-    lead = f"Estimates the risk of: {run.task.label.meaning}. {', '.join(parts)}{qualifier}."
+    lead = f"Estimates {panels.estimate}: {run.task.label.meaning}. {', '.join(parts)}{qualifier}."
     if not run.hospital and (benefits := run.figures.get("joining")):
         lead += f" Benefit of joining: {list_verdicts(benefit['verdict'] for benefit in benefits.values())}"
     return lead
@@ -120,7 +172,7 @@ def _participants(run: RunSummary) -> Iterator[Section]:
     yield Section("Participants", blocks)
 
 
-def _benefit(run: RunSummary) -> Iterator[Section]:
+def _benefit(run: RunSummary, panels: Panels) -> Iterator[Section]:
     """The benefit of joining per hospital that answered; nothing if hospitals were not asked."""
     benefits = run.figures.get("joining")
     if not benefits:
@@ -128,10 +180,10 @@ def _benefit(run: RunSummary) -> Iterator[Section]:
     differences = {name: Interval(**benefit["difference"]) for name, benefit in benefits.items()}
     blocks: list[Block] = [
         "Each hospital also trained a model on its own patients alone, with the same settings, and compared both "
-        f"models on its held-out patients. {sections.AUC}",
-        *sections.verdict_cards(benefits),
-        *_intervals(differences, "federated minus own", "difference of ROC-AUC", reference=0.0),
-        sections.VERDICT_RULE,
+        f"models on its held-out patients. {panels.compared_explained}",
+        *sections.verdict_cards(benefits, panels),
+        *_intervals(differences, panels.difference(), f"difference of {panels.compared}", reference=0.0),
+        panels.verdict_rule,
         Caution(
             "One split of few patients gives wide intervals. If records may be collected in one place, the command "
             "python -m federated_health evidence tests models on every patient, several times."
@@ -146,8 +198,7 @@ def _intervals(
     """One row per hospital, for the first MAX_ROWS; nothing if the figure is not defined for any hospital."""
     if all(interval.value is None for interval in intervals.values()):
         return
-    title = f"{quantity[0].upper()}{quantity[1:]}"
-    caption = f"{title}, {model}, on each hospital's held-out patients, with its {INTERVAL}."
+    caption = f"{capitalise(quantity)}, {model}, on each hospital's held-out patients, with its {INTERVAL}."
     signed = reference is not None
     figures = list_some(f"{name} {with_interval(interval, signed=signed)}" for name, interval in intervals.items())
     shown, _ = first_of(intervals)
@@ -158,78 +209,86 @@ def _intervals(
     )
 
 
-def _quality(run: RunSummary) -> Section:
+def _quality(run: RunSummary, panels: Panels) -> Section:
     title = "How good the model is"
-    rows = {name: _figures(row) for name, row in run.figures["hospitals"].items()}
+    rows = {name: _figures(row, panels) for name, row in run.figures["hospitals"].items()}
     if not rows:
         return Section(title, ["No hospital evaluated the model: there are no figures."])
-    federation, threshold = run.figures["federation"], run.config.threshold
+    federation = run.figures["federation"]
     last, is_marked = {}, False
     if federation is not None:
-        last[FEDERATION] = _figures(federation)
-        mean, small = figure(federation["mean_roc_auc"]), federation.get("small_in_mean")  # unknown if encrypted
-        if is_marked := federation["mean_roc_auc"] is not None and small != 0:
-            mean += " *"
-        last["hospital mean"] = {**dict.fromkeys(last[FEDERATION], ""), figure_title("roc_auc"): mean}
-    notes = ["The run was stopped before hospitals computed ROC-AUCs."] if run.stopped else []
+        last[FEDERATION] = _figures(federation, panels)
+        if "mean_roc_auc" in federation:
+            mean, small = figure(federation["mean_roc_auc"]), federation.get("small_in_mean")  # unknown if encrypted
+            if is_marked := federation["mean_roc_auc"] is not None and small != 0:
+                mean += " *"
+            last["hospital mean"] = {**dict.fromkeys(last[FEDERATION], ""), figure_title("roc_auc"): mean}
+    are_without_auc = run.stopped and panels.target.has_classes
+    notes = ["The run was stopped before hospitals computed ROC-AUCs."] if are_without_auc else []
     if is_marked:
         notes.append(describe_small_in_mean(small))
     if few := [name for name, row in run.evaluations.items() if row.counts.is_small]:
-        noisy = f"Fewer than {SMALL_CLASS} held-out patients of one class, so ROC-AUC is too noisy to interpret"
-        notes.append(f"{noisy}: {list_some(few, ', ')}.")
-    chosen = "" if threshold == DEFAULT_THRESHOLD else ", which gives the greatest F1 on all training patients"
-    notes += [f"Predicted positive: a risk of at least {threshold}{chosen}.", sections.FIGURES_EXPLAINED, _ALIASES]
+        notes.append(f"{panels.noisy}: {list_some(few, ', ')}.")
+    notes += [*filter(None, [panels.decisions_explained]), panels.explained]
     caption = f"Figures on held-out patients{', after the last completed round' if run.stopped else ''}"
     blocks: list[Block] = [sections.figures_table(caption, rows, last=last, note=" ".join(notes))]
     if not run.hospital:
-        aucs = {name: Interval(**benefit["roc_auc"]) for name, benefit in run.figures.get("joining", {}).items()}
-        blocks += _intervals(aucs, "federated model", "ROC-AUC")
-        if federation["roc_auc"] is not None:
-            blocks.append(Caution(sections.POOLED_AUC))
+        compared = panels.target.compared
+        joining = {name: Interval(**benefit[compared]) for name, benefit in run.figures.get("joining", {}).items()}
+        blocks += _intervals(joining, "federated model", panels.compared)
+        if federation.get("roc_auc", 0) is not None:
+            blocks.append(Caution(panels.pooled_explained))
     return Section(title, blocks)
 
 
-def _figures(row: Mapping[str, float | None]) -> dict[str, str]:
-    return {figure_title(key): figure(row.get(key)) for key in FIGURES}
+def _figures(row: Mapping[str, float | None], panels: Panels) -> dict[str, str]:
+    return {panels.title(key): figure(row.get(key)) for key in panels.figures}
 
 
-def _privacy(run: RunSummary) -> Iterator[Section]:
-    """The guarantee to each training patient and how it was met; nothing without differential privacy."""
-    plan = run.config.privacy
-    if plan is None:
+def _curves(run: RunSummary, panels: Panels) -> Iterator[Section]:
+    """Curves of the released groups of scores."""
+    groups = {name: evaluation.scores for name, evaluation in run.evaluations.items()}
+    yield from panels.curves(groups)
+
+
+def _decisions(run: RunSummary, panels: Panels) -> Iterator[Section]:
+    """Confusion matrices of the final model, or of the last round's model if the run was stopped."""
+    sums = {name: evaluation.counts for name, evaluation in run.evaluations.items()}
+    if run.stopped and not sums:  # then the threshold is that of the rounds
+        sums = {name: part.counts for name, part in run.rounds[-1].hospitals.items() if part.counts}
+    if not sums:
         return
-    guarantee = (
-        f"Every hospital trained with ({plan.epsilon:g}, {plan.delta:g})-differential privacy for its training "
-        f"patients, over the whole run: {load_privacy_plan().GUARANTEE}."
-    )
-    items = [
-        f"{number_of(plan.steps, 'step')} per round: in each step a patient takes part with probability "
-        f"{plan.sampling_rate:g}, its gradient is clipped to an L2 norm of {plan.clip:g}, and the hospital adds "
-        f"Gaussian noise of {plan.noise_multiplier:g} times that to their sum.",
-        f"The noise is enough for {plan.rounds} rounds, which each hospital counts on its own disk: a repeated round "
-        "counts again.",
-        "Columns are scaled by the ranges that the task declares. No sums, training losses, training scores or "
-        "comparisons with a hospital's own model were released, so the threshold is 0.5.",
-    ]
-    items += [f"Privacy budget of this hospital: {run.privacy_spent}."] if run.privacy_spent else []
-    exact = Caution("Figures on held-out patients are exact: differential privacy does not protect these patients.")
-    yield Section("Differential privacy", [guarantee, items, exact])
+    drawn, more = sections.first_panels(sums)
+    drawn.setdefault(FEDERATION, merge_counts(sums.values()))
+    yield from panels.decisions(drawn, f"Held-out patients. {more}".strip())
 
 
-def _sent_by_hospitals(run: RunSummary) -> Section:
+def _holdings(run: RunSummary, panels: Panels) -> Iterator[Section]:
+    """Labels and missing values of every hospital, as far as they were released."""
+    sums = {name: evaluation.counts for name, evaluation in run.evaluations.items() if name != FEDERATION}
+    if not sums:
+        return
+    missing = {}
+    for name, observed in run.figures.get("observed", {}).items():
+        rows = run.figures["hospitals"][name]["train_examples"]
+        missing[name] = [1.0 - observed[key] / rows if observed[key] else nan for key in run.task.column_names]
+    labels = panels.holdings(sums, "Each hospital's held-out patients.")
+    of_missing = f"Each hospital's training patients; not released if fewer than {MIN_OBSERVED} have a value."
+    yield sections.holdings_section(run.task, labels, missing, of_missing)
+
+
+def _importance(run: RunSummary, panels: Panels) -> Iterator[Section]:
+    """Permutation importance of the columns; nothing if hospitals were not asked."""
+    if importance := run.figures.get("importance"):
+        patients = f"Held-out patients, mean of {PERMUTATIONS} shuffles per hospital."
+        yield sections.importance_section(importance, patients, panels)
+
+
+def _sent_by_hospitals(run: RunSummary, panels: Panels) -> Section:
     """A summary of the data that left the hospitals; `messages` has the exact list."""
     private = run.config.privacy is not None
     if run.encrypted:
-        sums, weights, losses = "sums of its columns, ", "weights", "losses"
-        if private:
-            sums, weights, losses = "", "noisy weights", "their losses"
-        items = [
-            "At registration: its name, the columns that it expects, the numbers of its training and held-out "
-            "patients, and its certificate.",
-            f"Encrypted, so that the server could only add them: {sums}its model's {weights} in every round, counts of "
-            f"held-out patients and sums of {losses}, and at the end numbers of patients by score.",
-            "The key, to the other hospitals alone, each time sealed for one of them and signed.",
-        ]
+        items = load_private_runs().list_sent_encrypted(run)
         source = "What was decrypted stayed at the hospitals; this page uses it."
     else:
         sums = (
@@ -237,15 +296,17 @@ def _sent_by_hospitals(run: RunSummary) -> Section:
             f"its values (nothing if fewer than {MIN_OBSERVED} have it)"
         )
         associations = "; for each measurement and each code of a category its correlation with the label"
+        if not panels.target.has_threshold:
+            associations = ""
+        classes = f"; the number of training patients of each class (0 if fewer than {MIN_OBSERVED})"
+        classes = classes if panels.balanced else ""
+        scores = "" if private else "training and of "
         items = [
             "At registration: its name, the columns that it expects, the numbers of its training and held-out patients"
-            f"{'' if private else sums + associations}.",
-            f"In each round: its model's {'noisy weights' if private else 'weights and mean training loss'}; the "
-            "numbers of held-out patients predicted correctly and wrongly in either class, and the sums of their "
-            "losses.",
-            f"At the end: the same counts, its ROC-AUC, and its scores of {'' if private else 'training and of '}"
-            f"held-out patients as score groups of at least {MIN_CELL_SIZE} patients of a class, each with their "
-            "number, and mean and deviation of the scores.",
+            f"{'' if private else sums + associations + classes}.",
+            f"In each round: its model's {'noisy weights' if private else 'weights and mean training loss'}; "
+            f"{panels.sent_sums}.",
+            f"At the end: {panels.sent_groups.format(scores=scores)}.",
         ]
         if run.settings is not None and run.settings.appraisal and not private:
             items.append(
@@ -256,15 +317,16 @@ def _sent_by_hospitals(run: RunSummary) -> Section:
     return Section("What each hospital sent", [items, f"No patient's record left a hospital. {source}"])
 
 
-def _settings(run: RunSummary) -> Iterator[Section]:
+def _settings(run: RunSummary, panels: Panels) -> Iterator[Section]:
     if run.settings is not None:
         config = run.config
-        facts = {"completed rounds": str(config.rounds), "threshold": str(config.threshold)}
+        facts = {"completed rounds": str(config.rounds)}
+        facts |= {"threshold": str(config.threshold)} if panels.target.has_threshold else {}
         facts |= {"SHA-256 of the schema": config.schema, **config.network.facts, **run.facts}
         yield sections.settings_section(run.settings, facts, leave_out=config.network.unused_settings)
 
 
-def _limits(run: RunSummary) -> Section:
+def _limits(run: RunSummary, panels: Panels) -> Section:
     split = "One split of each hospital's patients into training and held-out patients"
     limits = [f"{split}: another split gives other figures."]
     hospitals = sorted(run.rounds_trained)
@@ -278,4 +340,4 @@ def _limits(run: RunSummary) -> Section:
         limits.append("The run was stopped before its last round.")
     if run.settings is None:
         limits += [f"{name}: {value}" for name, value in run.facts.items()]
-    return sections.model_card(run.task, hospitals, limits)
+    return sections.model_card(panels, hospitals, limits)

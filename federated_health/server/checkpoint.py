@@ -104,8 +104,11 @@ def check_settings(saved: Mapping[str, Value], given: Mapping[str, Value]) -> No
         raise CheckpointError(f"a run resumes with the settings that it began with: {'; '.join(differing)}")
 
 
-def write_checkpoint(checkpoint: Checkpoint, position: Position) -> bytes:
-    """The content of a checkpoint file, whose last round ends at a position in the history file."""
+def write_checkpoint(checkpoint: Checkpoint, position: Position) -> list[bytes | memoryview]:
+    """The content of a checkpoint file, whose last round ends at a position in the history file.
+
+    It is in pieces, so that arrays are not copied.
+    """
     sums = [[getattr(registration.sums, name) for name in SUM_NAMES] for registration in checkpoint.registrations]
     arrays = {
         **{_WEIGHTS + name: array for name, array in checkpoint.weights.items()},
@@ -127,12 +130,14 @@ def write_checkpoint(checkpoint: Checkpoint, position: Position) -> bytes:
         "history": astuple(position),
         "arrays": list(arrays),
     }
-    content = BytesIO()
-    content.write(json.dumps(header, allow_nan=False).encode() + b"\n")
-    for array in arrays.values():
-        np.lib.format.write_array(content, np.asarray(array), allow_pickle=False)
-    body = content.getvalue()
-    return b"%b %b %b\n" % (MAGIC, VERSION, _digest(VERSION, body)) + body
+    body: list[bytes | memoryview] = [json.dumps(header, allow_nan=False).encode() + b"\n"]
+    for array in (np.asarray(array, order="C") for array in arrays.values()):
+        if array.dtype.hasobject:
+            raise ValueError("expected arrays of numbers")
+        start = BytesIO()
+        np.lib.format.write_array_header_1_0(start, np.lib.format.header_data_from_array_1_0(array))
+        body += start.getvalue(), array.reshape(-1).view(np.uint8).data
+    return [b"%b %b %b\n" % (MAGIC, VERSION, _digest(VERSION, *body)), *body]
 
 
 def read_checkpoint(data: bytes) -> tuple[Checkpoint, Position]:
@@ -186,9 +191,12 @@ def _under(prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def _digest(version: bytes, body: bytes) -> bytes:
+def _digest(version: bytes, *body: bytes | memoryview) -> bytes:
     """SHA-256 of version and body: a file with an altered version is damaged, not of another version."""
-    return hashlib.sha256(version + b"\n" + body).hexdigest().encode()
+    digest = hashlib.sha256(version + b"\n")
+    for piece in body:
+        digest.update(piece)
+    return digest.hexdigest().encode()
 
 
 class CheckpointFolder:

@@ -3,16 +3,18 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from federated_health.data.tasks import Task
-from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, Update
 from federated_health.ml.metrics import EvaluationSums, merge_counts
 from federated_health.ml.rounds import HospitalRound, Round
 from federated_health.ml.targets import Target, target_of
+
+if TYPE_CHECKING:
+    from federated_health.messages.benefit import Benefit
 
 
 def summarise_round(number: int, updates: Mapping[str, Update], counts: Mapping[str, EvaluationSums]) -> Round:
@@ -71,7 +73,7 @@ def _pooled_roc_auc(target: Target[Any], evaluations: Iterable[Evaluation]) -> f
 
 
 def summarise_benefits(
-    benefits: Mapping[str, Benefit],
+    benefits: Mapping[str, "Benefit"],
     evaluations: Mapping[str, Evaluation],
     task: Task,
     data_warnings: Mapping[str, Sequence[str]] = {},

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.app import RecordDict
@@ -12,9 +12,8 @@ from flwr.serverapp.strategy import Strategy
 from federated_health import encryption
 from federated_health.errors import RunError
 from federated_health.messages import content as messages
-from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import BENEFIT, Evaluation, TrainConfig, TrainingScores, Update
-from federated_health.messages.records import weights_to_record
+from federated_health.messages.records import elements_of, is_finite, weights_to_record
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, EvaluationSums
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import merge_sums, normalisation_from, public_normalisation
@@ -27,6 +26,9 @@ from federated_health.server.run import FederatedRun
 from federated_health.server.strategies import make_strategy, read_state, write_state
 from federated_health.settings import Settings
 from federated_health.transport.interface import Transport
+
+if TYPE_CHECKING:
+    from federated_health.messages.benefit import Benefit
 
 
 def make_run(transport: Transport, settings: Settings, strategy: Strategy | None = None) -> FederatedRun:
@@ -102,8 +104,9 @@ class PlainRun(FederatedRun):
                 raise
             if averaged is not None:
                 yield self._complete(averaged)
-            averaged = _AveragedRound(number, updates, self._aggregate(number, updates))
+            averaged = self._average(number, updates)
             self.participants.note_absent(number, updates)
+            del updates  # their weights take several times the memory of the network
             if self.privacy is not None or number == self.settings.rounds:
                 self._evaluate(averaged)
                 yield self._complete(averaged)
@@ -140,15 +143,16 @@ class PlainRun(FederatedRun):
             averaged.counts |= {reply.hospital: reply.content.counts for reply in updates if reply.content.counts}
         return self.collector.reject_outsized(updates, weights, self.settings.max_update_norm)
 
-    def _aggregate(self, number: int, updates: list[AcceptedReply[Update]]) -> Weights:
+    def _average(self, number: int, updates: list[AcceptedReply[Update]]) -> "_AveragedRound":
         """The strategy's average of the updates."""
         with np.errstate(all="ignore"):  # overflow gives non-finite weights, which are reported below
             arrays, _ = self.strategy.aggregate_train(number, [reply.message for reply in updates])
             assert arrays is not None, "there are updates"
-            weights = {name: arrays[name].numpy().astype(np.float32) for name in self._shapes}
-        if not all(np.isfinite(array).all() for array in weights.values()):
+            weights = {name: elements_of(arrays[name]).astype(np.float32, copy=False) for name in self._shapes}
+        if not all(map(is_finite, weights.values())):
             raise RunError(f"round {number}: training diverged (non-finite weights); try a smaller --learning-rate")
-        return weights
+        trained = {reply.hospital: replace(reply.content, weights={}) for reply in updates}
+        return _AveragedRound(number, trained, weights)
 
     def _evaluate(self, averaged: "_AveragedRound") -> None:
         """Add the held-out counts of the hospitals that answer; the average does not depend on them."""
@@ -162,8 +166,7 @@ class PlainRun(FederatedRun):
 
     def _complete(self, averaged: "_AveragedRound") -> Round:
         """Complete a round whose weights have been evaluated."""
-        updates = {reply.hospital: reply.content for reply in averaged.updates}
-        completed = summarise_round(averaged.number, updates, averaged.counts)
+        completed = summarise_round(averaged.number, averaged.updates, averaged.counts)
         self.weights = averaged.weights
         self.history.append(completed)
         return completed
@@ -228,7 +231,9 @@ class PlainRun(FederatedRun):
         registration = self.participants.registration_of(node)
         return Evaluation.from_content(content, self._target, registration.test_examples, final=final)
 
-    def _read_benefit(self, node: int, content: RecordDict) -> Benefit:
+    def _read_benefit(self, node: int, content: RecordDict) -> "Benefit":
+        from federated_health.messages.benefit import Benefit  # noqa: PLC0415  # at the end of a run only
+
         registration = self.participants.registration_of(node)
         task = self.settings.task_declaration
         return Benefit.from_content(content, task, registration.train_examples, registration.test_examples)
@@ -236,9 +241,13 @@ class PlainRun(FederatedRun):
 
 @dataclass
 class _AveragedRound:
-    """A round whose new weights are being evaluated: its updates, their average, and the held-out counts so far."""
+    """A round whose new weights are being evaluated, and the held-out counts so far.
+
+    Attributes:
+        updates: by hospital, without their weights.
+    """
 
     number: int
-    updates: list[AcceptedReply[Update]]
+    updates: dict[str, Update]
     weights: Weights
     counts: dict[str, EvaluationSums] = field(default_factory=dict)

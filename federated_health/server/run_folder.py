@@ -19,7 +19,7 @@ from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 
 if TYPE_CHECKING:
-    from federated_health.report.run_summary import RunSummary
+    from federated_health.report.run_page import RunSummary
     from federated_health.report.saved_model import ModelSaver
 
 CHECKPOINTS = "checkpoints"
@@ -132,11 +132,7 @@ class RunFolder:
         if stopped:  # the last round may not have been added
             write_rounds(self.path / ROUNDS, run.history, self._headline)
         config, run_page = run.train_config(), report.load().run_page
-        described = run_page.metrics_of(config, stopped=stopped)
-        metrics = {**described, "faults": run.problems.to_json(), **figures}
-        if run.weights is None:
-            metrics.pop("threshold")  # only the hospitals know it
-        write_json(self.path / METRICS, metrics)
+        write_metrics(self.path, run, figures, stopped=stopped)
         if run.weights is not None:
             report.load().svg.warm_up()  # while the other process gets ready
             model = self.path / MODEL
@@ -147,11 +143,20 @@ class RunFolder:
             self._checkpoints.remove()
 
 
+def write_metrics(folder: Path, run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool) -> None:
+    """Write metrics.json; StorageError if it cannot be written."""
+    described = report.load().run_page.metrics_of(run.train_config(), stopped=stopped)
+    metrics = {**described, "faults": run.problems.to_json(), **figures}
+    if run.weights is None:
+        metrics.pop("threshold")  # only the hospitals know it
+    write_json(folder / METRICS, metrics)
+
+
 def summarise(
     run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool, facts: Mapping[str, str]
 ) -> "RunSummary":
     """A run as its server knows it, for its report (see `RunSummary`)."""
-    summary: RunSummary = report.load().run_summary.RunSummary(
+    summary: RunSummary = report.load().run_page.RunSummary(
         task=run.settings.task_declaration,
         config=run.train_config(),
         figures=figures,

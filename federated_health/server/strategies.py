@@ -5,7 +5,7 @@ Some of Flower's classes are subclassed here, to correct them or to save time pe
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from flwr.serverapp import strategy as flower
 
 from federated_health.errors import CheckpointError
 from federated_health.messages.content import ARRAYS, CONFIG, EQUAL_WEIGHT, NUM_EXAMPLES, TRAIN_LOSS
+from federated_health.messages.records import METRICS, blocks, elements_of, weights_to_record
 from federated_health.ml.strategies import STRATEGIES
 from federated_health.server.checkpoint import State
 from federated_health.server.replies import drop_metrics, merge_evaluations
@@ -41,6 +42,40 @@ class ExactMultiKrum(flower.MultiKrum):
         return flower.FedAvg.aggregate_train(self, server_round, [replies[i] for i in best[: self.num_nodes_to_select]])
 
 
+class QuickFedAvg(flower.FedAvg):
+    """FedAvg with the same bits, without arrays of intermediate results and bytes of the mean.
+
+    Flower 1.39 takes three times as long.
+    """
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:  # noqa: ARG002  # Flower's
+        contents = [reply.content for reply in replies]
+        if not contents:
+            return None, None
+        return average(contents, self.weighted_by_key), self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+
+
+class QuickFedProx(flower.FedProx, QuickFedAvg):
+    """FedProx, which averages as FedAvg does."""
+
+
+def average(contents: Sequence[RecordDict], weighted_by: str) -> ArrayRecord:
+    """The mean of updates' arrays, weighted by a metric: products are added in float32, in the order of the updates."""
+    # Flower's views (`array_records`) are reference cycles that would keep the arrays until a garbage collection.
+    amounts = [cast(float, cast(MetricRecord, content[METRICS])[weighted_by]) for content in contents]
+    shares = [amount / sum(amounts) for amount in amounts]
+    records = [cast(ArrayRecord, content[ARRAYS]) for content in contents]
+    mean = {}
+    for name in records[0]:
+        arrays = [elements_of(record[name]) for record in records]
+        mean[name] = np.empty_like(arrays[0])
+        for total, first, *others in blocks(mean[name], *arrays):
+            np.multiply(first, shares[0], out=total)
+            for other, share in zip(others, shares[1:], strict=True):
+                total += other * share
+    return weights_to_record(mean)
+
+
 class QuickArrays(ArrayRecord):
     """Arrays that are read without a garbage collection.
 
@@ -57,7 +92,7 @@ class QuickQFedAvg(flower.QFedAvg):
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
         assert self.current_arrays is not None, "configure_train comes first"
-        self.current_arrays = QuickArrays(dict(self.current_arrays))
+        self.current_arrays = _quick_arrays(self.current_arrays)
         return super().aggregate_train(server_round, _quicken(replies))
 
 
@@ -90,8 +125,14 @@ def rank_by_krum(contents: Sequence[RecordDict], malicious: int) -> list[int]:
 def _quicken(replies: Iterable[Message]) -> list[Message]:
     replies = list(replies)
     for reply in replies:
-        reply.content[ARRAYS] = QuickArrays(dict(reply.content.array_records[ARRAYS]))
+        reply.content[ARRAYS] = _quick_arrays(reply.content.array_records[ARRAYS])
     return replies
+
+
+def _quick_arrays(record: ArrayRecord) -> QuickArrays:
+    arrays = QuickArrays()  # its constructor would make bytes
+    arrays.update(record)
+    return arrays
 
 
 def _select_by_krum(contents: list[RecordDict], malicious: int, number: int) -> list[RecordDict]:
@@ -99,9 +140,9 @@ def _select_by_krum(contents: list[RecordDict], malicious: int, number: int) -> 
 
 
 FLOWER_STRATEGIES: Mapping[str, Callable[..., flower.Strategy]] = {
-    "fedavg": flower.FedAvg,
-    "average": flower.FedAvg,
-    "fedprox": flower.FedProx,
+    "fedavg": QuickFedAvg,
+    "average": QuickFedAvg,
+    "fedprox": QuickFedProx,
     "fedavgm": flower.FedAvgM,
     "fedadam": CorrectedFedAdam,
     "fedyogi": flower.FedYogi,

@@ -36,7 +36,8 @@ MAX_CODE = 999_999
 """Largest number that a task file allows as a code."""
 
 MIN_CLASS_ROWS, LEAK = 10, 0.98
-"""A column that predicts at least this share of both classes, each of so many rows, is taken for the outcome itself."""
+"""A column that predicts at least this share of a class and of all other rows, each of so many rows, is taken for the
+outcome itself; and one with at least this correlation with a label that is a quantity, over twice as many rows."""
 
 _ID_WORDS = frozenset({"id", "nr", "no", "num", "number", "nummer", "n", "key"})
 _CASE_WORDS = frozenset({"case", "fall", "encounter", "visit", "hadm", "stay", "sejour", "episode", "aufnahme"})
@@ -66,7 +67,7 @@ def find_kind(column: ExportColumn, rows: int) -> Kind:
     if identifier := _find_identifier(column):
         return identifier
     if column.numeric_share >= MIN_NUMERIC:
-        return Kind("category" if _holds_codes(column) else "measurement")
+        return Kind("category" if holds_codes(column) else "measurement")
     if different <= MAX_WORDS and (column.counts >= MIN_ROWS).any():
         return Kind("category")
     if different > filled / 2:
@@ -99,7 +100,7 @@ def _find_identifier(column: ExportColumn) -> Kind | None:
         if words & _ID_WORDS and not is_repeated:
             return Kind("unused", "an identifier, different in every row")
     numbers = column.numbers
-    if is_repeated or len(numbers) < MIN_ID_ROWS or not _are_whole(numbers):
+    if is_repeated or len(numbers) < MIN_ID_ROWS or not are_whole(numbers):
         return None
     is_running = numbers.max() - numbers.min() < 1.1 * len(numbers)
     return Kind("unused", "a number that is different in every row") if is_running or _are_long(numbers) else None
@@ -109,11 +110,12 @@ def _looks_like_identifiers(column: ExportColumn) -> bool:
     """Whether cells are whole numbers, or texts with a digit and without a space."""
     cells = column.cells[:1000]
     if not np.isnan(column.numbers).any():
-        return _are_whole(column.numbers)
+        return are_whole(column.numbers)
     return all(" " not in cell and any(character.isdigit() for character in cell) for cell in cells)
 
 
-def _are_whole(numbers: npt.NDArray[np.float64]) -> bool:
+def are_whole(numbers: npt.NDArray[np.float64]) -> bool:
+    """Whether all numbers are finite and whole."""
     return bool(np.isfinite(numbers).all() and (numbers == np.round(numbers)).all())
 
 
@@ -121,12 +123,12 @@ def _are_long(numbers: npt.NDArray[np.float64]) -> bool:
     return bool(np.abs(numbers).min() >= LONG_NUMBER)
 
 
-def _holds_codes(column: ExportColumn) -> bool:
+def holds_codes(column: ExportColumn) -> bool:
     """Whether the numbers of a column are few different whole numbers, and its header does not call them a count."""
     if _COUNT_WORDS.intersection(fold(column.header).split()):
         return False
     numbers = np.unique(column.numbers[~np.isnan(column.numbers)])
-    return len(numbers) <= MAX_CODES and _are_whole(numbers) and bool(np.abs(numbers).max() <= MAX_CODE)
+    return len(numbers) <= MAX_CODES and are_whole(numbers) and bool(np.abs(numbers).max() <= MAX_CODE)
 
 
 def predicts(cells: "pd.Series[str]", column: ExportColumn, label: npt.NDArray[np.intp]) -> bool:
@@ -149,6 +151,22 @@ def predicts(cells: "pd.Series[str]", column: ExportColumn, label: npt.NDArray[n
     shares = counts / np.array(sizes)[:, None]
     is_one = shares[1] > shares[0]
     return bool(min(shares[0][~is_one].sum(), shares[1][is_one].sum()) >= LEAK)
+
+
+def follows(cells: "pd.Series[str]", column: ExportColumn, label: npt.NDArray[np.float64]) -> bool:
+    """Whether a column of numbers is nearly the same as the label, but for unit and zero.
+
+    Args:
+        cells: the column as text, [rows].
+        label: number per row, NaN where it is missing.
+    """
+    positions, distinct = distinct_cells(cells)
+    parsed = [column.format.number(normal_cell(cell)) for cell in distinct]
+    numbers = np.array([np.nan if number is None else number for number in parsed], dtype=np.float64)[positions]
+    both = np.isfinite(numbers) & np.isfinite(label)
+    if both.sum() < 2 * MIN_CLASS_ROWS or np.ptp(numbers[both]) == 0 or np.ptp(label[both]) == 0:
+        return False
+    return bool(np.abs(np.corrcoef(numbers[both], label[both])[0, 1]) >= LEAK)
 
 
 def _count_on_sides(numbers: npt.NDArray[np.float64], counts: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:

@@ -10,7 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from federated_health.data.columns import Category, Column, Label, Mask, Measurement
+from federated_health.data.columns import (
+    Category,
+    ClassLabel,
+    Column,
+    CountLabel,
+    Label,
+    Mask,
+    Measurement,
+    NumberLabel,
+)
 from federated_health.data.csv_reading import is_table_file
 from federated_health.data.exports.drafts import MAX_WORDS, MIN_ROWS, Draft
 from federated_health.data.exports.export_profile import (
@@ -146,9 +155,15 @@ class _Drafter:
     def _column(self, column: Column, found: ExportColumn | None) -> Iterator[_Line]:
         if found is not None:
             yield _Line("column", _header(found), f"proposed: {similarity(column, found.header)[1]}")
-            yield from (
-                self._unit_lines(column, found) if isinstance(column, Measurement) else [self._code_line(column, found)]
-            )
+            match column:
+                case Measurement():
+                    yield from self._unit_lines(column, found)
+                case NumberLabel():
+                    yield self._label_unit_line(column, found)
+                case CountLabel():
+                    pass
+                case _:
+                    yield self._code_line(column, found)
         elif isinstance(column, Measurement) and (dates := list(self._date_lines(column))):
             yield from dates
         else:
@@ -164,15 +179,17 @@ class _Drafter:
         shown = [_header(found) for found in candidates if _is_shown(found.header)]
         absent = "" if isinstance(column, Label) else "; or instead absent = true"
         comment = f"check: {' or '.join(shown)}?{absent}" if shown else f"not found: name the column{absent}"
-        if isinstance(column, Measurement) and column.unit in DATE_UNITS and len(self._dates) > 1:
+        if isinstance(column, Measurement | NumberLabel) and column.unit in DATE_UNITS and len(self._dates) > 1:
             names = ", ".join(_header(found) for found in self._dates if _is_shown(found.header))
             comment += f"; or from and to, two of the dates {names}"
         yield _Line("column", UNKNOWN, comment)
         if isinstance(column, Measurement):
             yield _Line("unit", UNKNOWN, f"check: {_units(column)}, or write factor and offset")
-        elif len(likely) == 1:
+        elif isinstance(column, NumberLabel):
+            yield self._label_unit_line(column)
+        elif len(likely) == 1 and not isinstance(column, CountLabel):
             yield self._code_line(column, likely[0], is_open=True)
-        else:
+        elif not isinstance(column, CountLabel):
             yield _Line("codes", UNKNOWN, f'check: {{ "..." = code }} for each value; {_rule(column)}')
 
     def _unit_lines(self, column: Measurement, found: ExportColumn) -> Iterator[_Line]:
@@ -195,6 +212,12 @@ class _Drafter:
             return _Line("unit", _quoted(column.unit), "proposed: the values are typical of this unit only")
         fit = f"; the values fit {' or '.join(map(_quoted, fitting))}" if fitting else "; the values fit none of these"
         return _Line("unit", UNKNOWN, f"check: {_units(column)}, or write factor and offset{fit}")
+
+    def _label_unit_line(self, column: NumberLabel, found: ExportColumn | None = None) -> _Line:
+        """The unit of a label, proposed only if the header of its column names it."""
+        if found is not None and names_unit(found.header, column.unit):
+            return _Line("unit", _quoted(column.unit), "proposed: the header names it")
+        return _Line("unit", UNKNOWN, f"check: {_quoted(column.unit)}, or write factor and offset")
 
     def _fits_unit(self, column: Measurement, found: ExportColumn, unit: tuple[float, float]) -> bool:
         factor, offset = unit
@@ -221,7 +244,9 @@ class _Drafter:
         codes |= {word: self._code_of_mark(column, word) for word in sorted(found.missing) if word or is_label}
         is_complete = UNKNOWN not in codes.values() and not rarer
         entries = ", ".join(f"{_quoted(word)} = {code}" for word, code in codes.items())
-        if is_label:
+        if isinstance(column, ClassLabel):
+            comment = f"check: which of {_rule(column)} does each mean?{more}"
+        elif is_label:
             comment = f"check: which mean 1 ({column.meaning}), and which 0?{more}"
         else:
             reason = "0 is no, and 1 is yes" if set(codes) <= {"0", "1"} else "the words match"
@@ -322,12 +347,15 @@ def _fits(column: Column, found: ExportColumn) -> bool:
         in_range = max(_in_range_share(column, found, *unit) for unit in units) >= FITTING
         said = split_unit(found.header)[1]
         return found.numeric_share >= FITTING and (in_range or said is not None)
-    most = 4 if isinstance(column, Label) else len(column.codes) + 4 if isinstance(column, Category) else 0
+    if isinstance(column, NumberLabel | CountLabel):
+        return found.numeric_share >= FITTING and _in_range_share(column, found, 1.0, 0.0) >= FITTING
+    codes = len(column.codes) if isinstance(column, Category | ClassLabel) else 0
+    most = codes + 4 if codes or isinstance(column, Label) else 0
     frequent = [rows for _, rows in _code_words(found) if rows >= MIN_ROWS]
     return 1 <= len(frequent) <= most
 
 
-def _in_range_share(column: Measurement, found: ExportColumn, factor: float, offset: float) -> float:
+def _in_range_share(column: Column, found: ExportColumn, factor: float, offset: float) -> float:
     """Share of the numbers that are in the column's range, of those that do not usually mean missing."""
     numbers = found.numbers * factor + offset
     counted: Mask = ~np.isnan(found.numbers) & ~np.isin(found.numbers, [0, *MISSING_NUMBERS])

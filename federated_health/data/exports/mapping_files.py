@@ -3,9 +3,10 @@
 `docs/own-data.md` explains every key. An error names the file and the line. `mappings` applies what is declared here.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-from federated_health.data.columns import Category, Column, Label, Measurement
+from federated_health.data.columns import Category, ClassLabel, Column, CountLabel, Label, Measurement, NumberLabel
 from federated_health.data.exports.mapping_rules import (
     DATE_UNITS,
     MISSING,
@@ -139,19 +140,23 @@ class _ColumnReader:
             return self._read_dates()
         source = self._take_header("column")
         missing = self._take_missing()
-        if isinstance(self._column, Measurement):
+        if isinstance(self._column, Measurement | NumberLabel):
             unit, factor, offset = self._take_conversion(self._column)
             return ColumnMapping(source=source, missing=missing, unit=unit, factor=factor, offset=offset)
         codes = self._take_codes(missing)
         return ColumnMapping(source=source, missing=missing, codes=codes)
 
     def _known_keys(self) -> tuple[str, ...]:
+        quantity = ("column", "from", "to", "from_format", "to_format", "unit", "factor", "offset")
         match self._column:
             case Measurement():
-                dates = ("from", "to", "from_format", "to_format")
-                return ("column", *dates, "unit", "factor", "offset", "missing", "absent")
+                return (*quantity, "missing", "absent")
             case Category():
                 return ("column", "codes", "missing", "absent")
+            case NumberLabel():
+                return quantity
+            case CountLabel():
+                return ("column",)
             case Label():
                 return ("column", "codes")
             case _:
@@ -174,12 +179,12 @@ class _ColumnReader:
             return _take_marks(self._table)
         return frozenset()
 
-    def _take_conversion(self, column: Measurement) -> tuple[str, float, float]:
+    def _take_conversion(self, column: Measurement | NumberLabel) -> tuple[str, float, float]:
         """Unit of the export, factor and offset."""
         given = self._table.names()
         if "unit" in given and ("factor" in given or "offset" in given):
             raise self._table.error("expected either unit, or factor and offset", "unit")
-        units = column.known_units
+        units = _known_units(column)
         expected = f"a unit of the task: {', '.join(units)}; for another unit, write factor and offset"
         is_known = lambda value: isinstance(value, str) and normal_unit(value) in units  # noqa: E731
         unit = normal_unit(self._table.take("unit", expected, is_known, column.unit))
@@ -195,7 +200,7 @@ class _ColumnReader:
 
     def _read_dates(self) -> ColumnMapping:
         column = self._column
-        assert isinstance(column, Measurement)
+        assert isinstance(column, Measurement | NumberLabel)
         if "column" in self._table.names():
             raise self._table.error("expected either column, or from and to", "column")
         start, end = self._take_header("from"), self._take_header("to")
@@ -206,7 +211,7 @@ class _ColumnReader:
             formats.append(self._table.take(key, _DATE_FORMAT, is_date_format, self._format.date_format))
         missing = self._take_missing()
         unit = self._table.take("unit", f"one of {', '.join(DATE_UNITS)}", lambda value: value in DATE_UNITS)
-        units = column.known_units
+        units = _known_units(column)
         given = self._table.names()
         if unit not in units and "factor" not in given:
             raise self._table.error(f"the task's unit is {column.unit}: expected a factor from {unit}", "unit")
@@ -216,19 +221,22 @@ class _ColumnReader:
         )
 
     def _take_codes(self, missing: frozenset[str]) -> dict[str, str] | None:
-        """Code table; that of a label must state which cells mean 1 and which 0."""
+        """Code table; required for a label of classes, of which a binary one must state what means 1 and what 0."""
         column, is_label = self._column, isinstance(self._column, Label)
-        if column is None:
+        if column is None or isinstance(column, CountLabel):
             return None
+        declared = column.codes if isinstance(column, Category | ClassLabel) else {}
         if "codes" not in self._table.names():
+            if isinstance(column, ClassLabel):
+                raise self._table.error(f"lacks codes: expected each cell and its code, such as {_example(column)}")
             if is_label:
                 raise self._table.error(
                     'lacks codes: expected the cells that mean 1 and 0, such as { "yes" = 1, "no" = 0 }'
                 )
             return None
         table = self._table.take_table("codes")
-        allowed = [*column.codes] if isinstance(column, Category) else [0, 1]
-        meanings = [f"{code} ({text})" for code, text in column.codes.items()] if isinstance(column, Category) else "01"
+        allowed = [*declared] or [0, 1]
+        meanings = [f"{code} ({text})" for code, text in declared.items()] or "01"
         expected = f"one of {', '.join(meanings)}" + ("" if is_label else f', or "{MISSING}"')
         is_code = lambda value: (type(value) is int and value in allowed) or (value == MISSING and not is_label)  # noqa: E731
         codes: dict[str, str] = {}
@@ -243,11 +251,20 @@ class _ColumnReader:
             if cell in missing and code:
                 raise table.error("ambiguous: the cell is also in this column's missing", key)
             codes[cell] = code
-        if is_label and set(codes.values()) != {"0", "1"}:
+        if is_label and not declared and set(codes.values()) != {"0", "1"}:
             raise self._table.error("expected at least one cell that means 1 and one that means 0", "codes")
         if not codes:
             raise self._table.error("expected at least one cell and its code", "codes")
         return codes
+
+
+def _known_units(column: Measurement | NumberLabel) -> Mapping[str, tuple[float, float]]:
+    return column.known_units if isinstance(column, Measurement) else {column.unit: (1.0, 0.0)}
+
+
+def _example(label: ClassLabel) -> str:
+    codes = ", ".join(f'"{text}" = {code}' for code, text in label.codes.items())
+    return f"{{ {codes} }}"
 
 
 def _is_character(value: object) -> bool:

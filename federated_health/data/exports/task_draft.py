@@ -6,81 +6,50 @@ A draft is not valid until each "?" has been replaced. It holds no patient's val
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from federated_health.data.columns import write_number
+from federated_health.data import label_kinds
+from federated_health.data.columns import ClassLabel, Label
 from federated_health.data.csv_reading import distinct_cells
-from federated_health.data.exports.column_kinds import Kind, find_kind, predicts
-from federated_health.data.exports.drafts import MIN_ROWS, Draft
-from federated_health.data.exports.export_profile import MISSING_NUMBERS, Export, ExportColumn, profile_export
-from federated_health.data.exports.header_words import CODE_WORDS, concepts_of, fold, split_unit
+from federated_health.data.exports.column_draft import (
+    count_values,
+    may_be_shown,
+    shorten,
+    write_category,
+    write_measurement,
+)
+from federated_health.data.exports.column_kinds import Kind, find_kind, follows, predicts
+from federated_health.data.exports.drafts import MAX_WORDS, Draft
+from federated_health.data.exports.export_profile import Export, ExportColumn, profile_export
+from federated_health.data.exports.header_words import fold, split_unit
+from federated_health.data.exports.label_draft import find_label_kind, note_missing, write_classes, write_quantity
 from federated_health.data.exports.mapping_rules import normal_cell, normal_header
-from federated_health.data.exports.plausible_ranges import find_missing_marks, propose_ranges
 from federated_health.data.reading_errors import looks_like_name
 from federated_health.data.task_files import MAX_COLUMNS, RESERVED
 from federated_health.data.task_writing import write_value
-from federated_health.data.toml_reading import MAX_NUMBER, PLACEHOLDER
+from federated_health.data.toml_reading import PLACEHOLDER
 from federated_health.errors import DataError
 from federated_health.names import hospital_name_from, printable
 
-AGES = (0, 120)
-"""Plausible range of ages in years."""
-
 MAX_LISTED = 20
 """Largest number of headers that an error lists."""
-
-MAX_CODE_CHARACTERS = 40
-"""Longest text that is shown as a code; longer ones are probably no code."""
-
-CODE_MARKS = (9, *MISSING_NUMBERS)
-"""Codes that often mean "missing"."""
-
-_UNITS = {
-    fold(unit.replace("%", "percent").replace("µ", "u")).replace(" ", ""): unit
-    for unit in (
-        *("mg/dl", "g/dl", "g/l", "mg/l", "ug/l", "ng/ml", "ng/l", "mmol/l", "umol/l", "nmol/l", "pmol/l", "mmol/mol"),
-        *(
-            "U/l",
-            "IU/l",
-            "mm Hg",
-            "kPa",
-            "kg",
-            "cm",
-            "mm",
-            "kg/m2",
-            "ml/min",
-            "beats/min",
-            "bpm",
-            "%",
-            "percent",
-            "pct",
-        ),
-        *("years", "months", "weeks", "days", "hours", "minutes", "seconds", "points"),
-    )
-}
-"""Units that are recognised at the end of a header, by their letters and digits."""
-
-_SHORT_UNITS = frozenset({"g", "m", "l", "ml", "h", "min", "s", "d", "a", "y", "j", "ug", "mg", "degc", "c"})
-"""Further units that are recognised in brackets only."""
-
-
-_CODE = re.compile(r"-?\d{1,6}")
-"""A number that a task file allows as a code."""
-
-MAX_FILLED = 12
-"""Largest distance between the lowest and the highest code shown up to which the codes between them are filled in."""
 
 _INSTRUCTIONS = f"""\
 # Replace each "{PLACEHOLDER}", review each "check", and delete columns that are not known when the risk is needed.
 # range: the possible values of any patient. typical_median: the range in which the medians of hospitals usually lie.
 # Both are proposed from the middle 90 % of this export's values, and rounded.
-# Missing cells must be empty in the CSV, or a mapping file must state how they are marked.
+# Missing cells must be empty in the CSV, or a mapping file must state how they are marked.""".splitlines()
+
+_OF_BINARY_LABELS = """\
 # Add association or risk_codes where you know the sign, so that an inverted label is noticed, and other_units that
 # hospitals use: see docs/task-files.md.""".splitlines()
+
+_OF_OTHER_LABELS = ("# Add other_units that hospitals use: see docs/task-files.md.",)
 
 _NO_PATIENT = """\
 # check: no column identifies patients, so each row counts as one patient. If a patient can have several rows:
@@ -92,7 +61,7 @@ def draft_task(path: Path, target: str, name: str | None = None) -> Draft:
     """A draft of the task that predicts one column of an export from the others.
 
     Args:
-        target: header of the column to predict, which has two values.
+        target: header of the column to predict.
         name: name of the task; by default made from the file's name.
 
     Raises:
@@ -119,25 +88,10 @@ def _find_target(export: Export, path: Path, target: str) -> int:
         raise DataError(f"{path}: lacks the target {target}; {hint}")
     if len(found) > 1:
         raise DataError(f"{path}: expected the target {target} once in the header, got {len(found)} times")
-    if (different := len(count_values(export.columns[found[0]]))) != 2:
-        hint = "; if one of them means missing, empty these cells" if different == 3 else ""
-        raise DataError(f"{path}: expected 2 different values in the target {target}, got {different}{hint}")
+    if not find_label_kind(export.columns[found[0]]):
+        got = f"got {len(count_values(export.columns[found[0]]))} different values"
+        raise DataError(f"{path}: expected numbers, or 2 to {MAX_WORDS} different texts, in the target {target}; {got}")
     return found[0]
-
-
-def count_values(column: ExportColumn) -> dict[str, int]:
-    """Different values of a column, numbers in their shortest form, and the rows with each."""
-    counted: dict[str, int] = {}
-    for cell, rows in zip(column.cells, column.counts, strict=True):
-        value = _shortest(column, cell)
-        counted[value] = counted.get(value, 0) + int(rows)
-    return counted
-
-
-def _shortest(column: ExportColumn, cell: str) -> str:
-    """A cell as a value: 1.0 is the same as 1."""
-    number = column.format.number(cell)
-    return cell if number is None else write_number(number)
 
 
 class _Drafter:
@@ -147,11 +101,20 @@ class _Drafter:
         self._export, self._path = export, path
         self._target = export.columns[target]
         self._names: set[str] = set()
-        values = sorted(count_values(self._target))
+        self._kind = find_label_kind(self._target)
         positions, distinct = distinct_cells(export.table.iloc[:, target])
-        texts = [_shortest(self._target, normal_cell(cell)) for cell in distinct]
-        codes = [values.index(text) if text in values else -1 for text in texts]
-        self._label_rows = np.array(codes, dtype=np.intp)[positions]
+        texts = [shorten(self._target, normal_cell(cell)) for cell in distinct]
+        if self._is_quantity:
+            numbers = [self._target.format.number(text) for text in map(normal_cell, distinct)]
+            label = np.array([np.nan if number is None else number for number in numbers], dtype=np.float64)
+        else:
+            values = sorted(count_values(self._target))
+            label = np.array([values.index(text) if text in values else -1 for text in texts], dtype=np.float64)
+        self._label_rows = label[positions]
+
+    @property
+    def _is_quantity(self) -> bool:
+        return self._kind not in (Label.kind, ClassLabel.kind)
 
     def write(self, name: str) -> str:
         """The text of the draft."""
@@ -166,7 +129,7 @@ class _Drafter:
             elif kind.role == "patient":
                 patient = "\n".join(self._patient(column))
             else:
-                lines = self._category(column) if kind.role == "category" else self._measurement(column)
+                lines = write_category(column) if kind.role == "category" else write_measurement(column)
                 blocks.append("\n".join([*self._open(column), *lines]))
         if not 1 <= len(blocks) <= MAX_COLUMNS:
             problem = f"expected 1 to {MAX_COLUMNS} columns that can be inputs, got {len(blocks)}"
@@ -187,73 +150,46 @@ class _Drafter:
         if kind.role == "patient" and has_patient:
             return Kind("unused", "an identifier, like the one above")
         is_input = kind.role in ("measurement", "category")
-        if is_input and predicts(self._export.table.iloc[:, position], column, self._label_rows):
+        if is_input and self._predicts_label(self._export.table.iloc[:, position], column):
             return Kind("unused", "predicts the label of nearly every row: was it recorded with the outcome?")
         return kind
+
+    def _predicts_label(self, cells: "pd.Series[str]", column: ExportColumn) -> bool:
+        """Whether a column was probably recorded with the outcome; of classes, one that tells any of them is enough."""
+        label = self._label_rows
+        if self._is_quantity:
+            return follows(cells, column, label)
+        classes = range(1 if self._kind == Label.kind else 0, int(label.max()) + 1)
+        return any(predicts(cells, column, np.where(label < 0, -1, label == value)) for value in classes)
 
     def _head(self) -> Iterator[str]:
         yield f"# Draft of a task file, from {_in_comment(self._path.name)}. docs/task-files.md explains every key."
         yield from _INSTRUCTIONS
+        yield from _OF_BINARY_LABELS if self._kind == Label.kind else _OF_OTHER_LABELS
         if not self._export.decimal_is_certain:
             mark = "point" if self._export.format.decimal == "." else "comma"
             yield f"# check: numbers such as 1.234 or 1,234 are ambiguous; the decimal mark was taken to be the {mark}."
 
     def _label(self) -> str:
-        values = sorted(count_values(self._target).items())
         lines = ["[label]", f"column = {self._quoted_name(self._target)}"]
+        if self._kind != Label.kind:
+            written = write_quantity(self._target, self._kind) if self._is_quantity else write_classes(self._target)
+            missing = note_missing(self._target)
+            return "\n".join([*lines, f'meaning = "{PLACEHOLDER}"  # what is predicted?', *written, *missing])
+        values = sorted(count_values(self._target).items())
         question = f'meaning = "{PLACEHOLDER}"  # what is true of a patient with a 1'
         if [value for value, _ in values] == ["0", "1"]:
             lines.append(f"{question}, and not of one with a 0?")
         else:
-            shown = [write_value(value) for value, rows in values if _may_be_shown(value, rows)]
+            shown = [write_value(value) for value, rows in values if may_be_shown(value, rows)]
             words = " and ".join(shown) if len(shown) == 2 else "two values other than 0 and 1"
             lines += [f"{question}?", f"# The export has {words}. A mapping file states which of them is 1"]
-        return "\n".join(lines)
+        return "\n".join([*lines, *note_missing(self._target)])
 
     def _patient(self, column: ExportColumn) -> Iterator[str]:
         yield "[patient]"
         yield f"column = {self._quoted_name(column)}"
         yield "# check: does it identify the patient? All rows of a patient stay on one side of the split"
-
-    def _category(self, column: ExportColumn) -> Iterator[str]:
-        counted = count_values(column)
-        shown = [value for value, rows in counted.items() if _may_be_shown(value, rows)]
-        numbers = sorted(int(value) for value in shown if _CODE.fullmatch(value))
-        words = sorted((value for value in shown if not _CODE.fullmatch(value)), key=_no_first)
-        if len(shown) < len(counted):
-            yield f"# check: values in fewer than {MIN_ROWS} rows are not shown; add their codes"
-            if numbers and numbers[-1] - numbers[0] <= MAX_FILLED:
-                numbers = list(range(numbers[0], numbers[-1] + 1))
-        if words:
-            yield "# check: the export has words; a mapping file turns them into these new codes"
-        yield from _note_code_marks(numbers)
-        yield from _note_missing_words(column)
-        first = numbers[-1] + 1 if numbers else 0
-        codes = {str(code): PLACEHOLDER for code in numbers} | {str(first + i): word for i, word in enumerate(words)}
-        yield f"codes = {write_value(codes if len(codes) > 1 else PLACEHOLDER)}"
-
-    def _measurement(self, column: ExportColumn) -> Iterator[str]:
-        values = np.repeat(column.numbers, column.counts)
-        values = values[np.abs(values) <= MAX_NUMBER / 1000]  # ranges are wider than their values
-        marks = find_missing_marks(values, MIN_ROWS)
-        values = values[~np.isin(values, marks)]
-        ranges = propose_ranges(values)
-        unit = find_unit(column.header)
-        yield f"unit = {write_value(unit)}  # check: from the header" if unit else f'unit = "{PLACEHOLDER}"'
-        if ranges is None:
-            yield f'range = "{PLACEHOLDER}"  # too few different values to propose one'
-        else:
-            outside = "" if ranges.covers_all else ": some values are outside; are they errors?"
-            is_age = "age" in concepts_of(column.header) and AGES[0] <= values.min() and values.max() <= AGES[1]
-            yield f"range = {_write_range(AGES if is_age else ranges.plausible)}  # check{outside}"
-            if ranges.typical:
-                yield f"typical_median = {_write_range(ranges.typical)}  # check"
-        if 0 in marks:
-            yield "zero_is_missing = true  # check: 0 is far from all other values"
-        yield from _note_marks([mark for mark in marks if mark != 0])
-        yield from _note_missing_words(column)
-        if np.isnan(column.numbers).any():
-            yield "# check: some cells are neither a number nor a common missing-value marker"
 
     def _open(self, column: ExportColumn) -> Iterator[str]:
         """The first lines of a column's table."""
@@ -269,10 +205,13 @@ class _Drafter:
         """A valid name for a column of the task that no other column has, and a comment if it is not the header."""
         base = make_column_name(column.header) or "column"
         name, number = base, 2
-        while name in self._names or RESERVED.fullmatch(name):
+        while name in self._names or RESERVED.fullmatch(name) or self._is_reserved(name):
             name, number = f"{base[:55]}_{number}", number + 1
         self._names.add(name)
         return name, "" if name == column.header else f"  # in the export: {_in_comment(column.header)}"
+
+    def _is_reserved(self, name: str) -> bool:
+        return self._kind != Label.kind and label_kinds.RESERVED.fullmatch(name) is not None
 
 
 def make_column_name(header: str) -> str:
@@ -283,54 +222,6 @@ def make_column_name(header: str) -> str:
     plain = unicodedata.normalize("NFKD", split_unit(header)[0].translate(german)).encode("ascii", "ignore").decode()
     name = re.sub(r"[^A-Za-z0-9]+", "_", plain).strip("_")
     return (f"c_{name}" if name[:1].isdigit() else name)[:60].rstrip("_")
-
-
-def find_unit(header: str) -> str:
-    """The unit that a header names in brackets or at its end; empty if it names none."""
-    in_brackets = split_unit(header)[1]
-    if in_brackets is not None:
-        plain = _plain_unit(in_brackets)
-        return in_brackets if plain in _UNITS or plain in _SHORT_UNITS else ""
-    words = fold(header).split()
-    for length in (2, 1):
-        if len(words) > length and (unit := _UNITS.get("".join(words[-length:]))):
-            return unit
-    return ""
-
-
-def _plain_unit(unit: str) -> str:
-    return fold(unit.replace("%", "percent").replace("µ", "u").replace("\u03bc", "u")).replace(" ", "")
-
-
-def _may_be_shown(value: str, rows: int) -> bool:
-    """Whether a value may be in a draft, as a code that several patients share."""
-    return rows >= MIN_ROWS and len(value) <= MAX_CODE_CHARACTERS and value.isprintable()
-
-
-def _no_first(word: str) -> tuple[bool, str]:
-    """Sorts words, with those for no before those for yes."""
-    return fold(word) not in CODE_WORDS["no"], word
-
-
-def _note_code_marks(codes: Sequence[int]) -> Iterator[str]:
-    """A comment on codes that often mean missing and stand apart from the others."""
-    neighbours = {code: [abs(code - other) for other in codes if other != code] for code in codes}
-    marks = [code for code in codes if code in CODE_MARKS and len(codes) > 2 and min(neighbours[code]) > 1]
-    yield from _note_marks(marks)
-
-
-def _note_marks(marks: Sequence[int]) -> Iterator[str]:
-    if marks:
-        yield f"# check: does {' or '.join(map(str, marks))} mean missing?"
-
-
-def _note_missing_words(column: ExportColumn) -> Iterator[str]:
-    if column.missing_words:
-        yield f"# check: does {' or '.join(map(write_value, sorted(column.missing_words)))} mean missing?"
-
-
-def _write_range(bounds: tuple[float, float]) -> str:
-    return f"[{', '.join(write_number(bound) for bound in bounds)}]"
 
 
 def _in_comment(text: str) -> str:

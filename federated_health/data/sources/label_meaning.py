@@ -56,6 +56,8 @@ def find_label_codes(layout: Layout, present: Mapping[str, int], meaning: LabelM
         return declared
     if meaning.label != layout.task.label.name:
         raise DataError(f"{FLAG}: expected {layout.task.label.name}=VALUE, for {layout.title}, got {meaning.text}")
+    if layout.task.label.kind != "binary":
+        raise DataError(f"{FLAG}: expected a binary label; state the codes of {meaning.label} in a mapping (--mapping)")
     cells, held = meaning.cells, set(present)
     others = held - cells
     is_one_value = len(others) <= 1 and all(cell in COMMON_CELLS or present[cell] >= MIN_ROWS for cell in others)

@@ -14,7 +14,7 @@ about the heart files, each checked against that table:
 - `Heart.csv` of the book "An Introduction to Statistical Learning" is Cleveland, with words for cp, thal and the label.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from federated_health.data.columns import Column, Label
@@ -61,7 +61,7 @@ class Layout:
 
     @property
     def label_codes(self) -> Mapping[str, str]:
-        """Cell of the label in the file -> the task's label, "0" or "1"."""
+        """Cell of a binary label in the file -> the task's label, "0" or "1"."""
         return self.codes.get(self.task.label.name, {"0": "0", "1": "1"})
 
     @property
@@ -106,6 +106,15 @@ class Layout:
 def own_layout(task: Task) -> Layout:
     """The layout of a file in a task's own columns."""
     return Layout(title=f"the columns of the task {task.name}", task=task)
+
+
+def uci_layout(known: Iterable[Layout]) -> Layout | None:
+    """How UCI's own files, which have no header, are read: as UCI, or for a task that predicts one of their columns."""
+    return next((layout for layout in known if layout is UCI or _is_of_uci_columns(layout)), None)
+
+
+def _is_of_uci_columns(layout: Layout) -> bool:
+    return layout.is_task_s_own and set(layout.header) <= set(UCI.header)
 
 
 def layouts_of(task: Task) -> tuple[Layout, ...]:

@@ -9,7 +9,7 @@ import pandas as pd
 from federated_health.data import csv_reading
 from federated_health.data.exports.mappings import Mapping
 from federated_health.data.patient_ids import number_patients
-from federated_health.data.sources.reading import read_hospitals
+from federated_health.data.sources.reading import read_hospitals, with_whole_labels
 from federated_health.data.sources.source import Source
 from federated_health.errors import DataError
 from federated_health.files import hash_file
@@ -40,7 +40,7 @@ def read_mapped(path: Path, mapping: Mapping, *, drop_invalid: bool = False) -> 
         table[task.patient] = number_patients(cells.patients)
     if HOSPITAL_COLUMN in text.columns:
         table.insert(0, HOSPITAL_COLUMN, _read_hospitals(path, text[HOSPITAL_COLUMN], mapping.title(HOSPITAL_COLUMN)))
-    table = table[~invalid_rows].reset_index(drop=True).astype({task.label.name: "int64"})
+    table = with_whole_labels(table[~invalid_rows].reset_index(drop=True), task.label)
     if table.empty:
         raise DataError(f"{path}: no patients are left; expected at least one valid row")
     zeros = [f"{mapping.title(name)}: 0 -> missing, in {rows} rows" for name, rows in cells.zeros.items() if rows]

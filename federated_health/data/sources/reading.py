@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from federated_health.data.columns import Category, Column, Measurement
+from federated_health.data.columns import Category, Column, Label, Measurement, NumberLabel
 from federated_health.data.csv_reading import MISSING_MARKS, check_cells
 from federated_health.data.patient_ids import PATIENT_RULE, number_patients
 from federated_health.data.reading_errors import describe_first_invalid
@@ -196,14 +196,26 @@ def drop_invalid_rows(reading: Reading) -> pd.DataFrame:
                 f"{reading.layout.name_in_file(column)}, so that its other codes may have another meaning, too; if it "
                 f"means missing, empty these cells; otherwise, {OWN_COLUMNS_HINT}"
             )
-    label = reading.layout.task.label.name
-    kept = reading.table[reading.is_valid]
-    if lost := [f"{value:g}" for value in sorted(set(reading.table[label]) - set(kept[label]))]:
+    label, lost = reading.layout.task.label, _lost_classes(reading)
+    if lost:
         raise DataError(
-            f"{reading.files[0].name}: --drop-invalid would drop every patient with {label} {' and '.join(lost)}: "
-            f"{reading.invalid_rows} of {len(reading.table)} rows break a rule; without it, the error names the first"
+            f"{reading.files[0].name}: --drop-invalid would drop every patient with {label.name} "
+            f"{' and '.join(map(str, lost))}: {reading.invalid_rows} of {len(reading.table)} rows break a rule; "
+            "without it, the error names the first"
         )
-    return kept.reset_index(drop=True).astype({label: "int64"})
+    return with_whole_labels(reading.table[reading.is_valid].reset_index(drop=True), label)
+
+
+def with_whole_labels(table: pd.DataFrame, label: Label) -> pd.DataFrame:
+    """A table in which labels are whole numbers, unless they are a quantity with a unit."""
+    return table if isinstance(label, NumberLabel) else table.astype({label.name: "int64"})
+
+
+def _lost_classes(reading: Reading) -> list[int]:
+    """Codes of the label that no valid row has, of those that any row has."""
+    label = reading.layout.task.label
+    labels, kept = reading.table[label.name], reading.table.loc[reading.is_valid, label.name]
+    return [code for code in sorted(label.classes) if (labels == code).any() and not (kept == code).any()]
 
 
 def refuse_invalid_labels(reading: Reading) -> None:
@@ -225,6 +237,8 @@ def _label_hint(reading: Reading, invalid: "pd.Series[bool]") -> str:
         return f"a row without {label.name} can be neither trained on nor tested: delete it from the file"
     if reading.meaning is not None:
         return f"{FLAG} must name all values that mean {label.name}, separated by commas, and leave at most one other"
+    if label.kind != "binary":
+        return "correct these rows, or state in a mapping file (--mapping) how the file writes labels"
     if present == {"1", "2"}:
         return describe_statlog(label.name)
     if len(present) == 2:
@@ -259,19 +273,16 @@ def refuse_invalid_cells(reading: Reading, columns: Iterable[str]) -> None:
 
 def _invalid_hint(reading: Reading) -> str:
     """What to do about invalid cells; never to drop rows with the file's own codes, or a class of patients."""
-    layout, label = reading.layout, reading.layout.task.label.name
+    layout = reading.layout
     for column in layout.task.columns:
         if (repeated := _count_repeated(reading, column)) >= MIN_REPEATED:
             same = f"{repeated} rows have the same invalid {layout.name_in_file(column)}, so it is not a typing error"
             right = "convert its unit" if isinstance(column, Measurement) else "replace it by one of the codes above"
             return f"{same}: if it means missing, empty these cells; otherwise, {right}"
-    kept = reading.table[reading.is_valid]
     if reading.invalid_rows > max(1, MAX_DROPPED * len(reading.table)):
         return f"so many rows point to another unit or other codes, not to typing errors: {OWN_COLUMNS_HINT}"
-    is_class_lost = set(kept[label]) != set(reading.table[label])
-    return (
-        "correct it in the file" if is_class_lost else "correct it in the file, or leave such rows out: --drop-invalid"
-    )
+    fix = "correct it in the file"
+    return fix if _lost_classes(reading) else f"{fix}, or leave such rows out: --drop-invalid"
 
 
 def _count_repeated(reading: Reading, column: Column) -> int:

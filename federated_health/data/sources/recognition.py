@@ -17,7 +17,7 @@ import pandas as pd
 from federated_health.data import csv_reading, reading_errors
 from federated_health.data.csv_reading import COMMAS, Dialect
 from federated_health.data.manifest import MANIFEST
-from federated_health.data.sources.layouts import LAYOUTS, UCI, UCI_FILES, WITHOUT_HEADER, Layout
+from federated_health.data.sources.layouts import LAYOUTS, UCI, UCI_FILES, WITHOUT_HEADER, Layout, uci_layout
 from federated_health.errors import DataError
 from federated_health.names import HOSPITAL_COLUMN
 
@@ -98,11 +98,11 @@ def _read_zip(path: Path) -> dict[str, bytes]:
 def recognise_file(name: str, content: bytes, source: Path, known: Sequence[Layout] = LAYOUTS) -> RecognisedFile:
     """Find a file's layouts by its name or header; a DataError, which quotes no patient, if none fits."""
     label = str(source if source.name == name else source / name)
-    if name in UCI_FILES and UCI in known:
+    if name in UCI_FILES and (uci := uci_layout(known)):
         text = csv_reading.parse_csv(content, label, UCI.header)
         csv_reading.refuse_repeated_or_empty(label, text, ())
         return RecognisedFile(
-            label, text.assign(**{HOSPITAL_COLUMN: UCI_FILES[name]}), (UCI,), is_guess=False, has_header=False
+            label, text.assign(**{HOSPITAL_COLUMN: UCI_FILES[name]}), (uci,), is_guess=False, has_header=False
         )
     content, dialect, remarks = _find_dialect(content)
     if UCI in known and _is_uci_row(content, dialect):

@@ -16,9 +16,15 @@ from federated_health.data.sources.generated_patients import expected_roc_auc, g
 from federated_health.data.sources.label_meaning import LabelMeaning
 from federated_health.data.sources.layout_confirmation import confirm_layout
 from federated_health.data.sources.layouts import LAYOUTS, UCI_FILES, layouts_of
-from federated_health.data.sources.reading import Reading, drop_invalid_rows, read_files, refuse_invalid_cells
+from federated_health.data.sources.reading import (
+    Reading,
+    drop_invalid_rows,
+    read_files,
+    refuse_invalid_cells,
+    refuse_invalid_labels,
+)
 from federated_health.data.sources.recognition import read_contents, recognise_file
-from federated_health.data.task_files import READMISSION
+from federated_health.data.task_files import HEART_DISEASE, READMISSION
 from federated_health.data.tasks import Task
 from federated_health.errors import SettingsError
 from federated_health.files import hash_file
@@ -41,8 +47,8 @@ class Source:
         mapped: names and codes that were translated, and the evidence for it, one line each.
         dropped: reason -> rows that are not in the table.
         facts: further entries of the manifest.
-        table: `hospital` if the data has it, then the task's columns as numbers (NaN for missing), then the label, 0 or
-            1, then a number of the patient if the task has a column for it; else one row per patient.
+        table: `hospital` if the data has it, then the task's columns as numbers (NaN for missing), then the label, then
+            a number of the patient if the task has a column for it; else one row per patient.
     """
 
     name: str
@@ -76,9 +82,13 @@ class Source:
         }
 
 
-def read_uci() -> Source:
-    """The UCI heart disease table that comes with the project."""
-    return read_source(HEART_DISEASE_TABLE, name="uci")
+def read_uci(task: Task = HEART_DISEASE) -> Source:
+    """The UCI heart disease table that comes with the project.
+
+    Args:
+        task: the task that it is read for, which predicts one of the table's columns from others.
+    """
+    return read_source(HEART_DISEASE_TABLE, name="uci", task=task)
 
 
 def generate_readmission(patients: int, seed: int) -> Source:
@@ -127,7 +137,11 @@ def read_source(
     layout, task = reading.layout, reading.layout.task
     if not drop_invalid:
         refuse_invalid_cells(reading, [column.name for column in task.measurements])  # by which patients are matched
-    remarks = [] if path == HEART_DISEASE_TABLE else confirm_layout(reading)
+    remarks: list[str] = []
+    if path == HEART_DISEASE_TABLE:  # whose codes are known
+        refuse_invalid_labels(reading)
+    else:
+        remarks = confirm_layout(reading)
     if not drop_invalid:
         refuse_invalid_cells(reading, reading.invalid.columns)
     table = drop_invalid_rows(reading)

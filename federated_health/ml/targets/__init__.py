@@ -8,17 +8,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.columns import Label
 from federated_health.data.tasks import Task
-from federated_health.ml.metrics import MAX_LOSS, EvaluationSums, Scores
-
-if TYPE_CHECKING:
-    from federated_health.ml.bootstrap import Comparison
+from federated_health.ml.metrics import MAX_LOSS, MIN_CLASS_SIZE, EvaluationSums, Scores
 
 Floats = npt.NDArray[np.floating[Any]]
 ScoreGroups = Mapping[str, Scores]
@@ -39,6 +36,7 @@ class Target(ABC, Generic[Sums]):
     Attributes:
         outputs: number of the network's outputs.
         sums: type of the sums that hospitals send of an evaluation.
+        no_sums: the sums over no rows.
         headline: name of the figure that is shown per round, besides the loss.
         compared: name of the figure with which a hospital compares two models.
         less_is_better: whether less of `compared` is better.
@@ -63,6 +61,7 @@ class Target(ABC, Generic[Sums]):
 
     def __init__(self, label: Label) -> None:
         self.label = label
+        self.no_sums = self.sums()
 
     @abstractmethod
     def losses(self, tf: Any, labels: Any, outputs: Any) -> Any:
@@ -80,6 +79,15 @@ class Target(ABC, Generic[Sums]):
     def predict(self, outputs: Floats) -> npt.NDArray[np.float64]:
         """What a saved model returns, in NumPy; of the same shape as the outputs."""
 
+    def prediction_columns(self, predictions: Floats, threshold: float) -> dict[str, npt.NDArray[Any]]:  # noqa: ARG002  # as below
+        """Columns, by name, that `predict.py` adds to a table of patients.
+
+        Args:
+            predictions: what a saved model returns, [rows, outputs].
+            threshold: decision threshold of a target that has one.
+        """
+        return {"prediction": predictions[:, 0]}
+
     @abstractmethod
     def measure(self, outputs: Floats, labels: Floats, threshold: float) -> Sums:
         """Sums over the rows of an evaluation.
@@ -89,14 +97,9 @@ class Target(ABC, Generic[Sums]):
             threshold: decision threshold of a target that has one.
         """
 
-    @property
-    def no_sums(self) -> Sums:
-        """The sums over no rows."""
-        return self.sums()
-
+    @abstractmethod
     def is_possible(self, sums: Sums) -> bool:
-        """Whether rows of the label can add up to these sums, which are finite."""
-        return 0 <= sums.loss_sum <= sums.examples * self.max_loss
+        """Whether rows of the label can add up to these finite sums, apart from the loss."""
 
     @abstractmethod
     def figures(self, sums: Sums, train_examples: int, roc_auc: float | None) -> dict[str, Any]:
@@ -106,6 +109,10 @@ class Target(ABC, Generic[Sums]):
             train_examples: number of training rows.
             roc_auc: of the evaluated rows, since it cannot be computed from sums.
         """
+
+    def summarise(self, labels: Floats) -> dict[str, Any]:
+        """What a study says of its patients' labels, as in evidence.json."""
+        return {"mean_label": float(labels.mean(dtype=np.float64))}
 
     def class_of(self, labels: Floats) -> npt.NDArray[np.intp]:
         """Number of each row's class, from 0, [rows], of a target that has classes."""
@@ -140,17 +147,30 @@ class Target(ABC, Generic[Sums]):
         """Which held-out rows are too few, where a class of fewer than `limit` patients is."""
         return f"fewer than {limit} held-out patients of one class"
 
+    @property
+    def no_verdict(self) -> str:
+        """Which held-out rows are too few for `can_compare`."""
+        return self.describe_few(MIN_CLASS_SIZE)
+
     @abstractmethod
     def can_compare(self, labels: Floats) -> bool:
-        """Whether the rows are enough to compare two models on them."""
+        """Whether the rows are enough for a verdict on two models."""
+
+    def is_defined(self, labels: Floats) -> bool:
+        """Whether `compared` can be computed on the rows."""
+        return self.can_compare(labels)
+
+    def strata(self, labels: Floats) -> Floats:
+        """Group of each row, [rows], of which every bootstrap draw holds as many rows as the sample."""
+        return (self.class_of(labels) if self.has_classes else np.zeros(len(labels))).astype(np.float64)
 
     @abstractmethod
-    def compare(self, outputs: Floats, others: Floats, labels: Floats, seed: list[int]) -> "Comparison":
-        """Compare two models by `compared` on the same rows.
+    def compared_draws(self, outputs: Floats, labels: Floats, times: Scores) -> npt.NDArray[np.float64]:
+        """`compared` of each bootstrap draw, [draws], of rows of which it is defined.
 
         Args:
-            outputs, others: outputs of the model and of the one that it is compared with.
-            seed: of the bootstrap.
+            outputs: the network's outputs, or [repeats, ...] for the mean over repeats.
+            times: how often each row is in each draw, [rows, draws] (see `bootstrap.resample`).
         """
 
 

@@ -1,13 +1,14 @@
 """A label of 0 or 1: the network's output is the log-odds of 1."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from federated_health.ml.metrics import (
     Counts,
+    Scores,
     count_outcomes,
     figures_of,
     microaggregate,
@@ -15,9 +16,6 @@ from federated_health.ml.metrics import (
     roc_auc,
 )
 from federated_health.ml.targets import Floats, ScoreGroups, Target
-
-if TYPE_CHECKING:
-    from federated_health.ml.bootstrap import Comparison
 
 
 class BinaryTarget(Target[Counts]):
@@ -38,14 +36,21 @@ class BinaryTarget(Target[Counts]):
     def predict(self, outputs: Floats) -> npt.NDArray[np.float64]:
         return probability(outputs)
 
+    def prediction_columns(self, predictions: Floats, threshold: float) -> dict[str, npt.NDArray[Any]]:
+        risk = predictions[:, 0]
+        return {"risk": risk, "prediction": (risk >= threshold).astype(int)}
+
     def measure(self, outputs: Floats, labels: Floats, threshold: float) -> Counts:
         return count_outcomes(probability(outputs), labels, threshold)
 
     def is_possible(self, sums: Counts) -> bool:
-        return super().is_possible(sums) and 0 <= sums.squared_error_sum <= sums.examples
+        return 0 <= sums.squared_error_sum <= sums.examples
 
     def figures(self, sums: Counts, train_examples: int, roc_auc: float | None) -> dict[str, Any]:
         return figures_of(sums, train_examples, roc_auc)
+
+    def summarise(self, labels: Floats) -> dict[str, Any]:
+        return {"positives": int(labels.sum())}
 
     def roc_auc(self, outputs: Floats, labels: Floats) -> float | None:
         return roc_auc(outputs, labels)
@@ -67,7 +72,10 @@ class BinaryTarget(Target[Counts]):
 
         return can_judge(labels)
 
-    def compare(self, outputs: Floats, others: Floats, labels: Floats, seed: list[int]) -> "Comparison":
-        from federated_health.ml.bootstrap import compare_roc_auc  # noqa: PLC0415  # at the end of a run only
+    def is_defined(self, labels: Floats) -> bool:
+        return len(np.unique(labels)) == 2
 
-        return compare_roc_auc(outputs, others, labels, seed)
+    def compared_draws(self, outputs: Floats, labels: Floats, times: Scores) -> npt.NDArray[np.float64]:
+        from federated_health.ml.bootstrap import roc_auc_draws  # noqa: PLC0415  # at the end of a run only
+
+        return roc_auc_draws(outputs, labels, times)

@@ -4,17 +4,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import isqrt
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.columns import ClassLabel
-from federated_health.ml.metrics import MIN_PROBABILITY, SMALL_CLASS, EvaluationSums, microaggregate, ratio, roc_auc
+from federated_health.ml.metrics import (
+    MIN_CLASS_SIZE,
+    MIN_PROBABILITY,
+    SMALL_CLASS,
+    EvaluationSums,
+    Scores,
+    microaggregate,
+    ratio,
+    roc_auc,
+)
 from federated_health.ml.targets import Floats, ScoreGroups, Target
-
-if TYPE_CHECKING:
-    from federated_health.ml.bootstrap import Comparison
 
 Counts = npt.NDArray[np.int64]
 
@@ -78,13 +84,14 @@ class ClassTarget(Target[ClassSums]):
     has_classes: ClassVar[bool] = True
     label: ClassLabel
 
+    def __init__(self, label: ClassLabel) -> None:
+        super().__init__(label)
+        self.outputs = len(label.codes)
+        self.no_sums = ClassSums((0,) * self.outputs**2)
+
     @cached_property
     def codes(self) -> npt.NDArray[np.float32]:
         return np.array(list(self.label.codes), dtype=np.float32)
-
-    @property
-    def outputs(self) -> int:  # type: ignore[override]  # here it depends on the label
-        return len(self.label.codes)
 
     def losses(self, tf: Any, labels: Any, outputs: Any) -> Any:
         actual = tf.cast(tf.equal(labels[:, tf.newaxis], self.codes), tf.float32)
@@ -98,6 +105,11 @@ class ClassTarget(Target[ClassSums]):
         probabilities: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
         return probabilities
 
+    def prediction_columns(self, predictions: Floats, threshold: float) -> dict[str, npt.NDArray[Any]]:  # noqa: ARG002  # of the interface
+        codes = list(self.label.codes)
+        probabilities = {f"probability_{code}": predictions[:, place] for place, code in enumerate(codes)}
+        return {**probabilities, "prediction": np.array(codes)[predictions.argmax(axis=1)]}
+
     def measure(self, outputs: Floats, labels: Floats, threshold: float) -> ClassSums:  # noqa: ARG002  # of the interface
         probabilities, actual = self.predict(outputs), self._is_actual(labels)
         pairs = self.class_of(labels) * self.outputs + outputs.argmax(axis=1)
@@ -108,12 +120,8 @@ class ClassTarget(Target[ClassSums]):
             squared_error_sum=float(((probabilities - actual) ** 2).sum()),
         )
 
-    @property
-    def no_sums(self) -> ClassSums:
-        return ClassSums((0,) * self.outputs**2)
-
     def is_possible(self, sums: ClassSums) -> bool:
-        return super().is_possible(sums) and 0 <= sums.squared_error_sum <= 2 * sums.examples
+        return 0 <= sums.squared_error_sum <= 2 * sums.examples
 
     def figures(self, sums: ClassSums, train_examples: int, roc_auc: float | None) -> dict[str, Any]:
         """`roc_auc` is the mean over classes, each against all others."""
@@ -125,6 +133,10 @@ class ClassTarget(Target[ClassSums]):
             "roc_auc": roc_auc,
             "brier": ratio(sums.squared_error_sum, sums.examples),
         }
+
+    def summarise(self, labels: Floats) -> dict[str, Any]:
+        rows = np.bincount(self.class_of(labels), minlength=self.outputs).tolist()
+        return {"patients_by_class": dict(zip(map(str, self.label.codes), rows, strict=True))}
 
     def class_of(self, labels: Floats) -> npt.NDArray[np.intp]:
         classes: npt.NDArray[np.intp] = self._is_actual(labels).argmax(axis=1)
@@ -156,15 +168,26 @@ class ClassTarget(Target[ClassSums]):
         of_class = [(groups[f"positives-{code}"], groups[f"negatives-{code}"]) for code in self.label.codes]
         return _mean_defined([roc_auc_from_microaggregates(*pair) for pair in of_class])
 
+    @property
+    def no_verdict(self) -> str:
+        return f"fewer than 2 classes of at least {MIN_CLASS_SIZE} held-out patients"
+
     def can_compare(self, labels: Floats) -> bool:
-        from federated_health.ml.bootstrap import classes_to_judge  # noqa: PLC0415  # at the end of a run only
+        return len(self._compared_classes(labels)) >= 2
 
-        return len(classes_to_judge(self._is_actual(labels))) >= 2
+    def compared_draws(self, outputs: Floats, labels: Floats, times: Scores) -> npt.NDArray[np.float64]:
+        """Mean ROC-AUC of each class against all others, of the classes with at least MIN_CLASS_SIZE rows."""
+        from federated_health.ml.bootstrap import roc_auc_draws  # noqa: PLC0415  # at the end of a run only
 
-    def compare(self, outputs: Floats, others: Floats, labels: Floats, seed: list[int]) -> "Comparison":
-        from federated_health.ml.bootstrap import compare_one_vs_rest  # noqa: PLC0415  # at the end of a run only
+        log_odds, is_actual = self._log_odds(outputs), self._is_actual(labels).astype(np.float64)
+        of_class = [roc_auc_draws(log_odds[..., k], is_actual[:, k], times) for k in self._compared_classes(labels)]
+        draws: npt.NDArray[np.float64] = np.mean(of_class, axis=0)
+        return draws
 
-        return compare_one_vs_rest(self._log_odds(outputs), self._log_odds(others), self._is_actual(labels), seed)
+    def _compared_classes(self, labels: Floats) -> list[int]:
+        """Classes with at least MIN_CLASS_SIZE rows, and as many others."""
+        rows = self._is_actual(labels).sum(axis=0)
+        return np.flatnonzero(np.minimum(rows, len(labels) - rows) >= MIN_CLASS_SIZE).tolist()
 
     def _is_actual(self, labels: Floats) -> npt.NDArray[np.bool_]:
         """Whether each row is of each class, [rows, classes]."""
@@ -172,10 +195,10 @@ class ClassTarget(Target[ClassSums]):
         return is_actual
 
     def _log_odds(self, outputs: Floats) -> npt.NDArray[np.float64]:
-        """Log-odds of each class against all others, [rows, classes]."""
+        """Log-odds of each class against all others, of the same shape."""
         logits = outputs.astype(np.float64)
-        others = [np.logaddexp.reduce(np.delete(logits, i, axis=1), axis=1) for i in range(self.outputs)]
-        log_odds: npt.NDArray[np.float64] = logits - np.column_stack(others)
+        others = [np.logaddexp.reduce(np.delete(logits, i, axis=-1), axis=-1) for i in range(self.outputs)]
+        log_odds: npt.NDArray[np.float64] = logits - np.stack(others, axis=-1)
         return log_odds
 
 

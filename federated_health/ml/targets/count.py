@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,11 @@ from federated_health.ml.metrics import (
     MIN_CLASS_SIZE,
     SMALL_CLASS,
     EvaluationSums,
+    Scores,
     group_predictions,
     ratio,
 )
 from federated_health.ml.targets import Floats, ScoreGroups, Target
-
-if TYPE_CHECKING:
-    from federated_health.ml.bootstrap import Comparison
 
 MAX_LOG_RATE = 700.0
 """Largest output whose exponential is finite in float64."""
@@ -96,6 +94,9 @@ class CountTarget(Target[CountSums]):
     def predict(self, outputs: Floats) -> npt.NDArray[np.float64]:
         return np.exp(np.minimum(outputs.astype(np.float64), MAX_LOG_RATE))
 
+    def prediction_columns(self, predictions: Floats, threshold: float) -> dict[str, npt.NDArray[Any]]:  # noqa: ARG002  # of the interface
+        return {"expected": predictions[:, 0]}
+
     def measure(self, outputs: Floats, labels: Floats, threshold: float) -> CountSums:  # noqa: ARG002  # of the interface
         expected, observed = self.predict(outputs), labels.astype(np.float64)
         return CountSums(
@@ -112,7 +113,7 @@ class CountTarget(Target[CountSums]):
         log_limit = sums.examples * high * np.log(max(high, 1)) * (1 + 1e-6)
         are_events = sums.observed_sum % 1 == 0 and 0 <= sums.observed_sum <= sums.examples * high
         errors = sums.expected_sum, sums.absolute_error_sum, sums.log_sum
-        return super().is_possible(sums) and are_events and min(errors) >= 0 and sums.log_sum <= log_limit
+        return are_events and min(errors) >= 0 and sums.log_sum <= log_limit
 
     def figures(self, sums: CountSums, train_examples: int, roc_auc: float | None) -> dict[str, Any]:  # noqa: ARG002
         return {
@@ -137,11 +138,10 @@ class CountTarget(Target[CountSums]):
     def can_compare(self, labels: Floats) -> bool:
         return len(labels) >= 2 * MIN_CLASS_SIZE
 
-    def compare(self, outputs: Floats, others: Floats, labels: Floats, seed: list[int]) -> "Comparison":
-        from federated_health.ml.bootstrap import compare_means  # noqa: PLC0415  # at the end of a run only
+    def compared_draws(self, outputs: Floats, labels: Floats, times: Scores) -> npt.NDArray[np.float64]:
+        from federated_health.ml.bootstrap import mean_draws  # noqa: PLC0415  # at the end of a run only
 
-        deviances, other_deviances = (2 * self._half_deviances(model, labels) for model in (outputs, others))
-        return compare_means(deviances, other_deviances, seed)
+        return mean_draws(2 * self._half_deviances(outputs, labels), times)
 
     def _half_deviances(self, outputs: Floats, labels: Floats) -> npt.NDArray[np.float64]:
         observed, log_rate = labels.astype(np.float64), outputs.astype(np.float64)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,11 @@ from federated_health.ml.metrics import (
     MIN_CLASS_SIZE,
     SMALL_CLASS,
     EvaluationSums,
+    Scores,
     group_predictions,
     ratio,
 )
 from federated_health.ml.targets import Floats, ScoreGroups, Target
-
-if TYPE_CHECKING:
-    from federated_health.ml.bootstrap import Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,8 @@ class NumberSums(EvaluationSums):
     @property
     def r2(self) -> float | None:
         """Share of the variance that the predictions explain; below 0 if the mean of all rows is better."""
-        unexplained = ratio(self.loss_sum, self._spread(self.label_squares, self.label_sum, self.label_sum))
+        squared_errors = self.label_squares - 2 * self.product_sum + self.prediction_squares
+        unexplained = ratio(squared_errors, self._spread(self.label_squares, self.label_sum, self.label_sum))
         return None if unexplained is None else 1 - unexplained
 
     @property
@@ -120,7 +119,7 @@ class NumberTarget(Target[NumberSums]):
         errors = sums.absolute_error_sum, sums.squared_error_sum, sums.prediction_squares
         is_in_range = rows * low - slack <= sums.label_sum <= rows * high + slack
         are_squares = 0 <= sums.label_squares <= rows * max(low**2, high**2) * (1 + 1e-6)
-        return super().is_possible(sums) and min(errors) >= 0 and is_in_range and are_squares
+        return min(errors) >= 0 and is_in_range and are_squares
 
     def figures(self, sums: NumberSums, train_examples: int, roc_auc: float | None) -> dict[str, Any]:  # noqa: ARG002
         return {
@@ -145,11 +144,10 @@ class NumberTarget(Target[NumberSums]):
     def can_compare(self, labels: Floats) -> bool:
         return len(labels) >= 2 * MIN_CLASS_SIZE
 
-    def compare(self, outputs: Floats, others: Floats, labels: Floats, seed: list[int]) -> "Comparison":
-        from federated_health.ml.bootstrap import compare_means  # noqa: PLC0415  # at the end of a run only
+    def compared_draws(self, outputs: Floats, labels: Floats, times: Scores) -> npt.NDArray[np.float64]:
+        from federated_health.ml.bootstrap import mean_draws  # noqa: PLC0415  # at the end of a run only
 
-        errors, other_errors = (np.abs(self.predict(model) - labels) for model in (outputs, others))
-        return compare_means(errors, other_errors, seed)
+        return mean_draws(np.abs(self.predict(outputs) - labels), times)
 
     def _scaled(self, values: Any) -> Any:
         mean, deviation = self.label.public_scale

@@ -7,6 +7,7 @@ from federated_health.ml.metrics import Interval
 from federated_health.ml.privacy_plan import GUARANTEE
 from federated_health.report import formatting, sections
 from federated_health.report.page import Block, Caution, Page, Picture, Section
+from federated_health.report.panels import panels_of
 from federated_health.report.tradeoff import Panel, draw_tradeoff
 from federated_health.studies.audit.attacks import ATTACKS, ENCRYPTED
 from federated_health.studies.audit.membership import FALSE_POSITIVE_RATE, GUESSING
@@ -64,7 +65,7 @@ def audit_page(plan: AuditPlan, figures: Figures) -> Page:
                 },
                 leave_out=frozenset({"appraisal", "dp-epsilon", "encrypt", "max-update-norm", "min-hospitals"}),
             ),
-            sections.model_card(plan.task, list(plan.hospitals), ["This audit's models are not kept."]),
+            sections.model_card(panels_of(plan.task), list(plan.hospitals), ["This audit's models are not kept."]),
         ],
     )
 

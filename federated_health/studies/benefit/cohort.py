@@ -63,7 +63,8 @@ class Cohort:
         for name, table in self.tables.items():
             rows = within[name].train if within else np.arange(len(table))
             ids = self.ids[name][rows] if name in self.ids else None
-            fold_of = assign_folds(table.iloc[rows], self.task.label.name, folds, seed, ids)
+            label = self.task.label
+            fold_of = assign_folds(table.iloc[rows], label.name, folds, seed, ids, label.classes)
             splits[name] = HospitalSplit(train=rows[fold_of != fold], test=rows[fold_of == fold])
         return splits
 

@@ -1,0 +1,130 @@
+"""Panels: what the pages of runs and studies say and draw of one kind of label.
+
+As `ml.targets` has a target for each kind, this package has panels; `_PANELS` names them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any, ClassVar
+
+from federated_health.data.tasks import Task
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS, figure_title
+from federated_health.ml.targets import ScoreGroups, target_of
+from federated_health.report.formatting import INTERVAL, capitalise
+from federated_health.report.page import Block, Section
+
+
+class Panels(ABC):
+    """What pages say and draw of a task's label.
+
+    Args:
+        seed: of bootstrap bands.
+        threshold: decision threshold of a target that has one.
+        are_bins: whether groups of scores are bins that were added up while encrypted.
+        balanced: whether classes were weighted in training.
+
+    Attributes:
+        figures: names of the figures in tables.
+        estimate: what the model estimates; the label's meaning follows.
+        prediction: what a prediction is, after the word predicted.
+        compared_explained, explained: sentences about the figure by which models are compared, and about the others.
+        pooled_explained: how far figures over all hospitals' patients can be trusted.
+        loss_reference: what a loss is compared with.
+        sent_sums, sent_groups: what a hospital sends after each round, and of its scores at the end.
+    """
+
+    figures: ClassVar[tuple[str, ...]]
+    estimate: str
+    prediction: ClassVar[str]
+    compared_explained: str
+    explained: str
+    pooled_explained: ClassVar[str]
+    loss_reference: str
+    sent_sums: ClassVar[str]
+    sent_groups: ClassVar[str]
+    unit_explained: str = "A nat is the unit of the loss."
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        seed: int = 0,
+        threshold: float = DEFAULT_THRESHOLD,
+        are_bins: bool = False,
+        balanced: bool = False,
+    ) -> None:
+        self.task, self.target = task, target_of(task)
+        self.seed, self.threshold, self.are_bins, self.balanced = seed, threshold, are_bins, balanced
+
+    def title(self, figure: str) -> str:
+        """A figure's name with its unit, if it has one."""
+        return figure_title(figure)
+
+    @property
+    def compared(self) -> str:
+        """Name of the figure by which models are compared."""
+        return self.title(self.target.compared)
+
+    def difference(self, model: str = "federated", other: str = "own") -> str:
+        """The difference of two models that is above 0 where the first is better, in words."""
+        return f"{other} minus {model}" if self.target.less_is_better else f"{model} minus {other}"
+
+    @property
+    def verdict_rule(self) -> str:
+        """How a difference and its interval become a verdict."""
+        strata = "stratified by class, and " if self.target.has_classes else ""
+        return (
+            f"A hospital gains if the whole {INTERVAL} of the difference ({self.difference()} {self.compared}) is "
+            "above 0, and loses if all of it is below 0; otherwise there is no clear difference. There is no verdict "
+            f"with {self.target.no_verdict}. The interval is a bootstrap over the held-out patients, {strata}paired: "
+            "both models are compared on the same patients. It treats the two models as fixed: other training "
+            "patients would have given other models."
+        )
+
+    @property
+    def noisy(self) -> str:
+        """Which held-out patients are so few that figures of them are mostly noise, and which figures."""
+        figures = "ROC-AUC is" if self.target.has_classes else "figures are"
+        return f"{capitalise(self.target.describe_few(SMALL_CLASS))}, so {figures} too noisy to interpret"
+
+    @property
+    def decisions_explained(self) -> str:
+        """How predictions become decisions; empty if there are none."""
+        return ""
+
+    @abstractmethod
+    def describe_labels(self, summary: Mapping[str, Any]) -> str:
+        """What `Target.summarise` says, to follow a number of patients."""
+
+    @abstractmethod
+    def curves(self, groups: Mapping[str, ScoreGroups]) -> Iterator[Section]:
+        """ROC and calibration curves, as far as the kind has them, of released groups of scores.
+
+        Args:
+            groups: groups of scores by hospital, or of the federation alone.
+        """
+
+    def decisions(self, sums: Mapping[str, Any], caption: str) -> Iterator[Section]:  # noqa: ARG002  # others have none
+        """Confusion matrices of sums by name, the last of all hospitals; nothing for a label without classes."""
+        return iter(())
+
+    @abstractmethod
+    def holdings(self, sums: Mapping[str, Any], patients: str) -> list[Block]:
+        """The labels of each hospital, from sums over the patients that the sentence `patients` names."""
+
+
+_PANELS = {
+    "binary": "binary.BinaryPanels",
+    "classes": "classes.ClassPanels",
+    "number": "quantities.NumberPanels",
+    "count": "quantities.CountPanels",
+}
+"""Module in this folder, and class, by the kind of label; loaded when a task needs it."""
+
+
+def panels_of(task: Task, **options: Any) -> Panels:
+    """The panels of a task's label; the options are arguments of `Panels`."""
+    module, name = _PANELS[task.label.kind].split(".")
+    found: type[Panels] = getattr(import_module(f"{__name__}.{module}"), name)
+    return found(task, **options)

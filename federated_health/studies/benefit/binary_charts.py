@@ -1,0 +1,77 @@
+"""Curves, decisions and explanations of a study's page for a label of 0 or 1."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from federated_health.ml.bootstrap import Resampled, rarer_class
+from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve
+from federated_health.ml.metrics import count_outcomes, probability
+from federated_health.report import formatting, sections
+from federated_health.report.page import Section
+from federated_health.report.panels.binary import calibration_section, confusion_section, roc_section
+from federated_health.studies.benefit.comparison import Scores
+from federated_health.studies.benefit.training_setups import TrainingSetup
+
+READING = (
+    "Accuracy uses each model's own threshold, which maximises F1 over its training patients. Average precision: mean "
+    "precision over all thresholds. Perfect calibration has a slope of 1 and an intercept of 0; a slope below 1 means "
+    "that risks are too extreme, an intercept above 0 that they are too low."
+)
+
+
+def curves_and_decisions(scores: Scores, figures: Mapping[str, Any], seed: int) -> Iterator[Section]:
+    """ROC and calibration curves, and confusion matrices, of the federated models."""
+    yield _roc_curves(scores, seed)
+    yield _calibration(scores, figures)
+    yield _decisions(scores)
+
+
+def _roc_curves(scores: Scores, seed: int) -> Section:
+    """ROC curves of the out-of-fold scores with bootstrap bands, for hospitals with patients of both classes."""
+    places = {name: place for place, (name, labels) in enumerate(scores.labels.items()) if rarer_class(labels) > 0}
+    if not places:
+        return Section("ROC curves", ["No hospital has patients of both classes."])
+    drawn, more = sections.first_panels(places)
+    curves = {}
+    for name, place in drawn.items():
+        resampled = Resampled.of(scores.labels[name], [seed, place], CURVE_DRAWS)
+        curves[name] = roc_curve(scores.models[TrainingSetup.FEDERATED][name].outputs, resampled)
+    one_class = formatting.list_some([name for name in scores.labels if name not in places], ", ")
+    text = f"Without a curve, because all patients are of one class: {one_class}. {more}" if one_class else more
+    caption = "The federated model on each hospital's patients, mean over repeats; 95 % bootstrap bands at each point."
+    return roc_section(curves, caption, *([text.strip()] if text else []))
+
+
+def _calibration(scores: Scores, figures: Mapping[str, Any]) -> Section:
+    """Predicted risk against the observed share, of federated models."""
+    federated = TrainingSetup.FEDERATED
+    drawn, more = sections.first_panels(scores.labels)
+    parts = {
+        **{name: (scores.models[federated][name], drawn[name], figures["hospitals"][name]) for name in drawn},
+        sections.ALL: (scores.all_patients(federated), scores.all_labels, figures["all"]),
+    }
+    curves, text = {}, []
+    for name, (out_of_fold, labels, entry) in parts.items():
+        risks = probability(out_of_fold.outputs)
+        weights = np.full(risks.size, 1.0 / len(risks))
+        curves[name] = calibration_curve(risks.ravel(), np.tile(labels, len(risks)), weights)
+        metrics = entry["models"][federated]
+        line = (f"{key} {formatting.figure(metrics[f'calibration_{key}'])}" for key in ("slope", "intercept"))
+        text.append(f"{name}: {', '.join(line)}")
+    caption = f"Held-out patients of all repeats, by the federated models. {more}".strip()
+    alt = f"Calibration of the federated model. {formatting.list_some(text)}."
+    return calibration_section(curves, caption, alt)
+
+
+def _decisions(scores: Scores) -> Section:
+    """Confusion matrices of the first repeat."""
+    drawn, more = sections.first_panels(scores.labels)
+    matrices = {}
+    for name, labels in drawn.items():
+        out_of_fold = scores.models[TrainingSetup.FEDERATED][name]
+        positive = probability(out_of_fold.outputs[0]) >= out_of_fold.thresholds[0]
+        matrices[name] = count_outcomes(positive.astype(np.float64), labels).matrix
+    caption = f"Held-out patients of the first repeat, by the federated models at their own thresholds. {more}"
+    return confusion_section(matrices, caption.strip())
