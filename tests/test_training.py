@@ -531,7 +531,6 @@ def loop_of_keras(
         if variable.name == "seed_generator_state":
             variable.assign(generator.integers(2**31, size=variable.shape))
 
-    @tf.function(jit_compile=True)  # whose random numbers differ from those of other kernels
     def take_step(batch: Any, targets: Any) -> None:
         with tf.GradientTape() as tape:
             outputs = head(batch, training=True)
@@ -541,9 +540,10 @@ def loop_of_keras(
         slopes = tape.gradient(loss, [variable.value for variable in head.trainable_variables])
         own.apply(slopes, head.trainable_variables)
 
+    compiled = tf.function(take_step, jit_compile=True)  # whose random numbers differ from those of other kernels
     for rows in order:
         present = rows[rows >= 0]
-        take_step(features[present], labels[present])
+        compiled(features[present], labels[present])
     weights: list[npt.NDArray[Any]] = head.get_weights()
     return weights
 

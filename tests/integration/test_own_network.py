@@ -16,10 +16,11 @@ from federated_health.data.hospital import load_hospital
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.ml.backend import load_keras
-from federated_health.ml.keras_models import predict_risk, read_description
+from federated_health.ml.keras_models import predict, read_description
 from federated_health.ml.networks import weights_hash
 from federated_health.processes import free_port, process
 from federated_health.server.plain_run import PlainRun
+from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from tests.support.forks import forked
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 EXAMPLE = PROJECT / "examples" / "networks" / "batch_norm.py"
 HOSPITALS = {"cleveland": "client_1.csv", "switzerland": "client_3.csv"}
-RUN = {"hospitals": 2, "rounds": 3, "local-epochs": 2, "optimizer": "adam", "learning-rate": 0.005}
+RUN: dict[str, Value] = {"hospitals": 2, "rounds": 3, "local-epochs": 2, "optimizer": "adam", "learning-rate": 0.005}
 
 SECONDS_TO_REFUSE = 10.0
 PATIENCE = 300.0
@@ -86,7 +87,7 @@ def test_the_saved_model_loads_with_plain_keras_and_predicts_as_the_hospitals_do
     config = in_process.train_config()
     expected = probability(LocalModel(hospital, config.network, config.normalisation).score(in_process.weights))
     model = load_keras().saving.load_model(finished / "model.keras")
-    np.testing.assert_allclose(predict_risk(model, HEART_DISEASE, hospital.test.values), expected, atol=1e-6)
+    np.testing.assert_allclose(predict(model, HEART_DISEASE, hospital.test.values)[:, 0], expected, atol=1e-6)
 
     patients = pd.DataFrame(hospital.test.values, columns=list(HEART_DISEASE.column_names))
     patients.to_csv("patients.csv", index=False)
