@@ -165,6 +165,20 @@ def test_a_new_strategy_needs_a_class_and_a_declaration_and_nothing_else(checkou
     run(checkout, [sys.executable, "-m", "pytest", "tests/test_geometric_median.py"])
 
 
+def test_an_own_network_needs_a_file_and_nothing_else(checkout: Path) -> None:
+    page = (checkout / "docs" / "extending.md").read_text()
+    (network,) = blocks_of(page, "new network")
+    (checkout / "my_network.py").write_text(network)
+
+    create, serve, *joins = commands_of(page, "new network commands")
+    run(checkout, create)
+    run_forked_federation(checkout, [*serve, "--no-appraisal", "--out", "runs/own"], joins)
+
+    metrics = json.loads((checkout / "runs" / "own" / "metrics.json").read_text())
+    assert (metrics["model"], metrics["rounds"]) == ("file", 3)
+    assert 0.8 < metrics["federation"]["roc_auc"] < 1
+
+
 def test_a_new_target_needs_two_classes_and_their_entries(checkout: Path) -> None:
     page = (checkout / "docs" / "extending.md").read_text()
     names = ("new target module", "new target entry", "new label", "new label entry", "new panels entry")
