@@ -39,7 +39,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from federated_health.data.columns import Measurement
 from federated_health.data.tasks import Task
-from federated_health.messages import records
+from federated_health.messages import records, validation
 from federated_health.messages.records import METRICS, MalformedMessageError
 from federated_health.ml import load_privacy_plan
 from federated_health.ml.metrics import EvaluationSums
@@ -229,15 +229,15 @@ class Registration:
         are_released = not set(SUM_NAMES).isdisjoint(content.metric_records.get(METRICS, {}))
         keys = {"train-examples", "test-examples", *(SUM_NAMES if are_released else ())}
         keys |= {CLASS_COUNTS} if classes else set()
-        metrics = records.read_metrics(content, keys, {ASSOCIATIONS} if associations else None)
-        train_examples = records.read_whole(metrics, "train-examples", 1)
-        test_examples = records.read_whole(metrics, "test-examples", 0)
+        metrics = validation.read_metrics(content, keys, {ASSOCIATIONS} if associations else None)
+        train_examples = validation.read_whole(metrics, "train-examples", 1)
+        test_examples = validation.read_whole(metrics, "test-examples", 0)
         if are_released:
-            sums = ColumnSums(**{key: records.read_floats(metrics, key, len(measurements)) for key in SUM_NAMES})
-            records.check_sums(sums, train_examples, measurements)
+            sums = ColumnSums(**{key: validation.read_floats(metrics, key, len(measurements)) for key in SUM_NAMES})
+            validation.check_sums(sums, train_examples, measurements)
         else:
             sums = withheld_sums(len(measurements))
-        correlations = records.read_floats(metrics, ASSOCIATIONS, associations if ASSOCIATIONS in metrics else 0)
+        correlations = validation.read_floats(metrics, ASSOCIATIONS, associations if ASSOCIATIONS in metrics else 0)
         if (np.abs(correlations) > 1).any():
             raise MalformedMessageError(f"its {ASSOCIATIONS} are not between -1 and 1")
         return cls(
@@ -251,7 +251,7 @@ class Registration:
 
 
 def _read_class_counts(metrics: MetricRecord, classes: int, rows: int) -> tuple[int, ...]:
-    counts = records.read_floats(metrics, CLASS_COUNTS, classes)
+    counts = validation.read_floats(metrics, CLASS_COUNTS, classes)
     if (counts % 1).any() or (counts < 0).any() or counts.sum() > rows:
         raise MalformedMessageError(f"its {CLASS_COUNTS} are not numbers of its training rows")
     return tuple(map(int, counts))
@@ -298,24 +298,24 @@ class Update:
             evaluated: number of held-out rows with which it registered, if the server requested an evaluation, which
                 also needs the target; else None.
         """
-        arrays = records.read_only(content, ArrayRecord, ARRAYS, "weights")
+        arrays = validation.read_only(content, ArrayRecord, ARRAYS, "weights")
         keys = {NUM_EXAMPLES} if private else {NUM_EXAMPLES, TRAIN_LOSS}
         if evaluated is not None and target is not None:
-            keys |= records.names_of_counts(target)
-        metrics = records.read_metrics(content, keys)
-        if records.read_whole(metrics, NUM_EXAMPLES, 1) != declared:
+            keys |= validation.names_of_counts(target)
+        metrics = validation.read_metrics(content, keys)
+        if validation.read_whole(metrics, NUM_EXAMPLES, 1) != declared:
             raise MalformedMessageError(f"its {NUM_EXAMPLES} is not the number of training rows that it registered")
         loss = metrics.get(TRAIN_LOSS)
         if isinstance(loss, float) and not loss <= MAX_TRAIN_LOSS:
             raise MalformedMessageError(f"{records.DIVERGED}its {TRAIN_LOSS} is out of range")
-        loss = None if private else records.read_number(metrics, TRAIN_LOSS)
+        loss = None if private else validation.read_number(metrics, TRAIN_LOSS)
         if loss is not None and loss < 0:
             raise MalformedMessageError(f"its {TRAIN_LOSS} is out of range")
         return cls(
             weights=records.weights_from_record(arrays, shapes),
             examples=declared,
             loss=loss,
-            counts=None if evaluated is None or target is None else records.read_counts(metrics, target, evaluated),
+            counts=None if evaluated is None or target is None else validation.read_counts(metrics, target, evaluated),
         )
 
 
@@ -347,14 +347,14 @@ class Evaluation:
         """Read an evaluation by a hospital that registered with this number of held-out rows."""
         names = target.rows_of_groups(target.no_sums).keys()
         optional = {"roc_auc", *names} if final else set()
-        metrics = records.read_metrics(content, {NUM_EXAMPLES, *records.names_of_counts(target)}, optional)
-        counts = records.read_counts(metrics, target, declared)
-        if records.read_whole(metrics, NUM_EXAMPLES, 0) != counts.examples:
-            raise MalformedMessageError(records.WRONG_COUNTS)
-        auc = records.read_number(metrics, "roc_auc") if "roc_auc" in metrics else None
+        metrics = validation.read_metrics(content, {NUM_EXAMPLES, *validation.names_of_counts(target)}, optional)
+        counts = validation.read_counts(metrics, target, declared)
+        if validation.read_whole(metrics, NUM_EXAMPLES, 0) != counts.examples:
+            raise MalformedMessageError(validation.WRONG_COUNTS)
+        auc = validation.read_number(metrics, "roc_auc") if "roc_auc" in metrics else None
         if auc is not None and not 0 <= auc <= 1:
             raise MalformedMessageError("its ROC-AUC is not between 0 and 1")
-        read = partial(records.read_cells, metrics, has_deviation=target.has_classes)
+        read = partial(validation.read_cells, metrics, has_deviation=target.has_classes)
         scores = {name: read(name) for name in names if name in metrics}
         expected = target.rows_of_groups(counts)
         for name, groups in scores.items():
@@ -377,8 +377,8 @@ class TrainingScores:
     @classmethod
     def from_content(cls, content: RecordDict, declared: int) -> "TrainingScores":
         """Read the scores of a hospital that registered with this number of training rows."""
-        metrics = records.read_metrics(content, {"positives", "negatives"})
-        positives, negatives = records.read_cells(metrics, "positives"), records.read_cells(metrics, "negatives")
+        metrics = validation.read_metrics(content, {"positives", "negatives"})
+        positives, negatives = validation.read_cells(metrics, "positives"), validation.read_cells(metrics, "negatives")
         if positives[:, 0].sum() + negatives[:, 0].sum() > declared:
             raise MalformedMessageError("its score groups hold more than the training rows that it registered")
         return cls(positives=positives, negatives=negatives)
