@@ -19,16 +19,13 @@ from federated_health.names import PROXIMAL_MU
 
 METRICS = "metrics"
 
-
 OTHER_SHAPE = "its weights {}: expected float32 of shape {}, got another type or shape"
-
 
 NUMPY = "numpy.ndarray"
 """Flower's name for arrays in NumPy's format."""
 
 BLOCK = 2**16
 """Number of elements per block (see `blocks`): 256 KiB per array."""
-
 
 DIVERGED = "its training diverged: "
 """Start of the reason with which an update is rejected whose loss or weights are not finite."""

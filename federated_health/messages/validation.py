@@ -1,7 +1,8 @@
-"""Strict reading of the figures in hospitals' replies, which only a server needs; errors quote no value."""
+"""Reading and validation of what hospitals send, which only a server needs; errors quote no value."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -9,19 +10,153 @@ import numpy.typing as npt
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
 
 from federated_health.data.columns import Measurement
-from federated_health.messages.records import METRICS, MalformedMessageError
+from federated_health.data.tasks import Task
+from federated_health.messages.content import (
+    ARRAYS,
+    ASSOCIATIONS,
+    CLASS_COUNTS,
+    HOSPITAL,
+    NUM_EXAMPLES,
+    TRAIN_LOSS,
+    Evaluation,
+    Registration,
+    TrainingScores,
+    Update,
+)
+from federated_health.messages.records import DIVERGED, METRICS, MalformedMessageError, size_of, weights_from_record
 from federated_health.ml.metrics import MAX_CELLS, MIN_CELL_SIZE, EvaluationSums
-from federated_health.ml.normalisation import MIN_OBSERVED, ColumnSums
+from federated_health.ml.networks import Network, weight_shapes
+from federated_health.ml.normalisation import MIN_OBSERVED, SUM_NAMES, ColumnSums, withheld_sums
 from federated_health.ml.targets import Target
+from federated_health.names import is_hospital_name
 
 WRONG_COUNTS = "its sums of the evaluation are not over the held-out rows that it registered"
 
+MAX_TRAIN_LOSS = 1e6
+"""Largest accepted mean loss: no training that has not diverged comes near it, and powers of it do not overflow."""
 
 MAX_LOG_ODDS = 1e39
 """Bound on scores: above every float32, and far enough below the largest float64 for sums."""
 
-
 Record = TypeVar("Record", ArrayRecord, MetricRecord)
+
+
+def max_reply_bytes(task: Task, network: Network) -> int:
+    """Size limit of a hospital's message, in bytes: twice the weights, and 1 MiB for everything else."""
+    return 2 * size_of(weight_shapes(task, network)) + 2**20
+
+
+def read_registration(
+    content: RecordDict, measurements: Sequence[Measurement], associations: int = 0, classes: int = 0
+) -> Registration:
+    """Read a registration.
+
+    Args:
+        measurements: of the task; their ranges limit the sums.
+        associations: number of the task's associations; a registration without any is read, too.
+        classes: number of classes whose rows were requested; 0 if none were.
+    """
+    record = content.config_records.get(HOSPITAL)
+    name = record.get("name") if record else None
+    if not isinstance(name, str) or not is_hospital_name(name):
+        raise MalformedMessageError("its name: expected lower-case letters, digits and hyphens")
+    are_released = not set(SUM_NAMES).isdisjoint(content.metric_records.get(METRICS, {}))
+    keys = {"train-examples", "test-examples", *(SUM_NAMES if are_released else ())}
+    keys |= {CLASS_COUNTS} if classes else set()
+    metrics = read_metrics(content, keys, {ASSOCIATIONS} if associations else None)
+    train_examples = read_whole(metrics, "train-examples", 1)
+    test_examples = read_whole(metrics, "test-examples", 0)
+    if are_released:
+        sums = ColumnSums(**{key: read_floats(metrics, key, len(measurements)) for key in SUM_NAMES})
+        check_sums(sums, train_examples, measurements)
+    else:
+        sums = withheld_sums(len(measurements))
+    correlations = read_floats(metrics, ASSOCIATIONS, associations if ASSOCIATIONS in metrics else 0)
+    if (np.abs(correlations) > 1).any():
+        raise MalformedMessageError(f"its {ASSOCIATIONS} are not between -1 and 1")
+    return Registration(
+        name=name,
+        train_examples=train_examples,
+        test_examples=test_examples,
+        sums=sums,
+        associations=correlations,
+        class_counts=_read_class_counts(metrics, classes, train_examples) if classes else (),
+    )
+
+
+def _read_class_counts(metrics: MetricRecord, classes: int, rows: int) -> tuple[int, ...]:
+    counts = read_floats(metrics, CLASS_COUNTS, classes)
+    if (counts % 1).any() or (counts < 0).any() or counts.sum() > rows:
+        raise MalformedMessageError(f"its {CLASS_COUNTS} are not numbers of its training rows")
+    return tuple(map(int, counts))
+
+
+def read_update(
+    content: RecordDict,
+    shapes: Mapping[str, tuple[int, ...]],
+    declared: int,
+    *,
+    private: bool = False,
+    evaluated: int | None = None,
+    target: Target[Any] | None = None,
+) -> Update:
+    """Read an update.
+
+    Args:
+        shapes: shapes of the weights by name, in their order.
+        declared: number of training rows with which the hospital registered.
+        private: whether the run has differential privacy.
+        evaluated: number of held-out rows with which it registered, if the server requested an evaluation, which also
+            needs the target; else None.
+    """
+    arrays = read_only(content, ArrayRecord, ARRAYS, "weights")
+    keys = {NUM_EXAMPLES} if private else {NUM_EXAMPLES, TRAIN_LOSS}
+    if evaluated is not None and target is not None:
+        keys |= names_of_counts(target)
+    metrics = read_metrics(content, keys)
+    if read_whole(metrics, NUM_EXAMPLES, 1) != declared:
+        raise MalformedMessageError(f"its {NUM_EXAMPLES} is not the number of training rows that it registered")
+    loss = metrics.get(TRAIN_LOSS)
+    if isinstance(loss, float) and not loss <= MAX_TRAIN_LOSS:
+        raise MalformedMessageError(f"{DIVERGED}its {TRAIN_LOSS} is out of range")
+    loss = None if private else read_number(metrics, TRAIN_LOSS)
+    if loss is not None and loss < 0:
+        raise MalformedMessageError(f"its {TRAIN_LOSS} is out of range")
+    return Update(
+        weights=weights_from_record(arrays, shapes),
+        examples=declared,
+        loss=loss,
+        counts=None if evaluated is None or target is None else read_counts(metrics, target, evaluated),
+    )
+
+
+def read_evaluation(content: RecordDict, target: Target[Any], declared: int, *, final: bool = False) -> Evaluation:
+    """Read an evaluation by a hospital that registered with this number of held-out rows."""
+    names = target.rows_of_groups(target.no_sums).keys()
+    optional = {"roc_auc", *names} if final else set()
+    metrics = read_metrics(content, {NUM_EXAMPLES, *names_of_counts(target)}, optional)
+    counts = read_counts(metrics, target, declared)
+    if read_whole(metrics, NUM_EXAMPLES, 0) != counts.examples:
+        raise MalformedMessageError(WRONG_COUNTS)
+    auc = read_number(metrics, "roc_auc") if "roc_auc" in metrics else None
+    if auc is not None and not 0 <= auc <= 1:
+        raise MalformedMessageError("its ROC-AUC is not between 0 and 1")
+    read = partial(read_cells, metrics, has_deviation=target.has_classes)
+    scores = {name: read(name) for name in names if name in metrics}
+    expected = target.rows_of_groups(counts)
+    for name, groups in scores.items():
+        if groups.size and groups[:, 0].sum() != expected[name]:
+            raise MalformedMessageError(f"its score groups of {name} do not add up to its rows of that kind")
+    return Evaluation(counts=counts, roc_auc=auc, scores=scores)
+
+
+def read_training_scores(content: RecordDict, declared: int) -> TrainingScores:
+    """Read the scores of a hospital that registered with this number of training rows."""
+    metrics = read_metrics(content, {"positives", "negatives"})
+    positives, negatives = read_cells(metrics, "positives"), read_cells(metrics, "negatives")
+    if positives[:, 0].sum() + negatives[:, 0].sum() > declared:
+        raise MalformedMessageError("its score groups hold more than the training rows that it registered")
+    return TrainingScores(positives=positives, negatives=negatives)
 
 
 def read_only(content: RecordDict, kind: type[Record], name: str, meaning: str) -> Record:
