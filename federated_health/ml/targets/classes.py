@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.data.columns import ClassLabel
+from federated_health.data.labels import ClassLabel
 from federated_health.ml.metrics import (
     MIN_CLASS_SIZE,
     MIN_PROBABILITY,

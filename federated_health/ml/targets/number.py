@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.data.columns import NumberLabel
+from federated_health.data.labels import NumberLabel
 from federated_health.ml.metrics import (
     MIN_CELL_SIZE,
     MIN_CLASS_SIZE,
