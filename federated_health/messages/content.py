@@ -17,7 +17,7 @@ A hospital sends the following in a plain run, besides Flower's envelope of each
   and products, and of a count observed and expected events, unless the rows are of fewer than 5 patients;
 - `evaluate`, after the last round (under differential privacy after every round): the same sums;
 - `evaluate.threshold`, once, only of a binary label and not under differential privacy: microaggregated scores of its
-  training rows (see `metrics.microaggregate`), from which the server chooses the decision threshold;
+  training rows (see `scores.microaggregate`), from which the server chooses the decision threshold;
 - `evaluate.final`: the same sums; of a label of classes its own ROC-AUC, and microaggregated scores of its held-out
   rows; of a number or a count mean predictions and mean labels of groups of at least 5 patients;
 - `evaluate.appraisal`, once, unless the run has differential privacy or does without it: what it gains by joining, how
@@ -249,7 +249,7 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingScores:
-    """Microaggregated scores of a hospital's training rows under the final weights (see `metrics.microaggregate`)."""
+    """Microaggregated scores of a hospital's training rows under the final weights (see `scores.microaggregate`)."""
 
     positives: npt.NDArray[np.float64]
     negatives: npt.NDArray[np.float64]

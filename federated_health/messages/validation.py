@@ -257,7 +257,7 @@ def read_cells(metrics: MetricRecord, key: str, *, has_deviation: bool = True) -
     """Groups of at least MIN_CELL_SIZE rows, [groups, 3].
 
     Args:
-        has_deviation: whether the third number of a group is a deviation (see `metrics.microaggregate`).
+        has_deviation: whether the third number of a group is a deviation (see `scores.microaggregate`).
     """
     flat = np.array(metrics[key], dtype=np.float64)
     if flat.ndim != 1 or flat.size % 3 or flat.size > 3 * MAX_CELLS or not (np.abs(flat) < MAX_LOG_ODDS).all():

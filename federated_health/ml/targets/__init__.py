@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from federated_health.data.columns import Label
 from federated_health.data.tasks import Task
-from federated_health.ml.metrics import MAX_LOSS, MIN_CLASS_SIZE, EvaluationSums, Scores
+from federated_health.ml.metrics import MAX_LOSS, EvaluationSums, Scores
+from federated_health.ml.verdicts import MIN_CLASS_SIZE
 
 Floats = npt.NDArray[np.floating[Any]]
 ScoreGroups = Mapping[str, Scores]

@@ -6,15 +6,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.ml.metrics import (
-    Counts,
-    Scores,
-    count_outcomes,
-    figures_of,
-    microaggregate,
-    probability,
-    roc_auc,
-)
+from federated_health.ml.metrics import Counts, Scores, count_outcomes, figures_of, probability
+from federated_health.ml.scores import microaggregate, roc_auc
 from federated_health.ml.targets import Floats, ScoreGroups, Target
 
 
