@@ -250,7 +250,7 @@ def test_a_hospital_cannot_register_under_the_name_of_another() -> None:
 class LateGrid(InProcessTransport):
     """A transport over which one hospital's registration arrives once the names have been read `looks` times."""
 
-    looks = 8
+    looks = 12
     late: "tuple[Future[Message], Message] | None" = None
 
     def names(self) -> dict[int, str]:

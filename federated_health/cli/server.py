@@ -15,16 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from federated_health import encryption
 from federated_health.cli import console, parsing
 from federated_health.errors import RunError, SettingsError
-from federated_health.messages.content import max_reply_bytes
-from federated_health.ml.metrics import (
-    DEFAULT_THRESHOLD,
-    SMALL_CLASS,
-    describe_small_in_mean,
-    figure_title,
-    verdict_text,
-)
+from federated_health.messages.validation import max_reply_bytes
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS, figure_title
 from federated_health.ml.targets import target_of
+from federated_health.ml.verdicts import verdict_text
 from federated_health.names import FEDERATION
+from federated_health.report.formatting import describe_small_in_mean
 from federated_health.security import load_tls
 from federated_health.server.plain_run import make_run
 from federated_health.server.run import FederatedRun

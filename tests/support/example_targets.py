@@ -13,9 +13,10 @@ from federated_health.data.tasks import Task
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, Registration, Update
 from federated_health.ml.bootstrap import compare_models
-from federated_health.ml.metrics import EvaluationSums, Interval
+from federated_health.ml.metrics import EvaluationSums
 from federated_health.ml.normalisation import ColumnSums, public_normalisation
 from federated_health.ml.targets import target_of
+from federated_health.ml.verdicts import Interval
 from federated_health.report.page import Page
 from federated_health.report.run_page import page_of_run
 from federated_health.server.history import summarise_benefits, summarise_round, summarise_run
@@ -45,7 +46,7 @@ def outputs_of(task: Task, labels: npt.NDArray[np.float32], noise: float, seed: 
     """Outputs of a network that sees the labels through noise, of this standard deviation."""
     target, generator = target_of(task), np.random.default_rng([seed, len(labels)])
     if target.outputs > 1:
-        outputs: Any = 2.0 * np.eye(target.outputs)[target.class_of(labels)]
+        outputs: npt.NDArray[Any] = 2.0 * np.eye(target.outputs)[target.class_of(labels)]
     elif target.has_classes:
         outputs = 2.0 * labels - 1
     else:

@@ -6,15 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from federated_health.ml.metrics import (
-    DEFAULT_THRESHOLD,
-    Interval,
-    describe_small_in_mean,
-    figure_title,
-    merge_counts,
-)
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, figure_title, merge_counts
+from federated_health.ml.verdicts import Interval
 from federated_health.report import formatting, sections
 from federated_health.report.charts import draw_intervals
+from federated_health.report.formatting import describe_small_in_mean
 from federated_health.report.page import Block, Caution, Page, Picture, Section, Table
 from federated_health.report.panels import Panels, panels_of
 from federated_health.studies.benefit.binary_charts import READING, curves_and_decisions
