@@ -126,6 +126,16 @@ def test_a_run_whose_hospitals_all_diverge_ends_at_once_with_advice(spoil: Calla
     assert run.problems.rejected.keys() == {"a", "b", "c"}
 
 
+def test_a_run_ends_at_once_when_too_many_hospitals_diverge_for_any_round_to_complete() -> None:
+    hospitals = three()
+    hospitals[0].spoil = hospitals[2].spoil = with_nan_weights
+    run = run_of(hospitals, wait=60.0)
+    run.gather()
+    with pytest.raises(RunError, match=r"^round 1: training diverged at a, c; try a smaller --learning-rate$"):
+        next(run.rounds())
+    assert run.problems.repeated_rounds == 0
+
+
 def test_a_run_goes_on_when_only_some_hospitals_diverge_or_fail() -> None:
     hospitals = three()
     hospitals[0].spoil = lambda update: replace(update, loss=float("nan"))

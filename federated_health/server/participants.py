@@ -177,7 +177,9 @@ class Participants:
             updates = attempt(nodes)
             if len(updates) >= needed:
                 return updates
-            if cause := find_lasting_cause({self._names[node] for node in nodes}, failures, earlier):
+            asked = {self._names[node] for node in nodes}
+            spare = len(asked | self.registrations.keys()) - needed
+            if cause := find_lasting_cause(asked, failures, earlier, spare=spare):
                 raise RunError(f"round {number}: {cause}")
             self._collector.problems.repeated_rounds += 1
             reason = (

@@ -141,17 +141,24 @@ def find_outsized(norms: Mapping[str, float], factor: float) -> set[str]:
     return {name for name, norm in norms.items() if norm > factor * median > 0}
 
 
-def find_lasting_cause(asked: Collection[str], failures: Mapping[str, str], earlier: Mapping[str, str]) -> str | None:
-    """Why another attempt would fail, too: every hospital diverged, or failed as in the attempt before; else None.
+def find_lasting_cause(
+    asked: Collection[str], failures: Mapping[str, str], earlier: Mapping[str, str], *, spare: int | None = None
+) -> str | None:
+    """Why another attempt would fail, too: too many hospitals diverged, or all failed as before; else None.
+
+    Training that diverged would diverge again, since it depends on the round only.
 
     Args:
         asked: names of the hospitals that were asked.
         failures, earlier: `ReplyCollector.failures` of this attempt and of the one before.
+        spare: number of hospitals that may fail; by default all but one of those asked.
     """
+    diverged = sorted(name for name, reason in failures.items() if reason.startswith(DIVERGED))
+    if asked and len(diverged) > (len(asked) - 1 if spare is None else spare):
+        where = "every hospital" if len(diverged) == len(asked) else ", ".join(diverged)
+        return f"training diverged at {where}; try a smaller --learning-rate"
     if not asked or set(failures) != set(asked):
         return None
-    if all(reason.startswith(DIVERGED) for reason in failures.values()):
-        return "training diverged at every hospital; try a smaller --learning-rate"
     if failures != earlier:
         return None
     hospitals_by_reason: dict[str, list[str]] = {}
