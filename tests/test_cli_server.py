@@ -15,8 +15,8 @@ from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.targets import target_of
 from federated_health.processes import free_port
 from federated_health.server.checkpoint import CheckpointFolder
-from federated_health.server.history import summarise_run
 from federated_health.server.plain_run import PlainRun
+from federated_health.server.run_summary import summarise_run
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from tests.support.script_calls import RunScript, assert_one_line

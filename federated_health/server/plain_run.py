@@ -20,9 +20,9 @@ from federated_health.ml.normalisation import merge_sums, normalisation_from, pu
 from federated_health.ml.rounds import Round
 from federated_health.ml.targets import target_of
 from federated_health.server.checkpoint import Checkpoint, State
-from federated_health.server.history import summarise_benefits, summarise_round, summarise_run
 from federated_health.server.replies import AcceptedReply, grid_of
-from federated_health.server.run import FederatedRun
+from federated_health.server.run import FederatedRun, summarise_round
+from federated_health.server.run_summary import summarise_benefits, summarise_run
 from federated_health.server.strategies import make_strategy, read_state, write_state
 from federated_health.settings import Settings
 from federated_health.transport.interface import Transport

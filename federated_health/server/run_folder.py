@@ -15,11 +15,11 @@ from federated_health.ml.targets import target_of
 from federated_health.names import METRICS, MODEL, REPORT, ROUNDS, SETTINGS
 from federated_health.server.checkpoint import Checkpoint, CheckpointFolder, check_settings
 from federated_health.server.run import FederatedRun
+from federated_health.server.run_summary import summarise, write_metrics
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 
 if TYPE_CHECKING:
-    from federated_health.report.run_page import RunSummary
     from federated_health.report.saved_model import ModelSaver
 
 CHECKPOINTS = "checkpoints"
@@ -141,34 +141,6 @@ class RunFolder:
             run_page.write_run_report(self.path / REPORT, summarise(run, figures, stopped=stopped, facts=facts))
         if not stopped or run.weights is None:
             self._checkpoints.remove()
-
-
-def write_metrics(folder: Path, run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool) -> None:
-    """Write metrics.json; StorageError if it cannot be written."""
-    described = report.load().run_page.metrics_of(run.train_config(), stopped=stopped)
-    metrics = {**described, "faults": run.problems.to_json(), **figures}
-    if run.weights is None:
-        metrics.pop("threshold")  # only the hospitals know it
-    write_json(folder / METRICS, metrics)
-
-
-def summarise(
-    run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool, facts: Mapping[str, str]
-) -> "RunSummary":
-    """A run as its server knows it, for its report (see `RunSummary`)."""
-    summary: RunSummary = report.load().run_page.RunSummary(
-        task=run.settings.task_declaration,
-        config=run.train_config(),
-        figures=figures,
-        settings=run.settings,
-        registrations=run.registrations,
-        rounds=run.history,
-        evaluations={} if stopped else run.evaluations,
-        problems=run.problems.describe(),
-        stopped=stopped,
-        facts=facts,
-    )
-    return summary
 
 
 def read_checkpoint(path: Path, checkpoints: CheckpointFolder | None = None) -> Checkpoint:
