@@ -23,10 +23,10 @@ from federated_health.errors import CheckpointError
 from federated_health.server.checkpoint import (
     CheckpointFolder,
     Position,
-    check_settings,
     write_checkpoint,
 )
 from federated_health.server.checkpoint_reading import DamagedCheckpointError, read_checkpoint
+from federated_health.server.resuming import check_settings
 from federated_health.settings import Settings
 from tests.support.checkpoints import checkpoint_of, parts_of
 

@@ -17,7 +17,8 @@ from federated_health.ml.keras_models import read_description
 from federated_health.report.page import render
 from federated_health.report.run_page import page_of_run
 from federated_health.server.plain_run import PlainRun
-from federated_health.server.run_folder import RunFolder, read_checkpoint, settings_to_resume
+from federated_health.server.resuming import read_checkpoint, settings_to_resume
+from federated_health.server.run_folder import RunFolder
 from federated_health.server.run_summary import summarise
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport

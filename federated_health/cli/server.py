@@ -21,7 +21,7 @@ from federated_health.ml.targets import target_of
 from federated_health.security import load_tls
 from federated_health.server.plain_run import make_run
 from federated_health.server.run import FederatedRun
-from federated_health.server.run_folder import RunFolder, settings_to_resume
+from federated_health.server.run_folder import RunFolder
 from federated_health.server.strategies import make_strategy
 from federated_health.settings import Settings
 from federated_health.transport.channels import check_address
@@ -65,8 +65,11 @@ def federate(grid: Grid, context: Context) -> None:
 def serve(app: Callable[[Grid, Context], None]) -> None:
     """Parse the flags, listen, and run a ServerApp, or a function, over the streams of the hospitals that join."""
     flags = parsing.by_flag(make_parser().parse_args())
-    resumed = flags.get("resume")
-    config = settings_to_resume(Path(resumed), flags) if resumed else flags
+    config = flags
+    if resumed := flags.get("resume"):
+        from federated_health.server.resuming import settings_to_resume  # noqa: PLC0415  # a new run does without it
+
+        config = settings_to_resume(Path(resumed), flags)
     settings = Settings.from_config(config)
     settings.check_given(flags)
     console.configure_logging(verbose=settings.verbose)

@@ -30,7 +30,9 @@ from federated_health.ml.networks import Weights
 from federated_health.ml.normalisation import SUM_NAMES, Normalisation
 from federated_health.ml.rounds import Round, write_round
 from federated_health.setting_fields import Value
-from federated_health.settings import OPERATIONAL
+
+CHECKPOINTS = "checkpoints"
+"""Name of the folder of checkpoints in a run's folder."""
 
 HISTORY, PARTIAL = "history.jsonl", ".checkpoint.partial"
 FILE_NAME = re.compile(r"round-\d{6,}\.checkpoint", re.ASCII)
@@ -41,8 +43,6 @@ VERSION = b"3"
 State = Mapping[str, npt.NDArray[Any]]
 """Arrays that a strategy keeps from one round to the next, by ATTRIBUTE/WEIGHTS."""
 
-MAY_CHANGE = OPERATIONAL | {"min-hospitals"}
-"""Names of settings that may differ when a run resumes."""
 
 WEIGHTS, STATE, SUMS = "weights/", "strategy/", "sums"
 """Names of a checkpoint's arrays: prefixes of the weights' and of the strategy's, and the registrations' sums."""
@@ -85,17 +85,6 @@ class Checkpoint:
         """Raise CheckpointError for another task, columns that mean something else now, or another network file."""
         if difference := find_difference(self.agreement, agreement, whose="checkpoint"):
             raise CheckpointError(difference)
-
-
-def check_settings(saved: Mapping[str, Value], given: Mapping[str, Value]) -> None:
-    """Raise CheckpointError if a given setting or flag differs from the checkpoint's, apart from MAY_CHANGE."""
-    differing = [
-        f"{name}: expected {json.dumps(saved[name]) if name in saved else 'none'}, got {json.dumps(value)}"
-        for name, value in given.items()
-        if name not in MAY_CHANGE and saved.get(name) != value
-    ]
-    if differing:
-        raise CheckpointError(f"a run resumes with the settings that it began with: {'; '.join(differing)}")
 
 
 def write_checkpoint(checkpoint: Checkpoint, position: Position) -> list[bytes | memoryview]:

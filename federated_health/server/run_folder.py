@@ -13,16 +13,14 @@ from federated_health.files import locked_folder, make_folder, path_exists, writ
 from federated_health.ml.rounds import Round, append_round, write_rounds
 from federated_health.ml.targets import target_of
 from federated_health.names import METRICS, MODEL, REPORT, ROUNDS, SETTINGS
-from federated_health.server.checkpoint import Checkpoint, CheckpointFolder, check_settings
+from federated_health.server.checkpoint import CHECKPOINTS, Checkpoint, CheckpointFolder
 from federated_health.server.run import FederatedRun
 from federated_health.server.run_summary import summarise, write_metrics
-from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 
 if TYPE_CHECKING:
     from federated_health.report.saved_model import ModelSaver
 
-CHECKPOINTS = "checkpoints"
 _FILES = (SETTINGS, ROUNDS, METRICS, MODEL, REPORT)
 
 
@@ -48,11 +46,14 @@ class RunFolder:
         self.path = Path(settings.resume or settings.out or time.strftime("runs/%Y-%m-%d-%H%M%S"))
         self._settings = settings
         self._checkpoints = CheckpointFolder(self.path / CHECKPOINTS)
-        self.checkpoint = read_checkpoint(self.path, self._checkpoints) if settings.resume else None
+        self.checkpoint: Checkpoint | None = None
         self._has_no_round = False  # whether a new run has begun without completing a round
         self._resources = ExitStack()
-        if self.checkpoint is not None:
-            check_settings(self.checkpoint.settings, settings.to_config())
+        if settings.resume:
+            from federated_health.server import resuming  # noqa: PLC0415  # a new run does without it
+
+            self.checkpoint = resuming.read_checkpoint(self.path, self._checkpoints)
+            resuming.check_settings(self.checkpoint.settings, settings.to_config())
             self.checkpoint.check_agreement(settings.agreement)
         elif (present := files_of_run(self.path)) and not settings.force:
             resume = "--resume continues it, " if CHECKPOINTS in present else ""
@@ -141,32 +142,6 @@ class RunFolder:
             run_page.write_run_report(self.path / REPORT, summarise(run, figures, stopped=stopped, facts=facts))
         if not stopped or run.weights is None:
             self._checkpoints.remove()
-
-
-def read_checkpoint(path: Path, checkpoints: CheckpointFolder | None = None) -> Checkpoint:
-    """The checkpoint from which the run of a folder resumes; the given checkpoints are those of the folder.
-
-    Raises:
-        RunError: there is no run, or it is over, or it has no whole checkpoint.
-    """
-    checkpoints = checkpoints or CheckpointFolder(path / CHECKPOINTS)
-    # An encrypted run leaves metrics.json and no model.
-    if checkpoints.is_empty() and (path_exists(path / MODEL) or path_exists(path / METRICS)):
-        raise RunError(f"{path}: the run is over; there is nothing to resume")
-    if not path_exists(path):
-        raise RunError(f"{path}: holds no checkpoint: the folder does not exist, or cannot be read")
-    return checkpoints.load()
-
-
-def settings_to_resume(path: Path, given: Mapping[str, Value]) -> dict[str, Value]:
-    """The settings with which a run resumes: its own, except for given ones that may change.
-
-    Raises:
-        RunError: see `read_checkpoint`; or a given setting, on which results depend, differs from the run's.
-    """
-    saved = read_checkpoint(path).settings
-    check_settings(saved, given)
-    return {**saved, "out": "", "force": False, **given}
 
 
 def files_of_run(path: Path) -> list[str]:
