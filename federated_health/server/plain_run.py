@@ -1,6 +1,6 @@
 """A run whose server reads the weights that it averages: the round loop over a Flower strategy."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -43,26 +43,6 @@ def make_run(transport: Transport, settings: Settings, strategy: Strategy | None
     return PlainRun(transport, settings, strategy)
 
 
-def balance_classes(counts: Sequence[Sequence[int]]) -> tuple[float, ...]:
-    """Factor of each class's loss with which all classes count the same: rows / (classes * rows of the class).
-
-    The formula is scikit-learn's for `class_weight="balanced"` (King and Zeng 2001).
-
-    Args:
-        counts: number of training rows of each class, by hospital.
-
-    Raises:
-        RunError: there are no rows of a class.
-    """
-    rows = np.sum(counts, axis=0)
-    if not rows.all():
-        raise RunError(
-            f"class-weight: no hospital has 5 training patients of class {int(rows.argmin()) + 1} of {len(rows)}; use "
-            "--class-weight none"
-        )
-    return tuple((rows.sum() / (len(rows) * rows)).tolist())
-
-
 class PlainRun(FederatedRun):
     """A run (see `FederatedRun`) in which hospitals send weights, sums and counts that the server reads."""
 
@@ -82,6 +62,8 @@ class PlainRun(FederatedRun):
             sums = [registration.sums for _, registration in sorted(self.registrations.items())]
             self.normalisation = normalisation_from(merge_sums(sums))
         if self.settings.class_weight == "balanced":
+            from federated_health.ml.class_weights import balance_classes  # noqa: PLC0415  # only with class weights
+
             self.class_weights = balance_classes([part.class_counts for part in self.registrations.values()])
         self.participants.check_registrations()
 
