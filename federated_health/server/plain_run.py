@@ -22,7 +22,6 @@ from federated_health.ml.targets import target_of
 from federated_health.server.checkpoint import Checkpoint, State
 from federated_health.server.replies import AcceptedReply, grid_of
 from federated_health.server.run import FederatedRun, summarise_round
-from federated_health.server.run_summary import summarise_benefits, summarise_run
 from federated_health.server.strategies import make_strategy, read_state, write_state
 from federated_health.settings import Settings
 from federated_health.transport.interface import Transport
@@ -155,6 +154,8 @@ class PlainRun(FederatedRun):
 
     def evaluate(self) -> dict[str, Any]:
         """Choose the threshold, then evaluate the final weights with it (see `FederatedRun.evaluate`)."""
+        from federated_health.server.run_summary import summarise_benefits, summarise_run  # noqa: PLC0415  # at the end
+
         self.participants.check_registrations()  # of hospitals that joined late, too
         self.threshold = self._choose_threshold()
         content = self._final_message()
@@ -172,6 +173,8 @@ class PlainRun(FederatedRun):
         )
 
     def figures_of_last_round(self) -> dict[str, Any]:
+        from federated_health.server.run_summary import summarise_run  # noqa: PLC0415  # at the end of a run only
+
         hospitals = self.last_round.hospitals if self.last_round else {}
         evaluations = {name: Evaluation(counts=figures.counts) for name, figures in hospitals.items() if figures.counts}
         return summarise_run(self._target, evaluations, self.train_examples)

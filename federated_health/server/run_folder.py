@@ -15,7 +15,6 @@ from federated_health.ml.targets import target_of
 from federated_health.names import METRICS, MODEL, REPORT, ROUNDS, SETTINGS
 from federated_health.server.checkpoint import CHECKPOINTS, Checkpoint, CheckpointFolder
 from federated_health.server.run import FederatedRun
-from federated_health.server.run_summary import summarise, write_metrics
 from federated_health.settings import Settings
 
 if TYPE_CHECKING:
@@ -130,16 +129,19 @@ class RunFolder:
         Raises:
             RunError: a file could not be made or written; the files before it are written.
         """
+        from federated_health.server import run_summary  # noqa: PLC0415  # once the rounds are over
+
         if stopped:  # the last round may not have been added
             write_rounds(self.path / ROUNDS, run.history, self._headline)
         config, run_page = run.train_config(), report.load().run_page
-        write_metrics(self.path, run, figures, stopped=stopped)
+        run_summary.write_metrics(self.path, run, figures, stopped=stopped)
         if run.weights is not None:
             report.load().svg.warm_up()  # while the other process gets ready
             model = self.path / MODEL
             self._model_saver.save(model, run.settings.task_declaration, config, run.weights)
             facts = run_page.hashes_of_model(model, run.weights)
-            run_page.write_run_report(self.path / REPORT, summarise(run, figures, stopped=stopped, facts=facts))
+            summary = run_summary.summarise(run, figures, stopped=stopped, facts=facts)
+            run_page.write_run_report(self.path / REPORT, summary)
         if not stopped or run.weights is None:
             self._checkpoints.remove()
 
