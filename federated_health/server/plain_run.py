@@ -1,6 +1,6 @@
 """A run whose server reads the weights that it averages: the round loop over a Flower strategy."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,14 @@ from federated_health.errors import RunError
 from federated_health.messages import content as messages
 from federated_health.messages.content import BENEFIT, Evaluation, TrainConfig, TrainingScores, Update
 from federated_health.messages.records import elements_of, is_finite, weights_to_record
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, EvaluationSums
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, EvaluationSums, merge_counts
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import merge_sums, normalisation_from, public_normalisation
-from federated_health.ml.rounds import Round
+from federated_health.ml.rounds import HospitalRound, Round
 from federated_health.ml.targets import target_of
 from federated_health.server.checkpoint import Checkpoint, State
 from federated_health.server.replies import AcceptedReply, grid_of
-from federated_health.server.run import FederatedRun, summarise_round
+from federated_health.server.run import FederatedRun
 from federated_health.server.strategies import make_strategy, read_state, write_state
 from federated_health.settings import Settings
 from federated_health.transport.interface import Transport
@@ -236,3 +236,23 @@ class _AveragedRound:
     updates: dict[str, Update]
     weights: Weights
     counts: dict[str, EvaluationSums] = field(default_factory=dict)
+
+
+def summarise_round(number: int, updates: Mapping[str, Update], counts: Mapping[str, EvaluationSums]) -> Round:
+    """Figures of a round from its updates (at least one) and the held-out sums that arrived, each by hospital."""
+    hospitals = {
+        name: HospitalRound(
+            train_examples=updates[name].examples if name in updates else 0,
+            train_loss=updates[name].loss if name in updates else None,
+            counts=counts.get(name),
+        )
+        for name in sorted(updates.keys() | counts.keys())
+    }
+    rows = sum(update.examples for update in updates.values())
+    losses = [update.loss * update.examples for update in updates.values() if update.loss is not None]
+    federation = HospitalRound(
+        train_examples=rows,
+        train_loss=sum(losses) / rows if len(losses) == len(updates) else None,
+        counts=merge_counts(counts.values()) if counts else None,
+    )
+    return Round(number=number, hospitals=hospitals, federation=federation)

@@ -5,16 +5,16 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import Message, RecordDict
 
-from federated_health.messages.content import Evaluation, TrainConfig, Update
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, EvaluationSums, merge_counts
+from federated_health.messages.content import Evaluation, TrainConfig
+from federated_health.ml.metrics import DEFAULT_THRESHOLD
 from federated_health.ml.networks import Weights
 from federated_health.ml.normalisation import Normalisation
-from federated_health.ml.rounds import HospitalRound, Round
+from federated_health.ml.rounds import Round
 from federated_health.ml.strategies import write_arguments
 from federated_health.server.checkpoint import Checkpoint, State
 from federated_health.server.participants import Participants
@@ -245,23 +245,3 @@ class FederatedRun(ABC):
                 logger.warning("%s", answered)
                 break
         return [reply for _, reply in sorted(accepted.items())]
-
-
-def summarise_round(number: int, updates: Mapping[str, Update], counts: Mapping[str, EvaluationSums]) -> Round:
-    """Figures of a round from its updates (at least one) and the held-out sums that arrived, each by hospital."""
-    hospitals = {
-        name: HospitalRound(
-            train_examples=updates[name].examples if name in updates else 0,
-            train_loss=updates[name].loss if name in updates else None,
-            counts=counts.get(name),
-        )
-        for name in sorted(updates.keys() | counts.keys())
-    }
-    rows = sum(update.examples for update in updates.values())
-    losses = [update.loss * update.examples for update in updates.values() if update.loss is not None]
-    federation = HospitalRound(
-        train_examples=rows,
-        train_loss=sum(losses) / rows if len(losses) == len(updates) else None,
-        counts=merge_counts(counts.values()) if counts else None,
-    )
-    return Round(number=number, hospitals=hospitals, federation=federation)
