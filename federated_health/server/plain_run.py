@@ -22,7 +22,7 @@ from federated_health.ml.targets import target_of
 from federated_health.server.checkpoint import Checkpoint, State
 from federated_health.server.replies import AcceptedReply, grid_of
 from federated_health.server.run import FederatedRun
-from federated_health.server.strategies import make_strategy, read_state, write_state
+from federated_health.server.strategies import MEANS, make_strategy
 from federated_health.settings import Settings
 from federated_health.transport.interface import Transport
 
@@ -180,9 +180,16 @@ class PlainRun(FederatedRun):
         return summarise_run(self._target, evaluations, self.train_examples)
 
     def _state(self) -> tuple[Weights, State]:
-        return self.weights, read_state(self.settings.strategy, self.strategy, self._shapes)
+        name = self.settings.strategy
+        if name in MEANS:
+            return self.weights, {}
+        from federated_health.server.flower_strategies import read_state  # noqa: PLC0415  # means keep no state
+
+        return self.weights, read_state(name, self.strategy, self._shapes)
 
     def resume(self, checkpoint: Checkpoint) -> None:
+        from federated_health.server.flower_strategies import write_state  # noqa: PLC0415  # to resume only
+
         write_state(self.settings.strategy, self.strategy, checkpoint.strategy_state, self._shapes)
         self.weights = dict(checkpoint.weights)
         super().resume(checkpoint)
