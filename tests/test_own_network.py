@@ -8,13 +8,15 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
 import client
 from federated_health.data.hospital import load_hospital
+from federated_health.data.labels import ClassLabel
 from federated_health.data.task_files import HEART_DISEASE
-from federated_health.data.tasks import write_agreement
+from federated_health.data.tasks import Task, write_agreement
 from federated_health.errors import JoinError, NetworkError, SettingsError
 from federated_health.hospital.handlers import InMemoryHospital, hospital_of
 from federated_health.messages.content import CONFIG, REGISTRATION, TrainConfig
@@ -513,6 +515,29 @@ def test_a_model_of_one_hospitals_own_rows_is_a_run_of_that_hospital_alone(hospi
     config = run.train_config()
     local = local_model(hospitals[0], config.network, config.normalisation)
     np.testing.assert_array_equal(score_alone(local, config), local.score(run.weights))
+
+
+@slow
+@with_keras
+def test_the_python_api_takes_a_file(hospitals_folder: Path) -> None:
+    import federated_health as fh
+
+    tables = {name: pd.read_csv(hospitals_folder / f"client_{i}.csv") for i, name in ((1, "north"), (3, "south"))}
+    result = fh.federate(tables, "heart-disease", network=EXAMPLE, rounds=1, local_epochs=1, appraisal=False)
+    assert len(result.model.predict(tables["north"].head(3))) == 3
+    with pytest.raises(SettingsError, match="hidden"):
+        fh.federate(tables, "heart-disease", network=EXAMPLE, hidden="3")
+
+
+@slow
+@with_keras
+def test_a_network_has_an_output_per_class(write: Any) -> None:
+    label = ClassLabel(name="stage", meaning="stage", codes={0: "none", 1: "mild", 2: "severe"})
+    task = Task(name="stages", columns=HEART_DISEASE.columns, label=label)
+    network = write(PLAIN)
+    assert list(check_network(task, network, 1).shapes.values())[-1] == (3,)
+    with pytest.raises(NetworkError, match=r"\(None, 3\)"):
+        check_network(task, write(PLAIN.replace("Dense(outputs)", "Dense(1)")), 1)
 
 
 @slow

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import client
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import CheckpointError, SettingsError
+from federated_health.messages import validation
 from federated_health.messages.content import EQUAL_WEIGHT, Evaluation, Update
 from federated_health.messages.records import weights_to_record
 from federated_health.ml.metrics import Counts
@@ -92,7 +93,7 @@ def evaluation(node: int, counts: Counts, **more: float) -> Message:
 
 
 def read_evaluation(declared: Mapping[int, int], node: int, content: RecordDict) -> Evaluation:
-    return Evaluation.from_content(content, target_of(HEART_DISEASE), declared[node])
+    return validation.read_evaluation(content, target_of(HEART_DISEASE), declared[node])
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -170,7 +171,7 @@ def shaped(vector: Exact) -> Weights:
 
 
 def read_update(declared: Mapping[int, float], node: int, content: RecordDict) -> Update:
-    return Update.from_content(content, SHAPES, int(declared[node]))
+    return validation.read_update(content, SHAPES, int(declared[node]))
 
 
 def run_rounds(

@@ -16,10 +16,10 @@ from federated_health.data.task_files import TASKS
 from federated_health.data.tasks import Task
 from federated_health.errors import RunError
 from federated_health.files import make_folder, write_json
-from federated_health.ml.metrics import verdict_text
 from federated_health.ml.networks import weights_hash
 from federated_health.ml.rounds import rounds_csv, write_rounds
 from federated_health.ml.targets import target_of
+from federated_health.ml.verdicts import verdict_text
 from federated_health.names import DEFAULT_WAIT, FEDERATION, HOSPITAL_COLUMN, MODEL, REPORT, ROUNDS, SETTINGS
 from federated_health.report.formatting import number_of
 from federated_health.server.run import FederatedRun

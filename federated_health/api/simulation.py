@@ -25,7 +25,7 @@ from federated_health.server.run import FederatedRun
 from federated_health.settings import OPERATIONAL, Settings
 from federated_health.transport.in_process import InProcessTransport
 
-NOT_IN_PROCESS = OPERATIONAL | {"task", "hospitals", "encrypt"}
+NOT_IN_PROCESS = (OPERATIONAL | {"task", "hospitals", "encrypt"}) - {"network"}
 """Settings, spelled with dashes, that have no meaning where all hospitals are in one process."""
 
 NO_WAIT = 0.1
@@ -105,7 +105,8 @@ def _run(
             failures.append(failure)
             raise
 
-    contexts = {name: handlers.InMemoryHospital(hospital) for name, hospital in hospitals.items()}
+    network = settings.network_declaration.path
+    contexts = {name: handlers.InMemoryHospital(hospital, network) for name, hospital in hospitals.items()}
     run = make_run(InProcessTransport(answer, contexts), settings)
     try:
         run.gather()

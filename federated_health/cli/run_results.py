@@ -5,15 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from federated_health.cli import console
 from federated_health.errors import RunError
-from federated_health.ml.metrics import (
-    DEFAULT_THRESHOLD,
-    SMALL_CLASS,
-    describe_small_in_mean,
-    figure_title,
-    verdict_text,
-)
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS, figure_title
 from federated_health.ml.targets import target_of
+from federated_health.ml.verdicts import verdict_text
 from federated_health.names import FEDERATION
+from federated_health.report.formatting import describe_small_in_mean
 from federated_health.server.run import FederatedRun
 from federated_health.server.run_folder import RunFolder
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from federated_health import encryption
 from federated_health.cli import console, parsing
 from federated_health.errors import RunError, SettingsError
-from federated_health.messages.content import max_reply_bytes
+from federated_health.messages.validation import max_reply_bytes
 from federated_health.ml.metrics import figure_title
 from federated_health.ml.targets import target_of
 from federated_health.security import load_tls

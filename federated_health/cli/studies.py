@@ -12,8 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from federated_health.cli import parsing
 from federated_health.cli.console import console, difference, print_figures, say
-from federated_health.ml.metrics import SMALL_CLASS, describe_small_in_mean, verdict_text
+from federated_health.ml.metrics import SMALL_CLASS
+from federated_health.ml.verdicts import verdict_text
 from federated_health.names import DEFAULT_DATA
+from federated_health.report.formatting import describe_small_in_mean
 from federated_health.setting_fields import flag_of
 from federated_health.settings import OPERATIONAL, Settings
 from federated_health.studies.audit import audit_study

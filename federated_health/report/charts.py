@@ -1,4 +1,7 @@
-"""All charts of runs and studies as SVG, except the trade-off of an audit. Names are shown in the order given."""
+"""Charts of runs and studies as SVG. Names are shown in the order given.
+
+`class_charts` and `quantity_charts` have those of labels of classes and quantities, `tradeoff` that of an audit.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federated_health.ml.curves import CalibrationCurve, Curve
-from federated_health.ml.metrics import Interval
+from federated_health.ml.verdicts import Interval
 from federated_health.names import FEDERATION
 from federated_health.report import svg
 from federated_health.report.formatting import MAX_ROWS, MINUS, first_of, short_number, short_percent
@@ -20,7 +23,7 @@ Floats = NDArray[np.float64]
 
 MAX_COLUMNS = 20
 _MAX_NAME_WIDTH = 112
-_BAR = 0.62
+BAR_HEIGHT = 0.62
 _BAR_ROW = 18.0
 _MIN_CELL_WIDTH, _MAX_CELL_WIDTH, _CELL_HEIGHT = 18.0, 24.0, 15.0  # of a heat map
 
@@ -86,11 +89,11 @@ def draw_labels(hospitals: Mapping[str, tuple[int, int]], *, positive: str, nega
         name: (total, f"{short_percent(shown[name][0] / total)} % of {short_number(total)}" if total else "none")
         for name, total in totals.items()
     }
-    with _bars(bars, (0, max(totals.values()) or 1), 8 + 2 * svg.ROW, more) as (paper, axes, left):
+    with bar_chart(bars, (0, max(totals.values()) or 1), 8 + 2 * svg.ROW, more) as (paper, axes, left):
         full: dict[str, Any] = {"facecolor": (svg.SERIES[1], 1.0)}
         pale: dict[str, Any] = {"facecolor": (svg.SHADE, 0.5), "edgecolor": svg.SERIES[0], "linewidth": 0.7}
-        axes.barh(range(len(shown)), with_label, height=_BAR, **full)
-        axes.barh(range(len(shown)), without, left=with_label, height=_BAR, **pale)
+        axes.barh(range(len(shown)), with_label, height=BAR_HEIGHT, **full)
+        axes.barh(range(len(shown)), without, left=with_label, height=BAR_HEIGHT, **pale)
         for line, (text, style) in enumerate([(f"{positive}, as a percentage of all", full), (negative, pale)]):
             swatch = paper.axes(left, 4 + svg.ROW * line, 10, 8)
             swatch.set_axis_off()
@@ -105,15 +108,15 @@ def draw_importance(columns: Mapping[str, float], *, quantity: str) -> str:
     shown, more = first_of(columns, MAX_COLUMNS)
     low, high = min(0.0, *shown.values()), max(0.0, *shown.values())
     bars = {name: (max(value, 0.0), short_number(value)) for name, value in shown.items()}
-    with _bars(bars, (low, high if high > low else low + 1), 20.0, more, "columns") as (paper, axes, _):
-        axes.barh(range(len(shown)), list(shown.values()), height=_BAR, color=svg.SERIES[0])
+    with bar_chart(bars, (low, high if high > low else low + 1), 20.0, more, "columns") as (paper, axes, _):
+        axes.barh(range(len(shown)), list(shown.values()), height=BAR_HEIGHT, color=svg.SERIES[0])
         axes.axvline(0, color=svg.MUTED, linewidth=0.8, clip_on=False)
         paper.write(0, 8, svg.shorten(quantity, svg.WIDTH))
         return paper.svg()
 
 
 @contextmanager
-def _bars(
+def bar_chart(
     bars: Mapping[str, tuple[float, str]], limits: tuple[float, float], top: float, more: int, noun: str = "hospitals"
 ) -> Iterator[tuple[svg.Canvas, "Axes", float]]:
     """Canvas and axes of a bar chart, and the left edge of the axes.
@@ -189,7 +192,7 @@ def draw_roc(curves: Mapping[str, Curve]) -> str:
         axes.plot(curve.x, curve.y, color=svg.SERIES[0], linewidth=1.8)
 
     x_title = f"1 {MINUS} specificity: share of negatives predicted positive"
-    return _draw_unit_panels(curves, draw, x_title, "sensitivity: share of positives found")
+    return draw_panels(curves, draw, x_title, "sensitivity: share of positives found")
 
 
 def draw_calibration(curves: Mapping[str, CalibrationCurve]) -> str:
@@ -201,31 +204,40 @@ def draw_calibration(curves: Mapping[str, CalibrationCurve]) -> str:
         x, y, sizes = curve.predicted, curve.observed, 5 + 45 * curve.patients / most
         axes.scatter(x, y, s=sizes, color=svg.SERIES[0], linewidth=0, clip_on=False, zorder=3)
 
-    return _draw_unit_panels(curves, draw, "predicted risk", "observed share; a larger point has more patients")
+    return draw_panels(curves, draw, "predicted risk", "observed share; a larger point has more patients")
 
 
-def _draw_unit_panels(
-    curves: Mapping[str, Any], draw: Callable[["Axes", Any], None], x_title: str, y_title: str
+def draw_panels(
+    curves: Mapping[str, Any],
+    draw: Callable[["Axes", Any], None],
+    x_title: str,
+    y_title: str,
+    ends: tuple[float, float] = (0.0, 1.0),
 ) -> str:
-    """Square panels with both axes from 0 to 1 and the diagonal: one large panel, or small ones, two per line."""
+    """Square panels with a diagonal: one large panel, or small ones, two per line. Both axes have the same ends."""
+    unit = ends == (0.0, 1.0)
+    ticks = {0.0: "0", 0.5: "0.5", 1.0: "1"} if unit else svg.ticks_between(*ends, most=3)
     left, gap, right = 22.0, 26.0, 8.0
+    if not unit:
+        left = gap = max(map(svg.text_width, ticks.values())) + 8
     side = (svg.WIDTH - left - right - gap) / 2 if len(curves) > 1 else 236.0
     top, step = 22.0, side + svg.ROW + 26
     bottom = top + step * -(-len(curves) // 2)
+    around = 0.02 * (ends[1] - ends[0])
     with svg.canvas(bottom + 14) as paper:
         for place, (name, curve) in enumerate(curves.items()):
             x = left + place % 2 * (side + gap)
             y = top + place // 2 * step + svg.ROW
             paper.write(x, y - 8, svg.shorten(name, side / svg.BOLD), color=svg.INK, weight="bold")
             axes = paper.axes(x, y, side, side)
-            axes.plot([0, 1], [0, 1], color=svg.MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
-            axes.set_xlim(-0.02, 1.02)
-            axes.set_ylim(-0.02, 1.02)
+            axes.plot(ends, ends, color=svg.MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
+            axes.set_xlim(ends[0] - around, ends[1] + around)
+            axes.set_ylim(ends[0] - around, ends[1] + around)
             for axis in ("x", "y"):
-                svg.set_ticks(axes, axis, {0.0: "0", 0.5: "0.5", 1.0: "1"})
+                svg.set_ticks(axes, axis, ticks)
             draw(axes, curve)
-        paper.write(0, 8, f"↑ {y_title}")
-        paper.write(left, bottom + 2, f"→ {x_title}")
+        paper.write(0, 8, svg.shorten(f"↑ {y_title}", svg.WIDTH))
+        paper.write(left, bottom + 2, svg.shorten(f"→ {x_title}", svg.WIDTH - left))
         return paper.svg()
 
 
@@ -241,7 +253,7 @@ def draw_confusion(matrices: Mapping[str, Sequence[int]]) -> str:
             table = np.array(counts, dtype=np.float64).reshape(2, 2)
             actual = table.sum(axis=1, keepdims=True)
             shares = table / np.maximum(actual, 1)
-            _draw_shades(paper.axes(x, y, 2 * width, 2 * height), shares)
+            draw_shades(paper.axes(x, y, 2 * width, 2 * height), shares)
             for (row, column), count in np.ndenumerate(table):
                 across, down = x + (column + 0.5) * width, y + (row + 0.5) * height
                 paper.write(across, down - 6, short_number(count), ha="center", color=svg.INK, size=svg.LARGE)
@@ -286,16 +298,16 @@ def draw_heat_map(rows: Mapping[str, Sequence[float]], columns: Sequence[str]) -
                 for x, share in zip(centres, shares[row, block], strict=True):
                     if not np.isnan(share):
                         paper.write(x, y, short_percent(share), ha="center", color=svg.INK, size=svg.TINY)
-            _draw_shades(paper.axes(left, top, width * len(block), body), shares[:, block])
+            draw_shades(paper.axes(left, top, width * len(block), body), shares[:, block])
             top += body + 8
         paper.write(left, top + 6, "numbers are percentages")
         if has_hidden:
-            _draw_shades(paper.axes(left, top + svg.ROW, 16, 10), np.array([[np.nan]]))
+            draw_shades(paper.axes(left, top + svg.ROW, 16, 10), np.array([[np.nan]]))
             paper.write(left + 21, top + 5 + svg.ROW, "not released")
         return paper.svg()
 
 
-def _draw_shades(axes: "Axes", shares: Floats) -> None:
+def draw_shades(axes: "Axes", shares: Floats) -> None:
     """One rectangle per cell, darker for a larger share and hatched for NaN; the first row on top."""
     from matplotlib import collections, patches  # noqa: PLC0415  # slow to import, and used by drawings only
 

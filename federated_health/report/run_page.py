@@ -12,10 +12,11 @@ from federated_health.data.tasks import Task
 from federated_health.files import hash_file
 from federated_health.messages.content import Evaluation, Registration, TrainConfig
 from federated_health.ml.bootstrap import PERMUTATIONS
-from federated_health.ml.metrics import Interval, describe_small_in_mean, figure_title, merge_counts
+from federated_health.ml.metrics import figure_title, merge_counts
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.ml.rounds import Round
+from federated_health.ml.verdicts import Interval
 from federated_health.names import FEDERATION, MODEL
 from federated_health.report import sections
 from federated_health.report.charts import draw_intervals
@@ -23,6 +24,7 @@ from federated_health.report.formatting import (
     INTERVAL,
     MAX_ROWS,
     capitalise,
+    describe_small_in_mean,
     figure,
     first_of,
     list_some,
@@ -107,7 +109,9 @@ def load_private_runs() -> ModuleType:
 
 def page_of_run(run: RunSummary) -> Page:
     """A page with everything that its writer knows of a run."""
-    panels = panels_of(run.task)
+    config = run.config
+    options = {"seed": config.seed, "threshold": config.threshold, "balanced": bool(config.class_weights)}
+    panels = panels_of(run.task, **options, are_bins=run.encrypted)
     model = f"a model of {number_of(run.hospital_count, 'hospital')}"
     title = model if run.hospital_count else f"{run.hospital} in a federation"
     return Page(
@@ -227,7 +231,7 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
         notes.append(describe_small_in_mean(small))
     if few := [name for name, row in run.evaluations.items() if row.counts.is_small]:
         notes.append(f"{panels.noisy}: {list_some(few, ', ')}.")
-    notes += [*filter(None, [panels.describe_decisions(run.config.threshold)]), panels.explained]
+    notes += [*filter(None, [panels.decisions_explained]), panels.explained]
     caption = f"Figures on held-out patients{', after the last completed round' if run.stopped else ''}"
     blocks: list[Block] = [sections.figures_table(caption, rows, last=last, note=" ".join(notes))]
     if not run.hospital:
@@ -246,8 +250,7 @@ def _figures(row: Mapping[str, float | None], panels: Panels) -> dict[str, str]:
 def _curves(run: RunSummary, panels: Panels) -> Iterator[Section]:
     """Curves of the released groups of scores."""
     groups = {name: evaluation.scores for name, evaluation in run.evaluations.items()}
-    balanced = bool(run.config.class_weights)
-    yield from panels.curves(groups, seed=run.config.seed, are_bins=run.encrypted, balanced=balanced)
+    yield from panels.curves(groups)
 
 
 def _decisions(run: RunSummary, panels: Panels) -> Iterator[Section]:
@@ -259,7 +262,7 @@ def _decisions(run: RunSummary, panels: Panels) -> Iterator[Section]:
         return
     drawn, more = sections.first_panels(sums)
     drawn.setdefault(FEDERATION, merge_counts(sums.values()))
-    yield from panels.decisions(drawn, f"Held-out patients. {more}".strip(), run.config.threshold)
+    yield from panels.decisions(drawn, f"Held-out patients. {more}".strip())
 
 
 def _holdings(run: RunSummary, panels: Panels) -> Iterator[Section]:
@@ -295,10 +298,11 @@ def _sent_by_hospitals(run: RunSummary, panels: Panels) -> Section:
             f"its values (nothing if fewer than {MIN_OBSERVED} have it)"
         )
         associations = "; for each measurement and each code of a category its correlation with the label"
+        if not panels.target.has_threshold:
+            associations = ""
         classes = f"; the number of training patients of each class (0 if fewer than {MIN_OBSERVED})"
-        if not run.config.class_weights:
-            classes = ""
-        scores = "" if private or not panels.target.has_threshold else "training and of "
+        classes = classes if panels.balanced else ""
+        scores = "" if private else "training and of "
         items = [
             "At registration: its name, the columns that it expects, the numbers of its training and held-out patients"
             f"{'' if private else sums + associations + classes}.",

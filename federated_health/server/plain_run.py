@@ -14,6 +14,7 @@ from federated_health.errors import RunError
 from federated_health.messages import content as messages
 from federated_health.messages.content import BENEFIT, Evaluation, TrainConfig, TrainingScores, Update
 from federated_health.messages.records import elements_of, is_finite, weights_to_record
+from federated_health.messages.validation import read_evaluation, read_training_scores, read_update
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, EvaluationSums, merge_counts
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import merge_sums, normalisation_from, public_normalisation
@@ -110,7 +111,7 @@ class PlainRun(FederatedRun):
 
         def read(node: int, content: RecordDict) -> Update:
             registration = self.participants.registration_of(node)
-            return Update.from_content(
+            return read_update(
                 content,
                 self._shapes,
                 registration.train_examples,
@@ -217,11 +218,11 @@ class PlainRun(FederatedRun):
         return RecordDict({messages.ARRAYS: weights_to_record(self.weights), messages.CONFIG: config})
 
     def _read_scores(self, node: int, content: RecordDict) -> TrainingScores:
-        return TrainingScores.from_content(content, self.participants.registration_of(node).train_examples)
+        return read_training_scores(content, self.participants.registration_of(node).train_examples)
 
     def _read_evaluation(self, node: int, content: RecordDict, *, final: bool = False) -> Evaluation:
         registration = self.participants.registration_of(node)
-        return Evaluation.from_content(content, self._target, registration.test_examples, final=final)
+        return read_evaluation(content, self._target, registration.test_examples, final=final)
 
     def _read_benefit(self, node: int, content: RecordDict) -> "Benefit":
         from federated_health.messages.benefit import Benefit  # noqa: PLC0415  # at the end of a run only

@@ -6,6 +6,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 from flwr.app import Message
@@ -96,10 +97,12 @@ class Stream:
         waiter: asyncio.Future[Message | str] = asyncio.get_running_loop().create_future()
         self.awaited[key] = waiter
         past = TOO_LATE
+        # A write that has begun ends even if the exchange is cancelled: gRPC cannot cancel it.
+        writing = asyncio.ensure_future(self._write(serialised, waiter))
         try:
-            await self._writing.acquire()
-            # A write that has begun ends even if the exchange is cancelled: gRPC cannot cancel it.
-            if not await asyncio.shield(asyncio.ensure_future(self._write_and_release(serialised))):
+            ends: set[asyncio.Future[Any]] = {writing, waiter}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if writing.done() and not writing.result():
                 return error_reply(message, "its connection was lost")
             reply = await waiter
             if isinstance(reply, str):
@@ -107,6 +110,7 @@ class Stream:
             past = ANSWERED
             return reply
         finally:
+            waiter.cancel()
             self.awaited.pop(key, None)
             self._past[key] = past
             if len(self._past) > MAX_PAST_MESSAGES:
@@ -156,13 +160,13 @@ class Stream:
         logger.log(logging.DEBUG if reason in self._logged else logging.WARNING, "%s %s", self.name, reason)
         self._logged.add(reason)
 
-    async def _write_and_release(self, message: Serialised) -> bool:
-        try:
-            for part in message.parts():
-                await self.context.write(part)
-        except (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError) as error:
-            logger.debug("%s: writing failed: %s", self.name, error)
-            return False
-        finally:
-            self._writing.release()
+    async def _write(self, message: Serialised, waiter: "asyncio.Future[Message | str]") -> bool:
+        """Write a message unless its waiter is done before its turn; returns whether the connection is there."""
+        async with self._writing:
+            try:
+                for part in message.parts() if not waiter.done() else ():
+                    await self.context.write(part)
+            except (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError) as error:
+                logger.debug("%s: writing failed: %s", self.name, error)
+                return False
         return True

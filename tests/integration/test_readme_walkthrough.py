@@ -165,17 +165,31 @@ def test_a_new_strategy_needs_a_class_and_a_declaration_and_nothing_else(checkou
     run(checkout, [sys.executable, "-m", "pytest", "tests/test_geometric_median.py"])
 
 
+def test_an_own_network_needs_a_file_and_nothing_else(checkout: Path) -> None:
+    page = (checkout / "docs" / "extending.md").read_text()
+    (network,) = blocks_of(page, "new network")
+    (checkout / "my_network.py").write_text(network)
+
+    create, serve, *joins = commands_of(page, "new network commands")
+    run(checkout, create)
+    run_forked_federation(checkout, [*serve, "--no-appraisal", "--out", "runs/own"], joins)
+
+    metrics = json.loads((checkout / "runs" / "own" / "metrics.json").read_text())
+    assert (metrics["model"], metrics["rounds"]) == ("file", 3)
+    assert 0.8 < metrics["federation"]["roc_auc"] < 1
+
+
 def test_a_new_target_needs_two_classes_and_their_entries(checkout: Path) -> None:
     page = (checkout / "docs" / "extending.md").read_text()
     names = ("new target module", "new target entry", "new label", "new label entry", "new panels entry")
     module, target, label, label_entry, panels = (block for name in names for block in blocks_of(page, name))
     package = checkout / "federated_health"
     (package / "ml" / "targets" / "median.py").write_text(module)
-    with (package / "data" / "columns.py").open("a") as file:
+    with (package / "data" / "labels.py").open("a") as file:
         file.write(label)
     insert(package / "ml" / "targets" / "__init__.py", {'    "count": "count.CountTarget"': target})
     insert(package / "data" / "task_files.py", {'"count")': '"median", '})
-    names_of_labels = "from federated_health.data.columns import MedianLabel\n"
+    names_of_labels = "from federated_health.data.labels import MedianLabel\n"
     insert(
         package / "data" / "label_kinds.py",
         {'    "number": NumberLabel': label_entry, "from federated_health.data.task_files": names_of_labels},
@@ -240,7 +254,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from federated_health.data.columns import MedianLabel
+from federated_health.data.labels import MedianLabel
 from federated_health.data.task_files import parse_task
 from federated_health.data.task_writing import write_task
 from federated_health.ml.targets import target_of

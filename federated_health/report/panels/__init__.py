@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 from federated_health.data.tasks import Task
-from federated_health.ml.metrics import SMALL_CLASS, figure_title
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS, figure_title
 from federated_health.ml.targets import ScoreGroups, target_of
 from federated_health.report.formatting import INTERVAL, capitalise
 from federated_health.report.page import Block, Section
@@ -17,6 +17,12 @@ from federated_health.report.page import Block, Section
 
 class Panels(ABC):
     """What pages say and draw of a task's label.
+
+    Args:
+        seed: of bootstrap bands.
+        threshold: decision threshold of a target that has one.
+        are_bins: whether groups of scores are bins that were added up while encrypted.
+        balanced: whether classes were weighted in training.
 
     Attributes:
         figures: names of the figures in tables.
@@ -39,8 +45,17 @@ class Panels(ABC):
     sent_groups: ClassVar[str]
     unit_explained: str = "A nat is the unit of the loss."
 
-    def __init__(self, task: Task) -> None:
+    def __init__(
+        self,
+        task: Task,
+        *,
+        seed: int = 0,
+        threshold: float = DEFAULT_THRESHOLD,
+        are_bins: bool = False,
+        balanced: bool = False,
+    ) -> None:
         self.task, self.target = task, target_of(task)
+        self.seed, self.threshold, self.are_bins, self.balanced = seed, threshold, are_bins, balanced
 
     def title(self, figure: str) -> str:
         """A figure's name with its unit, if it has one."""
@@ -73,7 +88,8 @@ class Panels(ABC):
         figures = "ROC-AUC is" if self.target.has_classes else "figures are"
         return f"{capitalise(self.target.describe_few(SMALL_CLASS))}, so {figures} too noisy to interpret"
 
-    def describe_decisions(self, threshold: float) -> str:  # noqa: ARG002  # most targets have none
+    @property
+    def decisions_explained(self) -> str:
         """How predictions become decisions; empty if there are none."""
         return ""
 
@@ -82,20 +98,15 @@ class Panels(ABC):
         """What `Target.summarise` says, to follow a number of patients."""
 
     @abstractmethod
-    def curves(
-        self, groups: Mapping[str, ScoreGroups], *, seed: int, are_bins: bool = False, balanced: bool = False
-    ) -> Iterator[Section]:
-        """ROC and calibration curves, as far as the kind has them and groups were released.
+    def curves(self, groups: Mapping[str, ScoreGroups]) -> Iterator[Section]:
+        """ROC and calibration curves, as far as the kind has them, of released groups of scores.
 
         Args:
             groups: groups of scores by hospital, or of the federation alone.
-            seed: of bootstrap bands.
-            are_bins: whether the groups are bins of scores that were added up while encrypted.
-            balanced: whether classes were weighted in training.
         """
 
-    def decisions(self, sums: Mapping[str, Any], caption: str, threshold: float) -> Iterator[Section]:  # noqa: ARG002
-        """Confusion matrices of sums by hospital; nothing for a label without classes."""
+    def decisions(self, sums: Mapping[str, Any], caption: str) -> Iterator[Section]:  # noqa: ARG002  # others have none
+        """Confusion matrices of sums by name, the last of all hospitals; nothing for a label without classes."""
         return iter(())
 
     @abstractmethod
@@ -112,8 +123,8 @@ _PANELS = {
 """Module in this folder, and class, by the kind of label; loaded when a task needs it."""
 
 
-def panels_of(task: Task) -> Panels:
-    """The panels of a task's label."""
+def panels_of(task: Task, **options: Any) -> Panels:
+    """The panels of a task's label; the options are arguments of `Panels`."""
     module, name = _PANELS[task.label.kind].split(".")
     found: type[Panels] = getattr(import_module(f"{__name__}.{module}"), name)
-    return found(task)
+    return found(task, **options)

@@ -70,19 +70,18 @@ class BinaryPanels(Panels):
         f"{MIN_CELL_SIZE} patients of a class, each with their number, and mean and deviation of the scores"
     )
 
-    def describe_decisions(self, threshold: float) -> str:
-        chosen = "" if threshold == DEFAULT_THRESHOLD else ", which gives the greatest F1 on all training patients"
+    @property
+    def decisions_explained(self) -> str:
+        chosen = "" if self.threshold == DEFAULT_THRESHOLD else ", which gives the greatest F1 on all training patients"
         return (
-            f"Predicted positive: a risk of at least {threshold}{chosen}. Recall is also called sensitivity, and "
+            f"Predicted positive: a risk of at least {self.threshold}{chosen}. Recall is also called sensitivity, and "
             "precision the positive predictive value; F1 is their harmonic mean."
         )
 
     def describe_labels(self, summary: Mapping[str, Any]) -> str:
         return f", {summary['positives']:,} positive"
 
-    def curves(
-        self, groups: Mapping[str, ScoreGroups], *, seed: int, are_bins: bool = False, balanced: bool = False
-    ) -> Iterator[Section]:
+    def curves(self, groups: Mapping[str, ScoreGroups]) -> Iterator[Section]:
         scores = {name: scores_of_classes(of, "positives", "negatives") for name, of in groups.items()}
         has_both = {name: part for name, part in scores.items() if all(map(len, part))}
         panels, more = first_panels(has_both)
@@ -92,12 +91,11 @@ class BinaryPanels(Panels):
                 panels[FEDERATION] = positives, negatives
         lacking = [name for name in scores if name not in has_both]
         without = f"Without a curve of its own: {list_some(lacking, ', ')}." if lacking else ""
-        notes = [_FROM_BINS if are_bins else FROM_CELLS, without, more]
-        source = "bins" if are_bins else "groups"
-        yield from curve_sections(panels, seed, "Held-out patients", " ".join(filter(None, notes)), source, balanced)
+        notes = [_FROM_BINS if self.are_bins else FROM_CELLS, without, more]
+        yield from curve_sections(self, panels, "Held-out patients", " ".join(filter(None, notes)))
 
-    def decisions(self, sums: Mapping[str, Counts], caption: str, threshold: float) -> Iterator[Section]:
-        caption = f"{caption} Predicted positive: a risk of at least {threshold}."
+    def decisions(self, sums: Mapping[str, Counts], caption: str) -> Iterator[Section]:
+        caption = f"{caption} Predicted positive: a risk of at least {self.threshold}."
         yield confusion_section({name: part.matrix for name, part in sums.items()}, caption)
 
     def holdings(self, sums: Mapping[str, Counts], patients: str) -> list[Block]:
@@ -118,17 +116,20 @@ def scores_of_classes(groups: ScoreGroups, positives: str, negatives: str) -> Cl
     return spread_patients(groups.get(positives, none)), spread_patients(groups.get(negatives, none))
 
 
-def curve_sections(
-    panels: Mapping[str, Classes], seed: int, patients: str, note: str, source: str, balanced: bool
-) -> Iterator[Section]:
-    """ROC and calibration curves of the panels by name; nothing if there are none."""
-    if not panels:
+def curve_sections(panels: Panels, classes: Mapping[str, Classes], patients: str, note: str) -> Iterator[Section]:
+    """ROC and calibration curves by name of a panel; nothing if there are none.
+
+    Args:
+        patients: whose curves these are.
+        note: follows the ROC curves.
+    """
+    if not classes:
         return
     rocs, calibrations = {}, {}
-    for name, (positive, negative) in panels.items():
+    for name, (positive, negative) in classes.items():
         log_odds = np.concatenate([positive, negative])
         labels = np.concatenate([np.ones(len(positive)), np.zeros(len(negative))])
-        rocs[name] = roc_curve(log_odds, Resampled.of(labels, [seed, *name.encode()], CURVE_DRAWS))
+        rocs[name] = roc_curve(log_odds, Resampled.of(labels, [panels.seed, *name.encode()], CURVE_DRAWS))
         calibrations[name] = calibration_curve(probability(log_odds), labels)
     yield roc_section(rocs, f"{patients}, with 95 % bootstrap bands at each point.", note)
     bins = list_some(
@@ -137,7 +138,8 @@ def curve_sections(
         for name, curve in calibrations.items()
     )
     alt = f"Mean predicted risk and observed share of each bin of patients. {bins}."
-    caution = [Caution(BALANCED)] if balanced else []
+    caution = [Caution(BALANCED)] if panels.balanced else []
+    source = "bins" if panels.are_bins else "groups"
     yield calibration_section(calibrations, f"{patients}, from the same {source}.", alt, *caution)
 
 

@@ -6,15 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from federated_health.ml.metrics import (
-    DEFAULT_THRESHOLD,
-    Interval,
-    describe_small_in_mean,
-    figure_title,
-    merge_counts,
-)
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, figure_title, merge_counts
+from federated_health.ml.verdicts import Interval
 from federated_health.report import formatting, sections
 from federated_health.report.charts import draw_intervals
+from federated_health.report.formatting import describe_small_in_mean
 from federated_health.report.page import Block, Caution, Page, Picture, Section, Table
 from federated_health.report.panels import Panels, panels_of
 from federated_health.studies.benefit.binary_charts import READING, curves_and_decisions
@@ -49,7 +45,7 @@ def benefit_page(
     cohort: Cohort, protocol: EvaluationProtocol, results: Results, scores: Scores, figures: Figures
 ) -> Page:
     """The report of a study."""
-    panels = panels_of(cohort.task)
+    panels = panels_of(cohort.task, seed=protocol.settings.seed)
     hospitals = figures["hospitals"]
     hashes, more = formatting.first_of({f"SHA-256 of {name}'s CSV": digest for name, digest in cohort.hashes.items()})
     hashes |= {"further hospitals": f"{more:,}; their hashes are in evidence.json"} if more else {}
@@ -71,7 +67,7 @@ def benefit_page(
             _verdicts(panels, figures),
             _models(panels, figures),
             *_strategies(panels, protocol, figures),
-            *_curves_and_decisions(panels, scores, figures, protocol.settings.seed),
+            *_curves_and_decisions(panels, scores, figures),
             _holdings(panels, cohort, scores),
             sections.importance_section(
                 _importance(cohort, protocol, results),
@@ -235,20 +231,20 @@ def _strategies(panels: Panels, protocol: EvaluationProtocol, figures: Figures) 
     yield Section("Strategies", [compared, others])
 
 
-def _curves_and_decisions(panels: Panels, scores: Scores, figures: Figures, seed: int) -> Iterator[Section]:
+def _curves_and_decisions(panels: Panels, scores: Scores, figures: Figures) -> Iterator[Section]:
     """Curves and confusion matrices of the federated models; of a label that is not binary, of the first repeat."""
     target = scores.target
     if target.has_threshold:
-        yield from curves_and_decisions(scores, figures, seed)
+        yield from curves_and_decisions(scores, figures, panels.seed)
         return
     outputs = {name: model.outputs[0] for name, model in scores.models[TrainingSetup.FEDERATED].items()}
     groups = {name: target.group_scores(outputs[name], labels) for name, labels in scores.labels.items()}
-    yield from panels.curves(groups, seed=seed)
+    yield from panels.curves(groups)
     sums = {name: target.measure(outputs[name], labels, DEFAULT_THRESHOLD) for name, labels in scores.labels.items()}
     drawn, more = sections.first_panels(sums)
     drawn[sections.ALL] = merge_counts(sums.values())
     caption = f"Held-out patients of the first repeat, by the federated models. {more}"
-    yield from panels.decisions(drawn, caption.strip(), DEFAULT_THRESHOLD)
+    yield from panels.decisions(drawn, caption.strip())
 
 
 def _holdings(panels: Panels, cohort: Cohort, scores: Scores) -> Section:
