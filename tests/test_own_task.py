@@ -17,7 +17,9 @@ from federated_health.ml.model_files import read_description
 from federated_health.report.page import render
 from federated_health.report.run_page import page_of_run
 from federated_health.server.plain_run import PlainRun
-from federated_health.server.run_folder import RunFolder, read_checkpoint, settings_to_resume, summarise
+from federated_health.server.resuming import read_checkpoint, settings_to_resume
+from federated_health.server.run_folder import RunFolder
+from federated_health.server.run_summary import summarise
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context

@@ -22,7 +22,8 @@ from federated_health.report.page import Page, write_report
 from federated_health.server import run_folder
 from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
-from federated_health.server.run_folder import RunFolder, read_checkpoint, settings_to_resume
+from federated_health.server.resuming import read_checkpoint, settings_to_resume
+from federated_health.server.run_folder import RunFolder
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
