@@ -88,10 +88,19 @@ def test_settings_without_meaning_in_one_process_are_refused(hospitals: dict[str
         ({"rounds": "many"}, "rounds: expected a whole number"),
         ({"strategy": "magic"}, "strategy: expected one of"),
         ({"dp_delta": 1e-6}, "dp-delta: no effect"),
+        ({"network": "missing.py"}, "missing.py: cannot be read"),
+        ({"split_seed": "1"}, "split_seed: expected a whole number"),
+        ({"split_seed": None}, "split_seed: expected a whole number"),
     ],
 )
 def test_settings_are_validated(hospitals: dict[str, pd.DataFrame], settings: dict[str, Any], problem: str) -> None:
     assert refusal(hospitals, **settings).startswith(problem)
+
+
+@pytest.mark.parametrize("task", [None, 3, {}])
+def test_what_is_no_task_is_refused(task: Any) -> None:
+    with pytest.raises(fh.UserError, match=f"task: expected a name or the path .* got {type(task).__name__}"):
+        fh.federate({}, task)
 
 
 @pytest.mark.parametrize("name", ["North", "federation", "", 1])
@@ -247,6 +256,28 @@ def test_the_split_seed_decides_which_patients_are_held_out(hospitals: dict[str,
     )
     assert one["test_examples"].tolist() == other["test_examples"].tolist()
     assert one["brier"].tolist() != other["brier"].tolist()
+
+
+@pytest.mark.slow
+def test_numbers_may_be_numpys(hospitals: dict[str, pd.DataFrame]) -> None:
+    cases: list[tuple[Any, Any, Any]] = [(1, 0.25, 3), (np.int64(1), np.float32(0.25), np.int64(3))]
+    plain, numpys = (
+        fh.federate(hospitals, HEART_DISEASE, rounds=rounds, learning_rate=rate, split_seed=seed, appraisal=False)
+        for rounds, rate, seed in cases
+    )
+    pd.testing.assert_frame_equal(plain.metrics, numpys.metrics)
+
+
+@pytest.mark.slow
+def test_a_file_builds_the_network(hospitals: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    network = PROJECT / "examples" / "networks" / "batch_norm.py"
+    result = fh.federate(hospitals, HEART_DISEASE, rounds=2, network=network)
+    assert any(layer.name.startswith("batch_normalization") for layer in result.model.keras_model._flatten_layers())
+    assert len(result.benefit) == len(hospitals)
+    result.save(tmp_path / "run")
+    patients = hospitals["north"].head()
+    loaded = fh.load_model(tmp_path / "run" / MODEL)
+    pd.testing.assert_frame_equal(loaded.predict(patients), result.model.predict(patients))
 
 
 @pytest.mark.slow

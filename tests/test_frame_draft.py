@@ -55,6 +55,12 @@ def measurement_of(patients: pd.DataFrame, name: str) -> Measurement:
     return column
 
 
+@pytest.mark.parametrize("target", [None, 3])
+def test_a_target_that_is_no_name_is_refused(target: Any) -> None:
+    with pytest.raises(SettingsError, match="target: expected the name of a column"):
+        draft_task(table(), target)
+
+
 def test_columns_are_guessed_and_what_is_not_known_is_told() -> None:
     task, told = drafted(table())
 

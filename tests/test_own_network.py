@@ -175,6 +175,31 @@ WRONG: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "    y = keras.layers.Dense(outputs)(x)\n    return keras.Model(x, y + keras.ops.sqrt(0.0 * y))\n",
         ("training", "finite weights"),
     ),
+    "no slope": (
+        "import keras\ndef build(features, outputs):\n    x = keras.Input((features,))\n"
+        "    y = keras.layers.Dense(outputs)(x)\n    return keras.Model(x, keras.ops.stop_gradient(y))\n",
+        ("training", "slope"),
+    ),
+    "sigmoid as an operation": (
+        "import keras\ndef build(features, outputs):\n    x = keras.Input((features,))\n"
+        "    return keras.Model(x, keras.ops.sigmoid(keras.layers.Dense(outputs)(x)))\n",
+        ("no activation at the end", "sigmoid"),
+    ),
+    "outputs by name": (
+        "import keras\ndef build(features, outputs):\n    x = keras.Input((features,))\n"
+        "    return keras.Model(x, {'risk': keras.layers.Dense(outputs)(x)})\n",
+        ("one output", "dict"),
+    ),
+    "inputs of integers": (
+        PLAIN.replace("Input((features,))", "Input((features,), dtype='int32')"),
+        ("inputs of float32", "int32"),
+    ),
+    "another architecture in each call": (
+        "import itertools, keras\nkeras.units = getattr(keras, 'units', itertools.count(1))\n"
+        + PLAIN.replace("Dense(4,", "Dense(next(keras.units),"),
+        ("same weights", "second"),
+    ),
+    "a class that is no function": ("build = int\n", ("build(features, outputs)",)),
     "rows that depend on each other": (
         "import keras\ndef build(features, outputs):\n    x = keras.Input((features,))\n"
         "    y = keras.layers.Dense(outputs)(x)\n"
@@ -286,6 +311,18 @@ def test_another_process_gives_the_weights_of_this_one() -> None:
 
 
 @slow
+@with_keras
+def test_a_file_may_hold_dataclasses_and_leaves_the_global_types_of_keras_alone(write: Any) -> None:
+    source = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    source += "@dataclass\nclass Sizes:\n    hidden: int = 4\n" + PLAIN.replace("Dense(4,", "Dense(Sizes().hidden,")
+    assert check_network(HEART_DISEASE, write(source), 1).weights
+    mixed = "import keras\nkeras.config.set_dtype_policy('mixed_bfloat16')\n"
+    mixed += PLAIN.replace("Dense(outputs)", "Dense(outputs, dtype='float32')")
+    assert check_network(HEART_DISEASE, write(mixed), 1).weights
+    assert load_keras().config.dtype_policy().name == "float32"
+
+
+@slow
 def test_another_process_refuses_in_one_line_what_prints_and_fails(write: Any) -> None:
     network = write("print('hello')\nimport no_such_package\n" + PLAIN)
     with pytest.raises(NetworkError, match=r"my_network\.py: line 2: ModuleNotFoundError: .*no_such_package"):
@@ -293,10 +330,18 @@ def test_another_process_refuses_in_one_line_what_prints_and_fails(write: Any) -
 
 
 @slow
-def test_a_file_that_ends_the_process_is_refused(write: Any) -> None:
-    network = write("import os\nos._exit(7)\n" + PLAIN)
-    with pytest.raises(NetworkError, match="ended with code 7"):
+@pytest.mark.parametrize("code", [0, own_network.REFUSED, 7])
+def test_a_file_that_ends_the_process_is_refused(write: Any, code: int) -> None:
+    network = write(f"import os\nos._exit({code})\n" + PLAIN)
+    with pytest.raises(NetworkError, match=f"ended with code {code}"):
         own_network._ask_process(HEART_DISEASE, network, 7)
+
+
+@slow
+def test_a_file_that_does_not_end_is_refused(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_network, "MAX_SECONDS", 0.1)
+    with pytest.raises(NetworkError, match=r"within 0\.1 s"):
+        own_network._ask_process(HEART_DISEASE, write(PLAIN), 7)
 
 
 def test_a_description_can_be_sent() -> None:

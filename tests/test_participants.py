@@ -220,7 +220,10 @@ def test_a_hospital_whose_connection_breaks_while_it_registers_is_asked_again_a_
     grid.held["b"] = []
     assert present_names(participants) == ["a", "c"]
     ((future, reply),) = grid.held.pop("b")
+    grid.gone = {"b"}
     future.set_result(error_reply(Message(reply.content, node_id_of("b"), "query.statistics"), "it was cut"))
+    assert present_names(participants) == ["a", "c"]
+    grid.gone = set()
     assert present_names(participants) == ["a", "c"]
     assert problems.to_json()["unanswered"] == {"b": {"it was cut": 1}}
     now += 0.9

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from flwr.app import Context, Message
 
@@ -19,13 +20,13 @@ from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.tasks import Task
 from federated_health.errors import AnswerError, RunError, SettingsError
 from federated_health.hospital import handlers
-from federated_health.names import is_hospital_name
+from federated_health.names import NETWORK, is_hospital_name
 from federated_health.server.plain_run import make_run
 from federated_health.server.run import FederatedRun
 from federated_health.settings import OPERATIONAL, Settings
 from federated_health.transport.in_process import InProcessTransport
 
-NOT_IN_PROCESS = (OPERATIONAL | {"task", "hospitals", "encrypt"}) - {"network"}
+NOT_IN_PROCESS = (OPERATIONAL - {NETWORK}) | {"task", "hospitals", "encrypt"}
 """Settings, spelled with dashes, that have no meaning where all hospitals are in one process."""
 
 NO_WAIT = 0.1
@@ -59,9 +60,12 @@ def federate(
     Raises:
         SettingsError: a setting or a name is not valid, or has no meaning in one process.
         DataError: a hospital's table cannot be used; the text names hospital and column, and no value.
+        NetworkError: the file of `network` cannot be used.
         RunError: too few hospitals could train, or the weights are not finite.
     """
     declared = task if isinstance(task, Task) else read_task(task)
+    if not isinstance(_plain(split_seed), int):
+        raise SettingsError(f"split_seed: expected a whole number, got {split_seed!r}")
     checked = _read_settings(settings, declared, hospitals)
     ready = {name: _prepare(name, table, declared, split_seed) for name, table in hospitals.items()}
     with _quiet_libraries():
@@ -71,7 +75,7 @@ def federate(
 
 
 def _read_settings(given: Mapping[str, Any], task: Task, hospitals: Mapping[str, object]) -> Settings:
-    config = {name.replace("_", "-"): str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    config = {name.replace("_", "-"): _plain(value) for name, value in given.items()}
     for name in given:
         if name.replace("_", "-") in NOT_IN_PROCESS:
             raise SettingsError(f"{name}: has no meaning where all hospitals are in one process")
@@ -87,9 +91,16 @@ def _read_settings(given: Mapping[str, Any], task: Task, hospitals: Mapping[str,
     return settings
 
 
+def _plain(value: object) -> Any:
+    """A setting as a run config holds it: Python's own number for one of NumPy, and the text of a path."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, Path) else value
+
+
 def _prepare(name: str, table: pd.DataFrame, task: Task, split_seed: int) -> Hospital:
     """A hospital whose table was checked and split as a CSV is."""
-    return split_hospital(check_table(name, task, read_frame(table, name, task)), name, split_seed)
+    return split_hospital(check_table(name, task, read_frame(table, name, task)), name, int(split_seed))
 
 
 def _run(

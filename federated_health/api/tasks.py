@@ -5,6 +5,7 @@ from pathlib import Path
 from federated_health.data import task_writing
 from federated_health.data.task_files import TASKS, read_task_file
 from federated_health.data.tasks import Task
+from federated_health.errors import SettingsError
 from federated_health.files import write_text
 
 
@@ -13,7 +14,10 @@ def read_task(source: str | Path) -> Task:
 
     Raises:
         DataError: it is neither.
+        SettingsError: the source is no text and no path.
     """
+    if not isinstance(source, str | Path):
+        raise SettingsError(f"task: expected a name or the path of a task file, got {type(source).__name__}")
     if isinstance(source, str) and source in TASKS:
         return TASKS[source]
     return read_task_file(Path(source))

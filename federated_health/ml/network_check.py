@@ -5,11 +5,13 @@ The file is code: it is executed here, in a process of the side that has this co
 
 import inspect
 import random
+import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,12 @@ TRIAL_ROWS = 8
 
 FINAL_ACTIVATIONS = ("sigmoid", "hard_sigmoid", "softmax", "log_softmax", "exponential", "softplus")
 """Activations that a network must not end with, since its target applies them to the outputs."""
+
+FINAL_OPERATIONS = {name.replace("_", ""): name for name in FINAL_ACTIVATIONS} | {"exp": "exp"}
+"""The same by the lower-case class name of a Keras operation or layer."""
+
+MODULE = "network_file"
+"""Name of the file's module while it is executed and built: dataclasses and pickle look their module up."""
 
 
 def build_own(task: Task, network: Network, seed: int = 0) -> Any:
@@ -90,32 +98,52 @@ def try_out(task: Task, network: Network) -> None:
     if not np.allclose(outputs[:3], trainer.score(weights, features[:3]), rtol=1e-3, atol=1e-5):
         raise NetworkError(f"{path}: expected outputs of a row that do not depend on the other rows, got such outputs")
     _check_saving(path, head, features)
+    shapes, again = ([tuple(array.shape) for array in built.weights] for built in (head, build_own(task, network)))
+    if shapes != again:
+        raise NetworkError(f"{path}: build: expected the same weights in each call, got other shapes in the second one")
     order = batch_order(seed=0, hospital=BUILD, round_number=1, rows=TRIAL_ROWS, epochs=1, batch_size=0)
     labels = np.zeros(TRIAL_ROWS, np.float32)
     with _explained(path, "training"):
-        trained, loss = trainer.train(
-            weights, features, labels, order, learning_rate=1e-3, l2=1e-3, generator=generator
-        )
+        trained, loss = trainer.train(weights, features, labels, order, learning_rate=1e-3, l2=0.0, generator=generator)
+    if all(map(np.array_equal, trained, weights)):
+        raise NetworkError(f"{path}: training: expected weights in which the loss has a slope, got none")
     if not np.isfinite(loss) or not all(np.isfinite(array).all() for array in trained):
         raise NetworkError(f"{path}: training: expected finite weights, got others after one step on random features")
 
 
 def _call_build(path: Path, source: bytes, features: int, outputs: int) -> Any:
     """What `build(features, outputs)` of the file returns."""
-    names: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
-    with _explained(path, "import"):
-        exec(compile(source, str(path), "exec", dont_inherit=True), names)  # this side's own file
-    build = names.get(BUILD)
+    module = ModuleType(MODULE)
+    module.__file__ = str(path)
     wrong = f"{path}: expected a function build(features, outputs) that returns a keras.Model"
-    if not callable(build):
-        raise NetworkError(f"{wrong}, got none")
+    with _isolated(module):
+        with _explained(path, "import"):
+            exec(compile(source, str(path), "exec", dont_inherit=True), vars(module))  # this side's own file
+        build, shown = getattr(module, BUILD, None), BUILD
+        if not callable(build):
+            raise NetworkError(f"{wrong}, got none")
+        try:
+            signature = inspect.signature(build)
+            shown += str(signature)
+            signature.bind(features, outputs)
+        except (TypeError, ValueError):
+            raise NetworkError(f"{wrong}, got {shown}") from None
+        with _explained(path, BUILD):
+            return build(features, outputs)
+
+
+@contextmanager
+def _isolated(module: ModuleType) -> Iterator[None]:
+    """Let a file's module be found until the block ends, and undo its changes of Keras's global types."""
+    keras = load_keras()
+    floats, policy = keras.config.floatx(), keras.config.dtype_policy()
+    sys.modules[module.__name__] = module
     try:
-        signature = inspect.signature(build)
-        signature.bind(features, outputs)
-    except (TypeError, ValueError):
-        raise NetworkError(f"{wrong}, got build{signature}") from None
-    with _explained(path, BUILD):
-        return build(features, outputs)
+        yield
+    finally:
+        sys.modules.pop(module.__name__, None)
+        keras.config.set_floatx(floats)
+        keras.config.set_dtype_policy(policy)
 
 
 @contextmanager
@@ -195,14 +223,17 @@ def _check_ends(path: Path, head: Any, features: int, outputs: int) -> None:
         raise NetworkError(f"{path}: build: expected one input of shape {(None, features)}, got {_listed(inputs)}")
     if ends != [(None, outputs)]:
         raise NetworkError(f"{path}: build: expected one output of shape {(None, outputs)}, got {_listed(ends)}")
-    if head.outputs[0].dtype != "float32":
-        raise NetworkError(f"{path}: build: expected outputs of float32, got {head.outputs[0].dtype}")
-    last = head.layers[-1]
+    if isinstance(getattr(head, "_outputs_struct", None), dict):
+        raise NetworkError(f"{path}: build: expected one output, got a dict of outputs")
+    for what, tensor in (("inputs", head.inputs[0]), ("outputs", head.outputs[0])):
+        if tensor.dtype != "float32":
+            raise NetworkError(f"{path}: build: expected {what} of float32, got {tensor.dtype}")
+    last = head
     while isinstance(last, keras.Model):
-        last = last.layers[-1]
-    activation = getattr(getattr(last, "activation", None), "__name__", "")
-    name = "softmax" if isinstance(last, keras.layers.Softmax) else activation
-    if name in FINAL_ACTIVATIONS:
+        last = last.outputs[0]._keras_history.operation
+    name = getattr(getattr(last, "activation", None), "__name__", "")
+    name = name or FINAL_OPERATIONS.get(type(last).__name__.lower(), "")
+    if name in FINAL_OPERATIONS.values():
         raise NetworkError(
             f"{path}: layer {last.name}: expected no activation at the end, got {name}: the loss and the saved model "
             "apply it to the outputs"

@@ -24,7 +24,7 @@ BUILD = "build"
 """Name of the function in a network file."""
 
 MAX_FILE_BYTES = 2**20
-MAX_SECONDS = 300.0
+MAX_SECONDS = 60.0
 """Time limit for building and checking a network in another process."""
 
 
@@ -55,7 +55,8 @@ def read_network(path: Path) -> Network:
     try:
         code = compile(source, str(path), "exec", dont_inherit=True)
     except SyntaxError as error:
-        raise NetworkError(f"{path}: line {error.lineno}: {error.msg}") from None
+        where = f"line {error.lineno}: " if error.lineno else ""
+        raise NetworkError(f"{path}: {where}{error.msg}") from None
     except ValueError as error:
         raise NetworkError(f"{path}: is not Python ({error})") from None
     if BUILD not in code.co_names:
@@ -137,11 +138,13 @@ def _ask_process(task: Task, network: Network, seed: int) -> Description:
             timeout=MAX_SECONDS,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise NetworkError(f"{path}: cannot be checked in a process of its own ({type(error).__name__})") from None
-    if finished.returncode == REFUSED:
+    except subprocess.TimeoutExpired:
+        raise NetworkError(f"{path}: expected import, build and a training step within {MAX_SECONDS:g} s") from None
+    except OSError as error:
+        raise NetworkError(f"{path}: cannot be checked in a process of its own ({error.strerror})") from None
+    if finished.returncode == REFUSED and finished.stdout:
         raise NetworkError(finished.stdout.decode())
-    if finished.returncode != 0:
+    if finished.returncode != 0 or not finished.stdout:  # the file may end the process, too, with any code
         last = finished.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         raise NetworkError(f"{path}: its process ended with code {finished.returncode} ({printable(last)})")
     return read_description(finished.stdout)

@@ -39,6 +39,7 @@ class _Node:
     """State of a node whose process has not ended."""
 
     process: str = ""  # token of the process, where the transport tells processes apart
+    name: str = ""  # with which it connected, also after its connection was lost
     registration_number: int = 0  # among all registrations of the run
     request: tuple[str, float] | None = None  # id of an unanswered request to register, and deadline of the reply
     next_request: float = 0.0  # earliest time at which it may be asked to register
@@ -224,14 +225,14 @@ class Participants:
             known = self._nodes[pending.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)]
             known.request = None
             known.has_answered = known.has_answered or not is_unavailable(reply)
-        for registered in self._collector.accept(replies, self._names, self._read):
+        asked_as = {node: known.name for node, known in self._nodes.items() if known.name}
+        for registered in self._collector.accept(replies, asked_as | self._names, self._read):
             self._enter(registered)
         for node, known in self._nodes.items():
             if known.request and (now := time.monotonic()) > known.request[1]:
                 # Its reply may still arrive, after a broken connection that neither side noticed.
                 known.request = (known.request[0], now + timeout) if node in connected else None
-                name = self._transport.names().get(node, f"node {node}")
-                self._collector.reject(name, f"it did not register within {timeout:g} s", has_answered=False)
+                self._collector.reject(known.name, f"it did not register within {timeout:g} s", has_answered=False)
 
     def _forget_ended(self, connected: list[int]) -> None:
         """Forget nodes with a new process, which may have other rows and must register again.
@@ -255,7 +256,7 @@ class Participants:
 
     def _request_registration(self, node: int) -> None:
         known, now, task = self._nodes[node], time.monotonic(), self._settings.task_declaration
-        known.next_request = now + RETRY_INTERVAL
+        known.next_request, known.name = now + RETRY_INTERVAL, self._transport.names().get(node, f"node {node}")
         config = {"task": task.name, "schema": task.schema_hash, "terms": write_agreement(self._settings.agreement)}
         privacy = self.privacy.to_config() if self.privacy else {}
         withheld = {SUMS_WITHHELD: True} if self._settings.encrypt else {}

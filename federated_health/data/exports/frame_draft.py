@@ -71,8 +71,10 @@ def draft_task(
 
     Raises:
         DataError: the target cannot be a label, or a column holds a number that probably means missing.
-        SettingsError: the name is not valid, or there is no such kind.
+        SettingsError: the target is no text, the name is not valid, or there is no such kind.
     """
+    if not isinstance(target, str):
+        raise SettingsError(f"target: expected the name of a column, got {type(target).__name__}")
     if name is not None and not is_hospital_name(name):
         raise SettingsError(f"name: expected lower-case letters, digits and hyphens, got {name!r}")
     if kind is not None and kind not in get_args(LabelKind):
