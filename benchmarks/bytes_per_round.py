@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import light_hospitals  # noqa: F401  # finds the project
-from flwr.common.serde import message_to_proto
 from light_federation import light_federation
 from measuring import judged, show
+
+from federated_health.transport.framing import serialise_reply
 
 HOSPITALS = 4
 WEIGHTS = (0, 100_000, 1_000_000)
@@ -38,8 +39,8 @@ def count(weights: int, rounds: int, *, tls: bool) -> dict[str, Any]:
                 messages = list(messages)
                 marks.append((meter.to_hospitals, meter.from_hospitals))
                 replies = list(plain(messages, timeout=timeout))
-                sent.append(sum(message_to_proto(message).ByteSize() for message in messages))
-                received.append(sum(message_to_proto(reply).ByteSize() for reply in replies))
+                sent.append(sum(serialise_reply(message)[1].size for message in messages))
+                received.append(sum(serialise_reply(reply)[1].size for reply in replies))
                 return replies
 
             grid.send_and_receive = counting
