@@ -28,7 +28,7 @@ from federated_health.ml.networks import Network, initial_weights, weight_shapes
 from federated_health.ml.normalisation import ColumnSums
 from federated_health.ml.targets import target_of
 from federated_health.ml.verdicts import Interval
-from federated_health.server.history import ProblemLog
+from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import ReplyCollector
 from federated_health.transport.framing import Receiver, UndecodableError, serialise_reply
 from federated_health.transport.in_process import InProcessTransport

@@ -18,8 +18,9 @@ from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
 from federated_health.ml.strategies import STRATEGIES
 from federated_health.ml.targets import target_of
-from federated_health.server.history import ProblemLog, summarise_run
+from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import grid_of
+from federated_health.server.run_summary import summarise_run
 from federated_health.server.strategies import make_strategy
 from federated_health.transport import backoff
 from tests.support.light_hospitals import run_of, settings_of, shift_of, three

@@ -24,7 +24,7 @@ from federated_health.report.page import Cards, Caution, Page, Picture, Table, r
 from federated_health.report.panels import binary
 from federated_health.report.run_page import page_of_run
 from federated_health.server.plain_run import PlainRun
-from federated_health.server.run_folder import summarise
+from federated_health.server.run_summary import summarise
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context

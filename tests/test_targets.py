@@ -18,12 +18,13 @@ from federated_health.messages.content import Evaluation
 from federated_health.messages.records import MalformedMessageError
 from federated_health.messages.validation import read_evaluation
 from federated_health.ml.bootstrap import compare_models, resample
+from federated_health.ml.class_weights import balance_classes
 from federated_health.ml.metrics import merge_counts
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.rounds import HospitalRound, Round, read_round, write_round
 from federated_health.ml.targets import Target, target_of
-from federated_health.server.plain_run import PlainRun, balance_classes
+from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from tests.support.targets import INTERCEPTS, SLOPES, hospitals_of, patients_of, task_of

@@ -23,7 +23,8 @@ from federated_health.ml.verdicts import verdict_text
 from federated_health.names import DEFAULT_WAIT, FEDERATION, HOSPITAL_COLUMN, MODEL, REPORT, ROUNDS, SETTINGS
 from federated_health.report.formatting import number_of
 from federated_health.server.run import FederatedRun
-from federated_health.server.run_folder import files_of_run, summarise, write_metrics
+from federated_health.server.run_folder import files_of_run
+from federated_health.server.run_summary import summarise, write_metrics
 
 TASK_FILE = "task.toml"
 

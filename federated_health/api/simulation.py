@@ -20,13 +20,13 @@ from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.tasks import Task
 from federated_health.errors import AnswerError, RunError, SettingsError
 from federated_health.hospital import handlers
-from federated_health.names import is_hospital_name
+from federated_health.names import NETWORK, is_hospital_name
 from federated_health.server.plain_run import make_run
 from federated_health.server.run import FederatedRun
 from federated_health.settings import OPERATIONAL, Settings
 from federated_health.transport.in_process import InProcessTransport
 
-NOT_IN_PROCESS = (OPERATIONAL | {"task", "hospitals", "encrypt"}) - {"network"}
+NOT_IN_PROCESS = (OPERATIONAL - {NETWORK}) | {"task", "hospitals", "encrypt"}
 """Settings, spelled with dashes, that have no meaning where all hospitals are in one process."""
 
 NO_WAIT = 0.1

@@ -153,7 +153,7 @@ def test_a_new_strategy_needs_a_class_and_a_declaration_and_nothing_else(checkou
     declared, made = '    "krum": StrategyDeclaration(', '    "krum": partial('
     insert(package / "ml" / "strategies.py", {declared: declaration})
     import_line = "from federated_health.geometric_median import GeometricMedian\n"
-    insert(package / "server" / "strategies.py", {errors_import: import_line, made: flower_class})
+    insert(package / "server" / "flower_strategies.py", {errors_import: import_line, made: flower_class})
     (checkout / "tests" / "test_geometric_median.py").write_text(TEST_OF_MEDIAN)
 
     create, serve, *joins = commands_of(page, "new strategy commands")

@@ -10,7 +10,7 @@ from flwr.app import Error, Message, RecordDict
 from federated_health.messages import validation
 from federated_health.messages.content import Update
 from federated_health.ml.networks import Weights
-from federated_health.server.history import ProblemLog
+from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import AcceptedReply, ReplyCollector
 
 NAMES = {11: "hungary", 12: "cleveland", 13: "va-long-beach", 14: "switzerland"}
