@@ -19,6 +19,7 @@ from federated_health.studies.audit.membership import measure_attack
 from federated_health.studies.audit.shadow_runs import AuditPlan, ShadowRun, ShadowRunResult
 from tests.support.audits import LEAKS, Audit
 from tests.support.script_calls import RunScript, assert_refused
+from tests.support.targets import write_dataset
 
 EPSILONS = tuple(float(name.split()[1]) for name in LEAKS if name != "plain")
 
@@ -95,6 +96,14 @@ def test_a_hospital_with_too_few_training_rows_to_halve_is_refused(
     monkeypatch.setattr(audit_study, "MIN_ROWS", 100)
     assert_refused(audit("--data", hospitals_folder), 1, "client_3.csv", "at least 100", "got 92")
     assert plans == []
+
+
+@pytest.mark.parametrize("kind", ["classes", "number", "count"])
+def test_a_label_that_is_not_binary_is_refused(audit: RunScript, plans: list[AuditPlan], kind: str) -> None:
+    write_dataset(Path("data"), kind)
+    assert_refused(audit("--data", "data"), 2, "task", "binary", f"kind {kind}")
+    assert plans == []
+    assert [path.name for path in Path().iterdir()] == ["data"]
 
 
 def test_the_report_of_a_run_is_replaced_with_force_only(

@@ -24,6 +24,8 @@ from federated_health.studies.benefit.comparison import (
 from federated_health.studies.benefit.estimates import estimate_names
 from federated_health.studies.benefit.training_setups import Fit, FitResult, TrainingSetup, plan_fits
 from tests.support.cohorts import cohort_of, patients, protocol_of
+from tests.support.example_targets import outputs_of
+from tests.support.targets import patients_of, task_of
 
 SETUPS = ("own", "federated", "pooled", "without")
 REPEATS, DRAWS = 2, 200
@@ -294,3 +296,73 @@ def test_scores_of_every_fit_are_at_the_positions_of_their_rows() -> None:
         held_out_rows = cohort.split(folds=3, fold=fold, seed=protocol.settings.seed + 1)["b"].test
         assert (scores.models["own"]["b"].thresholds[1, held_out_rows] == 0.1 + fold / 10).all()
     assert scores.labels["a"].tolist() == cohort.tables["a"]["disease"].tolist()
+
+
+# Other kinds of labels
+
+
+def scores_of_kind(kind: str) -> Scores:
+    """Two repeats of outputs near the labels; those of federated models are nearest."""
+    task = task_of(kind)
+    labels = {
+        name: patients_of(kind, rows, seed).labels for seed, (name, rows) in enumerate({"a": 60, "b": 40}.items())
+    }
+    models = {
+        model: {
+            name: OutOfFold(
+                np.stack([outputs_of(task, of, noise, seed) for seed in (1, 2)]).astype(np.float64),
+                np.full((2, len(of)), 0.5),
+            )
+            for name, of in labels.items()
+        }
+        for model, noise in zip(SETUPS, (1.5, 0.5, 0.6, 1.0), strict=True)
+    }
+    return Scores(target_of(task), labels, models)
+
+
+@pytest.mark.parametrize("kind", ["classes", "number", "count"])
+def test_figures_of_other_kinds_are_means_over_repeats(kind: str) -> None:
+    scores = scores_of_kind(kind)
+    target = scores.target
+
+    figures = compare_models(scores, seed=1, draws=DRAWS)
+
+    for name, labels in scores.labels.items():
+        outputs = scores.models["federated"][name].outputs
+        by_repeat = [target.figures(target.measure(of, labels, 0.5), 0, target.roc_auc(of, labels)) for of in outputs]
+        metrics = figures["hospitals"][name]["models"]["federated"]
+        assert set(metrics) == {target.compared, *estimate_names(target)}
+        assert {key: value for key, value in metrics.items() if key != target.compared} == pytest.approx(
+            {key: np.mean([of[key] for of in by_repeat]) for key in estimate_names(target)}
+        )
+        assert metrics[target.compared]["value"] == pytest.approx(
+            np.mean([of[target.compared] for of in by_repeat]), rel=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [("classes", "federated_minus_own"), ("number", "own_minus_federated"), ("count", "own_minus_federated")],
+)
+def test_differences_of_other_kinds_are_named_for_what_they_are(kind: str, key: str) -> None:
+    figures = compare_models(scores_of_kind(kind), seed=1, draws=DRAWS)
+
+    assert key in figures["mean"]["differences"]
+    for entry in figures["hospitals"].values():
+        assert entry["differences"][key]["low"] > 0
+        assert entry["verdict"] == Verdict.GAINS
+    json.dumps(figures, allow_nan=False)
+
+
+def test_a_study_of_too_few_patients_of_a_quantity_has_no_verdict() -> None:
+    scores = scores_of_kind("number")
+    few = {
+        model: {"a": OutOfFold(of["a"].outputs[:, :9], of["a"].thresholds[:, :9])}
+        for model, of in scores.models.items()
+    }
+
+    figures = compare_models(Scores(scores.target, {"a": scores.labels["a"][:9]}, few), seed=1, draws=DRAWS)
+
+    assert figures["hospitals"]["a"]["verdict"] == Verdict.UNDEFINED
+    assert figures["hospitals"]["a"]["differences"]["own_minus_federated"]["value"] is None
+    assert figures["mean"]["models"]["own"]["rmse"] is not None

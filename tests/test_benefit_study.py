@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 
+from federated_health.cli import studies
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source
 from federated_health.errors import RunError
+from federated_health.ml.targets import target_of
 from federated_health.studies.benefit import benefit_study
 from federated_health.studies.benefit.journal import JOURNAL
 from tests.support.script_calls import RunScript, assert_refused
 from tests.support.studies import Study, study_of
+from tests.support.targets import task_of, write_dataset
 from tests.test_benefit_page import LABELS, score
 
 
@@ -57,6 +60,7 @@ def never_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--strategy fedprox --strategy-args proximal-mu=much", 2, ["proximal-mu"]),
         ("--data nowhere", 1, ["nowhere/manifest.json", "does not exist"]),
         ("--hospitals 3", 2, ["unrecognized", "--hospitals 3"]),
+        ("--class-weight balanced", 2, ["unrecognized", "--class-weight balanced"]),
     ],
 )
 def test_invalid_requests_are_refused_in_one_line_and_nothing_is_written(
@@ -139,6 +143,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Study:
     study = study_of(LABELS, score)
     monkeypatch.setattr(benefit_study, "read_cohort", lambda *_: study.cohort)
     monkeypatch.setattr(benefit_study, "run_fits", lambda *_, **__: study.results)
+    monkeypatch.setattr(studies, "find_hospitals", lambda *_: (study.cohort.task, None, {}))
     return study
 
 
@@ -234,3 +239,28 @@ def test_the_console_shows_the_saved_figures(
     assert "few 20 +1.000 (+1.000 to +1.000) too few patients to tell *" in lines
     assert "study/evidence.json" in lines[-1]
     json.loads(Path("study/evidence.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["classes", "number", "count"])
+def test_a_study_of_another_kind_of_label_end_to_end(
+    evidence: RunScript, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    write_dataset(Path("data"), kind)
+    flags = "--data data --out out --folds 2 --repeats 1 --rounds 2 --no-tune --jobs 1 --model logistic"
+
+    result = evidence(*flags.split())
+
+    assert result.succeeded, result.error
+    target = target_of(task_of(kind))
+    figures = json.loads(Path("out/evidence.json").read_text())
+    difference = "own_minus_federated" if target.less_is_better else "federated_minus_own"
+    for entry in figures["hospitals"].values():
+        own, federated = (entry["models"][model][target.compared] for model in ("own", "federated"))
+        better = own["value"] - federated["value"] if target.less_is_better else federated["value"] - own["value"]
+        assert entry["differences"][difference]["value"] == pytest.approx(better)
+        assert f"{federated['value']:.3f}" in result.output
+    html = Path("out/report.html").read_text()
+    assert "threshold" not in html
+    assert ("ROC curves" in html) is (kind == "classes")

@@ -1,14 +1,18 @@
 """Made-up patients of a linear truth, for every kind of label, in memory."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from federated_health.data.columns import Label, Measurement
 from federated_health.data.hospital import Hospital, Patients
 from federated_health.data.labels import ClassLabel, CountLabel, NumberLabel
+from federated_health.data.task_writing import write_task
 from federated_health.data.tasks import Task
 
 Array = npt.NDArray[np.float64]
@@ -70,3 +74,24 @@ def hospitals_of(kind: str, sizes: Sequence[int] = (120, 80, 60), held_out: int 
         Hospital(name, task_of(kind), patients_of(kind, rows, 2 * i), patients_of(kind, held_out, 2 * i + 1))
         for i, (name, rows) in enumerate(zip(names, sizes, strict=False))
     ]
+
+
+def write_dataset(folder: Path, kind: str, sizes: Sequence[int] = (60, 40, 30)) -> Path:
+    """A folder as create_dataset.py writes it, of hospitals north, south, ... with these numbers of rows."""
+    folder.mkdir()
+    hospitals = hospitals_of(kind, sizes)
+    entries = []
+    for number, hospital in enumerate(hospitals, 1):
+        table = pd.DataFrame(hospital.train.values.round(1), columns=list(hospital.task.column_names))
+        table[hospital.task.label.name] = [f"{label:.6g}" for label in hospital.train.labels]
+        table.to_csv(folder / f"client_{number}.csv", index=False)
+        entries.append({"name": hospital.name, "file": f"client_{number}.csv", "sha256": ""})
+    (folder / "task.toml").write_text(write_task(hospitals[0].task))
+    manifest = {
+        "task": hospitals[0].task.name,
+        "source": {"name": "made-up"},
+        "hospitals": entries,
+        "task_file": {"file": "task.toml", "sha256": ""},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
