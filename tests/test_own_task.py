@@ -13,7 +13,7 @@ from federated_health.data.task_files import parse_task, read_task_file
 from federated_health.errors import DataError, RunError, SettingsError
 from federated_health.hospital import handlers
 from federated_health.hospital.results import save_results
-from federated_health.ml.keras_models import read_description
+from federated_health.ml.model_files import read_description
 from federated_health.report.page import render
 from federated_health.report.run_page import page_of_run
 from federated_health.server.plain_run import PlainRun

@@ -22,7 +22,7 @@ from federated_health.hospital.results import save_results
 from federated_health.messages.content import Registration, TrainConfig, Update
 from federated_health.messages.records import MalformedMessageError, weights_to_record
 from federated_health.messages.validation import read_update
-from federated_health.ml.keras_models import read_description
+from federated_health.ml.model_files import read_description
 from federated_health.ml.networks import Network, Weights, initial_weights, weights_hash
 from federated_health.ml.normalisation import public_normalisation
 from federated_health.ml.privacy_plan import PrivacyPlan

@@ -16,7 +16,7 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import RunError
 from federated_health.files import hash_file
 from federated_health.ml.backend import load_keras
-from federated_health.ml.keras_models import read_description
+from federated_health.ml.model_files import read_description
 from federated_health.report import run_page, saved_model
 from federated_health.report.page import Page, write_report
 from federated_health.server import run_folder

@@ -2,11 +2,9 @@
 
 import hashlib
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from functools import cached_property, lru_cache
-from io import BytesIO
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -58,6 +56,8 @@ class NumpyArray(Array):
 
     @property
     def data(self) -> bytes:  # type: ignore[override]  # Flower's is an attribute
+        from federated_health.messages.numpy_format import array_header  # noqa: PLC0415  # Flower's engines only
+
         return array_header(self.shape) + self.elements.tobytes()
 
     @property
@@ -133,45 +133,15 @@ def distance_between(weights: Weights, other: Weights) -> float:
     return math.sqrt(square)
 
 
-@lru_cache(maxsize=256)
-def array_header(shape: tuple[int, ...]) -> bytes:
-    """Header of NumPy's format for float32 elements in C order.
-
-    Cached, since writing a header takes longer than everything else about a small array.
-    """
-    buffer = BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": shape})
-    return buffer.getvalue()
-
-
 def _decode(array: Array, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """The elements of an array, in memory or in NumPy's own format, whose header is validated first."""
-    if isinstance(array, NumpyArray):
-        if array.shape != shape:
-            raise MalformedMessageError(OTHER_SHAPE.format(name, shape))
-        return array.elements
-    if array.stype != NUMPY:  # Flower would fail to read it, and the whole round would fail
-        raise MalformedMessageError(f"its weights {name} are not a NumPy array")
-    header = array_header(shape)
-    start = len(header) if array.data.startswith(header) else _end_of_header(array, name, shape)
-    if len(array.data) - start != 4 * math.prod(shape):
-        raise MalformedMessageError(f"its weights {name} are cut off or too long")
-    return np.frombuffer(array.data, dtype=np.float32, offset=start).reshape(shape)
+    """The elements of an array, in memory or in NumPy's own format."""
+    if not isinstance(array, NumpyArray):
+        from federated_health.messages import numpy_format  # noqa: PLC0415  # Flower's engines only
 
-
-def _end_of_header(array: Array, name: str, shape: tuple[int, ...]) -> int:
-    """Length of a header that says the same as ours in other bytes; any other header is refused."""
-    buffer = BytesIO(array.data)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # NumPy warns about Python 2's format, and Python about odd literals
-            version = np.lib.format.read_magic(buffer)
-            claimed, fortran_order, dtype = np.lib.format.read_array_header_1_0(buffer)
-    except Exception:  # NumPy's parser raises many types
-        raise MalformedMessageError(f"its weights {name} cannot be read") from None
-    if version != (1, 0) or fortran_order or dtype != np.float32 or claimed != shape:
+        return numpy_format.decode(array, name, shape)
+    if array.shape != shape:
         raise MalformedMessageError(OTHER_SHAPE.format(name, shape))
-    return buffer.tell()
+    return array.elements
 
 
 def read_proximal_mu(record: Mapping[str, Any]) -> float:

@@ -126,7 +126,7 @@ def page_of_run(run: RunSummary) -> Page:
             *_decisions(run, panels),
             *_holdings(run, panels),
             *_importance(run, panels),
-            *([load_private_runs().privacy_section(run)] if run.config.privacy else []),
+            *([load_private_runs().privacy_section(run, panels)] if run.config.privacy else []),
             _sent_by_hospitals(run, panels),
             *_settings(run, panels),
             _limits(run, panels),

@@ -97,7 +97,7 @@ def learning_curves(rounds: Sequence[Round], panels: "Panels") -> Iterator[Secti
     training = {name: [part.train_loss if part else None for part in of] for name, of in known.items()}
     of_held_out = (
         f"Mean loss ({panels.target.loss_name}) on held-out patients after each round. Lower is better; "
-        f"{panels.loss_reference}. A gap means that the hospital did not reply."
+        f"{panels.loss_reference}. A gap means that {panels.gap}."
     )
     pictures: list[Block] = []
     for series, quantity, caption in (

@@ -38,7 +38,7 @@ def labels_of(label: Label, rows: int, seed: int) -> npt.NDArray[np.float32]:
         return generator.choice(label.classes, size=rows, p=shares / shares.sum()).astype(np.float32)
     if label.kind == "count":
         return generator.poisson(4.0, rows).astype(np.float32)
-    return generator.normal(30, 10, rows).astype(np.float32)
+    return np.asarray(generator.normal(30, 10, rows), dtype=np.float32)
 
 
 def outputs_of(task: Task, labels: npt.NDArray[np.float32], noise: float, seed: int = 0) -> npt.NDArray[np.float32]:
@@ -50,6 +50,7 @@ def outputs_of(task: Task, labels: npt.NDArray[np.float32], noise: float, seed: 
         outputs = 2.0 * labels - 1
     else:
         outputs = np.log(labels + 0.5) if task.label.kind == "count" else (labels - 30) / 10
+    noise *= 0.3 if task.label.kind == "count" else 1.0
     return (outputs + noise * generator.normal(size=np.shape(outputs))).astype(np.float32)
 
 

@@ -20,8 +20,8 @@ from federated_health.report.panels.binary import curve_sections, scores_of_clas
 from federated_health.report.svg import MAX_LINES
 
 _FROM_CELLS = (
-    f"Scores leave a hospital only as averages over groups of at least {MIN_CELL_SIZE} patients of one class, or of "
-    "all others. The curves spread these patients evenly within their group."
+    f"Scores are averages over groups of at least {MIN_CELL_SIZE} patients of one hospital and class, or of all other "
+    "classes. The curves spread these patients evenly within their group."
 )
 
 
