@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import Context
 
 from federated_health.cli import parsing
-from federated_health.cli.console import configure_logging, print_figures
+from federated_health.cli.console import configure_logging
 from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import OwnHospital, find_own_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
@@ -277,6 +277,8 @@ def _show_and_save(context: Context, out: Path | None) -> None:
     """Show the final model's figures at this hospital, and save it in `out`; without a final model, do nothing."""
     if (model := handlers.final_model(context)) is None:
         return
+    from federated_health.cli.tables import print_figures  # noqa: PLC0415  # at the end of a run only
+
     config, weights = model
     name, target = str(context.node_config["name"]), target_of(handlers.task_of(context, config.task))
     note = f"Predicted positive: a risk of at least {config.threshold}." if target.has_threshold else ""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from federated_health.cli import console
+from federated_health.cli import console, tables
 from federated_health.errors import RunError
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS, figure_title
 from federated_health.ml.targets import target_of
@@ -87,7 +87,7 @@ def print_final_figures(figures: Mapping[str, Any], threshold: float, target: "T
         mean = f"{console.figure(mean)} *"
     if target.has_classes:
         rows["hospital mean"] = {"roc_auc": mean}
-    console.print_figures("Figures on held-out patients", rows, "\n".join(notes))
+    tables.print_figures("Figures on held-out patients", rows, "\n".join(notes))
 
 
 def print_benefit(joining: Mapping[str, Any], target: "Target[Any]") -> None:
@@ -96,7 +96,7 @@ def print_benefit(joining: Mapping[str, Any], target: "Target[Any]") -> None:
         name: {
             "own": benefit[f"own_{target.compared}"],
             "federated": benefit[target.compared]["value"],
-            "difference": console.difference(benefit["difference"]),
+            "difference": tables.difference(benefit["difference"]),
             "verdict": verdict_text(benefit["verdict"]) + (" *" if benefit["small"] else ""),
         }
         for name, benefit in joining.items()
@@ -107,4 +107,4 @@ def print_benefit(joining: Mapping[str, Any], target: "Target[Any]") -> None:
         title = f"Benefit of joining: {figure_title(target.compared)} on held-out patients"
         difference = "own minus federated" if target.less_is_better else "federated minus own"
         explained = BENEFIT_NOTE.format(difference=difference, few=target.describe_few(SMALL_CLASS))
-        console.print_figures(title, rows, explained + note)
+        tables.print_figures(title, rows, explained + note)

@@ -11,7 +11,8 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from federated_health.cli import parsing
-from federated_health.cli.console import console, difference, print_figures, say
+from federated_health.cli.console import console, say
+from federated_health.cli.tables import difference, print_figures
 from federated_health.ml.metrics import SMALL_CLASS, figure_title
 from federated_health.ml.targets import Target, target_of
 from federated_health.ml.verdicts import verdict_text

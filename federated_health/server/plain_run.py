@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from flwr.app import RecordDict
@@ -12,10 +12,10 @@ from flwr.serverapp.strategy import Strategy
 from federated_health import encryption
 from federated_health.errors import RunError
 from federated_health.messages import content as messages
-from federated_health.messages.content import BENEFIT, Evaluation, TrainConfig, TrainingScores, Update
+from federated_health.messages.content import Evaluation, TrainConfig, Update
 from federated_health.messages.records import elements_of, is_finite, weights_to_record
-from federated_health.messages.validation import read_evaluation, read_training_scores, read_update
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, EvaluationSums, merge_counts
+from federated_health.messages.validation import read_evaluation, read_update
+from federated_health.ml.metrics import EvaluationSums, merge_counts
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import merge_sums, normalisation_from, public_normalisation
 from federated_health.ml.rounds import HospitalRound, Round
@@ -26,9 +26,6 @@ from federated_health.server.run import FederatedRun
 from federated_health.server.strategies import MEANS, make_strategy
 from federated_health.settings import Settings
 from federated_health.transport.interface import Transport
-
-if TYPE_CHECKING:
-    from federated_health.messages.benefit import Benefit
 
 
 def make_run(transport: Transport, settings: Settings, strategy: Strategy | None = None) -> FederatedRun:
@@ -44,7 +41,11 @@ def make_run(transport: Transport, settings: Settings, strategy: Strategy | None
 
 
 class PlainRun(FederatedRun):
-    """A run (see `FederatedRun`) in which hospitals send weights, sums and counts that the server reads."""
+    """A run (see `FederatedRun`) in which hospitals send weights, sums and counts that the server reads.
+
+    Attributes:
+        target: what the run predicts.
+    """
 
     weights: Weights
 
@@ -53,7 +54,7 @@ class PlainRun(FederatedRun):
         self.weights = initial_weights(settings.task_declaration, settings.network_declaration, settings.seed)
         self.strategy = strategy or make_strategy(settings)
         self._shapes = weight_shapes(settings.task_declaration, settings.network_declaration)
-        self._target = target_of(settings.task_declaration)
+        self.target = target_of(settings.task_declaration)
 
     def _begin(self) -> None:
         if self.privacy is not None:
@@ -117,7 +118,7 @@ class PlainRun(FederatedRun):
                 registration.train_examples,
                 private=config.privacy is not None,
                 evaluated=registration.test_examples if averaged else None,
-                target=self._target,
+                target=self.target,
             )
 
         updates = self.collector.send_and_receive(train_messages, self.participants.names(), read)
@@ -142,7 +143,7 @@ class PlainRun(FederatedRun):
             return
         arrays, config = weights_to_record(averaged.weights), self.train_config().to_record()
         evaluate_messages = self.strategy.configure_evaluate(averaged.number, arrays, config, grid_of(nodes))
-        replies = self.collector.send_and_receive(evaluate_messages, self.participants.names(), self._read_evaluation)
+        replies = self.collector.send_and_receive(evaluate_messages, self.participants.names(), self.read_evaluation_of)
         self.strategy.aggregate_evaluate(averaged.number, [reply.message for reply in replies])
         averaged.counts |= {reply.hospital: reply.content.counts for reply in replies}
 
@@ -155,30 +156,16 @@ class PlainRun(FederatedRun):
 
     def evaluate(self) -> dict[str, Any]:
         """Choose the threshold, then evaluate the final weights with it (see `FederatedRun.evaluate`)."""
-        from federated_health.server.run_summary import summarise_benefits, summarise_run  # noqa: PLC0415  # at the end
+        from federated_health.server.final_evaluation import evaluate_final_weights  # noqa: PLC0415  # at the end
 
-        self.participants.check_registrations()  # of hospitals that joined late, too
-        self.threshold = self._choose_threshold()
-        content = self._final_message()
-        try:
-            evaluations = self._ask_all(messages.FINAL, content, partial(self._read_evaluation, final=True))
-            benefits = self._ask_all(BENEFIT, content, self._read_benefit) if self.asks_benefit else []
-        except BaseException:  # Ctrl-C too: the figures that remain are the last round's, counted at 0.5
-            self.threshold = DEFAULT_THRESHOLD
-            raise
-        self.evaluations = {reply.hospital: reply.content for reply in evaluations}
-        gained = {reply.hospital: reply.content for reply in benefits}
-        figures = summarise_run(self._target, self.evaluations, self.train_examples)
-        return figures | summarise_benefits(
-            gained, self.evaluations, self.settings.task_declaration, self.problems.data_warnings
-        )
+        return evaluate_final_weights(self)
 
     def figures_of_last_round(self) -> dict[str, Any]:
         from federated_health.server.run_summary import summarise_run  # noqa: PLC0415  # at the end of a run only
 
         hospitals = self.last_round.hospitals if self.last_round else {}
         evaluations = {name: Evaluation(counts=figures.counts) for name, figures in hospitals.items() if figures.counts}
-        return summarise_run(self._target, evaluations, self.train_examples)
+        return summarise_run(self.target, evaluations, self.train_examples)
 
     def _state(self) -> tuple[Weights, State]:
         name = self.settings.strategy
@@ -195,41 +182,10 @@ class PlainRun(FederatedRun):
         self.weights = dict(checkpoint.weights)
         super().resume(checkpoint)
 
-    def _choose_threshold(self) -> float:
-        """The threshold with the greatest F1 on all training rows; 0.5 without both classes, or under privacy.
-
-        A target without a threshold keeps it, too.
-        """
-        from federated_health.ml.curves import choose_threshold  # noqa: PLC0415  # at the end of a run only
-
-        if self.privacy is not None or not self._target.has_threshold:
-            return DEFAULT_THRESHOLD
-        replies = self._ask_all(messages.THRESHOLD, self._final_message(), self._read_scores)
-        if not replies:
-            return DEFAULT_THRESHOLD
-        positives = np.concatenate([reply.content.positives for reply in replies])
-        negatives = np.concatenate([reply.content.negatives for reply in replies])
-        chosen = choose_threshold(positives, negatives)
-        return DEFAULT_THRESHOLD if chosen is None else chosen
-
-    def _final_message(self) -> RecordDict:
-        """The final weights and the configuration."""
-        config = self.train_config().to_record()
-        return RecordDict({messages.ARRAYS: weights_to_record(self.weights), messages.CONFIG: config})
-
-    def _read_scores(self, node: int, content: RecordDict) -> TrainingScores:
-        return read_training_scores(content, self.participants.registration_of(node).train_examples)
-
-    def _read_evaluation(self, node: int, content: RecordDict, *, final: bool = False) -> Evaluation:
+    def read_evaluation_of(self, node: int, content: RecordDict, *, final: bool = False) -> Evaluation:
+        """Read a hospital's evaluation, of the final weights or of a round's."""
         registration = self.participants.registration_of(node)
-        return read_evaluation(content, self._target, registration.test_examples, final=final)
-
-    def _read_benefit(self, node: int, content: RecordDict) -> "Benefit":
-        from federated_health.messages.benefit import Benefit  # noqa: PLC0415  # at the end of a run only
-
-        registration = self.participants.registration_of(node)
-        task = self.settings.task_declaration
-        return Benefit.from_content(content, task, registration.train_examples, registration.test_examples)
+        return read_evaluation(content, self.target, registration.test_examples, final=final)
 
 
 @dataclass

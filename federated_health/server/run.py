@@ -1,14 +1,10 @@
 """What every federated run has in common, whether or not the server can read the weights that it averages."""
 
-import logging
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
-
-from flwr.app import Message, RecordDict
 
 from federated_health.messages.content import Evaluation, TrainConfig
 from federated_health.ml.metrics import DEFAULT_THRESHOLD
@@ -19,21 +15,15 @@ from federated_health.ml.strategies import write_arguments
 from federated_health.server.checkpoint import Checkpoint, State
 from federated_health.server.participants import Participants
 from federated_health.server.problem_log import ProblemLog
-from federated_health.server.replies import AcceptedReply, Content, ReplyCollector, find_lasting_cause
+from federated_health.server.replies import ReplyCollector
 from federated_health.settings import Settings
-from federated_health.transport.backoff import Backoff
-from federated_health.transport.interface import LOG_INTERVAL, Transport
+from federated_health.transport.interface import Transport
 
 if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan
 
-logger = logging.getLogger(__name__)
-
 REJOIN_SECONDS = 10.0
 """Seconds that a resumed run waits for more hospitals than it needs: twice their longest reconnection delay."""
-
-MAX_ATTEMPTS = 3
-"""Largest number of times that a hospital gets the same message at the end of a run."""
 
 
 class FederatedRun(ABC):
@@ -210,38 +200,3 @@ class FederatedRun(ABC):
         self.history = list(checkpoint.history)
         self.problems.restore(checkpoint.problems)
         self.problems.resumed_after.append(checkpoint.round_number)
-
-    def _ask_all(
-        self, message_type: str, content: RecordDict, read: Callable[[int, RecordDict], Content]
-    ) -> list[AcceptedReply[Content]]:
-        """Send every hospital the same message, and again while too few have answered.
-
-        Absent hospitals are awaited for at most the settings' `wait`; connected ones get MAX_ATTEMPTS messages.
-        """
-        needed, accepted = self.settings.min_updates, dict[str, AcceptedReply[Content]]()
-        attempts: Counter[str] = Counter()
-        backoff, next_log = Backoff(self.settings.wait), 0.0
-        failures: dict[str, str] = {}
-        while True:
-            names = {node: self.participants.names()[node] for node in self.participants.present()}
-            nodes = [node for node, name in names.items() if name not in accepted and attempts[name] < MAX_ATTEMPTS]
-            messages = [Message(content, node, message_type) for node in nodes]
-            earlier, failures = failures, {}
-            self.collector.failures = failures
-            accepted |= {reply.hospital: reply for reply in self.collector.send_and_receive(messages, names, read)}
-            attempts.update(names[node] for node in nodes)
-            awaited = [name for name in self.registrations if name not in accepted and attempts[name] < MAX_ATTEMPTS]
-            if len(accepted) >= needed or not awaited:
-                break
-            if not accepted and (cause := find_lasting_cause([names[node] for node in nodes], failures, earlier)):
-                logger.warning("%s: %s", message_type, cause)
-                break
-            answered = f"{message_type}: {len(accepted)} of {len(self.registrations)} hospitals answered"
-            if (now := time.monotonic()) >= next_log:
-                limit = f"waiting up to {self.settings.wait:g} s for {', '.join(sorted(awaited))}"
-                logger.warning("%s, and %d are needed; %s", answered, needed, limit)
-                next_log = now + LOG_INTERVAL
-            if not backoff.pause():
-                logger.warning("%s", answered)
-                break
-        return [reply for _, reply in sorted(accepted.items())]
