@@ -330,7 +330,7 @@ class Settings:
                 if field.name in unused and (value := getattr(self, field.name)) != field.default:
                     raise SettingsError(f"{field.name}: has no effect with {chosen}: expected none, got {value}")
             if self.network:
-                from federated_health.ml.own_network import read_network  # noqa: PLC0415  # only where there is a file
+                from federated_health.ml.network_file import read_network  # noqa: PLC0415  # only where there is a file
 
                 return read_network(Path(self.network))
             return Network(self.model)
