@@ -30,8 +30,9 @@ from federated_health.messages.content import (
     Update,
 )
 from federated_health.messages.records import METRICS, weights_from_record
-from federated_health.ml.metrics import Counts, Interval
+from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights, weight_shapes
+from federated_health.ml.verdicts import Interval
 from federated_health.transport.framing import Serialised
 
 MEMORY, STEP = 0.9, 0.1

@@ -28,7 +28,7 @@ from chaos_links import CHUNK, Link
 from measuring import memory_of, significant
 
 from federated_health.data.task_files import HEART_DISEASE
-from federated_health.messages.content import max_reply_bytes
+from federated_health.messages.validation import max_reply_bytes
 from federated_health.ml.networks import initial_weights
 from federated_health.processes import free_port, process
 from federated_health.security.authority import make_demo_identities

@@ -22,11 +22,13 @@ from light_hospitals import ROWS  # and finds the project
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, Registration, TrainingScores, Update
-from federated_health.ml.metrics import Counts, Interval
+from federated_health.messages.validation import read_evaluation, read_registration, read_training_scores, read_update
+from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Network, initial_weights, weight_shapes
 from federated_health.ml.normalisation import ColumnSums
 from federated_health.ml.targets import target_of
-from federated_health.server.history import ProblemLog
+from federated_health.ml.verdicts import Interval
+from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import ReplyCollector
 from federated_health.transport.framing import Receiver, UndecodableError, serialise_reply
 from federated_health.transport.in_process import InProcessTransport
@@ -85,13 +87,13 @@ def _originals() -> dict[str, RecordDict]:
 
 TARGET = target_of(TASK)
 READERS: Mapping[str, Reader] = {
-    "introduction": lambda _node, content: Registration.from_content(content, TASK.measurements),
-    "update": lambda _node, content: Update.from_content(content, SHAPES, ROWS),
-    "numpy_update": lambda _node, content: Update.from_content(content, SHAPES, ROWS),
-    "large_update": lambda _node, content: Update.from_content(content, LARGE_SHAPES, ROWS),
-    "evaluation": lambda _node, content: Evaluation.from_content(content, TARGET, ROWS),
-    "final": lambda _node, content: Evaluation.from_content(content, TARGET, ROWS, final=True),
-    "scores": lambda _node, content: TrainingScores.from_content(content, ROWS),
+    "introduction": lambda _node, content: read_registration(content, TASK.measurements),
+    "update": lambda _node, content: read_update(content, SHAPES, ROWS),
+    "numpy_update": lambda _node, content: read_update(content, SHAPES, ROWS),
+    "large_update": lambda _node, content: read_update(content, LARGE_SHAPES, ROWS),
+    "evaluation": lambda _node, content: read_evaluation(content, TARGET, ROWS),
+    "final": lambda _node, content: read_evaluation(content, TARGET, ROWS, final=True),
+    "scores": lambda _node, content: read_training_scores(content, ROWS),
     "appraisal": lambda _node, content: Benefit.from_content(content, TASK, ROWS, ROWS),
 }
 

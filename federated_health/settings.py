@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 from federated_health import setting_fields as limits
 from federated_health.data.task_files import DEFAULT_TASK, TASKS, find_task, read_task_file
 from federated_health.data.tasks import Task
-from federated_health.errors import SettingsError, check_installed
+from federated_health.errors import SettingsError
 from federated_health.ml import load_privacy_plan
-from federated_health.ml.networks import ACTIVATIONS, FILE, MODELS, OPTIMIZERS, SGD, Network, agreement_of, read_hidden
+from federated_health.ml.networks import ACTIVATIONS, MODELS, OPTIMIZERS, SGD, Network, agreement_of, read_hidden
 from federated_health.ml.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
-from federated_health.ml.targets import target_of
 from federated_health.names import DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAX_WAIT
 from federated_health.setting_fields import Value, check, coerce, flag_of, setting
 
@@ -233,65 +232,21 @@ class Settings:
             if self.task not in (DEFAULT_TASK, task.name):
                 raise SettingsError(f"task: expected {task.name}, the task of {self.task_file}, got {self.task!r}")
             object.__setattr__(self, "task", task.name)
-        _ = self.network_declaration
+        _ = self.task_declaration, self.network_declaration
         local_rate = self.dp_learning_rate if self.dp_epsilon else self.learning_rate
         check_strategy(self.strategy, self.strategy_arguments, self.hospitals, local_rate)
         if self.min_hospitals > self.hospitals:
             raise SettingsError(
                 f"min-hospitals: expected at most --hospitals {self.hospitals}, got {self.min_hospitals}"
             )
-        self._check_target()
-        if self.encrypt:
-            self._check_encryption()
         if 0 < self.max_update_norm < 1:
             raise SettingsError(f"max-update-norm: expected 0 or at least 1, got {self.max_update_norm!r}")
-        if 0 < self.dp_epsilon < limits.MIN_EPSILON:
-            raise SettingsError(f"dp-epsilon: expected 0 or at least {limits.MIN_EPSILON:g}, got {self.dp_epsilon!r}")
-        if self.dp_epsilon and self.optimizer != SGD:
-            raise SettingsError(f"optimizer: expected {SGD} with --dp-epsilon, got {self.optimizer}")
-        if self.dp_epsilon and self.dropout:
-            raise SettingsError(f"dropout: expected 0 with --dp-epsilon, got {self.dropout:g}")
-        if self.strategy == "qfedavg" and self.optimizer != SGD:
-            why = "which divides updates by the learning rate"
-            raise SettingsError(f"optimizer: expected {SGD} with qfedavg, {why}, got {self.optimizer}")
-        if self.dp_epsilon and STRATEGIES[self.strategy].needs_loss:
-            raise SettingsError(f"{self.strategy}: needs each hospital's training loss, which --dp-epsilon withholds")
-        if self.dp_epsilon and self.dp_steps * (self.rounds + self.dp_spare_rounds) > limits.MAX_STEPS:
-            raise SettingsError(
-                f"dp-steps: expected at most {limits.MAX_STEPS} over all rounds, including --dp-spare-rounds"
-            )
-        # A missing library ends the run here, before anything is written.
-        if self.dp_epsilon:
-            check_installed("dp_accounting")
-        if self.encrypt:
-            check_installed("tenseal")
+        if self.encrypt or self.dp_epsilon or self.class_weight != "none" or self.strategy == "qfedavg":
+            from federated_health.setting_conflicts import check_conflicts  # noqa: PLC0415  # of these settings only
+
+            check_conflicts(self)
         if self.resume and self.out and Path(self.out) != Path(self.resume):
             raise SettingsError("out: expected none, or the folder of --resume, where the run continues")
-
-    def _check_target(self) -> None:
-        target = target_of(self.task_declaration)
-        if self.encrypt and not target.has_threshold:
-            raise SettingsError(f"encrypt: expected a binary label, got {self.task_declaration.label.kind}")
-        if self.class_weight == "none":
-            return
-        if not target.has_classes:
-            kind = self.task_declaration.label.kind
-            raise SettingsError(f"class-weight: expected a label with classes, got {kind}; leave it out")
-        if self.encrypt or self.dp_epsilon:
-            flag = "--encrypt" if self.encrypt else "--dp-epsilon"
-            raise SettingsError(f"class-weight: {flag} withholds the numbers of rows that balanced needs")
-
-    def _check_encryption(self) -> None:
-        minimum = MIN_ENCRYPTED_HOSPITALS
-        for name, number in (("hospitals", self.hospitals), ("min-hospitals", self.min_hospitals or minimum)):
-            if number < minimum:
-                why = "from a sum of two, each hospital learns the other's update"
-                raise SettingsError(f"{name}: expected at least {minimum} with --encrypt, got {number}: {why}")
-        if not STRATEGIES[self.strategy].is_mean:
-            means = ", ".join(name for name, declared in STRATEGIES.items() if declared.is_mean)
-            raise SettingsError(
-                f"strategy: expected one of {means} with --encrypt, got {self.strategy}, which reads single updates"
-            )
 
     def check_given(self, flags: Iterable[str]) -> None:
         """Raise SettingsError for flags of differential privacy without --dp-epsilon, where they have no effect."""
@@ -324,11 +279,9 @@ class Settings:
             NetworkError: its file cannot be read.
         """
         if self.network or self.model != "mlp":
-            chosen = "--network" if self.network else f"--model {self.model}"
-            unused = Network(FILE if self.network else self.model).unused_settings
-            for field in fields(self):
-                if field.name in unused and (value := getattr(self, field.name)) != field.default:
-                    raise SettingsError(f"{field.name}: has no effect with {chosen}: expected none, got {value}")
+            from federated_health.setting_conflicts import check_network_settings  # noqa: PLC0415  # not for an mlp
+
+            check_network_settings(self)
             if self.network:
                 from federated_health.ml.network_file import read_network  # noqa: PLC0415  # only where there is a file
 

@@ -13,12 +13,14 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import RunError
 from federated_health.messages.content import EQUAL_WEIGHT, NUM_EXAMPLES, Evaluation, Update
 from federated_health.messages.records import weights_to_record
+from federated_health.messages.validation import read_update
 from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
 from federated_health.ml.strategies import STRATEGIES
 from federated_health.ml.targets import target_of
-from federated_health.server.history import ProblemLog, summarise_run
+from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import grid_of
+from federated_health.server.run_summary import summarise_run
 from federated_health.server.strategies import make_strategy
 from federated_health.transport import backoff
 from tests.support.light_hospitals import run_of, settings_of, shift_of, three
@@ -43,7 +45,7 @@ def average(updates: dict[int, Update], strategy: str = "fedavg") -> tuple[list[
     """The server's average of a round's valid updates, which arrive in this order, and the problems that it counts."""
 
     def read(node: int, content: RecordDict) -> Update:
-        return Update.from_content(content, {"kernel": (2,)}, UPDATES[node].examples)
+        return read_update(content, {"kernel": (2,)}, UPDATES[node].examples)
 
     replies = [reply(node, update.to_content()) for node, update in updates.items()]
     accepted, problems = accept(replies, read, NAMES)

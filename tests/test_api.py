@@ -282,6 +282,37 @@ def test_labels_of_other_kinds_have_their_own_figures_and_predictions(
     assert column in result.model.predict(tables["east"])
 
 
+NETWORK = """
+import keras
+
+
+def build(features: int, outputs: int) -> keras.Model:
+    return keras.Sequential(
+        [keras.Input((features,)), keras.layers.BatchNormalization(), keras.layers.Dense(outputs)]
+    )
+"""
+
+
+@pytest.mark.slow
+def test_a_network_of_one_s_own_is_trained_saved_and_loaded(hospitals: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(NETWORK)
+
+    result = fh.federate(
+        hospitals, HEART_DISEASE, rounds=1, local_epochs=1, appraisal=False, network=tmp_path / "mine.py"
+    )
+
+    result.model.save(tmp_path / "model.keras")
+    loaded = fh.load_model(tmp_path / "model.keras")
+    pd.testing.assert_frame_equal(loaded.predict(hospitals["east"]), result.model.predict(hospitals["east"]))
+    assert any("batch_normalization" in variable.path for variable in loaded.keras_model.variables)
+
+
+def test_a_file_without_a_network_is_refused(hospitals: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import no_such_module\n")
+
+    assert "build" in refusal(hospitals, network=tmp_path / "mine.py")
+
+
 @pytest.mark.slow
 def test_the_model_predicts_what_predict_py_writes(
     result: Result, hospitals: dict[str, pd.DataFrame], run_script: RunScript, tmp_path: Path

@@ -22,12 +22,11 @@ from federated_health.data.task_files import HEART_DISEASE, READMISSION
 from federated_health.errors import CheckpointError
 from federated_health.server.checkpoint import (
     CheckpointFolder,
-    DamagedCheckpointError,
     Position,
-    check_settings,
-    read_checkpoint,
     write_checkpoint,
 )
+from federated_health.server.checkpoint_reading import DamagedCheckpointError, read_checkpoint
+from federated_health.server.resuming import check_settings
 from federated_health.settings import Settings
 from tests.support.checkpoints import checkpoint_of, parts_of
 

@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from federated_health.data.columns import Category, ClassLabel, CountLabel, Label, Measurement, NumberLabel
+from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.csv_reading import find_invalid_cell
 from federated_health.data.data_frames import read_frame
 from federated_health.data.exports.frame_draft import NO_UNIT, draft_task
+from federated_health.data.labels import ClassLabel, CountLabel, NumberLabel
 from federated_health.data.task_files import parse_task
 from federated_health.data.task_writing import write_task
 from federated_health.data.tasks import Task

@@ -16,17 +16,15 @@ from federated_health.data.sources.source import Source
 from federated_health.data.split import split_rows
 from federated_health.ml.curves import choose_threshold, roc_auc_from_microaggregates
 from federated_health.ml.metrics import (
-    CELL_STEP,
     MAX_CELLS,
     MIN_CELL_SIZE,
     Counts,
     count_outcomes,
     figures_of,
     merge_counts,
-    microaggregate,
     probability,
-    roc_auc,
 )
+from federated_health.ml.scores import CELL_STEP, microaggregate, roc_auc
 
 Scores = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.float32]

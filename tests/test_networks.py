@@ -19,16 +19,8 @@ from federated_health.data.task_files import HEART_DISEASE, parse_task
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 from federated_health.ml.backend import load_keras
-from federated_health.ml.keras_models import (
-    build_encoder,
-    build_head,
-    build_model,
-    encode,
-    load_model,
-    predict,
-    read_description,
-    save_model,
-)
+from federated_health.ml.keras_models import build_encoder, build_head, build_model, encode, predict
+from federated_health.ml.model_files import load_model, read_description, save_model
 from federated_health.ml.networks import (
     ACTIVATIONS,
     FILE,

@@ -13,8 +13,8 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
 import client
-from federated_health.data.columns import ClassLabel
 from federated_health.data.hospital import load_hospital
+from federated_health.data.labels import ClassLabel
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.tasks import Task, write_agreement
 from federated_health.errors import JoinError, NetworkError, SettingsError

@@ -17,9 +17,9 @@ from federated_health.errors import JoinError, RunError
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
 from federated_health.server import participants as participants_module
-from federated_health.server.history import ProblemLog
 from federated_health.server.participants import Participants
 from federated_health.server.plain_run import PlainRun
+from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import ReplyCollector
 from federated_health.settings import Settings
 from federated_health.transport.interface import Problem, error_reply, hospital_context

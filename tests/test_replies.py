@@ -7,7 +7,8 @@ import pytest
 from flwr.app import Message, MetricRecord, RecordDict
 
 from federated_health.messages.content import Update
-from federated_health.server.history import ProblemLog
+from federated_health.messages.validation import read_update
+from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import ReplyCollector, find_lasting_cause, find_outsized
 from federated_health.transport.interface import Problem
 from tests.support.updates import NAMES, ROWS, SHAPES, accept, error_reply, reply, update_of, updates
@@ -108,7 +109,7 @@ def exchange(collector: ReplyCollector, nodes: list[int]) -> list[str]:
     messages = [Message(RecordDict(), node, "train") for node in nodes]
 
     def read(node: int, content: RecordDict) -> Update:
-        return Update.from_content(content, SHAPES, ROWS[NAMES[node]])
+        return read_update(content, SHAPES, ROWS[NAMES[node]])
 
     return [valid.hospital for valid in collector.send_and_receive(messages, NAMES, read)]
 

@@ -16,13 +16,14 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import RunError
 from federated_health.files import hash_file
 from federated_health.ml.backend import load_keras
-from federated_health.ml.keras_models import read_description
+from federated_health.ml.model_files import read_description
 from federated_health.report import run_page, saved_model
 from federated_health.report.page import Page, write_report
 from federated_health.server import run_folder
 from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
-from federated_health.server.run_folder import RunFolder, read_checkpoint, settings_to_resume
+from federated_health.server.resuming import read_checkpoint, settings_to_resume
+from federated_health.server.run_folder import RunFolder
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport

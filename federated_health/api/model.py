@@ -11,7 +11,7 @@ from federated_health.data.csv_reading import find_invalid_cell
 from federated_health.data.data_frames import read_frame
 from federated_health.data.tasks import Task
 from federated_health.errors import StorageError
-from federated_health.ml import keras_models
+from federated_health.ml import model_files
 from federated_health.ml.predictions import load_task_model, predict_columns, read_task
 
 PATIENTS = "patients"
@@ -51,7 +51,7 @@ class Model:
         if Path(path).suffix != ".keras":
             raise StorageError(f"{path}: expected a name that ends in .keras")
         try:
-            keras_models.save_model(Path(path), self.keras_model, self._description)
+            model_files.save_model(Path(path), self.keras_model, self._description)
         except OSError as error:
             raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
 
@@ -63,4 +63,4 @@ def load_model(path: str | Path) -> Model:
     """The model in a file that a run or `Model.save` wrote; DataError if it is not such a file."""
     task, threshold = read_task(Path(path))
     keras_model = load_task_model(Path(path), task)
-    return Model(keras_model, task, threshold, keras_models.read_description(Path(path)))
+    return Model(keras_model, task, threshold, model_files.read_description(Path(path)))

@@ -16,14 +16,15 @@ from federated_health.data.task_files import TASKS
 from federated_health.data.tasks import Task
 from federated_health.errors import RunError
 from federated_health.files import make_folder, write_json
-from federated_health.ml.metrics import verdict_text
 from federated_health.ml.networks import weights_hash
 from federated_health.ml.rounds import rounds_csv, write_rounds
 from federated_health.ml.targets import target_of
+from federated_health.ml.verdicts import verdict_text
 from federated_health.names import DEFAULT_WAIT, FEDERATION, HOSPITAL_COLUMN, MODEL, REPORT, ROUNDS, SETTINGS
 from federated_health.report.formatting import number_of
 from federated_health.server.run import FederatedRun
-from federated_health.server.run_folder import files_of_run, summarise, write_metrics
+from federated_health.server.run_folder import files_of_run
+from federated_health.server.run_summary import summarise, write_metrics
 
 TASK_FILE = "task.toml"
 

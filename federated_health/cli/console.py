@@ -74,7 +74,7 @@ def print_figures(title: str, figures: Mapping[str, Mapping[str, Any]], note: st
     for column in columns:
         cells = [row.get(column, "") for row in figures.values()]
         are_words = all(isinstance(cell, str) and not re.search(r"\d", cell) for cell in cells)
-        head = column.removesuffix("_examples").replace("_", " ")
+        head = column.removesuffix("_examples").replace("_", "/" if column == "observed_expected" else " ")
         table.add_column(head, justify="right", no_wrap=not are_words)
     for name, row in figures.items():
         cells = [row.get(column, "") for column in columns]

@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from federated_health.data.columns import Category, ClassLabel, CountLabel, Label, Measurement, NumberLabel
+from federated_health.data.columns import Category, Label, Measurement
+from federated_health.data.labels import ClassLabel, CountLabel, NumberLabel
 from federated_health.data.task_files import (
     MAX_CODES,
     normal_unit,

@@ -22,7 +22,7 @@ from federated_health.ml.rounds import Round
 from federated_health.ml.strategies import STRATEGIES
 from federated_health.names import PROXIMAL_MU
 from federated_health.server.checkpoint import Checkpoint, State
-from federated_health.server.history import summarise_round
+from federated_health.server.plain_run import summarise_round
 from federated_health.server.replies import AcceptedReply
 from federated_health.server.run import FederatedRun
 from federated_health.settings import MIN_ENCRYPTED_HOSPITALS, OPERATIONAL, Settings

@@ -125,7 +125,7 @@ def histogram(log_odds: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]
 
 
 def read_histogram(vector: Vector) -> tuple[Vector, Vector]:
-    """Non-empty bins as microaggregated scores (see `metrics.microaggregate`), of the positives and of the negatives.
+    """Non-empty bins as microaggregated scores (see `scores.microaggregate`), of the positives and of the negatives.
 
     Args:
         vector: [2 * BINS], numbers of patients, with small errors.

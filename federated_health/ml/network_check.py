@@ -17,10 +17,11 @@ import numpy as np
 from federated_health.data.tasks import Task
 from federated_health.errors import NetworkError
 from federated_health.ml.backend import load_keras
+from federated_health.ml.keras_training import KerasTrainer
 from federated_health.ml.network_file import BUILD, Description, read_source
 from federated_health.ml.networks import Network
 from federated_health.ml.targets import target_of
-from federated_health.ml.training import LocalTrainer, batch_order
+from federated_health.ml.training import batch_order
 from federated_health.names import printable
 
 HEAD = "network-head"
@@ -81,7 +82,7 @@ def try_out(task: Task, network: Network) -> None:
     features = generator.normal(size=(TRIAL_ROWS, task.feature_width)).astype(np.float32)
     features[0] = 0
     weights = head.get_weights()
-    trainer = LocalTrainer(head, target, exact_batches=True)
+    trainer = KerasTrainer(head, target, exact_batches=True)
     with _explained(path, "evaluation"):
         outputs = trainer.score(weights, features)
     if outputs.shape[0] != TRIAL_ROWS or not np.isfinite(outputs).all():

@@ -9,8 +9,9 @@ import numpy.typing as npt
 from federated_health.data.task_files import find_task, parse_task, read_task_file
 from federated_health.data.tasks import Task, find_difference
 from federated_health.errors import DataError
-from federated_health.ml.keras_models import load_model, predict, read_description
+from federated_health.ml.keras_models import predict
 from federated_health.ml.metrics import DEFAULT_THRESHOLD
+from federated_health.ml.model_files import load_model, read_description
 from federated_health.ml.targets import target_of
 
 DECIMALS = 6

@@ -5,15 +5,17 @@ from typing import TYPE_CHECKING
 from federated_health.ml import load_privacy_plan
 from federated_health.report.formatting import number_of
 from federated_health.report.page import Caution, Section
+from federated_health.report.panels import Panels
 
 if TYPE_CHECKING:
     from federated_health.report.run_page import RunSummary
 
 
-def privacy_section(run: "RunSummary") -> Section:
+def privacy_section(run: "RunSummary", panels: Panels) -> Section:
     """The guarantee to each training patient and how it was met."""
     plan = run.config.privacy
     assert plan is not None
+    threshold = ", so the threshold is 0.5" if panels.target.has_threshold else ""
     guarantee = (
         f"Every hospital trained with ({plan.epsilon:g}, {plan.delta:g})-differential privacy for its training "
         f"patients, over the whole run: {load_privacy_plan().GUARANTEE}."
@@ -25,7 +27,7 @@ def privacy_section(run: "RunSummary") -> Section:
         f"The noise is enough for {plan.rounds} rounds, which each hospital counts on its own disk: a repeated round "
         "counts again.",
         "Columns are scaled by the ranges that the task declares. No sums, training losses, training scores or "
-        "comparisons with a hospital's own model were released, so the threshold is 0.5.",
+        f"comparisons with a hospital's own model were released{threshold}.",
     ]
     items += [f"Privacy budget of this hospital: {run.privacy_spent}."] if run.privacy_spent else []
     exact = Caution("Figures on held-out patients are exact: differential privacy does not protect these patients.")

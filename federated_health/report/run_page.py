@@ -12,10 +12,11 @@ from federated_health.data.tasks import Task
 from federated_health.files import hash_file
 from federated_health.messages.content import Evaluation, Registration, TrainConfig
 from federated_health.ml.bootstrap import PERMUTATIONS
-from federated_health.ml.metrics import Interval, describe_small_in_mean, figure_title, merge_counts
+from federated_health.ml.metrics import figure_title, merge_counts
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.ml.rounds import Round
+from federated_health.ml.verdicts import Interval
 from federated_health.names import FEDERATION, MODEL
 from federated_health.report import sections
 from federated_health.report.charts import draw_intervals
@@ -23,6 +24,7 @@ from federated_health.report.formatting import (
     INTERVAL,
     MAX_ROWS,
     capitalise,
+    describe_small_in_mean,
     figure,
     first_of,
     list_some,
@@ -124,7 +126,7 @@ def page_of_run(run: RunSummary) -> Page:
             *_decisions(run, panels),
             *_holdings(run, panels),
             *_importance(run, panels),
-            *([load_private_runs().privacy_section(run)] if run.config.privacy else []),
+            *([load_private_runs().privacy_section(run, panels)] if run.config.privacy else []),
             _sent_by_hospitals(run, panels),
             *_settings(run, panels),
             _limits(run, panels),

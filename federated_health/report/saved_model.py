@@ -34,7 +34,8 @@ def save_final_model(path: Path, task: Task, config: TrainConfig, weights: Weigh
     Raises:
         StorageError: the file cannot be written.
     """
-    from federated_health.ml.keras_models import build_model, save_model  # noqa: PLC0415  # loads Keras
+    from federated_health.ml.keras_models import build_model  # noqa: PLC0415  # loads Keras
+    from federated_health.ml.model_files import save_model  # noqa: PLC0415  # loads Keras
 
     model = build_model(task, config.network, config.normalisation, weights)
     try:

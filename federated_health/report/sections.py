@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from federated_health import __version__
 from federated_health.data.tasks import Task
-from federated_health.ml.metrics import SMALL_CLASS, Interval, Verdict, verdict_text
+from federated_health.ml.metrics import SMALL_CLASS
 from federated_health.ml.rounds import Round
+from federated_health.ml.verdicts import Interval, Verdict, verdict_text
 from federated_health.names import FEDERATION
 from federated_health.report import charts, formatting
 from federated_health.report.page import Block, Card, Cards, Caution, Picture, Section, Table
@@ -96,7 +97,7 @@ def learning_curves(rounds: Sequence[Round], panels: "Panels") -> Iterator[Secti
     training = {name: [part.train_loss if part else None for part in of] for name, of in known.items()}
     of_held_out = (
         f"Mean loss ({panels.target.loss_name}) on held-out patients after each round. Lower is better; "
-        f"{panels.loss_reference}. A gap means that the hospital did not reply."
+        f"{panels.loss_reference}. A gap means that {panels.gap}."
     )
     pictures: list[Block] = []
     for series, quantity, caption in (

@@ -15,6 +15,7 @@ from federated_health.data.tasks import write_agreement
 from federated_health.errors import RunError
 from federated_health.messages.content import CLASS_COUNTS, CONFIG, REGISTRATION, SUMS_WITHHELD, Registration
 from federated_health.messages.records import MalformedMessageError
+from federated_health.messages.validation import read_registration
 from federated_health.ml.targets import target_of
 from federated_health.server.replies import AcceptedReply, Content, ReplyCollector, find_lasting_cause
 from federated_health.settings import Settings
@@ -284,7 +285,7 @@ class Participants:
     def _read(self, node: int, content: RecordDict) -> Registration:
         task = self._settings.task_declaration
         classes = target_of(task).classes if self._settings.class_weight == "balanced" else 0
-        registration = Registration.from_content(content, task.measurements, len(column_positions(task)), classes)
+        registration = read_registration(content, task.measurements, len(column_positions(task)), classes)
         if self._transport.names().get(node, registration.name) != registration.name:
             raise MalformedMessageError("it registers under another name than it joined with")
         return registration

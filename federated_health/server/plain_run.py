@@ -1,6 +1,6 @@
 """A run whose server reads the weights that it averages: the round loop over a Flower strategy."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,16 +14,16 @@ from federated_health.errors import RunError
 from federated_health.messages import content as messages
 from federated_health.messages.content import BENEFIT, Evaluation, TrainConfig, TrainingScores, Update
 from federated_health.messages.records import elements_of, is_finite, weights_to_record
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, EvaluationSums
+from federated_health.messages.validation import read_evaluation, read_training_scores, read_update
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, EvaluationSums, merge_counts
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import merge_sums, normalisation_from, public_normalisation
-from federated_health.ml.rounds import Round
+from federated_health.ml.rounds import HospitalRound, Round
 from federated_health.ml.targets import target_of
 from federated_health.server.checkpoint import Checkpoint, State
-from federated_health.server.history import summarise_benefits, summarise_round, summarise_run
 from federated_health.server.replies import AcceptedReply, grid_of
 from federated_health.server.run import FederatedRun
-from federated_health.server.strategies import make_strategy, read_state, write_state
+from federated_health.server.strategies import MEANS, make_strategy
 from federated_health.settings import Settings
 from federated_health.transport.interface import Transport
 
@@ -41,26 +41,6 @@ def make_run(transport: Transport, settings: Settings, strategy: Strategy | None
         encrypted: FederatedRun = encryption.load("run").EncryptedRun(transport, settings)
         return encrypted
     return PlainRun(transport, settings, strategy)
-
-
-def balance_classes(counts: Sequence[Sequence[int]]) -> tuple[float, ...]:
-    """Factor of each class's loss with which all classes count the same: rows / (classes * rows of the class).
-
-    The formula is scikit-learn's for `class_weight="balanced"` (King and Zeng 2001).
-
-    Args:
-        counts: number of training rows of each class, by hospital.
-
-    Raises:
-        RunError: there are no rows of a class.
-    """
-    rows = np.sum(counts, axis=0)
-    if not rows.all():
-        raise RunError(
-            f"class-weight: no hospital has 5 training patients of class {int(rows.argmin()) + 1} of {len(rows)}; use "
-            "--class-weight none"
-        )
-    return tuple((rows.sum() / (len(rows) * rows)).tolist())
 
 
 class PlainRun(FederatedRun):
@@ -82,6 +62,8 @@ class PlainRun(FederatedRun):
             sums = [registration.sums for _, registration in sorted(self.registrations.items())]
             self.normalisation = normalisation_from(merge_sums(sums))
         if self.settings.class_weight == "balanced":
+            from federated_health.ml.class_weights import balance_classes  # noqa: PLC0415  # only with class weights
+
             self.class_weights = balance_classes([part.class_counts for part in self.registrations.values()])
         self.participants.check_registrations()
 
@@ -129,7 +111,7 @@ class PlainRun(FederatedRun):
 
         def read(node: int, content: RecordDict) -> Update:
             registration = self.participants.registration_of(node)
-            return Update.from_content(
+            return read_update(
                 content,
                 self._shapes,
                 registration.train_examples,
@@ -173,6 +155,8 @@ class PlainRun(FederatedRun):
 
     def evaluate(self) -> dict[str, Any]:
         """Choose the threshold, then evaluate the final weights with it (see `FederatedRun.evaluate`)."""
+        from federated_health.server.run_summary import summarise_benefits, summarise_run  # noqa: PLC0415  # at the end
+
         self.participants.check_registrations()  # of hospitals that joined late, too
         self.threshold = self._choose_threshold()
         content = self._final_message()
@@ -190,14 +174,23 @@ class PlainRun(FederatedRun):
         )
 
     def figures_of_last_round(self) -> dict[str, Any]:
+        from federated_health.server.run_summary import summarise_run  # noqa: PLC0415  # at the end of a run only
+
         hospitals = self.last_round.hospitals if self.last_round else {}
         evaluations = {name: Evaluation(counts=figures.counts) for name, figures in hospitals.items() if figures.counts}
         return summarise_run(self._target, evaluations, self.train_examples)
 
     def _state(self) -> tuple[Weights, State]:
-        return self.weights, read_state(self.settings.strategy, self.strategy, self._shapes)
+        name = self.settings.strategy
+        if name in MEANS:
+            return self.weights, {}
+        from federated_health.server.flower_strategies import read_state  # noqa: PLC0415  # means keep no state
+
+        return self.weights, read_state(name, self.strategy, self._shapes)
 
     def resume(self, checkpoint: Checkpoint) -> None:
+        from federated_health.server.flower_strategies import write_state  # noqa: PLC0415  # to resume only
+
         write_state(self.settings.strategy, self.strategy, checkpoint.strategy_state, self._shapes)
         self.weights = dict(checkpoint.weights)
         super().resume(checkpoint)
@@ -225,11 +218,11 @@ class PlainRun(FederatedRun):
         return RecordDict({messages.ARRAYS: weights_to_record(self.weights), messages.CONFIG: config})
 
     def _read_scores(self, node: int, content: RecordDict) -> TrainingScores:
-        return TrainingScores.from_content(content, self.participants.registration_of(node).train_examples)
+        return read_training_scores(content, self.participants.registration_of(node).train_examples)
 
     def _read_evaluation(self, node: int, content: RecordDict, *, final: bool = False) -> Evaluation:
         registration = self.participants.registration_of(node)
-        return Evaluation.from_content(content, self._target, registration.test_examples, final=final)
+        return read_evaluation(content, self._target, registration.test_examples, final=final)
 
     def _read_benefit(self, node: int, content: RecordDict) -> "Benefit":
         from federated_health.messages.benefit import Benefit  # noqa: PLC0415  # at the end of a run only
@@ -251,3 +244,23 @@ class _AveragedRound:
     updates: dict[str, Update]
     weights: Weights
     counts: dict[str, EvaluationSums] = field(default_factory=dict)
+
+
+def summarise_round(number: int, updates: Mapping[str, Update], counts: Mapping[str, EvaluationSums]) -> Round:
+    """Figures of a round from its updates (at least one) and the held-out sums that arrived, each by hospital."""
+    hospitals = {
+        name: HospitalRound(
+            train_examples=updates[name].examples if name in updates else 0,
+            train_loss=updates[name].loss if name in updates else None,
+            counts=counts.get(name),
+        )
+        for name in sorted(updates.keys() | counts.keys())
+    }
+    rows = sum(update.examples for update in updates.values())
+    losses = [update.loss * update.examples for update in updates.values() if update.loss is not None]
+    federation = HospitalRound(
+        train_examples=rows,
+        train_loss=sum(losses) / rows if len(losses) == len(updates) else None,
+        counts=merge_counts(counts.values()) if counts else None,
+    )
+    return Round(number=number, hospitals=hospitals, federation=federation)

@@ -14,7 +14,7 @@ from federated_health.messages.content import EQUAL_WEIGHT, NUM_EXAMPLES, Update
 from federated_health.messages.records import DIVERGED, METRICS, MalformedMessageError, distance_between
 from federated_health.ml.networks import Weights
 from federated_health.names import printable
-from federated_health.server.history import ProblemLog
+from federated_health.server.problem_log import ProblemLog
 from federated_health.transport.interface import Transport, has_failed
 
 logger = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.rounds import Round
 from federated_health.ml.strategies import write_arguments
 from federated_health.server.checkpoint import Checkpoint, State
-from federated_health.server.history import ProblemLog
 from federated_health.server.participants import Participants
+from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import AcceptedReply, Content, ReplyCollector, find_lasting_cause
 from federated_health.settings import Settings
 from federated_health.transport.backoff import Backoff

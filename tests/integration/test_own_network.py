@@ -16,7 +16,8 @@ from federated_health.data.hospital import load_hospital
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.ml.backend import load_keras
-from federated_health.ml.keras_models import predict, read_description
+from federated_health.ml.keras_models import predict
+from federated_health.ml.model_files import read_description
 from federated_health.ml.networks import weights_hash
 from federated_health.processes import free_port, process
 from federated_health.server.plain_run import PlainRun

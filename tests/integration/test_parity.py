@@ -27,7 +27,7 @@ from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.task_writing import write_task
-from federated_health.ml.keras_models import read_description
+from federated_health.ml.model_files import read_description
 from federated_health.ml.networks import weights_hash
 from federated_health.names import node_id_of
 from federated_health.processes import free_port

@@ -153,7 +153,7 @@ def test_a_new_strategy_needs_a_class_and_a_declaration_and_nothing_else(checkou
     declared, made = '    "krum": StrategyDeclaration(', '    "krum": partial('
     insert(package / "ml" / "strategies.py", {declared: declaration})
     import_line = "from federated_health.geometric_median import GeometricMedian\n"
-    insert(package / "server" / "strategies.py", {errors_import: import_line, made: flower_class})
+    insert(package / "server" / "flower_strategies.py", {errors_import: import_line, made: flower_class})
     (checkout / "tests" / "test_geometric_median.py").write_text(TEST_OF_MEDIAN)
 
     create, serve, *joins = commands_of(page, "new strategy commands")
@@ -185,11 +185,11 @@ def test_a_new_target_needs_two_classes_and_their_entries(checkout: Path) -> Non
     module, target, label, label_entry, panels = (block for name in names for block in blocks_of(page, name))
     package = checkout / "federated_health"
     (package / "ml" / "targets" / "median.py").write_text(module)
-    with (package / "data" / "columns.py").open("a") as file:
+    with (package / "data" / "labels.py").open("a") as file:
         file.write(label)
     insert(package / "ml" / "targets" / "__init__.py", {'    "count": "count.CountTarget"': target})
     insert(package / "data" / "task_files.py", {'"count")': '"median", '})
-    names_of_labels = "from federated_health.data.columns import MedianLabel\n"
+    names_of_labels = "from federated_health.data.labels import MedianLabel\n"
     insert(
         package / "data" / "label_kinds.py",
         {'    "number": NumberLabel': label_entry, "from federated_health.data.task_files": names_of_labels},
@@ -254,7 +254,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from federated_health.data.columns import MedianLabel
+from federated_health.data.labels import MedianLabel
 from federated_health.data.task_files import parse_task
 from federated_health.data.task_writing import write_task
 from federated_health.ml.targets import target_of

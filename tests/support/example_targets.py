@@ -13,14 +13,14 @@ from federated_health.data.tasks import Task
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, Registration, Update
 from federated_health.ml.bootstrap import compare_models
-from federated_health.ml.metrics import EvaluationSums, Interval
+from federated_health.ml.metrics import EvaluationSums
 from federated_health.ml.normalisation import ColumnSums, public_normalisation
 from federated_health.ml.targets import target_of
+from federated_health.ml.verdicts import Interval
 from federated_health.report.page import Page
 from federated_health.report.run_page import page_of_run
-from federated_health.server.history import summarise_benefits, summarise_round, summarise_run
-from federated_health.server.plain_run import PlainRun
-from federated_health.server.run_folder import summarise
+from federated_health.server.plain_run import PlainRun, summarise_round
+from federated_health.server.run_summary import summarise, summarise_benefits, summarise_run
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from tests.support.targets import COLUMNS, LABELS
@@ -38,18 +38,19 @@ def labels_of(label: Label, rows: int, seed: int) -> npt.NDArray[np.float32]:
         return generator.choice(label.classes, size=rows, p=shares / shares.sum()).astype(np.float32)
     if label.kind == "count":
         return generator.poisson(4.0, rows).astype(np.float32)
-    return generator.normal(30, 10, rows).astype(np.float32)
+    return np.asarray(generator.normal(30, 10, rows), dtype=np.float32)
 
 
 def outputs_of(task: Task, labels: npt.NDArray[np.float32], noise: float, seed: int = 0) -> npt.NDArray[np.float32]:
     """Outputs of a network that sees the labels through noise, of this standard deviation."""
     target, generator = target_of(task), np.random.default_rng([seed, len(labels)])
     if target.outputs > 1:
-        outputs: Any = 2.0 * np.eye(target.outputs)[target.class_of(labels)]
+        outputs: npt.NDArray[Any] = 2.0 * np.eye(target.outputs)[target.class_of(labels)]
     elif target.has_classes:
         outputs = 2.0 * labels - 1
     else:
         outputs = np.log(labels + 0.5) if task.label.kind == "count" else (labels - 30) / 10
+    noise *= 0.3 if task.label.kind == "count" else 1.0
     return (outputs + noise * generator.normal(size=np.shape(outputs))).astype(np.float32)
 
 

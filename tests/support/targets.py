@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.data.columns import ClassLabel, CountLabel, Label, Measurement, NumberLabel
+from federated_health.data.columns import Label, Measurement
 from federated_health.data.hospital import Hospital, Patients
+from federated_health.data.labels import ClassLabel, CountLabel, NumberLabel
 from federated_health.data.tasks import Task
 
 Array = npt.NDArray[np.float64]

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from federated_health.data import label_kinds
-from federated_health.data.columns import Category, ClassLabel, CountLabel, Label, Measurement, NumberLabel
+from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.data_frames import text_table
 from federated_health.data.exports.column_draft import AGES, MAX_FILLED, find_unit
 from federated_health.data.exports.column_kinds import find_kind, follows, predicts
@@ -30,6 +30,7 @@ from federated_health.data.exports.header_words import concepts_of
 from federated_health.data.exports.label_draft import find_label_kind
 from federated_health.data.exports.plausible_ranges import Ranges, find_missing_marks, propose_ranges
 from federated_health.data.exports.task_draft import make_column_name
+from federated_health.data.labels import ClassLabel, CountLabel, NumberLabel
 from federated_health.data.task_files import MAX_CODES, RESERVED, parse_task
 from federated_health.data.task_writing import write_task
 from federated_health.data.tasks import Task

@@ -6,15 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.ml.metrics import (
-    Counts,
-    Scores,
-    count_outcomes,
-    figures_of,
-    microaggregate,
-    probability,
-    roc_auc,
-)
+from federated_health.ml.metrics import Counts, Scores, count_outcomes, figures_of, probability
 from federated_health.ml.targets import Floats, ScoreGroups, Target
 
 
@@ -53,9 +45,13 @@ class BinaryTarget(Target[Counts]):
         return {"positives": int(labels.sum())}
 
     def roc_auc(self, outputs: Floats, labels: Floats) -> float | None:
+        from federated_health.ml.scores import roc_auc  # noqa: PLC0415  # at the end of a run only
+
         return roc_auc(outputs, labels)
 
     def group_scores(self, outputs: Floats, labels: Floats, most_rows: int = 1) -> ScoreGroups:
+        from federated_health.ml.scores import microaggregate  # noqa: PLC0415  # at the end of a run only
+
         classes = {"positives": outputs[labels == 1], "negatives": outputs[labels == 0]}
         return {name: microaggregate(log_odds, most_rows) for name, log_odds in classes.items()}
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from federated_health.data.tasks import Task
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS, figure_title
 from federated_health.ml.targets import ScoreGroups, target_of
+from federated_health.names import FEDERATION
 from federated_health.report.formatting import INTERVAL, capitalise
 from federated_health.report.page import Block, Section
 
@@ -19,6 +20,7 @@ class Panels(ABC):
     """What pages say and draw of a task's label.
 
     Args:
+        everyone: name of all hospitals' patients together.
         seed: of bootstrap bands.
         threshold: decision threshold of a target that has one.
         are_bins: whether groups of scores are bins that were added up while encrypted.
@@ -31,6 +33,7 @@ class Panels(ABC):
         compared_explained, explained: sentences about the figure by which models are compared, and about the others.
         pooled_explained: how far figures over all hospitals' patients can be trusted.
         loss_reference: what a loss is compared with.
+        gap: what a missing loss means.
         sent_sums, sent_groups: what a hospital sends after each round, and of its scores at the end.
     """
 
@@ -41,6 +44,7 @@ class Panels(ABC):
     explained: str
     pooled_explained: ClassVar[str]
     loss_reference: str
+    gap: ClassVar[str] = "the hospital did not reply"
     sent_sums: ClassVar[str]
     sent_groups: ClassVar[str]
     unit_explained: str = "A nat is the unit of the loss."
@@ -49,13 +53,15 @@ class Panels(ABC):
         self,
         task: Task,
         *,
+        everyone: str = FEDERATION,
         seed: int = 0,
         threshold: float = DEFAULT_THRESHOLD,
         are_bins: bool = False,
         balanced: bool = False,
     ) -> None:
         self.task, self.target = task, target_of(task)
-        self.seed, self.threshold, self.are_bins, self.balanced = seed, threshold, are_bins, balanced
+        self.everyone, self.seed, self.threshold = everyone, seed, threshold
+        self.are_bins, self.balanced = are_bins, balanced
 
     def title(self, figure: str) -> str:
         """A figure's name with its unit, if it has one."""
@@ -73,9 +79,10 @@ class Panels(ABC):
     @property
     def verdict_rule(self) -> str:
         """How a difference and its interval become a verdict."""
+        compared = figure_title(self.target.compared)
         strata = "stratified by class, and " if self.target.has_classes else ""
         return (
-            f"A hospital gains if the whole {INTERVAL} of the difference ({self.difference()} {self.compared}) is "
+            f"A hospital gains if the whole {INTERVAL} of the difference ({self.difference()} {compared}) is "
             "above 0, and loses if all of it is below 0; otherwise there is no clear difference. There is no verdict "
             f"with {self.target.no_verdict}. The interval is a bootstrap over the held-out patients, {strata}paired: "
             "both models are compared on the same patients. It treats the two models as fixed: other training "

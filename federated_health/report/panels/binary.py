@@ -17,7 +17,6 @@ from federated_health.ml.curves import (
 )
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, MIN_CELL_SIZE, Counts, probability
 from federated_health.ml.targets import ScoreGroups
-from federated_health.names import FEDERATION
 from federated_health.report import charts
 from federated_health.report.formatting import list_some, percent_of
 from federated_health.report.page import Block, Caution, Picture, Section
@@ -85,10 +84,10 @@ class BinaryPanels(Panels):
         scores = {name: scores_of_classes(of, "positives", "negatives") for name, of in groups.items()}
         has_both = {name: part for name, part in scores.items() if all(map(len, part))}
         panels, more = first_panels(has_both)
-        if scores and FEDERATION not in scores:
+        if scores and self.everyone not in scores:
             positives, negatives = (np.concatenate(parts) for parts in zip(*scores.values(), strict=True))
             if len(positives) and len(negatives):
-                panels[FEDERATION] = positives, negatives
+                panels[self.everyone] = positives, negatives
         lacking = [name for name in scores if name not in has_both]
         without = f"Without a curve of its own: {list_some(lacking, ', ')}." if lacking else ""
         notes = [_FROM_BINS if self.are_bins else FROM_CELLS, without, more]

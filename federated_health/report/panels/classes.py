@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from federated_health.data.columns import ClassLabel
+from federated_health.data.labels import ClassLabel
 from federated_health.data.tasks import Task
-from federated_health.ml.metrics import MIN_CELL_SIZE, MIN_CLASS_SIZE
+from federated_health.ml.metrics import MIN_CELL_SIZE
 from federated_health.ml.targets import ScoreGroups
 from federated_health.ml.targets.classes import ClassSums
+from federated_health.ml.verdicts import MIN_CLASS_SIZE
 from federated_health.report.class_charts import MAX_COUNTED_CLASSES, draw_class_balance, draw_class_confusion
 from federated_health.report.formatting import first_of, list_some
 from federated_health.report.page import Block, Picture, Section
@@ -19,8 +20,8 @@ from federated_health.report.panels.binary import curve_sections, scores_of_clas
 from federated_health.report.svg import MAX_LINES
 
 _FROM_CELLS = (
-    f"Scores leave a hospital only as averages over groups of at least {MIN_CELL_SIZE} patients of one class, or of "
-    "all others. The curves spread these patients evenly within their group."
+    f"Scores are averages over groups of at least {MIN_CELL_SIZE} patients of one hospital and class, or of all other "
+    "classes. The curves spread these patients evenly within their group."
 )
 
 

@@ -2,18 +2,19 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
 
-from federated_health.data.columns import NumberLabel, write_number
+from federated_health.data.columns import write_number
+from federated_health.data.labels import NumberLabel
 from federated_health.data.tasks import Task
 from federated_health.ml.metrics import MIN_CELL_SIZE, Scores, ratio
 from federated_health.ml.targets import ScoreGroups
 from federated_health.ml.targets.count import CountSums
 from federated_health.ml.targets.number import NumberSums
-from federated_health.names import FEDERATION
-from federated_health.report.formatting import figure, list_some, short_number
+from federated_health.report.formatting import NOT_DEFINED, figure, list_some, short_number
 from federated_health.report.page import Block, Picture, Section
 from federated_health.report.panels import Panels
 from federated_health.report.quantity_charts import draw_quantity_calibration
@@ -35,6 +36,7 @@ class QuantityPanels(Panels):
     unit: str
     units: Mapping[str, str]
     lowest: ClassVar[float | None] = None
+    gap: ClassVar[str] = f"the hospital did not reply, or has fewer than {MIN_CELL_SIZE} held-out patients"
     sent_groups: ClassVar[str] = (
         f"the same sums, and of groups of at least {MIN_CELL_SIZE} held-out patients with similar predictions their "
         "number, mean prediction and mean label"
@@ -53,8 +55,8 @@ class QuantityPanels(Panels):
         if not known:
             return
         panels, more = first_panels(known)
-        if FEDERATION not in known:
-            panels[FEDERATION] = np.concatenate(list(known.values()))
+        if self.everyone not in known:
+            panels[self.everyone] = np.concatenate(list(known.values()))
         panels = {name: join_groups(part) for name, part in panels.items()}
         points = list_some(
             f"{name}: "
@@ -124,7 +126,7 @@ class NumberPanels(QuantityPanels):
         squares = ratio(sums.label_squares, sums.examples)
         spread = None if squares is None or labels is None else max(squares - labels**2, 0.0) ** 0.5
         return {
-            "patients": str(sums.examples),
+            "patients": str(sums.examples or NOT_DEFINED),
             f"mean ({self.unit})": figure(None if labels is None else mean + deviation * labels),
             f"standard deviation ({self.unit})": figure(None if spread is None else deviation * spread),
             f"mean prediction ({self.unit})": figure(None if predictions is None else mean + deviation * predictions),
@@ -138,7 +140,7 @@ class CountPanels(QuantityPanels):
     estimate = "the expected number of"
     prediction: ClassVar[str] = "number"
     unit = "events"
-    units: Mapping[str, str] = {"mae": "events"}  # never changed
+    units = MappingProxyType({"mae": "events"})
     lowest: ClassVar[float | None] = 0.0
     compared_explained = (
         "Mean deviance measures how far predicted and observed numbers of events are apart, by the Poisson "
@@ -161,8 +163,8 @@ class CountPanels(QuantityPanels):
 
     def _labels(self, sums: CountSums) -> dict[str, str]:
         return {
-            "patients": str(sums.examples),
-            "events": f"{sums.observed_sum:,.0f}" if sums.examples else figure(None),
+            "patients": str(sums.examples or NOT_DEFINED),
+            "events": f"{sums.observed_sum:,.0f}" if sums.examples else NOT_DEFINED,
             "expected events": figure(sums.expected_sum if sums.examples else None),
             "events per patient": figure(ratio(sums.observed_sum, sums.examples)),
         }

@@ -69,6 +69,8 @@ def run(
         RunError: a run failed, and nothing is written; or a file could not be written.
     """
     task, task_file, files = find_hospitals(data, task_file)
+    if task.label.kind != "binary":
+        raise SettingsError(f"task: an audit attacks models of a binary label, got a label of kind {task.label.kind}")
     hospitals = {name: load_hospital(path, task, name, DEFAULT_SPLIT_SEED) for name, path in files.items()}
     fewest, smallest = min((len(hospital.train), name) for name, hospital in hospitals.items())
     if fewest < MIN_ROWS:

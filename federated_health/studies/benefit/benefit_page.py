@@ -6,15 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from federated_health.ml.metrics import (
-    DEFAULT_THRESHOLD,
-    Interval,
-    describe_small_in_mean,
-    figure_title,
-    merge_counts,
-)
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, figure_title, merge_counts
+from federated_health.ml.verdicts import Interval
 from federated_health.report import formatting, sections
 from federated_health.report.charts import draw_intervals
+from federated_health.report.formatting import describe_small_in_mean
 from federated_health.report.page import Block, Caution, Page, Picture, Section, Table
 from federated_health.report.panels import Panels, panels_of
 from federated_health.studies.benefit.binary_charts import READING, curves_and_decisions
@@ -49,7 +45,7 @@ def benefit_page(
     cohort: Cohort, protocol: EvaluationProtocol, results: Results, scores: Scores, figures: Figures
 ) -> Page:
     """The report of a study."""
-    panels = panels_of(cohort.task, seed=protocol.settings.seed)
+    panels = panels_of(cohort.task, everyone=sections.ALL, seed=protocol.settings.seed)
     hospitals = figures["hospitals"]
     hashes, more = formatting.first_of({f"SHA-256 of {name}'s CSV": digest for name, digest in cohort.hashes.items()})
     hashes |= {"further hospitals": f"{more:,}; their hashes are in evidence.json"} if more else {}
@@ -140,7 +136,7 @@ def _verdicts(panels: Panels, figures: Figures) -> Section:
     ]
     if (mean := _signed(_difference(panels, figures["mean"], TrainingSetup.OWN))) != formatting.NOT_DEFINED:
         blocks.append(f"Mean over hospitals, {panels.difference('federated', 'own patients only')}: {mean}.")
-    quantity = f"{panels.difference('federated', 'another')}: {panels.compared}"
+    quantity = f"{panels.difference('federated', 'another')}: {figure_title(compared)}"
     picture = Picture(
         svg=draw_intervals(differences, quantity=quantity, reference=0.0),
         alt=f"{caption} {alt}.",

@@ -46,7 +46,7 @@ class Cohort:
     ids: Mapping[str, PatientIds] = field(default_factory=dict)
 
     def labels(self, hospital: str) -> npt.NDArray[np.float32]:
-        """Labels of one hospital, [rows], 0 or 1."""
+        """Labels of one hospital, [rows]."""
         return Patients.from_table(self.tables[hospital], self.task).labels
 
     def hospital(self, name: str, split: HospitalSplit) -> Hospital:

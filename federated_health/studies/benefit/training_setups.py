@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from federated_health.data.hospital import Hospital, Patients
 from federated_health.hospital.benefit import weigh_columns
@@ -61,13 +62,14 @@ class FitResult:
     """The part of a trained model that a study needs.
 
     Attributes:
-        scores: hospital -> log-odds of its held-out rows, in the order of the fold.
+        scores: hospital -> the network's outputs for its held-out rows, in the order of the fold; a list per row if
+            there are several.
         threshold: probability from which the model predicts positive, chosen from training rows.
         rounds: number of training rounds.
         importance: hospital -> [columns], see `hospital.benefit.Benefit`; of federated models only.
     """
 
-    scores: Mapping[str, list[float]]
+    scores: Mapping[str, list[Any]]
     threshold: float
     rounds: int
     importance: Mapping[str, list[float]]
