@@ -283,7 +283,7 @@ class Settings:
 
             check_network_settings(self)
             if self.network:
-                from federated_health.ml.own_network import read_network  # noqa: PLC0415  # only where there is a file
+                from federated_health.ml.network_file import read_network  # noqa: PLC0415  # only where there is a file
 
                 return read_network(Path(self.network))
             return Network(self.model)

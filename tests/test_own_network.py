@@ -20,8 +20,9 @@ from federated_health.data.tasks import Task, write_agreement
 from federated_health.errors import JoinError, NetworkError, SettingsError
 from federated_health.hospital.handlers import InMemoryHospital, hospital_of
 from federated_health.messages.content import CONFIG, REGISTRATION, TrainConfig
-from federated_health.ml import own_network
+from federated_health.ml import network_file
 from federated_health.ml.backend import load_keras
+from federated_health.ml.network_file import check_network, describe_network, read_description, read_network
 from federated_health.ml.networks import (
     FILE,
     NETWORK_FILE,
@@ -31,7 +32,6 @@ from federated_health.ml.networks import (
     weight_shapes,
 )
 from federated_health.ml.normalisation import Normalisation
-from federated_health.ml.own_network import check_network, describe_network, read_description, read_network
 from federated_health.server.own_network import check_own_network
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import OPERATIONAL, Settings
@@ -304,7 +304,7 @@ def test_building_a_network_leaves_the_random_numbers_of_the_process_alone(write
 def test_another_process_gives_the_weights_of_this_one() -> None:
     network = read_network(EXAMPLE)
     here = describe_network(HEART_DISEASE, network, 7)
-    there = own_network._ask_process(HEART_DISEASE, network, 7)
+    there = network_file._ask_process(HEART_DISEASE, network, 7)
     assert list(there.weights) == list(here.weights)
     assert all(np.array_equal(there.weights[name], here.weights[name]) for name in here.weights)
     assert (there.state, there.is_random, there.has_penalties) == (here.state, here.is_random, here.has_penalties)
@@ -326,28 +326,28 @@ def test_a_file_may_hold_dataclasses_and_leaves_the_global_types_of_keras_alone(
 def test_another_process_refuses_in_one_line_what_prints_and_fails(write: Any) -> None:
     network = write("print('hello')\nimport no_such_package\n" + PLAIN)
     with pytest.raises(NetworkError, match=r"my_network\.py: line 2: ModuleNotFoundError: .*no_such_package"):
-        own_network._ask_process(HEART_DISEASE, network, 7)
+        network_file._ask_process(HEART_DISEASE, network, 7)
 
 
 @slow
-@pytest.mark.parametrize("code", [0, own_network.REFUSED, 7])
+@pytest.mark.parametrize("code", [0, network_file.REFUSED, 7])
 def test_a_file_that_ends_the_process_is_refused(write: Any, code: int) -> None:
     network = write(f"import os\nos._exit({code})\n" + PLAIN)
     with pytest.raises(NetworkError, match=f"ended with code {code}"):
-        own_network._ask_process(HEART_DISEASE, network, 7)
+        network_file._ask_process(HEART_DISEASE, network, 7)
 
 
 @slow
 def test_a_file_that_does_not_end_is_refused(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own_network, "MAX_SECONDS", 0.1)
+    monkeypatch.setattr(network_file, "MAX_SECONDS", 0.1)
     with pytest.raises(NetworkError, match=r"within 0\.1 s"):
-        own_network._ask_process(HEART_DISEASE, write(PLAIN), 7)
+        network_file._ask_process(HEART_DISEASE, write(PLAIN), 7)
 
 
 def test_a_description_can_be_sent() -> None:
     weights = {"000/kernel": np.ones((2, 3), np.float32), "001/moving_mean": np.zeros(3, np.float32)}
-    sent = own_network.Description(weights, state=("001/moving_mean",), is_random=True)
-    received = read_description(own_network.write_description(sent))
+    sent = network_file.Description(weights, state=("001/moving_mean",), is_random=True)
+    received = read_description(network_file.write_description(sent))
     assert received.state == sent.state
     assert (received.is_random, received.has_penalties) == (True, False)
     assert list(received.shapes.items()) == list(sent.shapes.items())
@@ -593,9 +593,9 @@ def test_no_server_module_loads_keras_for_a_file(write: Any) -> None:
     network = write(PLAIN)
     code = (
         "import sys; from pathlib import Path; from federated_health.data.task_files import HEART_DISEASE;"
-        "from federated_health.ml import own_network;"
-        f"network = own_network.read_network(Path({str(network.path)!r}));"
-        "print(len(own_network.check_network(HEART_DISEASE, network, 1).shapes));"
+        "from federated_health.ml import network_file;"
+        f"network = network_file.read_network(Path({str(network.path)!r}));"
+        "print(len(network_file.check_network(HEART_DISEASE, network, 1).shapes));"
         "print({'keras', 'tensorflow', 'my_network'} & set(sys.modules))"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)

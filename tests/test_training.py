@@ -46,6 +46,13 @@ def training() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
+def keras_training() -> ModuleType:
+    from federated_health.ml import keras_training
+
+    return keras_training
+
+
+@pytest.fixture(scope="module")
 def local_models() -> ModuleType:
     from federated_health.hospital import local_model
 
@@ -557,13 +564,13 @@ def loop_of_keras(
     ],
 )
 def test_any_head_and_optimizer_trains_as_in_a_loop_of_keras(
-    training: ModuleType, name: str, rows: int, batch_size: int, optimizer: str
+    training: ModuleType, keras_training: ModuleType, name: str, rows: int, batch_size: int, optimizer: str
 ) -> None:
     features, labels = rows_of(rows)
     order = order_of(training, rows=rows, batch_size=batch_size, epochs=3)
     head = build_layers(name)
     weights = head.get_weights()
-    trainer = training.LocalTrainer(head, target_of(TINY), exact_batches=True)
+    trainer = keras_training.KerasTrainer(head, target_of(TINY), optimizer, exact_batches=True)
     for _ in range(2):  # no state of the optimizer or of random layers remains
         trained, _ = trainer.train(
             weights,
@@ -572,7 +579,6 @@ def test_any_head_and_optimizer_trains_as_in_a_loop_of_keras(
             order,
             learning_rate=0.01,
             l2=0.1,
-            optimizer=optimizer,
             generator=np.random.default_rng(6),
         )
     expected = loop_of_keras(build_layers(name), features, labels, order, optimizer, seed=6)
@@ -581,10 +587,12 @@ def test_any_head_and_optimizer_trains_as_in_a_loop_of_keras(
     assert max(np.abs(array - old).max() for array, old in zip(trained, weights, strict=True)) > 1e-3
 
 
-def test_random_layers_depend_on_the_generator_and_do_nothing_in_scores(training: ModuleType) -> None:
+def test_random_layers_depend_on_the_generator_and_do_nothing_in_scores(
+    training: ModuleType, keras_training: ModuleType
+) -> None:
     features, labels = rows_of(20)
     order = order_of(training, rows=20, batch_size=8, epochs=1)
-    trainer = training.LocalTrainer(
+    trainer = keras_training.KerasTrainer(
         build_layers("batch normalisation and dropout"), target_of(TINY), exact_batches=True
     )
     weights = build_layers("batch normalisation and dropout").get_weights()
@@ -599,13 +607,13 @@ def test_random_layers_depend_on_the_generator_and_do_nothing_in_scores(training
     assert trainer.score(weights, features)[3] == pytest.approx(trainer.score(weights, features[3:4])[0], abs=1e-6)
 
 
-def test_the_proximal_term_leaves_state_alone(training: ModuleType) -> None:
+def test_the_proximal_term_leaves_state_alone(training: ModuleType, keras_training: ModuleType) -> None:
     """With the greatest pull that a step allows, trainable weights return to the start, and moving statistics go on."""
     features, labels = rows_of(40)
     order = order_of(training, rows=40, batch_size=8, epochs=2)
     head = build_layers("batch normalisation and dropout")
     weights = head.get_weights()
-    trainer = training.LocalTrainer(head, target_of(TINY), exact_batches=True)
+    trainer = keras_training.KerasTrainer(head, target_of(TINY), exact_batches=True)
     arguments = {"learning_rate": 1e-4, "l2": 0.0, "proximal_mu": 1e4}
     trained, _ = trainer.train(weights, features, labels, order, generator=np.random.default_rng(1), **arguments)
     moved = [np.abs(array - old).max() for array, old in zip(trained, weights, strict=True)]

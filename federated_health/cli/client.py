@@ -259,7 +259,7 @@ def _read_network(file: Path | None) -> Network | None:
     """The network of the hospital's own file, not executed yet."""
     if file is None:
         return None
-    from federated_health.ml.own_network import read_network  # noqa: PLC0415  # only where there is a file
+    from federated_health.ml.network_file import read_network  # noqa: PLC0415  # only where there is a file
 
     return read_network(file)
 

@@ -176,7 +176,7 @@ def _own_network(context: Context) -> Network | None:
     """The network of this node's file; None if it has none."""
     if (file := _own_file(context, NETWORK)) is None:
         return None
-    from federated_health.ml.own_network import read_network  # noqa: PLC0415  # only where there is a file
+    from federated_health.ml.network_file import read_network  # noqa: PLC0415  # only where there is a file
 
     return read_network(file)
 

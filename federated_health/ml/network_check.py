@@ -20,8 +20,8 @@ from federated_health.data.tasks import Task
 from federated_health.errors import NetworkError
 from federated_health.ml.backend import load_keras
 from federated_health.ml.keras_training import KerasTrainer
+from federated_health.ml.network_file import BUILD, Description, read_source
 from federated_health.ml.networks import Network
-from federated_health.ml.own_network import BUILD, Description, read_source
 from federated_health.ml.targets import target_of
 from federated_health.ml.training import batch_order
 from federated_health.names import printable

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from federated_health.data.task_files import parse_task
 from federated_health.errors import NetworkError
+from federated_health.ml.network_file import REFUSED, check_network, write_description
 from federated_health.ml.networks import FILE, Network
-from federated_health.ml.own_network import REFUSED, check_network, write_description
 
 
 def main() -> None:

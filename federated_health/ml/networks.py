@@ -113,7 +113,7 @@ def read_hidden(text: str) -> tuple[int, ...]:
 def weight_shapes(task: Task, network: Network) -> dict[str, tuple[int, ...]]:
     """Shapes of the head's weights by name, in the order in which Keras lists them."""
     if network.model == FILE:
-        from federated_health.ml.own_network import describe_network  # noqa: PLC0415  # only where there is a file
+        from federated_health.ml.network_file import describe_network  # noqa: PLC0415  # only where there is a file
 
         return describe_network(task, network).shapes
     widths = [task.feature_width, *network.hidden, target_of(task).outputs]
@@ -134,7 +134,7 @@ def initial_weights(task: Task, network: Network, seed: int) -> Weights:
     Those of a file are Keras's own, after `keras.utils.set_random_seed`.
     """
     if network.model == FILE:
-        from federated_health.ml.own_network import describe_network  # noqa: PLC0415  # only where there is a file
+        from federated_health.ml.network_file import describe_network  # noqa: PLC0415  # only where there is a file
 
         return describe_network(task, network, seed).weights
     generator = np.random.default_rng(seed)

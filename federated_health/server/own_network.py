@@ -1,7 +1,7 @@
 """The check of a network that a user's file builds, before a run waits for hospitals."""
 
 from federated_health.errors import SettingsError
-from federated_health.ml.own_network import check_network
+from federated_health.ml.network_file import check_network
 from federated_health.ml.strategies import STRATEGIES
 from federated_health.settings import Settings
 

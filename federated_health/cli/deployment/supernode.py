@@ -182,7 +182,7 @@ def run(flags: argparse.Namespace) -> None:
     for line in load_hospital(own.data, own.task, own.name, flags.split_seed, own.mapping).remarks():
         say(line)
     if flags.network is not None:
-        from federated_health.ml.own_network import check_network, read_network  # noqa: PLC0415  # only with a file
+        from federated_health.ml.network_file import check_network, read_network  # noqa: PLC0415  # only with a file
 
         check_network(own.task, read_network(flags.network), seed=0)
     make_command = partial(node_command, flags, own, identity)
