@@ -161,7 +161,11 @@ def task_of(context: Context, name: str) -> Task:
     """
     if isinstance(context, InMemoryHospital):
         return context.hospital.task
-    return find_task(name, _own_file(context, TASK_FILE))
+    return _find_task_once(name, _own_file(context, TASK_FILE))
+
+
+_find_task_once = lru_cache(maxsize=1024)(find_task)
+"""`find_task`, once per process: a task file that changes during a run is not read again."""
 
 
 def _own_file(context: Context, key: str) -> Path | None:

@@ -128,7 +128,7 @@ class TrainConfig:
         except KeyError as error:
             raise MalformedMessageError(f"the server's train config lacks {error.args[0]}") from None
         except TypeError:
-            raise MalformedMessageError("the server's train config holds no valid normalisation") from None
+            raise MalformedMessageError("the server's train config holds a value of a wrong type") from None
         except ValueError as error:
             raise MalformedMessageError(f"the server's network: {error}") from None
         if plain["optimizer"] not in OPTIMIZERS:

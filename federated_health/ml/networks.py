@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -80,8 +81,13 @@ class Network:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """The inverse of `to_config`; a KeyError for what is missing, a ValueError for what is not a network."""
-        model, dropout, sha256 = config["model"], config["dropout"], config["network-sha256"]
-        hidden, activation = read_hidden(str(config["hidden"])), config["activation"]
+        names = ("model", "hidden", "activation", "dropout", "network-sha256")
+        return cls._parse(*(config[name] for name in names))
+
+    @classmethod
+    @lru_cache(maxsize=64)  # every message of a run says the same
+    def _parse(cls, model: str, hidden: Any, activation: str, dropout: Any, sha256: Any) -> Self:
+        hidden = read_hidden(str(hidden))
         if model not in (*MODELS, FILE) or activation not in ("", *ACTIVATIONS) or not isinstance(sha256, str):
             raise ValueError("it has an unknown model or activation")
         if not isinstance(dropout, float) or not 0 <= dropout < 1:
