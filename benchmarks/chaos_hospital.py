@@ -30,8 +30,8 @@ from federated_health.messages.content import (
     Update,
 )
 from federated_health.messages.records import METRICS, weights_from_record
-from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights, weight_shapes
+from federated_health.ml.targets.binary import Counts
 from federated_health.ml.verdicts import Interval
 from federated_health.transport.framing import Serialised
 

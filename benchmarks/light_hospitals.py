@@ -26,8 +26,8 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.tasks import write_agreement
 from federated_health.hospital.ledger import Ledger
 from federated_health.messages.content import CONFIG, EVALUATE, Evaluation, Registration, TrainingScores, Update
-from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import ColumnSums
+from federated_health.ml.targets.binary import Counts
 from federated_health.security.identity import load_identity
 from federated_health.security.parties import Role
 from federated_health.transport.channels import CHANNEL_OPTIONS, MAX_MESSAGE_BYTES, PROTOCOL

@@ -23,10 +23,10 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, Registration, TrainingScores, Update
 from federated_health.messages.validation import read_evaluation, read_registration, read_training_scores, read_update
-from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Network, initial_weights, weight_shapes
 from federated_health.ml.normalisation import ColumnSums
 from federated_health.ml.targets import target_of
+from federated_health.ml.targets.binary import Counts
 from federated_health.ml.verdicts import Interval
 from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import ReplyCollector

@@ -14,10 +14,10 @@ from federated_health.errors import RunError
 from federated_health.messages.content import EQUAL_WEIGHT, NUM_EXAMPLES, Evaluation, Update
 from federated_health.messages.records import weights_to_record
 from federated_health.messages.validation import read_update
-from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
 from federated_health.ml.strategies import STRATEGIES
 from federated_health.ml.targets import target_of
+from federated_health.ml.targets.binary import Counts
 from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import grid_of
 from federated_health.server.run_summary import summarise_run

@@ -10,9 +10,9 @@ from flwr.clientapp import ClientApp
 from federated_health.cli import run_results
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.messages.content import Evaluation
-from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.targets import target_of
+from federated_health.ml.targets.binary import Counts
 from federated_health.processes import free_port
 from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun

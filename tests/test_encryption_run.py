@@ -23,10 +23,11 @@ from federated_health.encryption.vectors import BINS, FinalSums, read_round
 from federated_health.errors import AnswerError, RunError
 from federated_health.hospital import handlers
 from federated_health.messages.content import CONFIG, ENCRYPTED_ONLY, ROUND, SUMS_WITHHELD, TrainConfig, Update
-from federated_health.ml.metrics import Counts, count_outcomes, merge_counts, probability
+from federated_health.ml.metrics import merge_counts
 from federated_health.ml.networks import Network, Weights, weight_shapes
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.ml.scores import roc_auc
+from federated_health.ml.targets.binary import Counts, count_outcomes, probability
 from federated_health.names import NETWORK, node_id_of
 from federated_health.report.page import render
 from federated_health.report.run_page import RunSummary, page_of_run

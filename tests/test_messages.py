@@ -29,11 +29,12 @@ from federated_health.messages.records import (
 )
 from federated_health.messages.validation import read_evaluation, read_registration, read_training_scores, read_update
 from federated_health.ml.curves import choose_threshold
-from federated_health.ml.metrics import MAX_CELLS, Counts
+from federated_health.ml.metrics import MAX_CELLS
 from federated_health.ml.networks import Network
 from federated_health.ml.normalisation import ColumnSums, Normalisation, column_sums, withheld_sums
 from federated_health.ml.scores import microaggregate
 from federated_health.ml.targets import target_of
+from federated_health.ml.targets.binary import Counts
 from federated_health.names import is_hospital_name
 
 SHAPES: dict[str, tuple[int, ...]] = {"logit/kernel": (3, 1), "logit/bias": (1,)}

@@ -535,7 +535,7 @@ def test_a_run_repeats_to_the_bit(hospitals: list[Any], flags: dict[str, Any]) -
 def test_a_saved_model_loads_with_plain_keras_and_predicts_the_same(hospitals: list[Any], tmp_path: Path) -> None:
     from federated_health.hospital.local_model import LocalModel
     from federated_health.ml.keras_models import predict
-    from federated_health.ml.metrics import probability
+    from federated_health.ml.targets.binary import probability
     from federated_health.report.saved_model import save_final_model
 
     run = run_with(hospitals, network=str(EXAMPLE))

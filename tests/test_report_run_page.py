@@ -14,8 +14,8 @@ from federated_health import __version__
 from federated_health.data.manifest import find_hospital
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.messages.content import Evaluation
-from federated_health.ml.metrics import Counts
 from federated_health.ml.privacy_plan import GUARANTEE
+from federated_health.ml.targets.binary import Counts
 from federated_health.ml.verdicts import Verdict
 from federated_health.report import page as page_module
 from federated_health.report import panels, private_runs, run_page, sections

@@ -9,7 +9,8 @@ import pytest
 from federated_health import __version__
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.ml.curves import Curve
-from federated_health.ml.metrics import Counts, figure_title
+from federated_health.ml.metrics import figure_title
+from federated_health.ml.targets.binary import Counts
 from federated_health.ml.verdicts import Interval, Verdict
 from federated_health.report.formatting import (
     figure,

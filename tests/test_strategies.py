@@ -23,10 +23,10 @@ from federated_health.errors import CheckpointError, SettingsError
 from federated_health.messages import validation
 from federated_health.messages.content import EQUAL_WEIGHT, Evaluation, Update
 from federated_health.messages.records import weights_to_record
-from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
 from federated_health.ml.strategies import STRATEGIES, check_strategy, read_arguments, write_arguments
 from federated_health.ml.targets import target_of
+from federated_health.ml.targets.binary import Counts
 from federated_health.server import flower_strategies
 from federated_health.server.checkpoint import CheckpointFolder, State
 from federated_health.server.flower_strategies import STATE_ATTRIBUTES, read_state, write_state

@@ -17,7 +17,6 @@ from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import DEFAULT_TASK, TASK_FILE, TASKS
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError, LedgerError, NetworkError, check_installed
-from federated_health.files import make_folder
 from federated_health.hospital import handlers
 from federated_health.hospital.ledger import Ledger
 from federated_health.messages.content import ENCRYPTED_ONLY
@@ -229,6 +228,8 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
     config = node_config(flags, own, identity.folder if identity else None)
     context = hospital_context(own.name, config)
     if flags.out is not None:
+        from federated_health.files import make_folder  # noqa: PLC0415  # where something is saved
+
         make_folder(flags.out)
     configure_logging(verbose=flags.verbose, file=flags.out / f"{own.name}.log" if flags.out else None)
     for line in hospital.remarks():

@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import Strategy
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from federated_health import encryption
-from federated_health.cli import console, parsing
+from federated_health.cli import console, parsing, setting_flags
 from federated_health.errors import RunError, SettingsError
 from federated_health.messages.validation import max_reply_bytes
 from federated_health.ml.metrics import figure_title
@@ -45,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of server.py."""
     description = "Gathers hospitals, averages their weights round by round, and saves one model and a report."
     parser = parsing.CommandParser(description, examples=EXAMPLES)
-    parsing.add_settings(parser, Settings, leave_out={"data"})
+    setting_flags.add_settings(parser, Settings, leave_out={"data"})
     return parser
 
 
@@ -64,7 +64,7 @@ def federate(grid: Grid, context: Context) -> None:
 
 def serve(app: Callable[[Grid, Context], None]) -> None:
     """Parse the flags, listen, and run a ServerApp, or a function, over the streams of the hospitals that join."""
-    flags = parsing.by_flag(make_parser().parse_args())
+    flags = setting_flags.by_flag(make_parser().parse_args())
     config = flags
     if resumed := flags.get("resume"):
         from federated_health.server.resuming import settings_to_resume  # noqa: PLC0415  # a new run does without it

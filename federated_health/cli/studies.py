@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from federated_health.cli import parsing
+from federated_health.cli import parsing, setting_flags
 from federated_health.cli.console import console, say
 from federated_health.cli.tables import difference, print_figures
 from federated_health.ml.metrics import SMALL_CLASS, figure_title
@@ -89,7 +89,7 @@ def evidence() -> None:
         default=True,
         help="choose each model's number of rounds, up to --rounds, within its training rows (default: yes)",
     )
-    parsing.add_settings(parser, Settings, leave_out=NOT_FOR_EVIDENCE)
+    setting_flags.add_settings(parser, Settings, leave_out=NOT_FOR_EVIDENCE)
     flags = parser.parse_args()
     task, _, _ = find_hospitals(flags.data, flags.task_file)
     _print_evidence(_run(benefit_study.run, flags, "models"), target_of(task))
@@ -119,7 +119,7 @@ def audit() -> None:
         help="epsilons of the runs with differential privacy, attacked besides plain and encrypted runs "
         "(default: 1,2,4,8)",
     )
-    parsing.add_settings(parser, Settings, leave_out=NOT_FOR_AUDIT)
+    setting_flags.add_settings(parser, Settings, leave_out=NOT_FOR_AUDIT)
     flags = parser.parse_args()
     _print_audit(_run(audit_study.run, flags, "runs")["privacies"])
     say(f"wrote {flags.out}/{audit_study.AUDIT} and report.html")
@@ -140,7 +140,7 @@ def _add_count(group: Any, flag: str, help: str, default: int | None) -> None:
 
 def _run(study: Callable[..., dict[str, Any]], flags: argparse.Namespace, noun: str) -> dict[str, Any]:
     """Run a study, whose arguments have the names of its own flags, and show its progress in units of `noun`."""
-    given = parsing.by_flag(flags)
+    given = setting_flags.by_flag(flags)
     settings = {
         name: given.pop(name) for name in Settings().to_config().keys() - OPERATIONAL | {"network"} if name in given
     }

@@ -23,10 +23,10 @@ from federated_health.hospital.handlers import ENCRYPTED_RUN, budget_of, evaluat
 from federated_health.messages.content import CONFIG, Evaluation, TrainConfig
 from federated_health.messages.records import MalformedMessageError
 from federated_health.ml.curves import roc_auc_from_microaggregates
-from federated_health.ml.metrics import Counts, figures_of
 from federated_health.ml.networks import Weights
 from federated_health.ml.rounds import Round, read_round, write_round, write_rounds
 from federated_health.ml.targets import target_of
+from federated_health.ml.targets.binary import Counts, figures_of
 from federated_health.names import FEDERATION, METRICS, MODEL, REPORT, ROUNDS, SETTINGS
 from federated_health.report.run_page import RunSummary, hashes_of_model, metrics_of, write_run_report
 from federated_health.settings import MIN_ENCRYPTED_HOSPITALS, OPERATIONAL, Settings

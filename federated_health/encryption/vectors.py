@@ -15,10 +15,10 @@ import numpy.typing as npt
 from federated_health.data.columns import Measurement
 from federated_health.encryption.ckks import MAX_ERROR, SLOTS, Vector
 from federated_health.errors import EncryptionError
-from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
 from federated_health.ml.normalisation import MIN_OBSERVED, Normalisation, column_sums
 from federated_health.ml.rounds import HospitalRound
+from federated_health.ml.targets.binary import Counts
 
 MAX_PATIENTS = 200_000
 """Largest number of patients of all hospitals: with many more, errors in a sum of many rounds could change a count."""

@@ -82,7 +82,7 @@ def test_the_saved_model_loads_with_plain_keras_and_predicts_as_the_hospitals_do
     finished: Path, in_process: PlainRun, hospitals_folder: Path, run_script: RunScript
 ) -> None:
     from federated_health.hospital.local_model import LocalModel
-    from federated_health.ml.metrics import probability
+    from federated_health.ml.targets.binary import probability
 
     hospital = load_hospital(hospitals_folder / "client_1.csv", HEART_DISEASE, "cleveland", 42)
     config = in_process.train_config()

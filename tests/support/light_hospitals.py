@@ -10,9 +10,9 @@ from flwr.clientapp import ClientApp
 
 from federated_health.messages.content import EVALUATE, Evaluation, Registration, TrainingScores, Update
 from federated_health.messages.records import read_proximal_mu
-from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import ColumnSums
+from federated_health.ml.targets.binary import Counts
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
