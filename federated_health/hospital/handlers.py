@@ -20,7 +20,7 @@ from federated_health.data.associations import measure_associations
 from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.manifest import find_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
-from federated_health.data.task_files import TASK_FILE, find_task
+from federated_health.data.task_files import TASK_FILE, TASKS, get_task, read_task_file
 from federated_health.data.tasks import Task, find_difference, read_agreement
 from federated_health.errors import AnswerError, DataError, EncryptionError, JoinError
 from federated_health.messages.content import (
@@ -161,7 +161,8 @@ def task_of(context: Context, name: str) -> Task:
     """
     if isinstance(context, InMemoryHospital):
         return context.hospital.task
-    return find_task(name, _own_file(context, TASK_FILE))
+    file = _own_file(context, TASK_FILE)
+    return read_task_file(file) if file else TASKS.get(name) or get_task(name)
 
 
 def _own_file(context: Context, key: str) -> Path | None:

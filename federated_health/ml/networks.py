@@ -24,6 +24,9 @@ SGD = "sgd"
 OPTIMIZERS = (SGD, "adam", "adamw", "adamax", "nadam", "rmsprop", "adagrad", "adadelta", "lion", "ftrl")
 """Optimizers of local training, by Keras's names; sgd is plain stochastic gradient descent."""
 
+NETWORK_KEYS = ("model", "hidden", "activation", "dropout", "network-sha256")
+"""Keys of what a message says of a network."""
+
 MAX_UNITS, MAX_LAYERS = 65_536, 32
 """Largest hidden layer, and largest number of them."""
 
@@ -69,13 +72,8 @@ class Network:
 
     def to_config(self) -> dict[str, str | float]:
         """What a message says of the network: all but this side's path."""
-        return {
-            "model": self.model,
-            "hidden": ",".join(map(str, self.hidden)),
-            "activation": self.activation,
-            "dropout": self.dropout,
-            "network-sha256": self.sha256,
-        }
+        values = (self.model, ",".join(map(str, self.hidden)), self.activation, self.dropout, self.sha256)
+        return dict(zip(NETWORK_KEYS, values, strict=True))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
