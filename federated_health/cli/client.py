@@ -24,7 +24,6 @@ from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.networks import Network, agreement_of
 from federated_health.ml.targets import target_of
 from federated_health.names import ALLOWED_EPSILON, DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAPPING, NETWORK
-from federated_health.security import load_tls
 from federated_health.transport.channels import check_address
 from federated_health.transport.in_process import App
 from federated_health.transport.interface import hospital_context
@@ -183,7 +182,11 @@ def run_client(app: App) -> None:
         return
     if flags.tls == "":  # which as a path is the current folder
         parser.error("argument --tls: expected a folder, got ''")
-    identity = load_tls(Path(flags.tls), "hospital") if flags.tls else None
+    identity = None
+    if flags.tls:
+        from federated_health.security import load_tls  # noqa: PLC0415  # optional feature
+
+        identity = load_tls(Path(flags.tls), "hospital")
     if flags.data and not flags.name:
         flags.name = _default_name(identity, is_check=flags.check)
     hospital = find_own_hospital(

@@ -18,7 +18,6 @@ from federated_health.errors import RunError, SettingsError
 from federated_health.messages.validation import max_reply_bytes
 from federated_health.ml.metrics import figure_title
 from federated_health.ml.targets import target_of
-from federated_health.security import load_tls
 from federated_health.server.plain_run import make_run
 from federated_health.server.run import FederatedRun
 from federated_health.server.run_folder import RunFolder
@@ -73,7 +72,11 @@ def serve(app: Callable[[Grid, Context], None]) -> None:
     settings = Settings.from_config(config)
     settings.check_given(flags)
     console.configure_logging(verbose=settings.verbose)
-    identity = load_tls(Path(settings.tls), "server") if settings.tls else None
+    identity = None
+    if settings.tls:
+        from federated_health.security import load_tls  # noqa: PLC0415  # optional feature
+
+        identity = load_tls(Path(settings.tls), "server")
     check_address(settings.address, encrypted=identity is not None, insecure=settings.insecure)
     if settings.network:
         from federated_health.server.own_network import check_own_network  # noqa: PLC0415  # only with a file

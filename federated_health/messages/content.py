@@ -31,6 +31,7 @@ MalformedMessageError, whose text holds no values.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +42,7 @@ from federated_health.messages import records
 from federated_health.messages.records import METRICS, MalformedMessageError
 from federated_health.ml import load_privacy_plan
 from federated_health.ml.metrics import EvaluationSums
-from federated_health.ml.networks import OPTIMIZERS, SGD, Network, Weights
+from federated_health.ml.networks import NETWORK_KEYS, OPTIMIZERS, SGD, Network, Weights
 from federated_health.ml.normalisation import SUM_NAMES, ColumnSums, Normalisation
 from federated_health.ml.targets import ScoreGroups
 from federated_health.names import PRIVACY_PREFIX
@@ -114,7 +115,7 @@ class TrainConfig:
         normalisation = {"mean": list(self.normalisation.mean), "variance": list(self.normalisation.variance)}
         weights = {"class_weights": list(self.class_weights)} if self.class_weights else {}
         privacy = self.privacy.to_config() if self.privacy else {}
-        return ConfigRecord({**plain, **self.network.to_config(), **normalisation, **weights, **privacy})
+        return ConfigRecord({**plain, **_write_network(self.network), **normalisation, **weights, **privacy})
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "TrainConfig":
@@ -124,7 +125,7 @@ class TrainConfig:
             normalisation = Normalisation(mean=tuple(record["mean"]), variance=tuple(record["variance"]))
             plain = {name: record[name] for name in names}
             class_weights = tuple(map(float, record.get("class_weights", ())))
-            network = Network.from_config(record)
+            network = _read_network(*(record[key] for key in NETWORK_KEYS))
         except KeyError as error:
             raise MalformedMessageError(f"the server's train config lacks {error.args[0]}") from None
         except TypeError:
@@ -145,6 +146,15 @@ class TrainConfig:
 
 
 _NESTED = ("network", "normalisation", "class_weights", "privacy")
+
+_write_network = lru_cache(maxsize=64)(Network.to_config)
+"""What a message says of a network, written once since it is the same in every round."""
+
+
+@lru_cache(maxsize=64, typed=True)
+def _read_network(*values: str | float) -> Network:
+    """The network of which a message says this, read once as above."""
+    return Network.from_config(dict(zip(NETWORK_KEYS, values, strict=True)))
 
 
 def has_privacy_plan(config: Mapping[str, Any]) -> bool:

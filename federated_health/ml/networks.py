@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -24,6 +23,9 @@ ACTIVATIONS = ("relu", "tanh", "sigmoid", "elu", "selu", "gelu", "silu", "softpl
 SGD = "sgd"
 OPTIMIZERS = (SGD, "adam", "adamw", "adamax", "nadam", "rmsprop", "adagrad", "adadelta", "lion", "ftrl")
 """Optimizers of local training, by Keras's names; sgd is plain stochastic gradient descent."""
+
+NETWORK_KEYS = ("model", "hidden", "activation", "dropout", "network-sha256")
+"""Keys of what a message says of a network."""
 
 MAX_UNITS, MAX_LAYERS = 65_536, 32
 """Largest hidden layer, and largest number of them."""
@@ -70,23 +72,13 @@ class Network:
 
     def to_config(self) -> dict[str, str | float]:
         """What a message says of the network: all but this side's path."""
-        return {
-            "model": self.model,
-            "hidden": ",".join(map(str, self.hidden)),
-            "activation": self.activation,
-            "dropout": self.dropout,
-            "network-sha256": self.sha256,
-        }
+        values = (self.model, ",".join(map(str, self.hidden)), self.activation, self.dropout, self.sha256)
+        return dict(zip(NETWORK_KEYS, values, strict=True))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """The inverse of `to_config`; a KeyError for what is missing, a ValueError for what is not a network."""
-        names = ("model", "hidden", "activation", "dropout", "network-sha256")
-        return cls._parse(*(config[name] for name in names))
-
-    @classmethod
-    @lru_cache(maxsize=64)  # every message of a run says the same
-    def _parse(cls, model: str, hidden: Any, activation: str, dropout: Any, sha256: Any) -> Self:
+        model, hidden, activation, dropout, sha256 = (config[name] for name in NETWORK_KEYS)
         hidden = read_hidden(str(hidden))
         if model not in (*MODELS, FILE) or activation not in ("", *ACTIVATIONS) or not isinstance(sha256, str):
             raise ValueError("it has an unknown model or activation")

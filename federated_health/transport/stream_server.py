@@ -16,7 +16,6 @@ from urllib.parse import unquote
 import grpc
 from flwr.app import Message
 
-from federated_health import security
 from federated_health.data.tasks import find_difference, read_agreement
 from federated_health.errors import StorageError
 from federated_health.names import is_hospital_name, node_id_of, printable
@@ -62,8 +61,12 @@ class _Servicer:
         self._agreement = agreement
         self._on_change = on_change
         self._max_message_bytes = max_message_bytes
-        self._security = security.load() if tls is not None else None
-        self._admission = self._security.admission.Admission(tls, on_change) if self._security else None
+        self._security = self._admission = None
+        if tls is not None:
+            from federated_health import security  # noqa: PLC0415  # optional feature
+
+            self._security = security.load()
+            self._admission = self._security.admission.Admission(tls, on_change)
         self._announced: set[str] = set()  # rejections since a hospital last joined
         self._room = max_streams()
 
