@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import light_hospitals  # noqa: F401  # finds the project
-from flwr.common.serde import message_to_proto
+from flwr.app import Message
 from light_federation import light_federation
 from measuring import judged, show
+
+from federated_health.transport.framing import serialise_reply
 
 HOSPITALS = 4
 WEIGHTS = (0, 100_000, 1_000_000)
@@ -38,8 +40,8 @@ def count(weights: int, rounds: int, *, tls: bool) -> dict[str, Any]:
                 messages = list(messages)
                 marks.append((meter.to_hospitals, meter.from_hospitals))
                 replies = list(plain(messages, timeout=timeout))
-                sent.append(sum(message_to_proto(message).ByteSize() for message in messages))
-                received.append(sum(message_to_proto(reply).ByteSize() for reply in replies))
+                sent.append(sum(size_of(message) for message in messages))
+                received.append(sum(size_of(reply) for reply in replies))
                 return replies
 
             grid.send_and_receive = counting
@@ -64,6 +66,12 @@ def count(weights: int, rounds: int, *, tls: bool) -> dict[str, Any]:
         **{way: round(total / exchanges) for way, total in ways.items()},
         **{f"{way}_times": round(multiple, 3) for way, multiple in times.items()},
     }
+
+
+def size_of(message: Message) -> int:
+    """Size of a message in bytes as it is sent, without what gRPC adds."""
+    _, serialised = serialise_reply(message)
+    return serialised.size
 
 
 def judge(cases: Sequence[dict[str, Any]]) -> dict[str, Any]:

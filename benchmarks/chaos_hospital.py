@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.proto.transport_pb2 import Parameters
 
 from federated_health.data.hospital import Hospital
 from federated_health.hospital import handlers
@@ -31,8 +30,10 @@ from federated_health.messages.content import (
     Update,
 )
 from federated_health.messages.records import METRICS, weights_from_record
-from federated_health.ml.metrics import Counts, Interval
 from federated_health.ml.networks import Weights, weight_shapes
+from federated_health.ml.targets.binary import Counts
+from federated_health.ml.verdicts import Interval
+from federated_health.transport.framing import Serialised
 
 MEMORY, STEP = 0.9, 0.1
 """Shares of the received weights and of the hospital's own noise in a light hospital's update."""
@@ -175,13 +176,12 @@ class PoisonedApp(ClientApp):
 
 def _garble_next_reply() -> None:
     """Replace the bytes of the next reply where they are serialised, since an app cannot send such."""
-    garbage = Parameters(tensors=[b"\xff" * 1000], tensor_type="flwr.proto.Message")
 
-    def garble(_: object) -> Parameters:
+    def garble(_: object) -> tuple[bytes, Serialised]:
         patched.stop()
-        return garbage
+        return b"", Serialised(b"\xff" * 1000)
 
-    patched = patch("federated_health.transport.stream_client.wrap", garble)
+    patched = patch("federated_health.transport.stream_client.serialise_reply", garble)
     patched.start()
 
 

@@ -13,7 +13,8 @@ from chaos_hospital import light_app
 from chaos_trials import Trial
 
 from federated_health.data.task_files import HEART_DISEASE
-from federated_health.ml.keras_models import load_model, predict, read_description
+from federated_health.ml.keras_models import predict
+from federated_health.ml.model_files import load_model, read_description
 from federated_health.ml.networks import Network, Weights, weight_shapes, weights_hash
 from federated_health.names import FEDERATION, METRICS, MODEL, REPORT, ROUNDS
 from federated_health.server.plain_run import PlainRun

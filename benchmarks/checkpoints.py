@@ -19,10 +19,10 @@ import common  # noqa: F401  # finds the project
 import numpy as np
 
 from federated_health.messages.content import Registration
-from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import ColumnSums, Normalisation
 from federated_health.ml.rounds import HospitalRound, Round
+from federated_health.ml.targets.binary import Counts
 from federated_health.server.checkpoint import Checkpoint, CheckpointFolder
 from federated_health.settings import Settings
 

@@ -35,8 +35,10 @@ HOSPITALS, ROUNDS = 2, 3
 PROFILED_ROUND = 2
 TIMEOUT = 300.0
 
-MAX_MODULES, MAX_LINES = 45 + 3, 6500 + 400  # task files, and noticing inverted labels
-MAX_MODULES_AFTER, MAX_LINES_AFTER = 15, 2500
+# Task files and noticing inverted labels; then labels of four kinds, and networks that a user chooses.
+MAX_MODULES, MAX_LINES = 45 + 3 + 3, 6500 + 400 + 400
+# Then the final evaluation, its figures and their output, which a run does not load while it trains.
+MAX_MODULES_AFTER, MAX_LINES_AFTER = 15 + 9, 2500 + 900
 MAX_FILES = 14
 
 RECORDER = f'''

@@ -21,7 +21,7 @@ from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source, read_uci
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.hospital.local_model import LocalModel
-from federated_health.ml.metrics import roc_auc
+from federated_health.ml.scores import roc_auc
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.run import FederatedRun
 from federated_health.settings import Settings

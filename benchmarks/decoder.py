@@ -15,7 +15,7 @@ from collections import Counter
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from malformed_messages import Example, corrupt, examples, original_protos, receive
+from malformed_messages import Example, corrupt, examples, original_messages, receive
 from measuring import memory_of
 
 BATCH = 5_000
@@ -29,20 +29,20 @@ HANG_SECONDS = 60
 
 def run(number: int, seconds: float) -> dict[str, Any]:
     """Try this many examples, or fewer if time runs out."""
-    protos = original_protos()
-    outcomes: dict[str, Counter[str]] = {kind: Counter() for kind in protos}
+    originals = original_messages()
+    outcomes: dict[str, Counter[str]] = {kind: Counter() for kind in originals}
     slowest = armed = 0.0
     began, before = time.perf_counter(), None
 
     def examine(example: Example) -> None:
         nonlocal slowest, armed
         kind, operations, read_as = example
-        content = corrupt(protos[kind], operations)
+        parts = corrupt(originals[kind], operations)
         started = time.perf_counter()
         if started - armed > 1:  # not each time: it starts a thread
             faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
             armed = started
-        outcomes[kind][receive(content, read_as)] += 1
+        outcomes[kind][receive(parts, read_as)] += 1
         slowest = max(slowest, time.perf_counter() - started)
 
     done = 0

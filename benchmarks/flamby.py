@@ -27,7 +27,7 @@ import pandas as pd
 from common import Outcome, federate, quieten, summarise
 from flamby_protocol import every_patient_hospitals, flamby_hospitals, majority_accuracy
 
-from federated_health.cli.console import print_figures
+from federated_health.cli.tables import print_figures
 from federated_health.data.hospital import Hospital, Patients
 from federated_health.data.sources.source import read_uci
 from federated_health.data.split import split_rows

@@ -28,7 +28,7 @@ from chaos_links import CHUNK, Link
 from measuring import memory_of, significant
 
 from federated_health.data.task_files import HEART_DISEASE
-from federated_health.messages.content import max_reply_bytes
+from federated_health.messages.validation import max_reply_bytes
 from federated_health.ml.networks import initial_weights
 from federated_health.processes import free_port, process
 from federated_health.security.authority import make_demo_identities
@@ -109,13 +109,21 @@ def light_processes(
 
 @contextmanager
 def light_federation(
-    hospitals: int, rounds: int, *, weights: int = 0, tls: Path | None = None, meter: bool = False
+    hospitals: int,
+    rounds: int,
+    *,
+    weights: int = 0,
+    tls: Path | None = None,
+    meter: bool = False,
+    processes: int = MAX_PROCESSES,
+    kind: str = "loop",
 ) -> Iterator[tuple[PlainRun, Any, Meter | None]]:
     """A run that has not gathered its hospitals yet, its grid, and the meter if one was asked for.
 
     Args:
         weights: number of weights; 0 for the default model.
         tls: a new folder for all identities; None for no TLS.
+        processes, kind: see `light_processes`.
     """
     settings = settings_for(hospitals, rounds)
     address = f"127.0.0.1:{free_port()}"
@@ -138,7 +146,7 @@ def light_federation(
         meter_link = stack.enter_context(metered(address)) if meter else None
         joined = meter_link.address if meter_link else address
         identities = folders["hospital-0"].parent if folders else None
-        stack.enter_context(light_processes(joined, hospitals, MAX_PROCESSES, kind="loop", tls=identities))
+        stack.enter_context(light_processes(joined, hospitals, processes, kind=kind, tls=identities))
         yield run, grid, meter_link
 
 

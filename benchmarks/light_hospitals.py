@@ -19,8 +19,6 @@ import grpc
 import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks run from a checkout, not installed
 
@@ -28,11 +26,12 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.tasks import write_agreement
 from federated_health.hospital.ledger import Ledger
 from federated_health.messages.content import CONFIG, EVALUATE, Evaluation, Registration, TrainingScores, Update
-from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import ColumnSums
+from federated_health.ml.targets.binary import Counts
 from federated_health.security.identity import load_identity
 from federated_health.security.parties import Role
-from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL, unwrap, wrap
+from federated_health.transport.channels import CHANNEL_OPTIONS, MAX_MESSAGE_BYTES, PROTOCOL
+from federated_health.transport.framing import Receiver, serialise_reply
 from federated_health.transport.in_process import call_app
 from federated_health.transport.interface import hospital_context
 from federated_health.transport.listening import open_files
@@ -124,12 +123,13 @@ async def run_stream(app: ClientApp, address: str, name: str, identities: Path |
     agreement = write_agreement({"protocol": PROTOCOL, **HEART_DISEASE.agreement})
     metadata = (("hospital", name), ("terms", agreement), ("process", uuid.uuid4().hex))
     async with open_channel(address, name, identities) as channel:
-        join = channel.stream_stream(JOIN_METHOD, ClientMessage.SerializeToString, ServerMessage.FromString)
-        call = join(metadata=metadata, wait_for_ready=True)
-        async for message in call:
-            reply = call_app(app, message_from_proto(unwrap(message.fit_ins.parameters)), context)
-            wrapped = wrap(message_to_proto(reply).SerializeToString())
-            await call.write(ClientMessage(fit_res=ClientMessage.FitRes(parameters=wrapped)))
+        call = channel.stream_stream(JOIN_METHOD)(metadata=metadata, wait_for_ready=True)
+        receiver = Receiver(MAX_MESSAGE_BYTES)
+        async for part in call:
+            if (message := receiver.add(part)) is not None:
+                _, reply = serialise_reply(call_app(app, message, context))
+                for content in reply.parts():
+                    await call.write(content)
 
 
 async def run_loop(address: str, first: int, last: int, identities: Path | None = None) -> None:

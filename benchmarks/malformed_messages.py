@@ -5,7 +5,7 @@ For `decoder.py`, which tries very many, and for the tests, which try a few.
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +14,6 @@ import numpy as np
 from flwr.app import Error, Message, RecordDict
 from flwr.common.serde import message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
-from flwr.proto.transport_pb2 import ClientMessage, Parameters
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message as AnyProto
 from hypothesis import strategies as st
@@ -23,18 +22,22 @@ from light_hospitals import ROWS  # and finds the project
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, Registration, TrainingScores, Update
-from federated_health.ml.metrics import Counts, Interval
+from federated_health.messages.validation import read_evaluation, read_registration, read_training_scores, read_update
 from federated_health.ml.networks import Network, initial_weights, weight_shapes
 from federated_health.ml.normalisation import ColumnSums
 from federated_health.ml.targets import target_of
-from federated_health.server.history import ProblemLog
+from federated_health.ml.targets.binary import Counts
+from federated_health.ml.verdicts import Interval
+from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import ReplyCollector
+from federated_health.transport.framing import Receiver, UndecodableError, serialise_reply
 from federated_health.transport.in_process import InProcessTransport
-from federated_health.transport.stream import UndecodableError, decode_reply
 
 TASK = HEART_DISEASE
 NODE = 7
 SHAPES = weight_shapes(TASK, Network())
+LARGE_SHAPES = {"hidden/kernel": (300, 100), "hidden/bias": (100,), "logit/kernel": (100, 200)}
+"""Shapes of weights of which two arrays follow the header in chunks."""
 
 MAX_BYTES = 2**20
 """Limit of a message's bytes, as for a server with small weights."""
@@ -62,6 +65,9 @@ def _originals() -> dict[str, RecordDict]:
             sums=ColumnSums(count=full, total=ROWS * middle, squares=ROWS * middle**2),
         ).to_content(),
         "update": Update(weights=initial_weights(TASK, Network(), 1), examples=ROWS, loss=0.6).to_content(),
+        "large_update": Update(
+            weights={name: np.ones(shape, np.float32) for name, shape in LARGE_SHAPES.items()}, examples=ROWS, loss=0.6
+        ).to_content(),
         "evaluation": Evaluation(counts=counts).to_content(),
         "final": Evaluation(
             counts=Counts(true_positives=12, true_negatives=12, false_positives=16, squared_error_sum=3.5),
@@ -81,11 +87,13 @@ def _originals() -> dict[str, RecordDict]:
 
 TARGET = target_of(TASK)
 READERS: Mapping[str, Reader] = {
-    "introduction": lambda _node, content: Registration.from_content(content, TASK.measurements),
-    "update": lambda _node, content: Update.from_content(content, SHAPES, ROWS),
-    "evaluation": lambda _node, content: Evaluation.from_content(content, TARGET, ROWS),
-    "final": lambda _node, content: Evaluation.from_content(content, TARGET, ROWS, final=True),
-    "scores": lambda _node, content: TrainingScores.from_content(content, ROWS),
+    "introduction": lambda _node, content: read_registration(content, TASK.measurements),
+    "update": lambda _node, content: read_update(content, SHAPES, ROWS),
+    "numpy_update": lambda _node, content: read_update(content, SHAPES, ROWS),
+    "large_update": lambda _node, content: read_update(content, LARGE_SHAPES, ROWS),
+    "evaluation": lambda _node, content: read_evaluation(content, TARGET, ROWS),
+    "final": lambda _node, content: read_evaluation(content, TARGET, ROWS, final=True),
+    "scores": lambda _node, content: read_training_scores(content, ROWS),
     "appraisal": lambda _node, content: Benefit.from_content(content, TASK, ROWS, ROWS),
 }
 
@@ -94,35 +102,51 @@ class _NoApp:
     """A placeholder for a grid's app, which is never called."""
 
 
-def original_protos() -> dict[str, ProtoMessage]:
-    """A valid reply of each kind, and an error reply."""
+Original = tuple[ProtoMessage, list[bytes]]
+"""A message's header, and the chunks that follow it."""
+
+
+def original_messages() -> dict[str, Original]:
+    """A valid reply of each kind, one with arrays in NumPy's format, and an error reply."""
     InProcessTransport(_NoApp(), {})  # type: ignore[arg-type]  # gives this process the identity that messages need
     asked = Message(RecordDict(), NODE, "query")
     asked.metadata.__dict__["_message_id"] = "0123456789abcdef"
-    protos = {kind: message_to_proto(Message(content, reply_to=asked)) for kind, content in _originals().items()}
-    return {**protos, "error": message_to_proto(Message(Error(3, "OSError at the hospital"), reply_to=asked))}
+    contents = _originals()
+    originals = {}
+    for kind, content in contents.items():
+        header, *chunks = serialise_reply(Message(content, reply_to=asked))[1].parts()
+        originals[kind] = ProtoMessage.FromString(header), chunks
+    originals["numpy_update"] = message_to_proto(Message(contents["update"], reply_to=asked)), []
+    originals["error"] = message_to_proto(Message(Error(3, "OSError at the hospital"), reply_to=asked)), []
+    return originals
 
 
-def wrap_bytes(content: bytes) -> bytes:
-    """Bytes wrapped as a stream carries a message."""
-    return ClientMessage(fit_res=ClientMessage.FitRes(parameters=Parameters(tensors=[content]))).SerializeToString()
-
-
-def receive(content: bytes, kind: str) -> str:
+def receive(parts: Sequence[bytes], kind: str) -> str:
     """Process a hospital's bytes as a server that waits for this kind of reply.
 
+    Args:
+        parts: what gRPC receives, one after the other.
+
     Returns:
-        `accepted`, `error reply`, `malformed`, `not a message` or `too large`.
+        What the first part that ends the wait leads to: `accepted`, `error reply`, `malformed`, `not a message`,
+        `too large` or `wrong chunk`; or `incomplete` if the wait does not end.
 
     Raises:
         Exception: an unexpected error, which would end the server.
     """
-    if len(content) > MAX_BYTES:
-        return "too large"
-    try:
-        reply = decode_reply(content)
-    except UndecodableError:
-        return "not a message"
+    receiver, outcomes = Receiver(MAX_BYTES), []
+    for part in parts:
+        try:
+            if (reply := receiver.add(part)) is not None:
+                outcomes.append(_examine(reply, kind))
+        except UndecodableError as error:
+            words = {"more than": "too large", "chunk": "wrong chunk"}
+            outcomes.append(next((words[word] for word in words if word in str(error)), "not a message"))
+    return outcomes[0] if outcomes else "incomplete"
+
+
+def _examine(reply: Message, kind: str) -> str:
+    """What becomes of a message that is decoded."""
     transport: Any = SimpleNamespace(names=lambda: {NODE: "cleveland"})
     problems = ProblemLog()
     accepted = ReplyCollector(transport, 1.0, problems).accept([reply], {}, READERS[kind])
@@ -151,6 +175,7 @@ WORDS = [
     *("", "a", "metrics", "arrays", "hospital", "name", "num-examples", "count", "train-loss", "roc_auc", "positives"),
     *(
         "numpy.ndarray",
+        "raw",
         "torch",
         "float32",
         "object",
@@ -304,29 +329,55 @@ def _corrupt_bytes(content: bytes, draw: random.Random) -> bytes:
     return content
 
 
-def corrupt(proto: ProtoMessage, operations: list[Operation]) -> bytes:
-    """The bytes of a message after all operations: first on fields, then on bytes, then on the wrapped message."""
+def _corrupt_parts(parts: list[bytes], draw: random.Random) -> list[bytes]:
+    """Change the order, the number or the sizes of a message's parts."""
+    place = draw.randrange(len(parts))
+    before, part, after = parts[:place], parts[place], parts[place + 1 :]
+    match draw.choice(["drop", "repeat", "swap", "split", "empty", "cut", "extend", "join", "header"]):
+        case "drop":
+            return [*before, *after]
+        case "repeat":
+            return [*before, part, part, *after]
+        case "swap":
+            return [*after, part, *before]
+        case "split":
+            end = draw.randrange(len(part) + 1)
+            return [*before, part[:end], part[end:], *after]
+        case "empty":
+            return [*before, b"", part, *after]
+        case "cut":
+            return [*before, part[:-1], *after]
+        case "extend":
+            return [*before, part + bytes(draw.choice([1, 4, MAX_ADDED])), *after]
+        case "join":
+            return [*before, part + b"".join(after)]
+    return [*parts[: place + 1], parts[0], *after]  # a second header in the middle
+
+
+def corrupt(original: Original, operations: list[Operation]) -> list[bytes]:
+    """The parts of a message after all operations: first on the header's fields, then on its bytes, then on parts."""
+    header, chunks = original
     corrupted = ProtoMessage()
-    corrupted.CopyFrom(proto)
+    corrupted.CopyFrom(header)
     by_name = {"field": _change_field, "type": _change_type, "swap": _swap_fields}
     for name, seed in operations:
         if name in by_name:
             by_name[name](corrupted, random.Random(seed))
     content = corrupted.SerializeToString()
     for name, seed in operations:
-        if name == "inner":
+        if name == "bytes":
             content = _corrupt_bytes(content, random.Random(seed))
-    content = wrap_bytes(content)
+    parts = [content, *chunks]
     for name, seed in operations:
-        if name == "outer":
-            content = _corrupt_bytes(content, random.Random(seed))
-    return content
+        if name == "parts" and parts:
+            parts = _corrupt_parts(parts, random.Random(seed))
+    return parts
 
 
 def examples() -> st.SearchStrategy[Example]:
     """Replies of every kind with up to three operations, most often read as their own kind."""
     kinds = sorted(READERS)
-    names = st.sampled_from(["field", "field", "field", "type", "type", "swap", "inner", "inner", "outer"])
+    names = st.sampled_from(["field", "field", "field", "type", "type", "swap", "bytes", "bytes", "parts"])
     operations = st.lists(st.tuples(names, st.integers(0, 2**32)), min_size=1, max_size=3)
     own = st.sampled_from([*kinds]).flatmap(lambda kind: st.tuples(st.just(kind), operations, st.just(kind)))
     other = st.tuples(st.sampled_from([*kinds, "error"]), operations, st.sampled_from(kinds))

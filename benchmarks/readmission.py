@@ -27,9 +27,9 @@ from federated_health.data.sources.source import generate_readmission
 from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import READMISSION
 from federated_health.hospital.local_model import LocalModel
-from federated_health.ml.metrics import roc_auc
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from
+from federated_health.ml.scores import roc_auc
 from federated_health.settings import Settings
 
 

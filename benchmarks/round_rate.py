@@ -34,9 +34,9 @@ import client
 from federated_health.data.hospital import load_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.hospital.local_model import LocalModel
-from federated_health.ml.metrics import count_outcomes, probability
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from
+from federated_health.ml.targets.binary import count_outcomes, probability
 from federated_health.processes import free_port, process
 from federated_health.security.authority import make_demo_identities
 from federated_health.security.identity import Identity, load_identity

@@ -1,9 +1,40 @@
-"""Federated learning between hospitals: one risk model, and no patient record leaves a hospital."""
+"""Federated learning between hospitals: one risk model, and no patient record leaves a hospital.
+
+`docs/python-api.md` explains the public names, which are loaded on first use.
+"""
 
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from federated_health.api import (
+        Model,
+        Result,
+        Task,
+        UserError,
+        draft_task,
+        federate,
+        load_model,
+        read_task,
+        write_task,
+    )
 
 # gRPC writes a line to stderr for every handshake that fails, without saying whose: an unknown peer could fill a
 # terminal with them. It reads this when it is imported, so a server imports something of this package first.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 __version__ = "0.2.0"
+
+__all__ = ["Model", "Result", "Task", "UserError", "draft_task", "federate", "load_model", "read_task", "write_task"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from federated_health import api  # noqa: PLC0415  # a server and a client need none of it
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

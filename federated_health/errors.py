@@ -27,6 +27,12 @@ class SettingsError(UserError):
     exit_code = 2  # argparse's code for the same kind of mistake
 
 
+class NetworkError(UserError):
+    """The file of a network cannot be used."""
+
+    default_reason = "its network file cannot be used"
+
+
 class MissingLibraryError(UserError):
     """A run asks for a feature whose library is not installed."""
 

@@ -1,16 +1,13 @@
-"""Safe file operations: files replaced whole or not at all, files that only grow, and folder locks.
+"""Safe file operations: files replaced whole or not at all, and folder locks.
 
 Windows cannot open a folder: there `sync_folder` and the locks do nothing.
 """
 
-import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +67,13 @@ def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
         raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def replace_file(path: Path, content: bytes, mode: int = 0o666, *, partial_name: str | None = None) -> None:
+def replace_file(
+    path: Path, content: bytes | Iterable[bytes | memoryview], mode: int = 0o666, *, partial_name: str | None = None
+) -> None:
     """Write a file so that a reader, or a power cut, finds the old content or the new and nothing in between.
 
     Args:
+        content: whole, or in pieces.
         mode: see `write_bytes`.
         partial_name: name of the temporary file in the same folder, where an earlier one may be left over.
 
@@ -85,7 +85,7 @@ def replace_file(path: Path, content: bytes, mode: int = 0o666, *, partial_name:
         temporary.unlink(missing_ok=True)  # left over from a process that was killed, perhaps with another mode
         temporary.touch(mode, exist_ok=False)
         with temporary.open("wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -132,23 +132,6 @@ def locked_folder(folder: Path, *, wait: bool) -> Iterator[None]:
         os.close(descriptor)
 
 
-@contextmanager
-def open_to_append(path: Path, *, lock: bool = False) -> Iterator[FileIO]:
-    """Open a file for reading and appending, locked against other such processes if asked; a new one is private."""
-    with open(path, "a+b", buffering=0, opener=partial(os.open, mode=PRIVATE)) as file:
-        if lock and os.name != "nt":
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
-
-
-def append(file: FileIO, content: bytes) -> None:
-    """Write all content at the end of an unbuffered file, or raise OSError; it is on disk when this returns."""
-    written = file.write(content)
-    os.fsync(file.fileno())
-    if written != len(content):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
 def hash_file(path: Path) -> str:
     """SHA-256, in hex, of a file's bytes."""
     with path.open("rb") as file:
@@ -160,12 +143,4 @@ def path_exists(path: Path) -> bool:
     try:
         return path.exists()
     except OSError:  # a name that is too long, or a folder without permission
-        return False
-
-
-def file_exists(path: Path) -> bool:
-    """Whether a path is a visible file: no folder, and no pipe whose end a reader would wait for."""
-    try:
-        return path.is_file()
-    except OSError:  # as above
         return False

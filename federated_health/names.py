@@ -34,6 +34,9 @@ differential privacy."""
 MAPPING = "mapping"
 """Key of a node's config: the mapping file that states how the hospital's export is written."""
 
+NETWORK = "network"
+"""Key of a node's config: the file that builds the network, if the run's network is not one of the package's."""
+
 PROXIMAL_MU = "proximal-mu"
 """Name that Flower's FedProx gives its parameter, in the strategy and in each train message."""
 

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import InitVar, dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 from federated_health import setting_fields as limits
 from federated_health.data.task_files import DEFAULT_TASK, TASKS, find_task, read_task_file
 from federated_health.data.tasks import Task
-from federated_health.errors import SettingsError, check_installed
+from federated_health.errors import SettingsError
 from federated_health.ml import load_privacy_plan
-from federated_health.ml.networks import MODELS, Network
+from federated_health.ml.networks import ACTIVATIONS, MODELS, OPTIMIZERS, SGD, Network, agreement_of, read_hidden
 from federated_health.ml.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
-from federated_health.ml.targets import target_of
 from federated_health.names import DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAX_WAIT
 from federated_health.setting_fields import Value, check, coerce, flag_of, setting
 
@@ -24,7 +23,20 @@ if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan
 
 OPERATIONAL = frozenset(
-    {"task-file", "address", "tls", "wait", "round-timeout", "out", "resume", "force", "insecure", "verbose", "data"}
+    {
+        "task-file",
+        "network",
+        "address",
+        "tls",
+        "wait",
+        "round-timeout",
+        "out",
+        "resume",
+        "force",
+        "insecure",
+        "verbose",
+        "data",
+    }
 )
 """Settings, spelled with dashes, of where and how a run is carried out; no result depends on them."""
 
@@ -42,6 +54,9 @@ _of_results = partial(setting, "results")
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Every setting of a run; flags and the run config spell the names with dashes.
+
+    Args:
+        declared_task: the task itself, in place of its name or file, for a run in one process.
 
     Raises:
         SettingsError: a value is of the wrong type or out of range, or contradicts another one.
@@ -64,8 +79,13 @@ class Settings:
     )
     local_epochs: int = _of_training(5, "passes over a hospital's training rows per round", unit="N", minimum=1)
     batch_size: int = _of_training(32, "rows per training step; 0 means all rows of a hospital", unit="ROWS", minimum=0)
-    learning_rate: float = _of_training(
-        0.05, "learning rate of local training (stochastic gradient descent)", unit="RATE", above=0
+    learning_rate: float = _of_training(0.05, "learning rate of --optimizer", unit="RATE", above=0)
+    optimizer: str = _of_training(
+        SGD,
+        "optimizer of local training, one of Keras's; sgd is plain stochastic gradient descent; the state of the "
+        "others, such as Adam's moments, is local to a round",
+        choices=OPTIMIZERS,
+        unit="NAME",
     )
     l2: float = _of_training(
         0.003, "L2 regularisation strength: weight of the squared kernels in the loss", unit="WEIGHT", minimum=0
@@ -77,7 +97,24 @@ class Settings:
         choices=("none", "balanced"),
     )
     model: str = _of_training(
-        "mlp", "the network: mlp has a hidden layer of 16 units, logistic is a logistic regression", choices=MODELS
+        "mlp", "the network: mlp has hidden layers, logistic is a logistic regression", choices=MODELS
+    )
+    hidden: str = _of_training("16", "units of each hidden layer of the mlp, such as 32,16", unit="UNITS")
+    activation: str = _of_training(
+        "relu", "activation of the mlp's hidden layers, one of Keras's", choices=ACTIVATIONS, unit="NAME"
+    )
+    dropout: float = _of_training(
+        0.0,
+        "share of each hidden layer's units that a training step of the mlp drops",
+        unit="SHARE",
+        minimum=0,
+        allowed="at least 0, below 1",
+    )
+    network: str = _of_training(
+        "",
+        "Python file that builds a Keras network of your own, instead of --model; every hospital needs the same file; "
+        "docs/extending.md explains it",
+        unit="FILE",
     )
     strategy: str = _of_averaging(
         "fedavg",
@@ -183,8 +220,11 @@ class Settings:
     insecure: bool = _of_connection(False, "allow an --address that other machines can reach, without --tls")
     verbose: bool = _of_results(False, "show debug messages, and the logs of Flower and TensorFlow")
     data: str = _of_results(DEFAULT_DATA, "simulation only: folder of client_1.csv, client_2.csv, ...", unit="DIR")
+    declared_task: InitVar[Task | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, declared_task: Task | None) -> None:
+        if declared_task is not None:
+            vars(self).update(task=declared_task.name, task_declaration=declared_task)
         for field in fields(self):
             check(field, getattr(self, field.name))
         if self.task_file:
@@ -192,57 +232,21 @@ class Settings:
             if self.task not in (DEFAULT_TASK, task.name):
                 raise SettingsError(f"task: expected {task.name}, the task of {self.task_file}, got {self.task!r}")
             object.__setattr__(self, "task", task.name)
+        _ = self.task_declaration, self.network_declaration
         local_rate = self.dp_learning_rate if self.dp_epsilon else self.learning_rate
         check_strategy(self.strategy, self.strategy_arguments, self.hospitals, local_rate)
         if self.min_hospitals > self.hospitals:
             raise SettingsError(
                 f"min-hospitals: expected at most --hospitals {self.hospitals}, got {self.min_hospitals}"
             )
-        self._check_target()
-        if self.encrypt:
-            self._check_encryption()
         if 0 < self.max_update_norm < 1:
             raise SettingsError(f"max-update-norm: expected 0 or at least 1, got {self.max_update_norm!r}")
-        if 0 < self.dp_epsilon < limits.MIN_EPSILON:
-            raise SettingsError(f"dp-epsilon: expected 0 or at least {limits.MIN_EPSILON:g}, got {self.dp_epsilon!r}")
-        if self.dp_epsilon and STRATEGIES[self.strategy].needs_loss:
-            raise SettingsError(f"{self.strategy}: needs each hospital's training loss, which --dp-epsilon withholds")
-        if self.dp_epsilon and self.dp_steps * (self.rounds + self.dp_spare_rounds) > limits.MAX_STEPS:
-            raise SettingsError(
-                f"dp-steps: expected at most {limits.MAX_STEPS} over all rounds, including --dp-spare-rounds"
-            )
-        # A missing library ends the run here, before anything is written.
-        if self.dp_epsilon:
-            check_installed("dp_accounting")
-        if self.encrypt:
-            check_installed("tenseal")
+        if self.encrypt or self.dp_epsilon or self.class_weight != "none" or self.strategy == "qfedavg":
+            from federated_health.setting_conflicts import check_conflicts  # noqa: PLC0415  # of these settings only
+
+            check_conflicts(self)
         if self.resume and self.out and Path(self.out) != Path(self.resume):
             raise SettingsError("out: expected none, or the folder of --resume, where the run continues")
-
-    def _check_target(self) -> None:
-        target = target_of(self.task_declaration)
-        if self.encrypt and not target.has_threshold:
-            raise SettingsError(f"encrypt: expected a binary label, got {self.task_declaration.label.kind}")
-        if self.class_weight == "none":
-            return
-        if not target.has_classes:
-            kind = self.task_declaration.label.kind
-            raise SettingsError(f"class-weight: expected a label with classes, got {kind}; leave it out")
-        if self.encrypt or self.dp_epsilon:
-            flag = "--encrypt" if self.encrypt else "--dp-epsilon"
-            raise SettingsError(f"class-weight: {flag} withholds the numbers of rows that balanced needs")
-
-    def _check_encryption(self) -> None:
-        minimum = MIN_ENCRYPTED_HOSPITALS
-        for name, number in (("hospitals", self.hospitals), ("min-hospitals", self.min_hospitals or minimum)):
-            if number < minimum:
-                why = "from a sum of two, each hospital learns the other's update"
-                raise SettingsError(f"{name}: expected at least {minimum} with --encrypt, got {number}: {why}")
-        if not STRATEGIES[self.strategy].is_mean:
-            means = ", ".join(name for name, declared in STRATEGIES.items() if declared.is_mean)
-            raise SettingsError(
-                f"strategy: expected one of {means} with --encrypt, got {self.strategy}, which reads single updates"
-            )
 
     def check_given(self, flags: Iterable[str]) -> None:
         """Raise SettingsError for flags of differential privacy without --dp-epsilon, where they have no effect."""
@@ -253,13 +257,13 @@ class Settings:
             )
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Value]) -> Self:
+    def from_config(cls, config: Mapping[str, Value], declared_task: Task | None = None) -> Self:
         """Settings from names with dashes, such as Flower's run config; an unknown name is an error, too."""
         known = {flag_of(setting): setting for setting in fields(cls)}
         if unknown := sorted(set(config) - set(known)):
             raise SettingsError(f"unknown setting {', '.join(unknown)}; known are: {', '.join(known)}")
         values: dict[str, Any] = {known[flag].name: coerce(known[flag], value) for flag, value in config.items()}
-        return cls(**values)
+        return cls(**values, declared_task=declared_task)
 
     @cached_property
     def task_declaration(self) -> Task:
@@ -268,8 +272,35 @@ class Settings:
 
     @cached_property
     def network_declaration(self) -> Network:
-        """The network."""
-        return Network(self.model)
+        """The network.
+
+        Raises:
+            SettingsError: settings of it contradict each other.
+            NetworkError: its file cannot be read.
+        """
+        if self.network or self.model != "mlp":
+            from federated_health.setting_conflicts import check_network_settings  # noqa: PLC0415  # not for an mlp
+
+            check_network_settings(self)
+            if self.network:
+                from federated_health.ml.network_file import read_network  # noqa: PLC0415  # only where there is a file
+
+                return read_network(Path(self.network))
+            return Network(self.model)
+        try:
+            hidden = read_hidden(self.hidden)
+        except ValueError as error:
+            raise SettingsError(f"hidden: {error}, got {self.hidden!r}") from None
+        if not hidden:
+            raise SettingsError("hidden: expected units of each hidden layer, such as 32,16; --model logistic has none")
+        if self.dropout >= 1:
+            raise SettingsError(f"dropout: expected less than 1, got {self.dropout:g}")
+        return Network(self.model, hidden, self.activation, self.dropout)
+
+    @property
+    def agreement(self) -> dict[str, str]:
+        """What every hospital must agree on."""
+        return agreement_of(self.task_declaration, self.network_declaration)
 
     @cached_property
     def strategy_arguments(self) -> Arguments:

@@ -6,18 +6,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import RunError
-from federated_health.messages.content import Evaluation, Update
+from federated_health.messages.content import EQUAL_WEIGHT, NUM_EXAMPLES, Evaluation, Update
 from federated_health.messages.records import weights_to_record
-from federated_health.ml.metrics import Counts
+from federated_health.messages.validation import read_update
 from federated_health.ml.networks import Weights
 from federated_health.ml.strategies import STRATEGIES
 from federated_health.ml.targets import target_of
-from federated_health.server.history import ProblemLog, summarise_run
+from federated_health.ml.targets.binary import Counts
+from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import grid_of
+from federated_health.server.run_summary import summarise_run
 from federated_health.server.strategies import make_strategy
 from federated_health.transport import backoff
 from tests.support.light_hospitals import run_of, settings_of, shift_of, three
@@ -42,7 +45,7 @@ def average(updates: dict[int, Update], strategy: str = "fedavg") -> tuple[list[
     """The server's average of a round's valid updates, which arrive in this order, and the problems that it counts."""
 
     def read(node: int, content: RecordDict) -> Update:
-        return Update.from_content(content, {"kernel": (2,)}, UPDATES[node].examples)
+        return read_update(content, {"kernel": (2,)}, UPDATES[node].examples)
 
     replies = [reply(node, update.to_content()) for node, update in updates.items()]
     accepted, problems = accept(replies, read, NAMES)
@@ -59,6 +62,29 @@ def test_fedavg_weighs_hospitals_by_their_training_rows() -> None:
 
 def test_simple_averaging_counts_hospitals_alike() -> None:
     assert average(UPDATES, "average")[0] == pytest.approx([(1 + 3 + 7) / 3, (2 + 4 + 0) / 3])
+
+
+@pytest.mark.parametrize(
+    ("strategy", "key"), [("fedavg", NUM_EXAMPLES), ("average", EQUAL_WEIGHT), ("fedprox", NUM_EXAMPLES)]
+)
+@pytest.mark.parametrize("hospitals", [1, 2, 5])
+def test_the_average_has_the_bits_of_flower_s(strategy: str, key: str, hospitals: int) -> None:
+    """Some updates are as Flower's engines deliver them, in NumPy's format."""
+    generator = np.random.default_rng(hospitals)
+    shapes = {"kernel": (300, 401), "bias": (7,), "scalar": ()}
+    replies = []
+    for node in range(hospitals):
+        weights = {name: np.asarray(generator.standard_normal(shape), np.float32) for name, shape in shapes.items()}
+        weights["bias"][:3] = [-0.0, 1e-45, 3e38]
+        content = Update(weights=weights, examples=10 + 7 * node, loss=0.5).to_content()
+        if node % 2:
+            content["arrays"] = ArrayRecord({name: Array(array) for name, array in weights.items()})
+        content.metric_records["metrics"][EQUAL_WEIGHT] = 1.0
+        replies.append(reply(node, content))
+    ours, _ = make_strategy(settings_of(strategy)).aggregate_train(1, replies)
+    theirs = aggregate_arrayrecords([message.content for message in replies], key)
+    assert ours is not None
+    assert {name: array.data for name, array in ours.items()} == {name: array.data for name, array in theirs.items()}
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "average"])

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 from scipy.stats import norm
 
-from federated_health.ml.metrics import Interval
+from federated_health.ml.verdicts import Interval
 from federated_health.studies.audit.membership import (
     AttackStrength,
     confidences,

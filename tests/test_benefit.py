@@ -22,12 +22,14 @@ from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, TrainConfig
 from federated_health.messages.records import METRICS, MalformedMessageError
-from federated_health.ml.metrics import MAX_LOSS, Counts, Interval, Verdict
+from federated_health.ml.metrics import MAX_LOSS
 from federated_health.ml.networks import Network, initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.targets import target_of
-from federated_health.server.history import summarise_benefits
+from federated_health.ml.targets.binary import Counts
+from federated_health.ml.verdicts import Interval, Verdict
 from federated_health.server.plain_run import PlainRun
+from federated_health.server.run_summary import summarise_benefits
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from tests.test_messages import over_the_wire

@@ -12,8 +12,9 @@ from sklearn import metrics as reference
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.ml.bootstrap import Resampled
 from federated_health.ml.calibration import calibration
-from federated_health.ml.metrics import Interval, Verdict, probability
 from federated_health.ml.targets import target_of
+from federated_health.ml.targets.binary import probability
+from federated_health.ml.verdicts import Interval, Verdict
 from federated_health.studies.benefit.comparison import (
     OutOfFold,
     Scores,

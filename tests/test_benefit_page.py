@@ -8,7 +8,7 @@ import pytest
 
 from federated_health import __version__
 from federated_health.data.task_files import HEART_DISEASE
-from federated_health.ml.metrics import Verdict, verdict_text
+from federated_health.ml.verdicts import Verdict, verdict_text
 from federated_health.report.formatting import list_verdicts
 from federated_health.report.page import Cards, Page, Picture, Table, render
 from tests.support.example_run import blocks, facts, rows, section, titles

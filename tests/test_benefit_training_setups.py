@@ -13,8 +13,8 @@ from flwr.clientapp import ClientApp
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import RunError, SettingsError
 from federated_health.hospital import handlers
-from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import weights_hash
+from federated_health.ml.targets.binary import Counts
 from federated_health.server.plain_run import PlainRun
 from federated_health.studies import study
 from federated_health.studies.benefit import training_setups

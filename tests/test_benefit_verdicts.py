@@ -9,7 +9,7 @@ import pytest
 
 from federated_health.data.columns import Measurement
 from federated_health.data.task_files import HEART_DISEASE
-from federated_health.ml.metrics import Verdict
+from federated_health.ml.verdicts import Verdict
 from federated_health.studies.benefit.benefit_study import run_fits
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.comparison import collect_scores, compare_models

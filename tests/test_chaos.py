@@ -26,8 +26,8 @@ from flwr.common.serde import message_from_proto, message_to_proto
 
 from federated_health.data.hospital import load_hospital
 from federated_health.data.task_files import HEART_DISEASE
-from federated_health.messages.content import Update
 from federated_health.messages.records import MalformedMessageError, weights_to_record
+from federated_health.messages.validation import read_update
 from federated_health.ml.networks import Network, initial_weights, weight_shapes, weights_hash
 from federated_health.ml.normalisation import Normalisation
 from federated_health.server.plain_run import PlainRun
@@ -191,13 +191,13 @@ def replies_of(poison: Poison, path: Path, rounds: list[int]) -> list[Message]:
 def test_an_invalid_update_is_rejected_when_it_is_read(data: dict[str, Path], kind: str) -> None:
     (reply,) = replies_of(Poison(kind=kind, first=2, times=1), data["hungary"], [2])
     with pytest.raises(MalformedMessageError):
-        Update.from_content(reply.content, SHAPES, 220)
+        read_update(reply.content, SHAPES, 220)
 
 
 def test_a_huge_update_is_readable_and_moves_far(data: dict[str, Path]) -> None:
     poisoned, plain = replies_of(Poison(kind="a huge norm", first=2, times=1), data["hungary"], [2, 3])
     first = next(iter(SHAPES))
-    moved = [Update.from_content(reply.content, SHAPES, 220).weights[first] for reply in (poisoned, plain)]
+    moved = [read_update(reply.content, SHAPES, 220).weights[first] for reply in (poisoned, plain)]
     assert np.abs(moved[0]).min() > HUGE / 2
     assert np.abs(moved[1]).max() < 1
 

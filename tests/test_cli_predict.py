@@ -14,7 +14,8 @@ from federated_health.data.patient_table import read_patients
 from federated_health.data.task_files import HEART_DISEASE, READMISSION, parse_task
 from federated_health.data.task_writing import write_task
 from federated_health.errors import DataError
-from federated_health.ml.keras_models import build_model, load_model, predict, save_model
+from federated_health.ml.keras_models import build_model, predict
+from federated_health.ml.model_files import load_model, save_model
 from federated_health.ml.networks import Network, initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.targets import target_of

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from flwr.clientapp import ClientApp
 
-from federated_health.cli import server as cli_server
+from federated_health.cli import run_results
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.messages.content import Evaluation
-from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.targets import target_of
+from federated_health.ml.targets.binary import Counts
 from federated_health.processes import free_port
 from federated_health.server.checkpoint import CheckpointFolder
-from federated_health.server.history import summarise_run
 from federated_health.server.plain_run import PlainRun
+from federated_health.server.run_summary import summarise_run
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from tests.support.script_calls import RunScript, assert_one_line
@@ -72,7 +72,7 @@ def test_the_benefit_table_fits_a_terminal_of_80_columns(
     monkeypatch.setenv("COLUMNS", "80")
     difference = {"value": 0.0004, "low": -0.0754, "high": 0.0731}
     benefit = {"verdict": "no clear difference", "own_roc_auc": 0.7439, "difference": difference, "small": False}
-    cli_server.print_benefit({"va-long-beach": {**benefit, "roc_auc": {"value": 0.7443}}}, BINARY)
+    run_results.print_benefit({"va-long-beach": {**benefit, "roc_auc": {"value": 0.7443}}}, BINARY)
     lines = capsys.readouterr().out.splitlines()
     row = " va-long-beach  0.744      0.744  +0.000 (-0.075 to +0.073)  no clear difference"
     assert row in lines
@@ -88,7 +88,7 @@ def test_a_mean_that_includes_hospitals_of_few_patients_is_marked(
         for name, rows, auc in (("a", 9 if small else 10, 1.0), ("b", 3 if small > 1 else 30, 0.5), ("c", 0, None))
     }
 
-    cli_server.print_final_figures(summarise_run(BINARY, evaluations, dict.fromkeys("abc", 90)), 0.5, BINARY)
+    run_results.print_final_figures(summarise_run(BINARY, evaluations, dict.fromkeys("abc", 90)), 0.5, BINARY)
 
     lines = capsys.readouterr().out.splitlines()
     (mean,) = [line.split()[2:] for line in lines if "hospital mean" in line]
@@ -107,7 +107,7 @@ def test_a_verdict_points_to_the_data_warnings_of_the_hospital(capsys: pytest.Ca
         "roc_auc": {"value": 0.8},
         "small": False,
     }
-    cli_server.print_benefit(
+    run_results.print_benefit(
         {"north": benefit, "south": {**benefit, "data_warnings": ["its label is inverted"]}}, BINARY
     )
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "Problems in this run" in line]

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federated_health.data.columns import Category, ClassLabel, Label, Measurement
+from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.data_check import DataCheck, check_data
 from federated_health.data.data_check_page import DataCheckPage
 from federated_health.data.hospital import load_hospital
+from federated_health.data.labels import ClassLabel
 from federated_health.data.patient_table import read_patients
 from federated_health.data.sources.source import generate_readmission
 from federated_health.data.task_files import HEART_DISEASE, READMISSION

@@ -23,10 +23,12 @@ from federated_health.encryption.vectors import BINS, FinalSums, read_round
 from federated_health.errors import AnswerError, RunError
 from federated_health.hospital import handlers
 from federated_health.messages.content import CONFIG, ENCRYPTED_ONLY, ROUND, SUMS_WITHHELD, TrainConfig, Update
-from federated_health.ml.metrics import Counts, count_outcomes, merge_counts, probability, roc_auc
+from federated_health.ml.metrics import merge_counts
 from federated_health.ml.networks import Network, Weights, weight_shapes
 from federated_health.ml.privacy_plan import PrivacyPlan
-from federated_health.names import node_id_of
+from federated_health.ml.scores import roc_auc
+from federated_health.ml.targets.binary import Counts, count_outcomes, probability
+from federated_health.names import NETWORK, node_id_of
 from federated_health.report.page import render
 from federated_health.report.run_page import RunSummary, page_of_run
 from federated_health.security.authority import make_demo_identities
@@ -36,6 +38,7 @@ from federated_health.server.run import FederatedRun
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import ReplyFutures, hospital_context
+from tests.support.scripts import PROJECT
 
 pytestmark = pytest.mark.slow
 
@@ -196,6 +199,22 @@ def test_every_hospital_ends_with_the_weights_of_a_plain_run(
         assert config.normalisation.mean == pytest.approx(plain.normalisation.mean, rel=1e-6)
         assert config.normalisation.variance == pytest.approx(plain.normalisation.variance, rel=1e-6)
         assert (config.strategy, config.rounds) == (settings.strategy, settings.rounds)
+
+
+def test_a_network_of_a_file_ends_with_the_weights_and_state_of_a_plain_run(
+    hospitals: Hospitals, paths: dict[str, Path]
+) -> None:
+    file = str(PROJECT / "examples" / "networks" / "batch_norm.py")
+    for context in hospitals.contexts.values():
+        context.node_config[NETWORK] = file
+    settings = settings_of(network=file)
+    EncryptedRun(Grid(hospitals), settings).run()
+    contexts = {name: hospital_context(name, {"data": str(path), NETWORK: file}) for name, path in paths.items()}
+    plain = PlainRun(InProcessTransport(handlers.answer, contexts), replace(settings, encrypt=False))
+    plain.run()
+    for name in NAMES:
+        assert greatest_difference(weights_at(hospitals, name), plain.weights) < 1e-5
+    assert (weights_at(hospitals, NAMES[0])["005/moving_variance"] > 0).all()
 
 
 def test_figures_are_of_all_patients_together(hospitals: Hospitals, paths: dict[str, Path]) -> None:

@@ -9,10 +9,11 @@ from federated_health.encryption.ckks import SLOTS
 from federated_health.encryption.vectors import BINS, FinalSums
 from federated_health.errors import EncryptionError
 from federated_health.ml.curves import choose_threshold, roc_auc_from_microaggregates
-from federated_health.ml.metrics import Counts, count_outcomes, probability, roc_auc
 from federated_health.ml.networks import Network, initial_weights, weight_shapes
 from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from
 from federated_health.ml.rounds import HospitalRound
+from federated_health.ml.scores import roc_auc
+from federated_health.ml.targets.binary import Counts, count_outcomes, probability
 
 MEASUREMENTS = HEART_DISEASE.measurements
 NOISE = 6e-9

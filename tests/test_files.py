@@ -11,17 +11,9 @@ from pathlib import Path
 import pytest
 
 from federated_health import files
+from federated_health.append_only import append, open_to_append
 from federated_health.errors import StorageError
-from federated_health.files import (
-    append,
-    locked_folder,
-    make_folder,
-    open_to_append,
-    sync_folder,
-    write_bytes,
-    write_json,
-    write_text,
-)
+from federated_health.files import locked_folder, make_folder, sync_folder, write_bytes, write_json, write_text
 
 
 def mode_of(path: Path) -> int:

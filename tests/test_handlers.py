@@ -19,10 +19,10 @@ from federated_health.hospital import handlers
 from federated_health.hospital.handlers import hospital_of
 from federated_health.messages.content import ENCRYPTED_ONLY, Registration, TrainConfig
 from federated_health.messages.records import MalformedMessageError, weights_to_record
-from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Network, initial_weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.targets import target_of
+from federated_health.ml.targets.binary import Counts
 from federated_health.names import ALLOWED_EPSILON, node_id_of
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context

@@ -1,5 +1,6 @@
 """The egress ledger: its lines, compared with the bytes on the wire; nothing leaves that cannot be recorded."""
 
+import hashlib
 import json
 import os
 import re
@@ -21,9 +22,10 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from federated_health.append_only import append
 from federated_health.errors import LedgerError
-from federated_health.files import append
 from federated_health.hospital.ledger import Ledger, describe
+from federated_health.messages.records import NumpyArray, weights_to_record
 from federated_health.names import node_id_of
 from federated_health.processes import free_port, process
 from federated_health.transport.interface import hospital_context
@@ -139,6 +141,16 @@ def test_arrays_are_hashed_as_the_bytes_of_their_elements() -> None:
     assert [(item["bytes"], item["sha256"]) for item in items] == [
         (array.nbytes, digest(array.tobytes())) for array in (kernel, bias, scalar)
     ]
+
+
+def test_the_hash_of_a_reply_covers_the_arrays_that_follow_its_header(ledger: Ledger) -> None:
+    message = message_of()
+    first, second = (NumpyArray(np.full(size, size, np.float32)) for size in (3, 5))
+    ledger.record_reply(message, reply_to(message), b"envelope", b"header", [first, second])
+    (line,) = read_lines(ledger.path)
+    digests = [hashlib.sha256(struct.pack(f"<{size}f", *[size] * size)).digest() for size in (3, 5)]
+    assert line["bytes"] == len(b"header") + 4 * (3 + 5)
+    assert line["sha256"] == digest(b"header" + digests[0] + digests[1])
 
 
 def test_bytes_hidden_after_an_array_are_counted_with_it() -> None:
@@ -360,11 +372,13 @@ def train(message: Message, _context: Context) -> Message:
     weights = {"hidden/kernel": np.full((3, 2), number, np.float32), "hidden/bias": np.arange(2, dtype=np.float32)}
     several = ConfigRecord({"raw": b"\x00", "flag": True, "words": ["a", "b"], "whole": [number], "none": []})
     metrics = MetricRecord({"num-examples": number, "train-loss": number / 7, "cells": [0.5, float(number)]})
-    arrays = ArrayRecord({name: Array(array) for name, array in weights.items()})
-    return Message(
-        RecordDict({"arrays": arrays, "metrics": metrics, "hospital": several}),
-        reply_to=message,
-    )
+    content = RecordDict({"numpy": ArrayRecord({name: Array(array) for name, array in weights.items()})})
+    content["metrics"], content["hospital"] = metrics, several
+    large = np.random.default_rng(number).standard_normal((400, 500)).astype(np.float32)
+    if message.content.config_records["config"].get("large"):
+        weights = {"large": large, **weights, "transposed": large.T}
+    content["arrays"] = weights_to_record(weights)
+    return Message(content, reply_to=message)
 
 
 @contextmanager
@@ -416,7 +430,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 
 def ask(grid: StreamTransport, *rounds: int) -> list[Message]:
     wait_until(lambda: len(grid.get_node_ids()) == 1)
-    return [grid.send_and_receive([message_of("train", number)], timeout=10)[0] for number in rounds]
+    return [grid.send_and_receive([message_of("train", number, large=True)], timeout=10)[0] for number in rounds]
 
 
 def test_the_ledger_holds_everything_that_a_hospital_sends_in_order(ledger: Ledger) -> None:

@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from federated_health.data.columns import Category, Label, Measurement, NumberLabel
+from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.exports.export_profile import find_decimal_mark, find_encoding, find_separator
 from federated_health.data.exports.header_words import meaning_of_cell, names_unit, similarity
 from federated_health.data.exports.mapping_draft import draft_mapping
 from federated_health.data.exports.mappings import read_mapping
+from federated_health.data.labels import NumberLabel
 from federated_health.data.patient_table import read_patients
 from federated_health.data.task_files import HEART_DISEASE, READMISSION
 from federated_health.data.tasks import Task

@@ -15,18 +15,9 @@ from sklearn.linear_model import LogisticRegression
 from federated_health.data.sources.source import Source
 from federated_health.data.split import split_rows
 from federated_health.ml.curves import choose_threshold, roc_auc_from_microaggregates
-from federated_health.ml.metrics import (
-    CELL_STEP,
-    MAX_CELLS,
-    MIN_CELL_SIZE,
-    Counts,
-    count_outcomes,
-    figures_of,
-    merge_counts,
-    microaggregate,
-    probability,
-    roc_auc,
-)
+from federated_health.ml.metrics import MAX_CELLS, MIN_CELL_SIZE, merge_counts
+from federated_health.ml.scores import CELL_STEP, microaggregate, roc_auc
+from federated_health.ml.targets.binary import Counts, count_outcomes, figures_of, probability
 
 Scores = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.float32]

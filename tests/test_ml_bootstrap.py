@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from federated_health.ml import bootstrap
 from federated_health.ml.bootstrap import Resampled, can_judge, interval_of, resample, roc_auc_draws
-from federated_health.ml.metrics import MIN_CLASS_SIZE, Interval, Verdict, judge
+from federated_health.ml.verdicts import MIN_CLASS_SIZE, Interval, Verdict, judge
 
 Array = npt.NDArray[np.float64]
 

@@ -10,7 +10,8 @@ from sklearn import metrics as reference
 from federated_health.ml.bootstrap import Resampled
 from federated_health.ml.calibration import Calibration, calibration
 from federated_health.ml.curves import GRID_POINTS, calibration_curve, roc_curve
-from federated_health.ml.metrics import MIN_CLASS_SIZE, probability
+from federated_health.ml.targets.binary import probability
+from federated_health.ml.verdicts import MIN_CLASS_SIZE
 
 Array = npt.NDArray[np.float64]
 

@@ -17,7 +17,7 @@ import pytest
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import StorageError
 from federated_health.messages.content import TrainConfig
-from federated_health.ml.keras_models import load_model, read_description
+from federated_health.ml.model_files import load_model, read_description
 from federated_health.ml.networks import Network, Weights, initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.report import saved_model

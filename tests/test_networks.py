@@ -19,17 +19,18 @@ from federated_health.data.task_files import HEART_DISEASE, parse_task
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 from federated_health.ml.backend import load_keras
-from federated_health.ml.keras_models import (
-    build_encoder,
-    build_head,
-    build_model,
-    encode,
-    load_model,
-    predict,
-    read_description,
-    save_model,
+from federated_health.ml.keras_models import build_encoder, build_head, build_model, encode, predict
+from federated_health.ml.model_files import load_model, read_description, save_model
+from federated_health.ml.networks import (
+    ACTIVATIONS,
+    FILE,
+    MODELS,
+    Network,
+    Weights,
+    initial_weights,
+    weight_shapes,
+    weights_hash,
 )
-from federated_health.ml.networks import MODELS, Network, Weights, initial_weights, weight_shapes, weights_hash
 from federated_health.ml.normalisation import Normalisation
 from tests.conftest import PROJECT
 
@@ -109,15 +110,65 @@ def some_weights(task: Task, model: str) -> Weights:
 # Weights
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("task", [TINY, HEART_DISEASE], ids=lambda task: task.name)
-def test_names_shapes_and_order_of_weights_are_those_of_keras(task: Task, model: str) -> None:
-    head = build_head(task, Network(model))
+DEEP = Network(hidden=(5, 3, 2), activation="tanh", dropout=0.25)
 
-    assert [
-        (array.path.removeprefix("network-head/"), tuple(array.shape)) for array in head.trainable_variables
-    ] == list(weight_shapes(task, Network(model)).items())
-    assert head.non_trainable_variables == []
+
+@pytest.mark.parametrize("network", [*map(Network, MODELS), DEEP], ids=["mlp", "logistic", "deep"])
+@pytest.mark.parametrize("task", [TINY, HEART_DISEASE], ids=lambda task: task.name)
+def test_names_shapes_and_order_of_weights_are_those_of_keras(task: Task, network: Network) -> None:
+    head = build_head(task, network)
+
+    assert [(array.path.removeprefix("network-head/"), tuple(array.shape)) for array in head.weights] == list(
+        weight_shapes(task, network).items()
+    )
+    assert len(head.trainable_variables) == len(head.weights)
+
+
+def test_hidden_layers_have_their_units_activation_and_dropout() -> None:
+    layers = build_head(TINY, DEEP).layers
+
+    assert [(layer.units, layer.activation.__name__) for layer in layers[::2]] == [
+        (5, "tanh"),
+        (3, "tanh"),
+        (2, "tanh"),
+        (1, "linear"),
+    ]
+    assert [layer.rate for layer in layers[1::2]] == [0.25] * 3
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_keras_knows_every_activation(activation: str) -> None:
+    build_head(TINY, Network(activation=activation))
+
+
+def test_settings_that_a_network_does_not_have_do_not_make_another_one() -> None:
+    assert Network("logistic", hidden=(3,), activation="tanh", dropout=0.5) == Network("logistic")
+    assert hash(Network("logistic", hidden=(3,))) == hash(Network("logistic"))
+
+
+@pytest.mark.parametrize("network", [Network(), Network("logistic"), DEEP, Network(FILE, sha256="ab" * 32)])
+def test_a_network_can_be_sent(network: Network) -> None:
+    assert Network.from_config(network.to_config()) == network
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "cnn"},
+        {"hidden": "0"},
+        {"hidden": "16,x"},
+        {"hidden": "1000000000"},
+        {"hidden": ",".join(["2"] * 100)},
+        {"activation": "os.system"},
+        {"dropout": 1.0},
+        {"dropout": float("nan")},
+        {"dropout": "0.5"},
+        {"network-sha256": 3},
+    ],
+)
+def test_an_invalid_network_of_another_side_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"expected|has|is"):
+        Network.from_config({**Network().to_config(), **changes})
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -297,7 +348,7 @@ def test_a_model_file_holds_its_description(tmp_path: Path, tiny_model: Any) -> 
 def test_the_description_is_read_without_keras(tmp_path: Path, tiny_model: Any) -> None:
     save_model(tmp_path / "model.keras", tiny_model, {"task": "tiny-task"})
     code = (
-        "import sys; from pathlib import Path; from federated_health.ml.keras_models import read_description; "
+        "import sys; from pathlib import Path; from federated_health.ml.model_files import read_description; "
         f"print(read_description(Path({str(tmp_path / 'model.keras')!r}))['task'], 'keras' in sys.modules, "
         "'tensorflow' in sys.modules)"
     )

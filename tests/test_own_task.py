@@ -13,11 +13,13 @@ from federated_health.data.task_files import parse_task, read_task_file
 from federated_health.errors import DataError, RunError, SettingsError
 from federated_health.hospital import handlers
 from federated_health.hospital.results import save_results
-from federated_health.ml.keras_models import read_description
+from federated_health.ml.model_files import read_description
 from federated_health.report.page import render
 from federated_health.report.run_page import page_of_run
 from federated_health.server.plain_run import PlainRun
-from federated_health.server.run_folder import RunFolder, read_checkpoint, settings_to_resume, summarise
+from federated_health.server.resuming import read_checkpoint, settings_to_resume
+from federated_health.server.run_folder import RunFolder
+from federated_health.server.run_summary import summarise
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context

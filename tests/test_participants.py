@@ -17,9 +17,9 @@ from federated_health.errors import JoinError, RunError
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
 from federated_health.server import participants as participants_module
-from federated_health.server.history import ProblemLog
 from federated_health.server.participants import Participants
 from federated_health.server.plain_run import PlainRun
+from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import ReplyCollector
 from federated_health.settings import Settings
 from federated_health.transport.interface import Problem, error_reply, hospital_context
@@ -220,7 +220,10 @@ def test_a_hospital_whose_connection_breaks_while_it_registers_is_asked_again_a_
     grid.held["b"] = []
     assert present_names(participants) == ["a", "c"]
     ((future, reply),) = grid.held.pop("b")
+    grid.gone = {"b"}
     future.set_result(error_reply(Message(reply.content, node_id_of("b"), "query.statistics"), "it was cut"))
+    assert present_names(participants) == ["a", "c"]
+    grid.gone = set()
     assert present_names(participants) == ["a", "c"]
     assert problems.to_json()["unanswered"] == {"b": {"it was cut": 1}}
     now += 0.9

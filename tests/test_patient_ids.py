@@ -24,9 +24,9 @@ from federated_health.data.split import split_rows
 from federated_health.data.task_files import READMISSION
 from federated_health.data.tasks import Task
 from federated_health.errors import BudgetError, DataError
-from federated_health.ml.metrics import microaggregate
 from federated_health.ml.normalisation import column_sums
 from federated_health.ml.privacy_plan import PrivacyPlan
+from federated_health.ml.scores import microaggregate
 from federated_health.privacy.budget import PrivacyBudget
 from federated_health.privacy.message_checks import agree_on_plan
 from federated_health.studies.benefit.cohort import Cohort, read_cohort

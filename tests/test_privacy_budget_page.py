@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from federated_health.cli import console
+from federated_health.cli import console, tables
 from federated_health.errors import PrivacyError
 from federated_health.ml.privacy_plan import ACCOUNTANT, GUARANTEE, PrivacyPlan
 from federated_health.privacy.accounting import Steps, epsilon_of
@@ -71,7 +71,7 @@ def test_the_page_can_be_printed(path: Path, capsys: pytest.CaptureFixture[str])
     page = page_of(path, FIRST)
     console.print_lines(page.title, page.lines())
     for title, table in page.tables().items():
-        console.print_figures(title, table)
+        tables.print_figures(title, table)
     output = capsys.readouterr().out
     assert "in 1 round of 1 run" in output
     assert re.search(r"\b0\.\d+ of 1 +1e-05 +0\.5 +6\.25 +0\.333 +4 +1 of 9\b", output)

@@ -21,7 +21,8 @@ from federated_health.hospital.handlers import InMemoryHospital, budget_of
 from federated_health.hospital.results import save_results
 from federated_health.messages.content import Registration, TrainConfig, Update
 from federated_health.messages.records import MalformedMessageError, weights_to_record
-from federated_health.ml.keras_models import read_description
+from federated_health.messages.validation import read_update
+from federated_health.ml.model_files import read_description
 from federated_health.ml.networks import Network, Weights, initial_weights, weights_hash
 from federated_health.ml.normalisation import public_normalisation
 from federated_health.ml.privacy_plan import PrivacyPlan
@@ -392,11 +393,11 @@ def test_an_update_has_a_loss_only_without_differential_privacy(private: bool) -
     shapes = {name: array.shape for name, array in weights.items()}
     without, with_loss = (Update(weights=weights, examples=5, loss=loss).to_content() for loss in (None, 0.5))
 
-    update = Update.from_content(without if private else with_loss, shapes, 5, private=private)
+    update = read_update(without if private else with_loss, shapes, 5, private=private)
 
     assert (update.loss, update.examples) == (None if private else 0.5, 5)
     with pytest.raises(MalformedMessageError, match="its metrics are not"):
-        Update.from_content(with_loss if private else without, shapes, 5, private=private)
+        read_update(with_loss if private else without, shapes, 5, private=private)
 
 
 def test_a_train_config_carries_the_plan_only_if_there_is_one() -> None:

@@ -2,7 +2,7 @@
 
 import json
 
-from federated_health.server.history import MAX_REASONS, OTHER_REASONS, ProblemLog
+from federated_health.server.problem_log import MAX_REASONS, OTHER_REASONS, ProblemLog
 
 LOST = "its connection was lost, or it sent more than 2 MiB at once"
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
-from federated_health.messages.records import MalformedMessageError, read_floats, read_metrics, read_number, read_whole
+from federated_health.messages.records import MalformedMessageError
+from federated_health.messages.validation import read_floats, read_metrics, read_number, read_whole
 
 VALUES: dict[str, Any] = {"whole": 3, "number": 0.25, "floats": [0.5, -1.0], "wholes": [1, 2], "empty": []}
 

@@ -7,8 +7,9 @@ import pytest
 from flwr.app import Message, MetricRecord, RecordDict
 
 from federated_health.messages.content import Update
-from federated_health.server.history import ProblemLog
-from federated_health.server.replies import ReplyCollector, find_outsized
+from federated_health.messages.validation import read_update
+from federated_health.server.problem_log import ProblemLog
+from federated_health.server.replies import ReplyCollector, find_lasting_cause, find_outsized
 from federated_health.transport.interface import Problem
 from tests.support.updates import NAMES, ROWS, SHAPES, accept, error_reply, reply, update_of, updates
 
@@ -108,7 +109,7 @@ def exchange(collector: ReplyCollector, nodes: list[int]) -> list[str]:
     messages = [Message(RecordDict(), node, "train") for node in nodes]
 
     def read(node: int, content: RecordDict) -> Update:
-        return Update.from_content(content, SHAPES, ROWS[NAMES[node]])
+        return read_update(content, SHAPES, ROWS[NAMES[node]])
 
     return [valid.hospital for valid in collector.send_and_receive(messages, NAMES, read)]
 
@@ -174,3 +175,29 @@ def test_an_update_is_outsized_above_a_multiple_of_the_lower_median(
     norms: dict[str, float], factor: float, outsized: set[str]
 ) -> None:
     assert find_outsized(norms, factor) == outsized
+
+
+# Failures that another attempt would repeat
+
+DIVERGING = "its training diverged: its train-loss is out of range"
+
+
+@pytest.mark.parametrize(
+    ("asked", "failures", "earlier", "expected"),
+    [
+        ("ab", {"a": DIVERGING, "b": DIVERGING}, {}, "try a smaller --learning-rate"),
+        ("ab", {"a": "x", "b": "y"}, {"a": "x", "b": "y"}, "a: x; b: y"),
+        ("ab", {"a": "x", "b": "x"}, {"a": "x", "b": "x"}, "a, b: x"),
+        ("ab", {"a": DIVERGING, "b": "x"}, {"a": DIVERGING, "b": "x"}, "b: x"),
+        ("ab", {"a": "x", "b": "y"}, {}, None),
+        ("ab", {"a": "x", "b": "y"}, {"a": "x", "b": "z"}, None),
+        ("ab", {"a": "x"}, {"a": "x"}, None),  # b sent an update, or nothing at all
+        ("ab", {"a": "x", "b": "x"}, {"a": "x"}, None),
+        ("", {}, {}, None),
+    ],
+)
+def test_only_a_failure_of_every_hospital_that_repeats_itself_is_lasting(
+    asked: str, failures: dict[str, str], earlier: dict[str, str], expected: str | None
+) -> None:
+    cause = find_lasting_cause(set(asked), failures, earlier)
+    assert cause is None if expected is None else expected in str(cause)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from federated_health.ml.curves import CalibrationCurve, Curve
-from federated_health.ml.metrics import Interval
+from federated_health.ml.verdicts import Interval
 from federated_health.report.charts import (
     draw_calibration,
     draw_confusion,

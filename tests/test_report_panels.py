@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from federated_health.data.columns import ClassLabel
+from federated_health.data.labels import ClassLabel
 from federated_health.ml.metrics import merge_counts
 from federated_health.ml.targets import target_of
 from federated_health.report.formatting import figure
@@ -13,7 +13,7 @@ from federated_health.report.page import Cards, Caution, Page, Picture, Table, r
 from federated_health.report.panels import panels_of
 from federated_health.report.panels.quantities import join_groups
 from federated_health.report.run_page import page_of_run
-from federated_health.server.run_folder import summarise
+from federated_health.server.run_summary import summarise
 from tests.support.example_run import blocks, rows, section, titles
 from tests.support.example_targets import page_of_label, run_of_label
 from tests.support.targets import LABELS, task_of

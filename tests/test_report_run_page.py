@@ -14,8 +14,9 @@ from federated_health import __version__
 from federated_health.data.manifest import find_hospital
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.messages.content import Evaluation
-from federated_health.ml.metrics import Counts, Verdict
 from federated_health.ml.privacy_plan import GUARANTEE
+from federated_health.ml.targets.binary import Counts
+from federated_health.ml.verdicts import Verdict
 from federated_health.report import page as page_module
 from federated_health.report import panels, private_runs, run_page, sections
 from federated_health.report.formatting import MAX_ROWS, list_verdicts
@@ -23,7 +24,7 @@ from federated_health.report.page import Cards, Caution, Page, Picture, Table, r
 from federated_health.report.panels import binary
 from federated_health.report.run_page import page_of_run
 from federated_health.server.plain_run import PlainRun
-from federated_health.server.run_folder import summarise
+from federated_health.server.run_summary import summarise
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context

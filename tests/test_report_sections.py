@@ -9,7 +9,9 @@ import pytest
 from federated_health import __version__
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.ml.curves import Curve
-from federated_health.ml.metrics import Counts, Interval, Verdict, figure_title
+from federated_health.ml.metrics import figure_title
+from federated_health.ml.targets.binary import Counts
+from federated_health.ml.verdicts import Interval, Verdict
 from federated_health.report.formatting import (
     figure,
     list_some,
@@ -152,7 +154,7 @@ def card_of(difference: Interval, verdict: str, small: bool = False, details: st
 
 
 def test_a_card_shows_the_verdict_that_it_is_given_whatever_its_interval() -> None:
-    # A difference of very few patients has no verdict; see `metrics.MIN_CLASS_SIZE`.
+    # A difference of very few patients has no verdict; see `verdicts.MIN_CLASS_SIZE`.
     card = card_of(Interval(value=0.2, low=0.1, high=0.3), Verdict.UNDEFINED, small=True, details="5 patients.")
     assert (card.name, card.verdict, card.tone) == ("a", "too few patients to tell", "neutral")
     assert "0.900 with the federation, 0.700 with its own patients alone" in card.text

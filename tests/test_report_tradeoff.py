@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from federated_health.ml.metrics import Interval
+from federated_health.ml.verdicts import Interval
 from federated_health.report.tradeoff import Panel, draw_tradeoff
 
 Mark = tuple[float | None, Interval]

@@ -16,13 +16,14 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import RunError
 from federated_health.files import hash_file
 from federated_health.ml.backend import load_keras
-from federated_health.ml.keras_models import read_description
+from federated_health.ml.model_files import read_description
 from federated_health.report import run_page, saved_model
 from federated_health.report.page import Page, write_report
-from federated_health.server import run_folder
+from federated_health.server import run_summary
 from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
-from federated_health.server.run_folder import RunFolder, read_checkpoint, settings_to_resume
+from federated_health.server.resuming import read_checkpoint, settings_to_resume
+from federated_health.server.run_folder import RunFolder
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
@@ -461,7 +462,7 @@ def test_a_first_round_that_cannot_be_saved_leaves_the_checkpoint_before_it(
 def test_a_run_killed_while_it_saved_its_results_resumes_to_its_end(
     last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    homes = {"write_json": run_folder, "save_final_model": saved_model, "write_run_report": run_page}
+    homes = {"write_json": run_summary, "save_final_model": saved_model, "write_run_report": run_page}
     real = {name: getattr(home, name) for name, home in homes.items()}
 
     def mortal(name: str) -> Callable[..., None]:

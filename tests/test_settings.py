@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from federated_health.data.task_files import HEART_DISEASE
-from federated_health.errors import SettingsError
+from federated_health.errors import NetworkError, SettingsError
+from federated_health.ml.networks import Network
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 from tests.conftest import PROJECT
@@ -263,3 +264,42 @@ def test_pyproject_has_the_same_defaults() -> None:
 
 def test_a_setting_missing_from_a_config_has_its_default() -> None:
     assert Settings.from_config({"rounds": 3}) == Settings(rounds=3)
+
+
+# Networks and optimizers
+
+
+def test_hidden_layers_are_the_network() -> None:
+    settings = Settings.from_config({"hidden": "32, 16", "activation": "tanh", "dropout": 0.25})
+    assert settings.network_declaration == Network(hidden=(32, 16), activation="tanh", dropout=0.25)
+    assert Settings().network_declaration == Network()
+    assert Settings(model="logistic").network_declaration == Network("logistic")
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"hidden": ""}, "hidden"),
+        ({"hidden": "32,0"}, "hidden"),
+        ({"hidden": "-3"}, "hidden"),
+        ({"hidden": "32;16"}, "hidden"),
+        ({"hidden": "99999999"}, "hidden"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"dropout": -0.1}, "dropout"),
+        ({"activation": "swishy"}, "activation"),
+        ({"optimizer": "sgdd"}, "optimizer"),
+        ({"model": "logistic", "hidden": "8"}, "hidden"),
+        ({"model": "logistic", "activation": "tanh"}, "activation"),
+        ({"model": "logistic", "dropout": 0.5}, "dropout"),
+        ({"dp-epsilon": 4.0, "dropout": 0.5}, "dropout"),
+        ({"dp-epsilon": 4.0, "optimizer": "adam"}, "optimizer"),
+        ({"strategy": "qfedavg", "optimizer": "adam"}, "optimizer"),
+    ],
+)
+def test_networks_and_optimizers_that_contradict_each_other_are_refused(config: dict[str, Value], name: str) -> None:
+    assert error_of(config).startswith(f"{name}: ")
+
+
+def test_a_network_file_that_is_missing_is_refused_with_the_other_settings() -> None:
+    with pytest.raises(NetworkError, match=r"missing\.py"):
+        Settings.from_config({"network": "missing.py"})

@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federated_health.data.columns import Category, Label, NumberLabel
+from federated_health.data.columns import Category, Label
 from federated_health.data.examples import HEART_DISEASE_TABLE
+from federated_health.data.labels import NumberLabel
 from federated_health.data.sources.label_meaning import parse_label_meaning
 from federated_health.data.sources.layouts import KAGGLE_HEART, KAGGLE_UCI, LAYOUTS, Layout
 from federated_health.data.sources.source import Source, generate_readmission, read_source, read_uci

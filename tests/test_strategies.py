@@ -20,17 +20,19 @@ from hypothesis import strategies as st
 import client
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import CheckpointError, SettingsError
+from federated_health.messages import validation
 from federated_health.messages.content import EQUAL_WEIGHT, Evaluation, Update
 from federated_health.messages.records import weights_to_record
-from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
 from federated_health.ml.strategies import STRATEGIES, check_strategy, read_arguments, write_arguments
 from federated_health.ml.targets import target_of
-from federated_health.server import strategies
+from federated_health.ml.targets.binary import Counts
+from federated_health.server import flower_strategies
 from federated_health.server.checkpoint import CheckpointFolder, State
+from federated_health.server.flower_strategies import STATE_ATTRIBUTES, read_state, write_state
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.replies import grid_of
-from federated_health.server.strategies import STATE_ATTRIBUTES, make_strategy, read_state, write_state
+from federated_health.server.strategies import make_strategy
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
@@ -91,7 +93,7 @@ def evaluation(node: int, counts: Counts, **more: float) -> Message:
 
 
 def read_evaluation(declared: Mapping[int, int], node: int, content: RecordDict) -> Evaluation:
-    return Evaluation.from_content(content, target_of(HEART_DISEASE), declared[node])
+    return validation.read_evaluation(content, target_of(HEART_DISEASE), declared[node])
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -169,7 +171,7 @@ def shaped(vector: Exact) -> Weights:
 
 
 def read_update(declared: Mapping[int, float], node: int, content: RecordDict) -> Update:
-    return Update.from_content(content, SHAPES, int(declared[node]))
+    return validation.read_update(content, SHAPES, int(declared[node]))
 
 
 def run_rounds(
@@ -410,7 +412,7 @@ def run_restored(strategy: str, text: str, middle: Weights, state: State, withou
     attributes = {name: form for name, form in STATE_ATTRIBUTES.get(strategy, {}).items() if name != without}
     remaining = {name: array for name, array in state.items() if name.partition("/")[0] != without}
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(strategies, "STATE_ATTRIBUTES", {strategy: attributes})
+        patched.setattr(flower_strategies, "STATE_ATTRIBUTES", {strategy: attributes})
         write_state(strategy, again, remaining, SHAPES)
     return run_more(again, middle, range(4, 7))
 

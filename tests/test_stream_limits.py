@@ -18,24 +18,27 @@ from flwr.proto.recorddict_pb2 import ArrayRecord as ProtoArrayRecord
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
 from federated_health.transport import listening, stream_server
-from federated_health.transport.channels import MAX_MESSAGE_KEY, serialise_content
+from federated_health.transport.channels import MAX_MESSAGE_KEY
+from federated_health.transport.framing import (
+    MAX_DIMENSIONS,
+    MAX_ITEMS,
+    MAX_RECORDS,
+    MAX_VALUES,
+    UndecodableError,
+    decode_header,
+    serialise_content,
+)
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import Problem, hospital_context
 from federated_health.transport.stream import (
     ANSWERED,
-    MAX_DIMENSIONS,
-    MAX_ITEMS,
     MAX_PAST_MESSAGES,
     MAX_PROBLEMS,
-    MAX_RECORDS,
-    MAX_VALUES,
     OTHER_HOSPITAL,
     TOO_LATE,
     UNKNOWN_MESSAGE,
     Problems,
     Stream,
-    UndecodableError,
-    decode_reply,
 )
 from federated_health.transport.stream_server import StreamTransport
 from tests.support.stream_peers import later_answers, peer, peers
@@ -50,7 +53,6 @@ from tests.support.streams import (
     server,
     wait_for_hospitals,
     wait_until,
-    wrap_reply,
 )
 
 NOT_A_MESSAGE = "not a message"
@@ -152,9 +154,7 @@ def test_a_reply_to_another_hospital_s_message_is_a_problem_and_changes_nothing(
         assert exchange.end()[0].metadata.src_node_id == node_id_of("b")
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\xff", wrap_reply(b""), wrap_reply(b"\x08"), wrap_reply(b"{}"), b"x" * 10_000]
-)
+@pytest.mark.parametrize("content", [b"", b"\xff", b"\x08", b"{}", b"x" * 10_000])
 def test_bytes_that_are_no_message_end_the_wait_for_the_reply_and_the_stream_continues(
     content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -230,7 +230,7 @@ def test_a_second_reply_is_recognised_before_the_first_was_returned() -> None:
         await asyncio.sleep(0.01)
         reply = message_to_proto(Message(RecordDict(), reply_to=message))
         reply.metadata.reply_to_message_id = "1"
-        content = wrap_reply(reply.SerializeToString())
+        content = reply.SerializeToString()
         stream.deliver(content)
         stream.deliver(content)
         assert not (await exchange).has_error()
@@ -265,7 +265,7 @@ def test_a_message_beyond_the_limit_is_a_problem_and_not_a_reply() -> None:
 @pytest.mark.usefixtures("server_identity")
 def test_a_message_of_exactly_the_largest_size_is_read() -> None:
     reply = Message(RecordDict({"answer": ConfigRecord({"padding": bytes(20_000)})}), reply_to=question("a"))
-    content = wrap_reply(message_to_proto(reply).SerializeToString())
+    content = message_to_proto(reply).SerializeToString()
     with server(max_message_bytes=len(content)) as (grid, address), RawHospital("a", address) as raw:
         wait_for_hospitals(grid)
         raw.send(content)
@@ -349,7 +349,7 @@ def test_memory_stays_bounded_when_twenty_hospitals_send_too_much_at_once(tmp_pa
 
 
 def reply_with(content: RecordDict) -> bytes:
-    return wrap_reply(message_to_proto(Message(content, reply_to=question("a"))).SerializeToString())
+    return message_to_proto(Message(content, reply_to=question("a"))).SerializeToString()
 
 
 def array() -> Array:
@@ -408,9 +408,9 @@ EXTENTS: list[tuple[Callable[[int], RecordDict], int]] = [
 def test_a_message_may_hold_as_much_as_the_limit_and_no_more(
     content_of: Callable[[int], RecordDict], limit: int
 ) -> None:
-    assert decode_reply(reply_with(content_of(limit))).content == content_of(limit)
+    assert decode_header(reply_with(content_of(limit))).content == content_of(limit)
     with pytest.raises(UndecodableError, match=TOO_MUCH):
-        decode_reply(reply_with(content_of(limit + 1)))
+        decode_header(reply_with(content_of(limit + 1)))
 
 
 def test_a_message_that_holds_too_much_is_a_problem() -> None:
@@ -432,7 +432,7 @@ def test_each_of_several_items_under_one_name_is_counted() -> None:
     proto = message_to_proto(Message(RecordDict({"a": ArrayRecord()}), reply_to=question("a")))
     proto.content.items[0].array_record.items.extend([item] * (MAX_ITEMS + 1))
     with pytest.raises(UndecodableError, match=TOO_MUCH):
-        decode_reply(wrap_reply(proto.SerializeToString()))
+        decode_header(proto.SerializeToString())
 
 
 # Strangers

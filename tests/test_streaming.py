@@ -22,7 +22,8 @@ from federated_health.errors import AddressError, DataError, JoinError, StorageE
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
 from federated_health.transport import backoff, listening, reconnect, stream_client, stream_server
-from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL, check_address, serialise_content
+from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL, check_address
+from federated_health.transport.framing import serialise_content
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.interface import hospital_context
 from federated_health.transport.stream import Stream
@@ -440,7 +441,7 @@ def test_only_the_transport_and_superlink_import_flowers_internals() -> None:
 
 report_unfit = partial(stream_client.report_unfit, ledger=UNWRITTEN)
 REASON = "its column age holds a value that is not a number from 0 to 120 (years), or empty"
-REFUSAL = f"rejected a: its data check failed: {REASON} (from 127.0.0.1)"
+REFUSAL = f"rejected a: its own check failed: {REASON} (from 127.0.0.1)"
 
 
 def test_a_report_ends_only_after_the_server_has_refused_the_hospital(monkeypatch: pytest.MonkeyPatch) -> None:

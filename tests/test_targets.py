@@ -16,13 +16,15 @@ from federated_health.hospital import handlers
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.messages.content import Evaluation
 from federated_health.messages.records import MalformedMessageError
+from federated_health.messages.validation import read_evaluation
 from federated_health.ml.bootstrap import compare_models, resample
+from federated_health.ml.class_weights import balance_classes
 from federated_health.ml.metrics import merge_counts
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.rounds import HospitalRound, Round, read_round, write_round
 from federated_health.ml.targets import Target, target_of
-from federated_health.server.plain_run import PlainRun, balance_classes
+from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from tests.support.targets import INTERCEPTS, SLOPES, hospitals_of, patients_of, task_of
@@ -231,7 +233,7 @@ def test_an_evaluation_survives_the_wire(kind: str) -> None:
         scores=target.group_scores(outputs, labels),
     )
 
-    read = Evaluation.from_content(over_the_wire(sent.to_content()), target, len(labels), final=True)
+    read = read_evaluation(over_the_wire(sent.to_content()), target, len(labels), final=True)
 
     assert (read.counts, read.roc_auc) == (sent.counts, sent.roc_auc)
     assert {name: groups.tolist() for name, groups in read.scores.items()} == {
@@ -296,7 +298,7 @@ def test_sums_that_no_rows_add_up_to_are_refused(kind: str, changes: dict[str, A
     content = RecordDict({"metrics": MetricRecord({**metrics, **changes})})
 
     with pytest.raises(MalformedMessageError):
-        Evaluation.from_content(content, target, 60)
+        read_evaluation(content, target, 60)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from federated_health.data.columns import ClassLabel, CountLabel, NumberLabel
 from federated_health.data.data_check import check_data
 from federated_health.data.exports.column_draft import find_unit
 from federated_health.data.exports.plausible_ranges import find_missing_marks, propose_ranges
 from federated_health.data.exports.task_draft import draft_task, make_column_name
+from federated_health.data.labels import ClassLabel, CountLabel, NumberLabel
 from federated_health.data.sources.source import generate_readmission
 from federated_health.data.task_files import HEART_DISEASE, READMISSION, parse_task
 from federated_health.data.tasks import Task

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federated_health.data.columns import Category, ClassLabel, CountLabel, Label, Measurement, NumberLabel
+from federated_health.data.columns import Category, Label, Measurement
+from federated_health.data.labels import ClassLabel, CountLabel, NumberLabel
 from federated_health.data.task_files import TASKS, parse_task, read_task_file
 from federated_health.data.task_writing import write_task
 from federated_health.data.tasks import Task

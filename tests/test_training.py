@@ -1,6 +1,7 @@
 """Compiled local training against plain NumPy, and one averaged step against one step on the pooled rows."""
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -14,9 +15,9 @@ from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.tasks import Task
-from federated_health.ml.backend import load_tensorflow
+from federated_health.ml.backend import load_keras, load_tensorflow
 from federated_health.ml.keras_models import build_encoder, build_head, encode
-from federated_health.ml.networks import MODELS, Network, Weights, initial_weights, weight_shapes
+from federated_health.ml.networks import MODELS, OPTIMIZERS, Network, Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, column_sums, merge_sums, normalisation_from
 from federated_health.ml.targets import target_of
 
@@ -45,6 +46,13 @@ def training() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
+def keras_training() -> ModuleType:
+    from federated_health.ml import keras_training
+
+    return keras_training
+
+
+@pytest.fixture(scope="module")
 def local_models() -> ModuleType:
     from federated_health.hospital import local_model
 
@@ -58,6 +66,7 @@ class Recipe:
     batch_size: int = 8
     learning_rate: float = 0.1
     l2: float = 0.0
+    optimizer: str = "sgd"
 
 
 # An independent implementation, in float64
@@ -380,9 +389,12 @@ class CountingHead:
         self.head = build_head(TINY, Network())
         self.calls = 0
 
-    def stateless_call(self, *arguments: Any) -> Any:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.head, name)
+
+    def stateless_call(self, *arguments: Any, **keywords: Any) -> Any:
         self.calls += 1
-        return self.head.stateless_call(*arguments)
+        return self.head.stateless_call(*arguments, **keywords)
 
 
 def test_hospitals_of_one_bucket_share_one_compilation_over_all_rounds(training: ModuleType) -> None:
@@ -489,3 +501,139 @@ def test_a_round_does_not_depend_on_earlier_training_in_the_process(
     again, _ = local_models.LocalModel(hospitals[0], Network(), normalisation).train(start, recipe, 2)
 
     assert [array.tobytes() for array in again.values()] == [array.tobytes() for array in alone.values()]
+
+
+# Heads with state, random layers, losses and constraints of their own, against a loop of Keras's own
+
+HEADS: Mapping[str, Callable[[Any], list[Any]]] = {
+    "batch normalisation and dropout": lambda layers: [
+        layers.Dense(8, activation="relu"),
+        layers.BatchNormalization(),
+        layers.Dropout(0.4),
+        layers.Dense(1),
+    ],
+    "losses and constraints": lambda layers: [
+        layers.Dense(8, kernel_regularizer="l2", activity_regularizer="l1", kernel_constraint="unit_norm"),
+        layers.Dense(1),
+    ],
+    "frozen": lambda layers: [layers.Dense(8, activation="tanh", trainable=False), layers.Dense(1)],
+}
+
+
+def build_layers(name: str) -> Any:
+    keras = load_keras()
+    keras.utils.set_random_seed(2)
+    return keras.Sequential([keras.Input((TINY.feature_width,)), *HEADS[name](keras.layers)])
+
+
+def loop_of_keras(
+    head: Any, features: Array, labels: Array, order: Any, optimizer: str, seed: int
+) -> list[npt.NDArray[Any]]:
+    """The weights after one step per batch with Keras's own layers and optimizer, at rate 0.01 and L2 0.1."""
+    tf, keras = load_tensorflow(), load_keras()
+    generator = np.random.default_rng(seed)
+    own = keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": 0.01}})
+    own.build(head.trainable_variables)
+    for variable in head.non_trainable_variables:
+        if variable.name == "seed_generator_state":
+            variable.assign(generator.integers(2**31, size=variable.shape))
+
+    def take_step(batch: Any, targets: Any) -> None:
+        with tf.GradientTape() as tape:
+            outputs = head(batch, training=True)
+            loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(targets, outputs[:, 0]))
+            kernels = [variable.value for variable in head.trainable_variables if len(variable.shape) > 1]
+            loss += tf.add_n([0.05 * tf.reduce_sum(kernel**2) for kernel in kernels]) + sum(head.losses)
+        slopes = tape.gradient(loss, [variable.value for variable in head.trainable_variables])
+        own.apply(slopes, head.trainable_variables)
+
+    compiled = tf.function(take_step, jit_compile=True)  # whose random numbers differ from those of other kernels
+    for rows in order:
+        present = rows[rows >= 0]
+        compiled(features[present], labels[present])
+    weights: list[npt.NDArray[Any]] = head.get_weights()
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "batch_size", "optimizer"),
+    [
+        *[("batch normalisation and dropout", rows, size, "sgd") for rows, size in ((45, 8), (16, 8), (5, 8), (20, 0))],
+        *[("batch normalisation and dropout", 16, 8, name) for name in OPTIMIZERS if name != "sgd"],
+        *[(name, 45, 8, optimizer) for name in HEADS for optimizer in ("sgd", "adam") if "batch" not in name],
+    ],
+)
+def test_any_head_and_optimizer_trains_as_in_a_loop_of_keras(
+    training: ModuleType, keras_training: ModuleType, name: str, rows: int, batch_size: int, optimizer: str
+) -> None:
+    features, labels = rows_of(rows)
+    order = order_of(training, rows=rows, batch_size=batch_size, epochs=3)
+    head = build_layers(name)
+    weights = head.get_weights()
+    trainer = keras_training.KerasTrainer(head, target_of(TINY), optimizer, exact_batches=True)
+    for _ in range(2):  # no state of the optimizer or of random layers remains
+        trained, _ = trainer.train(
+            weights,
+            features,
+            labels,
+            order,
+            learning_rate=0.01,
+            l2=0.1,
+            generator=np.random.default_rng(6),
+        )
+    expected = loop_of_keras(build_layers(name), features, labels, order, optimizer, seed=6)
+    for array, other in zip(trained, expected, strict=True):
+        np.testing.assert_allclose(array, other, atol=1e-6)
+    assert max(np.abs(array - old).max() for array, old in zip(trained, weights, strict=True)) > 1e-3
+
+
+def test_random_layers_depend_on_the_generator_and_do_nothing_in_scores(
+    training: ModuleType, keras_training: ModuleType
+) -> None:
+    features, labels = rows_of(20)
+    order = order_of(training, rows=20, batch_size=8, epochs=1)
+    trainer = keras_training.KerasTrainer(
+        build_layers("batch normalisation and dropout"), target_of(TINY), exact_batches=True
+    )
+    weights = build_layers("batch normalisation and dropout").get_weights()
+
+    def train(seed: int) -> Any:
+        arguments = {"learning_rate": 0.1, "l2": 0.0, "generator": np.random.default_rng(seed)}
+        return trainer.train(weights, features, labels, order, **arguments)[0]
+
+    assert all(np.array_equal(one, other) for one, other in zip(train(1), train(1), strict=True))
+    assert not np.array_equal(train(1)[0], train(2)[0])
+    np.testing.assert_array_equal(trainer.score(weights, features), trainer.score(weights, features))
+    assert trainer.score(weights, features)[3] == pytest.approx(trainer.score(weights, features[3:4])[0], abs=1e-6)
+
+
+def test_the_proximal_term_leaves_state_alone(training: ModuleType, keras_training: ModuleType) -> None:
+    """With the greatest pull that a step allows, trainable weights return to the start, and moving statistics go on."""
+    features, labels = rows_of(40)
+    order = order_of(training, rows=40, batch_size=8, epochs=2)
+    head = build_layers("batch normalisation and dropout")
+    weights = head.get_weights()
+    trainer = keras_training.KerasTrainer(head, target_of(TINY), exact_batches=True)
+    arguments = {"learning_rate": 1e-4, "l2": 0.0, "proximal_mu": 1e4}
+    trained, _ = trainer.train(weights, features, labels, order, generator=np.random.default_rng(1), **arguments)
+    moved = [np.abs(array - old).max() for array, old in zip(trained, weights, strict=True)]
+    is_state = ["moving" in variable.name for variable in head.weights]
+    assert all((move > 1e-3) == state for move, state in zip(moved, is_state, strict=True))
+
+
+def test_row_weights_multiply_each_rows_loss(training: ModuleType, trainers: dict[str, Any]) -> None:
+    """A weight of 2 is a row that is there twice, at half the rate of twice as many rows in the batch."""
+    features, labels = rows_of(20)
+    twice = np.array([*range(20), *range(10)])
+    full = order_of(training, rows=20, batch_size=0, epochs=1)
+    order = order_of(training, rows=30, batch_size=0, epochs=1)
+    row_weights = np.where(np.arange(20) < 10, 2.0, 1.0).astype(np.float32)
+    weighted, loss = trainers["mlp"].train(
+        some_weights("mlp"), features, labels, full, learning_rate=0.1, l2=0.0, row_weights=row_weights
+    )
+    doubled, other = trainers["mlp"].train(
+        some_weights("mlp"), features[twice], labels[twice], order, learning_rate=0.15, l2=0.0
+    )
+    for array, expected in zip(weighted, doubled, strict=True):
+        np.testing.assert_allclose(array, expected, atol=1e-6)
+    assert loss * 20 == pytest.approx(other * 30, rel=1e-5)

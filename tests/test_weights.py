@@ -9,6 +9,7 @@ import pytest
 from flwr.app import Array, ArrayRecord
 
 from federated_health.messages.records import (
+    BLOCK,
     MalformedMessageError,
     distance_between,
     size_of,
@@ -77,3 +78,53 @@ def test_sizes_and_distances() -> None:
     left = {"a": np.array([3.0, 0.0], np.float32), "b": np.array([[0.0]], np.float32)}
     right = {"a": np.array([0.0, 0.0], np.float32), "b": np.array([[4.0]], np.float32)}
     assert distance_between(left, right) == 5.0
+
+
+def test_weights_are_held_without_a_copy_and_cannot_be_changed_by_either_side() -> None:
+    array = random_array((3, 2))
+    record = weights_to_record({"w": array})
+    read = weights_from_record(record, {"w": (3, 2)})["w"]
+    assert np.shares_memory(read, array)
+    for shared in (array, read):
+        with pytest.raises(ValueError, match="read-only"):
+            shared[0, 0] = 1.0
+
+
+def test_an_app_gets_an_array_of_its_own_from_flower_s_method() -> None:
+    array = random_array((3, 2))
+    record = weights_to_record({"w": array})
+    own = record["w"].numpy()
+    own += 1.0
+    np.testing.assert_array_equal(record["w"].numpy(), array)
+    np.testing.assert_array_equal(record.to_numpy_ndarrays()[0], array)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_weights_are_what_flower_s_engines_expect(shape: tuple[int, ...]) -> None:
+    """Its engines find an object's class by a name in the object's bytes, and put large arrays together from chunks."""
+    array = np.asarray(random_array(shape))
+    (ours,), theirs = weights_to_record({"w": array}).values(), Array(array)
+    assert ours.object_id == theirs.object_id
+    assert list(ours.children) == list(theirs.children)
+    np.testing.assert_array_equal(Array.inflate(ours.deflate(), ours.children).numpy(), array)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e15, 1e25, 3e38])
+def test_distances_are_those_of_float64(scale: float) -> None:
+    generator = np.random.default_rng(3)
+    shapes = {"a": (400, 300), "b": (5,), "c": ()}
+    left, right = (
+        {name: np.asarray(scale * generator.uniform(size=shape), np.float32) for name, shape in shapes.items()}
+        for _ in range(2)
+    )
+    squares = [((left[name].astype(np.float64) - right[name]) ** 2).sum() for name in shapes]
+    assert distance_between(left, right) == pytest.approx(float(np.sqrt(sum(squares))), rel=1e-5)
+
+
+@pytest.mark.parametrize("place", [0, BLOCK - 1, BLOCK, 2 * BLOCK + 4])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_single_weight_that_is_not_finite_is_found(value: float, place: int) -> None:
+    array = np.zeros(2 * BLOCK + 5, np.float32)
+    array[place] = value
+    with pytest.raises(MalformedMessageError, match="w are not all finite"):
+        weights_from_record(weights_to_record({"w": array}), {"w": array.shape})

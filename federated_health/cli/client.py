@@ -3,25 +3,27 @@
 import argparse
 import logging
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import Context
 
 from federated_health.cli import parsing
-from federated_health.cli.console import configure_logging, print_figures
+from federated_health.cli.console import configure_logging
 from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import OwnHospital, find_own_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import DEFAULT_TASK, TASK_FILE, TASKS
-from federated_health.errors import DataError, LedgerError, check_installed
-from federated_health.files import make_folder
+from federated_health.data.tasks import Task
+from federated_health.errors import DataError, LedgerError, NetworkError, check_installed
 from federated_health.hospital import handlers
 from federated_health.hospital.ledger import Ledger
 from federated_health.messages.content import ENCRYPTED_ONLY
 from federated_health.ml.backend import load_tensorflow
-from federated_health.names import ALLOWED_EPSILON, DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAPPING
-from federated_health.security import load_tls
+from federated_health.ml.networks import Network, agreement_of
+from federated_health.ml.targets import target_of
+from federated_health.names import ALLOWED_EPSILON, DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAPPING, NETWORK
 from federated_health.transport.channels import check_address
 from federated_health.transport.in_process import App
 from federated_health.transport.interface import hospital_context
@@ -67,6 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
     help_text = "task file of your own, instead of --task (default: the one in the manifest beside the CSV, if any)"
     own.add_argument("--task-file", type=Path, metavar="FILE", help=help_text)
     add_mapping(own)
+    add_network(own)
     add_split_seed(own)
 
     connection = parser.add_argument_group("connection")
@@ -108,6 +111,13 @@ def add_mapping(group: Any) -> None:
     group.add_argument("--mapping", type=Path, metavar="FILE", help=help_text)
 
 
+def add_network(group: Any) -> None:
+    """Add the file of a network that the package does not have; `supernode` has the same flag."""
+    help_text = "this hospital's copy of the Python file that builds the network, for a server with --network; it is "
+    help_text += "executed (default: none)"
+    group.add_argument("--network", type=Path, metavar="FILE", help=help_text)
+
+
 def add_split_seed(group: Any) -> None:
     """Add the seed of a hospital's split; `supernode` has the same flag."""
     help_text = (
@@ -142,6 +152,8 @@ def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -
         config[TASK_FILE] = str(own.task_file)
     if own.mapping is not None:
         config[MAPPING] = str(own.mapping)
+    if flags.network is not None:
+        config[NETWORK] = str(flags.network.absolute())
     if flags.dp_budget is not None:
         config[ALLOWED_EPSILON] = flags.dp_budget
     if flags.encrypted_only:
@@ -170,7 +182,11 @@ def run_client(app: App) -> None:
         return
     if flags.tls == "":  # which as a path is the current folder
         parser.error("argument --tls: expected a folder, got ''")
-    identity = load_tls(Path(flags.tls), "hospital") if flags.tls else None
+    identity = None
+    if flags.tls:
+        from federated_health.security import load_tls  # noqa: PLC0415  # optional feature
+
+        identity = load_tls(Path(flags.tls), "hospital")
     if flags.data and not flags.name:
         flags.name = _default_name(identity, is_check=flags.check)
     hospital = find_own_hospital(
@@ -201,18 +217,22 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
     """Check the CSV, join the server, and answer its messages until the run is over."""
     check_libraries(flags)
     check_address(flags.server, encrypted=identity is not None, insecure=flags.insecure)
-    ledger = Ledger.beside(own.data, own.name)
+    ledger, network = Ledger.beside(own.data, own.name), _read_network(flags.network)
+    agreement = agreement_of(own.task, network)
+    report = partial(report_unfit, own.name, flags.server, agreement, ledger=ledger, tls=identity)
     try:
         hospital = load_hospital(own.data, own.task, own.name, flags.split_seed, own.mapping)
     except DataError as error:
         # The reason is not sent if the ledger cannot record it, or if a privacy budget would have to account for it.
         with suppress(LedgerError):
             if flags.dp_budget is None:
-                report_unfit(own.name, flags.server, own.task.agreement, error.reason, ledger, identity)
+                report(error.reason)
         raise
     config = node_config(flags, own, identity.folder if identity else None)
     context = hospital_context(own.name, config)
     if flags.out is not None:
+        from federated_health.files import make_folder  # noqa: PLC0415  # where something is saved
+
         make_folder(flags.out)
     configure_logging(verbose=flags.verbose, file=flags.out / f"{own.name}.log" if flags.out else None)
     for line in hospital.remarks():
@@ -223,24 +243,49 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
             context,
             name=own.name,
             address=flags.server,
-            agreement=own.task.agreement,
+            agreement=agreement,
             wait=flags.wait,
             announce=logger.info,
-            prepare=load_tensorflow,
+            prepare=partial(_prepare, own.task, network),
             ledger=ledger,
             tls=identity,
         )
+    except NetworkError as error:
+        with suppress(LedgerError):
+            report(error.reason)
+        raise
     finally:  # the final model is complete even if the server is lost after it
         _show_and_save(context, flags.out)
     logger.info("the run is over")
+
+
+def _read_network(file: Path | None) -> Network | None:
+    """The network of the hospital's own file, not executed yet."""
+    if file is None:
+        return None
+    from federated_health.ml.network_file import read_network  # noqa: PLC0415  # only where there is a file
+
+    return read_network(file)
+
+
+def _prepare(task: Task, network: Network | None) -> None:
+    """Load TensorFlow, and try out the hospital's own network, if it has one."""
+    load_tensorflow()
+    if network is not None:
+        from federated_health.ml.network_check import try_out  # noqa: PLC0415  # only where there is a file
+
+        try_out(task, network)
 
 
 def _show_and_save(context: Context, out: Path | None) -> None:
     """Show the final model's figures at this hospital, and save it in `out`; without a final model, do nothing."""
     if (model := handlers.final_model(context)) is None:
         return
+    from federated_health.cli.tables import print_figures  # noqa: PLC0415  # at the end of a run only
+
     config, weights = model
-    name, note = str(context.node_config["name"]), f"Predicted positive: a risk of at least {config.threshold}."
+    name, target = str(context.node_config["name"]), target_of(handlers.task_of(context, config.task))
+    note = f"Predicted positive: a risk of at least {config.threshold}." if target.has_threshold else ""
     print_figures("The final model on held-out patients", {name: context.state["figures"]}, note)
     if out is not None:
         from federated_health.hospital.results import save_results  # noqa: PLC0415  # at the end of a run only

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from federated_health.cli import parsing
-from federated_health.cli.console import print_figures, print_lines
+from federated_health.cli.console import print_lines
+from federated_health.cli.tables import print_figures
 from federated_health.data.data_check import MIN_PATIENTS, min_patients
 from federated_health.data.dataset_folder import MAX_PAIRS, PICTURE, write_example_patients, write_hospitals
 from federated_health.data.manifest import MANIFEST

@@ -20,7 +20,7 @@ from federated_health.data.manifest import read_manifest
 from federated_health.data.sources.generated_patients import generate_patients, held_out_probability
 from federated_health.data.task_files import DEFAULT_TASK, HEART_DISEASE, READMISSION
 from federated_health.errors import RunError
-from federated_health.ml.metrics import roc_auc
+from federated_health.ml.scores import roc_auc
 from federated_health.names import METRICS, MODEL, REPORT
 from federated_health.processes import command, free_port, interrupt, process
 from federated_health.security.authority import make_demo_identities

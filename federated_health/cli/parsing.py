@@ -1,9 +1,8 @@
-"""The parser class of all commands, types for flags, and a flag for every setting."""
+"""The parser class of all commands, and types for flags."""
 
 import argparse
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import fields
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -87,38 +86,3 @@ _ratio = _number(float, "numbers above 0 between commas, such as 8,4,2,1", lambd
 def numbers(text: str) -> tuple[float, ...]:
     """Numbers above 0 separated by commas, for argparse."""
     return tuple(_ratio(part) for part in text.split(","))
-
-
-_readers: Mapping[Any, Callable[[str], Any]] = {str: str, int: whole, float: number}
-"""Readers of a setting's value by its type; `Settings` checks the range, also of Flower's run config."""
-
-
-def by_flag(flags: argparse.Namespace) -> dict[str, Any]:
-    """Parsed values by flag, spelled with dashes as in the settings and the run config."""
-    return {name.replace("_", "-"): value for name, value in vars(flags).items()}
-
-
-def add_settings(parser: argparse.ArgumentParser, settings: type[Any], *, leave_out: Collection[str]) -> None:
-    """Add a flag for every field of a settings dataclass, with its default and its metadata: group, help text, range.
-
-    The parsed values hold only the flags that the user gave.
-    """
-    from federated_health.setting_fields import flag_of  # noqa: PLC0415  # a client has no settings
-
-    groups: dict[str, Any] = {}
-    for setting in fields(settings):
-        flag = flag_of(setting)
-        if flag in leave_out:
-            continue
-        default, rules = setting.default, setting.metadata
-        title = rules["group"]
-        group = groups.get(title) or groups.setdefault(title, parser.add_argument_group(title))
-        value = ("no", "yes")[default] if isinstance(default, bool) else "none" if default == "" else f"{default}"
-        shown = rules["shown"] or value
-        listed = f"one of {', '.join(rules['choices'])}" if rules["choices"] and rules["unit"] else rules["range"]
-        text = f"{rules['help']} ({'; '.join(part for part in (listed, f'default: {shown}') if part)})"
-        keywords: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
-        if setting.type is not bool:
-            choices, unit = rules["choices"] or None, rules["unit"] or None
-            keywords = {"type": _readers[setting.type], "choices": choices, "metavar": unit}
-        group.add_argument(f"--{flag}", default=argparse.SUPPRESS, help=text.replace("%", "%%"), **keywords)

@@ -8,15 +8,10 @@ import numpy as np
 
 from federated_health.cli import parsing
 from federated_health.data.patient_table import read_patients
-from federated_health.data.task_files import find_task, parse_task, read_task_file
-from federated_health.data.tasks import Task, find_difference
 from federated_health.errors import DataError
 from federated_health.files import write_bytes
-from federated_health.ml.keras_models import load_model, predict, read_description
-from federated_health.ml.metrics import DEFAULT_THRESHOLD
+from federated_health.ml.predictions import DECIMALS, load_task_model, predict_columns, read_task
 from federated_health.ml.targets import target_of
-
-DECIMALS = 6
 
 EXAMPLES = (
     "runs/first/model.keras data/example_patients.csv",
@@ -49,33 +44,6 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_task(model: Path, task_file: Path | None = None) -> tuple[Task, float]:
-    """The task and the threshold of a saved model.
-
-    Args:
-        task_file: what the model's task is expected to be.
-
-    Raises:
-        DataError: the model's description is not valid, or its task is another one than expected.
-    """
-    description = read_description(model)
-    declared = description.get("task_file")
-    if isinstance(declared, str):
-        task = parse_task(declared.encode(errors="replace"), f"{model}: task file")
-    else:  # models of early releases do not hold their task
-        task = find_task(str(description.get("task")), task_file)
-    if description.get("schema") != task.schema_hash:
-        raise DataError(f"{model}: was trained for another declaration of the task {task.name}")
-    if task_file is not None:
-        expected = read_task_file(task_file).agreement
-        if difference := find_difference(task.agreement, expected, whose="model", servers="task file"):
-            raise DataError(f"{model}: {difference}")
-    threshold = description.get("threshold", DEFAULT_THRESHOLD)  # models of early releases have none
-    if not isinstance(threshold, float) or not 0 <= threshold <= 1:
-        raise DataError(f"{model}: threshold: expected a number from 0 to 1, got {threshold!r}")
-    return task, threshold
-
-
 def main() -> None:
     """Read the patients, score them, and write them with their predictions."""
     flags = parse()
@@ -94,13 +62,8 @@ def main() -> None:
             raise DataError(f"{flags.patients}: already has a column {name}; rename or remove it")
     if flags.out is not None and flags.out.resolve() == flags.patients.resolve():
         raise DataError(f"{flags.out}: is the input file; name another --out")
-    model = load_model(flags.model)
-    if {tensor.name for tensor in model.inputs} != set(task.column_names):
-        raise DataError(f"{flags.model}: its network has other inputs than its task {task.name} has columns")
-    predictions = predict(model, task, numbers.to_numpy(dtype=np.float64)).astype(np.float64)
-    # From rounded numbers, so that the columns agree.
-    columns = target.prediction_columns(predictions.round(DECIMALS), threshold)
-    table = table.assign(**columns)
+    model = load_task_model(flags.model, task)
+    table = table.assign(**predict_columns(model, task, threshold, numbers.to_numpy(dtype=np.float64)))
     text = table.to_csv(index=False, sep=separator, decimal=decimal, float_format=f"%.{DECIMALS}f", lineterminator="\n")
     if flags.out is None:
         sys.stdout.write(text)

@@ -10,12 +10,14 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from federated_health.cli import parsing
-from federated_health.cli.console import console, difference, print_figures, say
-from federated_health.ml.metrics import SMALL_CLASS, describe_small_in_mean, figure_title, verdict_text
+from federated_health.cli import parsing, setting_flags
+from federated_health.cli.console import console, say
+from federated_health.cli.tables import difference, print_figures
+from federated_health.ml.metrics import SMALL_CLASS, figure_title
 from federated_health.ml.targets import Target, target_of
+from federated_health.ml.verdicts import verdict_text
 from federated_health.names import DEFAULT_DATA
-from federated_health.report.formatting import capitalise
+from federated_health.report.formatting import capitalise, describe_small_in_mean
 from federated_health.setting_fields import flag_of
 from federated_health.settings import OPERATIONAL, Settings
 from federated_health.studies.audit import audit_study
@@ -45,9 +47,13 @@ OF_A_FEDERATION = OPERATIONAL | {
     *("task", "hospitals", "min-hospitals", "max-update-norm", "appraisal", "encrypt"),
     "class-weight",  # a model of one hospital alone may lack a class
 }
-NOT_FOR_EVIDENCE = OF_A_FEDERATION | {flag_of(field) for field in fields(Settings) if field.name.startswith("dp_")}
-NOT_FOR_AUDIT = OF_A_FEDERATION | {"dp-epsilon"}
-"""Settings without a flag: the study itself sets them, or does not use them."""
+NOT_FOR_EVIDENCE = OF_A_FEDERATION - {"network"} | {
+    flag_of(field) for field in fields(Settings) if field.name.startswith("dp_")
+}
+NOT_FOR_AUDIT = OF_A_FEDERATION | {"dp-epsilon", "optimizer", "activation", "dropout"}
+"""Settings without a flag: the study itself sets them, or does not use them. The audit's attacks compute gradients of
+layers with ReLU and steps of plain gradient descent.
+"""
 
 AUC_NOTE = "all: over all patients together; too high where the shares of classes differ between hospitals."
 BENEFIT_NOTE = (
@@ -83,7 +89,7 @@ def evidence() -> None:
         default=True,
         help="choose each model's number of rounds, up to --rounds, within its training rows (default: yes)",
     )
-    parsing.add_settings(parser, Settings, leave_out=NOT_FOR_EVIDENCE)
+    setting_flags.add_settings(parser, Settings, leave_out=NOT_FOR_EVIDENCE)
     flags = parser.parse_args()
     task, _, _ = find_hospitals(flags.data, flags.task_file)
     _print_evidence(_run(benefit_study.run, flags, "models"), target_of(task))
@@ -113,7 +119,7 @@ def audit() -> None:
         help="epsilons of the runs with differential privacy, attacked besides plain and encrypted runs "
         "(default: 1,2,4,8)",
     )
-    parsing.add_settings(parser, Settings, leave_out=NOT_FOR_AUDIT)
+    setting_flags.add_settings(parser, Settings, leave_out=NOT_FOR_AUDIT)
     flags = parser.parse_args()
     _print_audit(_run(audit_study.run, flags, "runs")["privacies"])
     say(f"wrote {flags.out}/{audit_study.AUDIT} and report.html")
@@ -134,8 +140,10 @@ def _add_count(group: Any, flag: str, help: str, default: int | None) -> None:
 
 def _run(study: Callable[..., dict[str, Any]], flags: argparse.Namespace, noun: str) -> dict[str, Any]:
     """Run a study, whose arguments have the names of its own flags, and show its progress in units of `noun`."""
-    given = parsing.by_flag(flags)
-    settings = {name: given.pop(name) for name in Settings().to_config().keys() - OPERATIONAL if name in given}
+    given = setting_flags.by_flag(flags)
+    settings = {
+        name: given.pop(name) for name in Settings().to_config().keys() - OPERATIONAL | {"network"} if name in given
+    }
     own = {name.replace("-", "_"): value for name, value in given.items()}
     with _progress(noun) as show:
         return study(**own, settings=settings, show=show)

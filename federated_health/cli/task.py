@@ -11,7 +11,8 @@ from rich.table import Table
 
 from federated_health.cli import parsing
 from federated_health.cli.console import console, print_lines
-from federated_health.data.columns import Category, ClassLabel, Column, Measurement, write_number
+from federated_health.data.columns import Category, Column, Measurement, write_number
+from federated_health.data.labels import ClassLabel
 from federated_health.data.task_files import TASKS, get_task, read_task_file
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError, SettingsError

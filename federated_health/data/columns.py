@@ -1,4 +1,4 @@
-"""The kinds of columns: a measurement with a unit, a category with codes, and the label.
+"""The kinds of columns: a measurement with a unit, a category with codes, and the label, which is 0 or 1.
 
 Each kind states which numbers it allows, how messages describe them, what server and hospital must agree on, and its
 number of features, which `ml.keras_models.build_encoder` makes. `docs/extending.md` lists what a new kind needs.
@@ -129,7 +129,7 @@ class Category(Column):
 
 @dataclass(frozen=True)
 class Label(Column):
-    """The column that is predicted, never missing: 0 or 1. Its subclasses are the other kinds of labels.
+    """The column that is predicted, never missing: 0 or 1. Its subclasses in `labels` are the other kinds.
 
     Attributes:
         kind: name of the kind in a task file, and of its target (see `ml.targets`).
@@ -148,82 +148,3 @@ class Label(Column):
 
     def allows(self, numbers: npt.NDArray[np.float64]) -> Mask:
         return np.isin(numbers, (0, 1))
-
-
-@dataclass(frozen=True)
-class ClassLabel(Label):
-    """One of several classes."""
-
-    codes: Mapping[int, str]
-    """Code -> its meaning, in the order of the network's outputs."""
-
-    kind: ClassVar[str] = "classes"
-
-    @property
-    def classes(self) -> tuple[int, ...]:
-        return tuple(self.codes)
-
-    @property
-    def rule(self) -> str:
-        return f"one of {', '.join(f'{code} ({meaning})' for code, meaning in self.codes.items())}"
-
-    def allows(self, numbers: npt.NDArray[np.float64]) -> Mask:
-        return np.isin(numbers, list(self.codes))
-
-
-@dataclass(frozen=True)
-class NumberLabel(Label):
-    """A quantity with a unit.
-
-    Attributes:
-        low, high: bounds of what is plausible, inclusive, in `unit`.
-        scale: mean and standard deviation, in `unit`, with which the network's output is scaled; see `public_scale`.
-    """
-
-    unit: str
-    _: KW_ONLY
-    low: float
-    high: float
-    scale: tuple[float, float] | None = None
-
-    kind: ClassVar[str] = "number"
-    classes = ()
-
-    @property
-    def rule(self) -> str:
-        return f"a number from {write_number(self.low)} to {write_number(self.high)} ({self.unit})"
-
-    @property
-    def summary(self) -> str:
-        mean, deviation = map(write_number, self.public_scale)
-        return f"{self.meaning}: {self.rule}, scaled by mean {mean} and standard deviation {deviation}"
-
-    @property
-    def public_scale(self) -> tuple[float, float]:
-        """`scale` if it is declared; else the middle and a sixth of the range. It depends on no patient."""
-        return self.scale or ((self.low + self.high) / 2, (self.high - self.low) / 6)
-
-    def allows(self, numbers: npt.NDArray[np.float64]) -> Mask:
-        return (self.low <= numbers) & (numbers <= self.high)
-
-
-@dataclass(frozen=True)
-class CountLabel(Label):
-    """A number of events, such as admissions per year.
-
-    Attributes:
-        high: largest plausible number, inclusive.
-    """
-
-    _: KW_ONLY
-    high: int
-
-    kind: ClassVar[str] = "count"
-    classes = ()
-
-    @property
-    def rule(self) -> str:
-        return f"a whole number from 0 to {self.high}"
-
-    def allows(self, numbers: npt.NDArray[np.float64]) -> Mask:
-        return np.isin(numbers, np.arange(self.high + 1))

@@ -180,7 +180,7 @@ def _parse(
         if looks_like_patient(table):
             problem = ": its first line holds numbers, not column names; add a first line with the column names"
             raise file_error(name, "has no header", problem)
-    _refuse_empty_rows(columns, name)
+    refuse_empty_rows(columns, name)
     return table
 
 
@@ -236,7 +236,7 @@ def _read_columns(rows: Iterator[list[str]], width: int, name: str) -> list["pd.
     return [builders.pop(0).build() for _ in range(width)]  # each builder's memory is freed before the next column
 
 
-def _refuse_empty_rows(columns: Iterable["pd.Series[Any]"], name: str) -> None:
+def refuse_empty_rows(columns: Iterable["pd.Series[Any]"], name: str) -> None:
     """Raise a DataError if all cells of a row are blank: it holds no patient."""
     parts = sorted((positions_and_cells(column) for column in columns), key=lambda part: len(part[1]))
     is_empty: Mask = np.ones(len(parts[0][0]), dtype=bool)
@@ -316,7 +316,7 @@ def _simplify(cells: Iterable[str]) -> "pd.Series[str]":
     return pd.Series([cell.strip().lower() for cell in cells], dtype=str)
 
 
-def find_invalid_cell(path: Path, columns: Sequence[Column], cells: CheckedCells) -> DataError | None:
+def find_invalid_cell(path: Path | str, columns: Sequence[Column], cells: CheckedCells) -> DataError | None:
     """An error that names the first invalid cell; None if every cell is valid."""
     if not cells.invalid.to_numpy().any():
         return None

@@ -37,12 +37,13 @@ class DataCheck:
     """Result of checking one hospital's CSV.
 
     Attributes:
+        path: the CSV, or the name of the hospital whose table is in memory.
         cells: cells of the task's columns and the label.
         obstacle: why the hospital cannot join; None if it can. Its `reason` is sent to the server.
         warnings: what the data team should review, without values.
     """
 
-    path: Path
+    path: Path | str
     task: Task
     cells: CheckedCells
     obstacle: DataError | None
@@ -74,7 +75,11 @@ def check_data(path: Path, task: Task, mapping: Path | None = None) -> DataCheck
     Raises:
         DataError: the file is not a table with the task's columns, so that there is nothing to check.
     """
-    cells = csv_reading.read_cells(path, task, mapping=mapping)
+    return check_table(path, task, csv_reading.read_cells(path, task, mapping=mapping))
+
+
+def check_table(path: Path | str, task: Task, cells: CheckedCells) -> DataCheck:
+    """Check the cells of a hospital's table (see `check_data`)."""
     obstacle = csv_reading.find_invalid_cell(path, task.labelled_columns, cells)
     content = pd.util.hash_pandas_object(cells.numbers[list(task.column_names)] + 0.0, index=False)  # -0.0 becomes 0.0
     different = content.nunique() if cells.patients is None else len(np.unique(cells.patients))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from federated_health.data.data_check import check_data
+from federated_health.data.data_check import DataCheck, check_data
 from federated_health.data.split import PatientIds, split_rows
 from federated_health.data.tasks import Task
 
@@ -84,8 +84,13 @@ def load_hospital(path: Path, task: Task, name: str, split_seed: int, mapping: P
     Args:
         mapping: mapping file of the export; None if the CSV has the task's own columns.
     """
-    check = check_data(path, task, mapping)
+    return split_hospital(check_data(path, task, mapping), name, split_seed)
+
+
+def split_hospital(check: DataCheck, name: str, split_seed: int) -> Hospital:
+    """The hospital of a table that was checked; a DataError if it cannot join."""
     check.raise_obstacle()
+    task = check.task
     patients = Patients.from_table(check.numbers, task, check.cells.patients)
     train, test = split_rows(check.numbers, task.label.name, split_seed, check.cells.patients, task.label.classes)
     return Hospital(

@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from federated_health.data.columns import Category, ClassLabel, CountLabel, Label, Measurement, NumberLabel
+from federated_health.data.columns import Category, Label, Measurement
+from federated_health.data.labels import ClassLabel, CountLabel, NumberLabel
 from federated_health.data.task_files import (
     MAX_CODES,
     normal_unit,
@@ -28,6 +29,12 @@ RESERVED = re.compile(r"expected|probability_[0-9]+|(add|exp|softmax)(_[0-9]+)?"
 """Names, besides those in `task_files`, that the output of `predict` and operations in a Keras model use."""
 
 
+QUANTITIES = {
+    "number": NumberLabel,
+}
+"""Kinds of labels with a unit, a range and a scale."""
+
+
 def take_label(table: TomlTable, kind: str, name: str, meaning: str) -> Label:
     """The label that the table [label] declares, whose other keys have been taken; a DataError if it is not valid."""
     if kind == ClassLabel.kind:
@@ -46,7 +53,7 @@ def take_label(table: TomlTable, kind: str, name: str, meaning: str) -> Label:
         return CountLabel(name, meaning, high=high)
     unit = normal_unit(table.take_text("unit"))
     low, high = take_range(table)
-    label = NumberLabel(name, meaning, unit, low=low, high=high, scale=take_scale(table))
+    label = QUANTITIES[kind](name, meaning, unit, low=low, high=high, scale=take_scale(table))
     refuse_small_scale(label, table)
     table.end("column, meaning, kind, unit, range, scale")
     return label

@@ -9,7 +9,6 @@ from typing import Any
 from federated_health.data.task_files import DEFAULT_TASK, find_task
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError, SettingsError
-from federated_health.files import file_exists
 from federated_health.names import FEDERATION, is_hospital_name, printable
 
 MANIFEST = "manifest.json"
@@ -116,7 +115,7 @@ def find_own_hospital(
 
 def _refuse_no_file(folder: Path, named: Path | None) -> None:
     """Raise a DataError if a manifest names something else than a file, such as a pipe that would never end."""
-    if named is not None and not file_exists(named):
+    if named is not None and not _is_file(named):
         raise DataError(f"{folder / MANIFEST}: names {printable(str(named))}, which is not a file")
 
 
@@ -126,7 +125,7 @@ def _find_entry(data: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     The manifest may also be one that a hospital wrote by hand, with the keys that this module reads.
     """
     path = data.parent / MANIFEST
-    if not file_exists(path):
+    if not _is_file(path):
         return {}, {}
     try:
         manifest = json.loads(path.read_text())
@@ -139,3 +138,11 @@ def _find_entry(data: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     if not all(isinstance(value, str) for value in values):
         raise DataError(f"{path}: expected task, task_file.file, and each hospital's name and mapping as text")
     return manifest, entry
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a path is a visible file: no folder, and no pipe whose end a reader would wait for."""
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, or a folder without permission
+        return False

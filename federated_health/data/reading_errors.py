@@ -293,7 +293,7 @@ def looks_like_name(name: str) -> bool:
     return re.fullmatch(r"(\d{1,2}[^\W\d]{2}|[^\W\d])[\w .%/-]{0,40}(\([^\d()]{1,20}\))?", name) is not None
 
 
-def invalid_cell(path: Path, columns: Sequence[Column], cells: CheckedCells) -> DataError:
+def invalid_cell(path: Path | str, columns: Sequence[Column], cells: CheckedCells) -> DataError:
     """The error of a table with invalid cells, which names the first one; a column without a rule is of patients."""
     name = next(str(name) for name in cells.invalid if cells.invalid[name].any())
     rule = {column.name: column.rule for column in columns}.get(name, PATIENT_RULE)

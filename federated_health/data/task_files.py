@@ -7,13 +7,16 @@ import re
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from federated_health.data.columns import Category, Label, Measurement, NumberLabel
+from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.tasks import MAX_AGREEMENT_CHARACTERS, Task, write_agreement
 from federated_health.data.toml_reading import TomlTable, is_number, is_text, read_toml
 from federated_health.errors import DataError, SettingsError
 from federated_health.names import is_hospital_name
+
+if TYPE_CHECKING:
+    from federated_health.data.labels import NumberLabel
 
 DEFAULT_TASK = "heart-disease"
 
@@ -147,7 +150,7 @@ def take_scale(table: TomlTable) -> tuple[float, float] | None:
     return tuple(table.take("scale", expected, lambda value: _are_numbers(value) and value[1] > 0, [])) or None
 
 
-def refuse_small_scale(column: Measurement | NumberLabel, table: TomlTable) -> None:
+def refuse_small_scale(column: "Measurement | NumberLabel", table: TomlTable) -> None:
     """Raise a DataError if the standard deviation by which the network divides is too small."""
     if column.public_scale[1] < MIN_DEVIATION:
         raise table.error(

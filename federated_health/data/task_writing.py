@@ -4,7 +4,8 @@ import json
 import re
 from collections.abc import Mapping
 
-from federated_health.data.columns import Category, ClassLabel, CountLabel, Label, Measurement, NumberLabel
+from federated_health.data.columns import Category, Label, Measurement
+from federated_health.data.labels import ClassLabel, CountLabel, NumberLabel
 from federated_health.data.tasks import Task
 
 

@@ -17,10 +17,10 @@ from federated_health.messages.records import (
     weights_from_record,
     weights_to_record,
 )
-from federated_health.ml.metrics import Counts
 from federated_health.ml.rounds import HospitalRound, Round, write_round
+from federated_health.ml.targets.binary import Counts
 from federated_health.privacy import message_checks
-from federated_health.server.history import summarise_benefits
+from federated_health.server.run_summary import summarise_benefits
 
 _ROUND, _DISTANCE, _LOSS = "last-round", "distance", "loss"
 """Figures of a hospital's last training in its state."""

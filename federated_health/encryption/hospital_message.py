@@ -16,8 +16,8 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from federated_health.encryption import messages, vectors
 from federated_health.encryption.ckks import MAX_VALUE, SecretKey, Vector, load_key
 from federated_health.errors import EncryptionError
-from federated_health.hospital.handlers import ENCRYPTED_RUN, hospital_of, local_model
-from federated_health.messages.content import ARRAYS, CONFIG, ROUND, TrainConfig
+from federated_health.hospital.handlers import ENCRYPTED_RUN, hospital_of, local_model, read_config
+from federated_health.messages.content import ARRAYS, CONFIG, ROUND
 from federated_health.messages.records import MalformedMessageError, weights_to_record
 from federated_health.ml.curves import choose_threshold
 from federated_health.ml.metrics import DEFAULT_THRESHOLD
@@ -116,7 +116,7 @@ class WeightsMessage(EncryptedMessage):
     def __init__(self, message: Message, context: Context, *, is_final: bool = False) -> None:
         super().__init__(message, context)
         key = self.key  # raises before anything is trained that could not be encrypted
-        config = TrainConfig.from_record(self.config)
+        config = read_config(self.config, context)
         check_plan(context, config.privacy)
         if config.privacy:
             normalisation = public_normalisation(self.hospital.task.measurements)

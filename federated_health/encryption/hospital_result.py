@@ -19,14 +19,14 @@ from federated_health.encryption.hospital_message import WeightsMessage
 from federated_health.encryption.messages import FIGURES, RUN_FACTS, name_of_block
 from federated_health.errors import SettingsError
 from federated_health.files import write_json
-from federated_health.hospital.handlers import ENCRYPTED_RUN, budget_of, evaluate_final, task_of
+from federated_health.hospital.handlers import ENCRYPTED_RUN, budget_of, evaluate_final, read_config, task_of
 from federated_health.messages.content import CONFIG, Evaluation, TrainConfig
 from federated_health.messages.records import MalformedMessageError
 from federated_health.ml.curves import roc_auc_from_microaggregates
-from federated_health.ml.metrics import Counts, figures_of
 from federated_health.ml.networks import Weights
 from federated_health.ml.rounds import Round, read_round, write_round, write_rounds
 from federated_health.ml.targets import target_of
+from federated_health.ml.targets.binary import Counts, figures_of
 from federated_health.names import FEDERATION, METRICS, MODEL, REPORT, ROUNDS, SETTINGS
 from federated_health.report.run_page import RunSummary, hashes_of_model, metrics_of, write_run_report
 from federated_health.settings import MIN_ENCRYPTED_HOSPITALS, OPERATIONAL, Settings
@@ -114,7 +114,7 @@ def remembered_result(context: Context) -> RunSummary | None:
             classes = vectors.read_histogram(np.array(result["scores"], dtype=np.float64))
             scores = {name: of * [1, 1, 0] for name, of in zip(("positives", "negatives"), classes, strict=True)}
         evaluations[FEDERATION] = Evaluation(counts=Counts(**result["counts"]), scores=scores)
-    config = TrainConfig.from_record(context.state.config_records[CONFIG])
+    config = read_config(context.state.config_records[CONFIG], context)
     return RunSummary(
         task=task_of(context, config.task),
         config=config,

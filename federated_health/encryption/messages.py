@@ -30,7 +30,8 @@ from federated_health.encryption.ckks import MAX_CHUNK_BYTES, SLOTS, Adder, Encr
 from federated_health.encryption.envelopes import MAX_ENVELOPE, MAX_OFFER, name_in_offer
 from federated_health.errors import EncryptionError
 from federated_health.messages.content import NUM_EXAMPLES
-from federated_health.messages.records import METRICS, MalformedMessageError, read_metrics, read_whole, size_of
+from federated_health.messages.records import METRICS, MalformedMessageError, size_of
+from federated_health.messages.validation import read_metrics, read_whole
 from federated_health.ml.networks import Network, weight_shapes
 
 OFFER, KEY, DELIVERY, RESULT = "query.offer", "query.key", "query.briefing", "query.closing"

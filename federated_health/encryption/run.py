@@ -22,7 +22,8 @@ from federated_health.ml.rounds import Round
 from federated_health.ml.strategies import STRATEGIES
 from federated_health.names import PROXIMAL_MU
 from federated_health.server.checkpoint import Checkpoint, State
-from federated_health.server.history import summarise_round
+from federated_health.server.final_evaluation import ask_all
+from federated_health.server.plain_run import summarise_round
 from federated_health.server.replies import AcceptedReply
 from federated_health.server.run import FederatedRun
 from federated_health.settings import MIN_ENCRYPTED_HOSPITALS, OPERATIONAL, Settings
@@ -103,13 +104,13 @@ class EncryptedRun(FederatedRun):
         scores: Chunks = []
         if self.privacy is None:
             read = partial(self._read, length=2 * vectors.BINS)
-            scores = self._add(self._ask_all(messages.THRESHOLD, self._content(), read))
+            scores = self._add(ask_all(self, messages.THRESHOLD, self._content(), read))
         length = vectors.FinalSums.length(len(self.settings.task_declaration.columns))
         content = self._content({messages.SCORES: scores}, {messages.ASKS_BENEFIT: self.asks_benefit})
-        replies = self._ask_all(messages.FINAL, content, partial(self._read, length=length, of_test=True))
+        replies = ask_all(self, messages.FINAL, content, partial(self._read, length=length, of_test=True))
         sums = {messages.SCORES: scores, messages.FIGURES: self._add(replies)}
         content = self._result_content(sums, {reply.hospital for reply in replies})
-        return _result_of(self._ask_all(messages.RESULT, content, _read_confirmation))
+        return _result_of(ask_all(self, messages.RESULT, content, _read_confirmation))
 
     def figures_of_last_round(self) -> dict[str, Any]:
         """Have the hospitals that are present store the figures of the completed rounds."""

@@ -15,10 +15,10 @@ import numpy.typing as npt
 from federated_health.data.columns import Measurement
 from federated_health.encryption.ckks import MAX_ERROR, SLOTS, Vector
 from federated_health.errors import EncryptionError
-from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import Weights
 from federated_health.ml.normalisation import MIN_OBSERVED, Normalisation, column_sums
 from federated_health.ml.rounds import HospitalRound
+from federated_health.ml.targets.binary import Counts
 
 MAX_PATIENTS = 200_000
 """Largest number of patients of all hospitals: with many more, errors in a sum of many rounds could change a count."""
@@ -125,7 +125,7 @@ def histogram(log_odds: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]
 
 
 def read_histogram(vector: Vector) -> tuple[Vector, Vector]:
-    """Non-empty bins as microaggregated scores (see `metrics.microaggregate`), of the positives and of the negatives.
+    """Non-empty bins as microaggregated scores (see `scores.microaggregate`), of the positives and of the negatives.
 
     Args:
         vector: [2 * BINS], numbers of patients, with small errors.

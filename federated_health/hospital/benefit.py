@@ -13,10 +13,11 @@ import numpy.typing as npt
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.bootstrap import PERMUTATIONS, compare_models
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, Interval, figure_title, verdict_text
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, figure_title
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import MIN_OBSERVED, column_sums, normalisation_from
 from federated_health.ml.targets import Target
+from federated_health.ml.verdicts import Interval, verdict_text
 
 if TYPE_CHECKING:
     from federated_health.hospital.local_model import LocalModel

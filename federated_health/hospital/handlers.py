@@ -5,6 +5,7 @@ A hospital's rows and its compiled training stay in its process from message to 
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -48,10 +49,10 @@ from federated_health.messages.records import (
     weights_to_record,
 )
 from federated_health.ml.metrics import EvaluationSums
-from federated_health.ml.networks import Network, Weights, weight_shapes
+from federated_health.ml.networks import FILE, Network, Weights, agreement_of, weight_shapes
 from federated_health.ml.normalisation import MIN_OBSERVED, Normalisation, column_sums, withheld_sums
 from federated_health.ml.targets import target_of
-from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON, MAPPING
+from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON, MAPPING, NETWORK
 from federated_health.transport.interface import hospital_context
 
 if TYPE_CHECKING:
@@ -69,10 +70,14 @@ ENCRYPTED_RUN = "encryption"
 
 
 class InMemoryHospital(Context):
-    """Context of a hospital in process whose rows are in memory rather than in a CSV, such as one side of a fold."""
+    """Context of a hospital in process whose rows are in memory rather than in a CSV, such as one side of a fold.
 
-    def __init__(self, hospital: Hospital) -> None:
-        super().__init__(**vars(hospital_context(hospital.name, {})))
+    Args:
+        network: file that builds the network; None for a network of the package.
+    """
+
+    def __init__(self, hospital: Hospital, network: Path | None = None) -> None:
+        super().__init__(**vars(hospital_context(hospital.name, {NETWORK: str(network or "")})))
         self.hospital = hospital
         self.budget: PrivacyBudget | None = None
 
@@ -122,12 +127,13 @@ def hospital_of(message: Message, context: Context) -> Hospital:
 
     Raises:
         DataError: its CSV cannot be used.
-        JoinError: the server's task is not this hospital's.
+        JoinError: the server's task or network file is not this hospital's.
+        NetworkError: the network file cannot be read.
     """
     config = message.content.config_records[CONFIG]
     task = task_of(context, str(config["task"]))
     server = read_agreement(str(config["terms"])) if "terms" in config else {}
-    if server and (difference := find_difference(task.agreement, server)):
+    if server and (difference := find_difference(agreement_of(task, _own_network(context)), server)):
         raise JoinError(difference)
     if task.schema_hash != config["schema"]:
         raise JoinError("the server's columns are not this hospital's")
@@ -155,9 +161,36 @@ def task_of(context: Context, name: str) -> Task:
     """
     if isinstance(context, InMemoryHospital):
         return context.hospital.task
-    own = context.node_config if "data" in context.node_config else context.run_config
-    file = str(own.get(TASK_FILE, ""))
-    return find_task(name, Path(file) if file else None)
+    return _find_task_once(name, _own_file(context, TASK_FILE))
+
+
+_find_task_once = lru_cache(maxsize=1024)(find_task)
+"""`find_task`, once per process: a task file that changes during a run is not read again."""
+
+
+def _own_file(context: Context, key: str) -> Path | None:
+    """A file of this node; in a simulation that of the run config."""
+    is_simulated = "data" not in context.node_config and not isinstance(context, InMemoryHospital)
+    own = context.run_config if is_simulated else context.node_config
+    file = str(own.get(key, ""))
+    return Path(file) if file else None
+
+
+def _own_network(context: Context) -> Network | None:
+    """The network of this node's file; None if it has none."""
+    if (file := _own_file(context, NETWORK)) is None:
+        return None
+    from federated_health.ml.network_file import read_network  # noqa: PLC0415  # only where there is a file
+
+    return read_network(file)
+
+
+def read_config(record: Mapping[str, Any], context: Context) -> TrainConfig:
+    """The train config in a record, whose network is built from this node's own copy if it is a file."""
+    config = TrainConfig.from_record(record)
+    if config.network.model != FILE:
+        return config
+    return replace(config, network=replace(config.network, path=_own_file(context, NETWORK)))
 
 
 def budget_of(context: Context) -> "PrivacyBudget":
@@ -191,7 +224,7 @@ def open_message(message: Message, context: Context) -> "tuple[TrainConfig, Loca
         DataError, JoinError: see `hospital_of`.
     """
     record = message.content.config_records[CONFIG]
-    config = TrainConfig.from_record(record)
+    config = read_config(record, context)
     if private := _load_privacy(record, context):
         private.message_checks.check_plan(context, config.privacy)
     local = local_model(hospital_of(message, context), config.network, config.normalisation)
@@ -328,7 +361,7 @@ def final_model(context: Context) -> tuple[TrainConfig, Weights] | None:
     """The final model, as `evaluate_final` saved it in the context; None before the end of a run."""
     if CONFIG not in context.state:
         return None
-    config = TrainConfig.from_record(context.state.config_records[CONFIG])
+    config = read_config(context.state.config_records[CONFIG], context)
     shapes = weight_shapes(task_of(context, config.task), config.network)
     return config, weights_from_record(context.state.array_records[ARRAYS], shapes)
 

@@ -4,7 +4,9 @@
 
 - `time` (UTC), `hospital`, `kind` (a message type; `join` for the metadata that begins a stream, `unfit` for the
   metadata that says why a hospital may not join) and `round` (null where the server's message names none);
-- `bytes` and `sha256` of the whole: a reply exactly as gRPC gets it, metadata as lines `key: value`;
+- `bytes` and `sha256` of the whole: a reply exactly as gRPC gets it, metadata as lines `key: value`. Where a reply is a
+  header and arrays whose bytes follow it (see `transport.framing`), `bytes` counts both, and `sha256` is that of the
+  header and then the SHA-256 (32 bytes) of each of these arrays, so that an array is hashed once;
 - `records`: each array, metric, config value, metadata value or error in it, with `record`, `name`, `shape`,
   `dtype`, `bytes` and `sha256`. An array's bytes are those of its elements (`tobytes` in NumPy), numbers are 8 bytes
   each in little-endian order, text is UTF-8. Flower's own metadata of a reply, such as its node ids, is one record.
@@ -29,10 +31,10 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, Message
 
+from federated_health.append_only import append, open_to_append
 from federated_health.errors import LedgerError
-from federated_health.files import append, open_to_append
 from federated_health.messages.content import CONFIG, ROUND
-from federated_health.messages.records import array_header
+from federated_health.messages.records import NumpyArray
 
 ERROR = "error"
 """Record of an error reply."""
@@ -67,26 +69,31 @@ class Ledger:
     def record_metadata(self, kind: str, metadata: Sequence[tuple[str, str]]) -> None:
         """Record the metadata that begins a stream; raises LedgerError if it cannot, so that nothing may leave."""
         content = "\n".join(f"{key}: {value}" for key, value in metadata).encode()
-        self._append(kind, None, content, [_item_of("metadata", key, value) for key, value in metadata])
+        self._append(kind, None, content, [_item_of("metadata", key, value) for key, value in metadata], len(content))
 
-    def record_reply(self, message: Message, reply: Message, envelope: bytes, content: bytes) -> None:
+    def record_reply(
+        self, message: Message, reply: Message, envelope: bytes, header: bytes, arrays: Sequence[NumpyArray] = ()
+    ) -> None:
         """Record a reply; raises LedgerError if it cannot, so that nothing may leave.
 
         Args:
-            envelope: Flower's metadata of the reply, as it stands in the content.
-            content: the whole reply, as gRPC gets it.
+            envelope: Flower's metadata of the reply, as it stands in the header.
+            header: the reply as gRPC gets it, without the arrays that follow.
+            arrays: those whose bytes follow.
         """
         items = [*describe(reply), _item("envelope", "metadata", (), "protobuf", envelope)]
-        self._append(reply.metadata.message_type, _round_of(message), content, items)
+        whole = header + b"".join(array.digest for array in arrays)
+        size = len(header) + sum(len(array.content) for array in arrays)
+        self._append(reply.metadata.message_type, _round_of(message), whole, items, size)
 
-    def _append(self, kind: str, round_number: int | None, content: bytes, items: Sequence[Item]) -> None:
+    def _append(self, kind: str, number: int | None, whole: bytes, items: Sequence[Item], size: int) -> None:
         entry = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "hospital": self._hospital,
             "kind": kind,
-            "round": round_number,
-            "bytes": len(content),
-            "sha256": hashlib.sha256(content).hexdigest(),
+            "round": number,
+            "bytes": size,
+            "sha256": hashlib.sha256(whole).hexdigest(),
             "records": items,
         }
         line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
@@ -130,16 +137,23 @@ def _is_torn(file: FileIO) -> bool:
     return file.read(1) != b"\n"
 
 
-def _item(record: str, name: str, shape: tuple[int, ...], dtype: str, content: bytes | memoryview) -> Item:
+def _item(
+    record: str,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    content: bytes | memoryview,
+    digest: bytes | None = None,
+) -> Item:
     """An entry of `records`; `dtype` is text, bytes or protobuf where NumPy has no name for it."""
-    sha256 = hashlib.sha256(content).hexdigest()
+    sha256 = (digest or hashlib.sha256(content).digest()).hex()
     return {"record": record, "name": name, "shape": shape, "dtype": dtype, "bytes": len(content), "sha256": sha256}
 
 
 def _item_of_array(record: str, name: str, array: Array) -> Item:
     """Shape and dtype from NumPy's own header in the bytes; as Flower states them where there is none."""
-    if array.data.startswith(header := array_header(tuple(array.shape))):  # as all weights do; parsing takes long
-        return _item(record, name, tuple(array.shape), "float32", memoryview(array.data)[len(header) :])
+    if isinstance(array, NumpyArray):
+        return _item(record, name, array.shape, array.dtype, array.content, array.digest)
     buffer = BytesIO(array.data)
     try:
         np.lib.format.read_magic(buffer)

@@ -9,10 +9,10 @@ import numpy.typing as npt
 from federated_health.data.hospital import Hospital
 from federated_health.data.tasks import Task
 from federated_health.ml.keras_models import build_encoder, build_head, encode
-from federated_health.ml.networks import Network, Weights, weight_shapes
+from federated_health.ml.networks import FILE, SGD, Network, Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.targets import target_of
-from federated_health.ml.training import Array, LocalTrainer, batch_order
+from federated_health.ml.training import LAYERS, Array, LocalTrainer, batch_order, random_generator
 
 if TYPE_CHECKING:
     from federated_health.messages.content import TrainConfig
@@ -39,7 +39,8 @@ class LocalModel:
         self.shapes = weight_shapes(hospital.task, network)
         self.train_rows = len(hospital.train)
         self.may_measure = len(hospital.test) >= self.target.min_rows * hospital.test.most_rows
-        self._trainer = _trainer_of(hospital.task, network)
+        self._network = network
+        self._scorer = _trainer_of(hospital.task, network, SGD)
         rows = np.concatenate([hospital.train.values, hospital.test.values])
         features = encode(_encoder_of(hospital.task, normalisation), hospital.task, rows)
         self.train_features, self._test_features = np.split(features, [self.train_rows])
@@ -52,15 +53,17 @@ class LocalModel:
         Returns:
             The new weights, and the mean training loss per row, in nats.
         """
+        name = self.hospital.name
         order = batch_order(
             seed=config.seed,
-            hospital=self.hospital.name,
+            hospital=name,
             round_number=round_number,
             rows=self.train_rows,
             epochs=config.local_epochs,
             batch_size=config.batch_size,
         )
-        arrays, loss = self._trainer.train(
+        trainer = _trainer_of(self.hospital.task, self._network, config.optimizer)
+        arrays, loss = trainer.train(
             list(weights.values()),
             self.train_features,
             self.hospital.train.labels,
@@ -69,6 +72,7 @@ class LocalModel:
             l2=config.l2,
             proximal_mu=proximal_mu,
             row_weights=self._row_weights(config),
+            generator=random_generator(config.seed, name, round_number, LAYERS),
         )
         return dict(zip(weights, arrays, strict=True)), loss
 
@@ -81,7 +85,7 @@ class LocalModel:
 
     def score(self, weights: Weights) -> Array:
         """Log-odds of the held-out rows, [rows]."""
-        return self._trainer.score(list(weights.values()), self._test_features)
+        return self._scorer.score(list(weights.values()), self._test_features)
 
     def score_shuffled(self, weights: Weights, column: int, order: npt.NDArray[np.intp]) -> Array:
         """Log-odds of the held-out rows, [rows], with one column's values in another order of the rows.
@@ -92,11 +96,11 @@ class LocalModel:
         """
         features, columns = self._test_features.copy(), self.hospital.task.feature_slices[column]
         features[:, columns] = features[order, columns]
-        return self._trainer.score(list(weights.values()), features)
+        return self._scorer.score(list(weights.values()), features)
 
     def score_training(self, weights: Weights) -> Array:
         """Log-odds of the training rows, [rows]."""
-        return self._trainer.score(list(weights.values()), self.train_features)
+        return self._scorer.score(list(weights.values()), self.train_features)
 
 
 @lru_cache(maxsize=1)
@@ -106,6 +110,11 @@ def _encoder_of(task: Task, normalisation: Normalisation) -> Any:
 
 
 @cache
-def _trainer_of(task: Task, network: Network) -> LocalTrainer:
+def _trainer_of(task: Task, network: Network, optimizer: str) -> LocalTrainer:
     """Trainer, compiled once per process and architecture, for every round and hospital."""
-    return LocalTrainer(build_head(task, network), target_of(task))
+    head, is_own = build_head(task, network), network.model == FILE
+    if optimizer == SGD and not is_own and not head.non_trainable_variables:
+        return LocalTrainer(head, target_of(task))
+    from federated_health.ml.keras_training import KerasTrainer  # noqa: PLC0415  # only where there is need
+
+    return KerasTrainer(head, target_of(task), optimizer, exact_batches=is_own)

@@ -8,10 +8,11 @@ import numpy.typing as npt
 from flwr.app import MetricRecord, RecordDict
 
 from federated_health.data.tasks import Task
-from federated_health.messages.records import METRICS, MalformedMessageError, read_floats, read_metrics, read_number
-from federated_health.ml.metrics import Interval, Verdict, judge
+from federated_health.messages.records import METRICS, MalformedMessageError
+from federated_health.messages.validation import read_floats, read_metrics, read_number
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.ml.targets import target_of
+from federated_health.ml.verdicts import Interval, Verdict, judge
 
 ROUNDING = 1e-9
 """Tolerance for the difference of two figures."""

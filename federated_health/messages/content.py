@@ -17,7 +17,7 @@ A hospital sends the following in a plain run, besides Flower's envelope of each
   and products, and of a count observed and expected events, unless the rows are of fewer than 5 patients;
 - `evaluate`, after the last round (under differential privacy after every round): the same sums;
 - `evaluate.threshold`, once, only of a binary label and not under differential privacy: microaggregated scores of its
-  training rows (see `metrics.microaggregate`), from which the server chooses the decision threshold;
+  training rows (see `scores.microaggregate`), from which the server chooses the decision threshold;
 - `evaluate.final`: the same sums; of a label of classes its own ROC-AUC, and microaggregated scores of its held-out
   rows; of a number or a count mean predictions and mean labels of groups of at least 5 patients;
 - `evaluate.appraisal`, once, unless the run has differential privacy or does without it: what it gains by joining, how
@@ -25,28 +25,27 @@ A hospital sends the following in a plain run, besides Flower's envelope of each
 - in place of any of these, or if it may not join, the reason: an error's text without paths, rows or values, or an
   exception's type.
 
-Each side validates what the other sends. An invalid message raises MalformedMessageError, whose text holds no values.
+Each side validates what the other sends, the server in `messages.validation`. An invalid message raises
+MalformedMessageError, whose text holds no values.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
-from federated_health.data.columns import Measurement
-from federated_health.data.tasks import Task
 from federated_health.messages import records
 from federated_health.messages.records import METRICS, MalformedMessageError
 from federated_health.ml import load_privacy_plan
 from federated_health.ml.metrics import EvaluationSums
-from federated_health.ml.networks import Network, Weights, weight_shapes
-from federated_health.ml.normalisation import SUM_NAMES, ColumnSums, Normalisation, withheld_sums
-from federated_health.ml.targets import ScoreGroups, Target
-from federated_health.names import PRIVACY_PREFIX, is_hospital_name
+from federated_health.ml.networks import NETWORK_KEYS, OPTIMIZERS, SGD, Network, Weights
+from federated_health.ml.normalisation import SUM_NAMES, ColumnSums, Normalisation
+from federated_health.ml.targets import ScoreGroups
+from federated_health.names import PRIVACY_PREFIX
 
 if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan
@@ -79,8 +78,6 @@ ASSOCIATIONS = "associations"
 
 ROUND = "server-round"  # set by Flower's strategies
 TRAIN_LOSS = "train-loss"
-MAX_TRAIN_LOSS = 1e6
-"""Largest accepted mean loss: no training that has not diverged comes near it, and powers of it do not overflow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +102,7 @@ class TrainConfig:
     local_epochs: int
     batch_size: int
     learning_rate: float
+    optimizer: str = SGD
     l2: float
     seed: int
     threshold: float
@@ -117,7 +115,7 @@ class TrainConfig:
         normalisation = {"mean": list(self.normalisation.mean), "variance": list(self.normalisation.variance)}
         weights = {"class_weights": list(self.class_weights)} if self.class_weights else {}
         privacy = self.privacy.to_config() if self.privacy else {}
-        return ConfigRecord({**plain, **self.network.to_config(), **normalisation, **weights, **privacy})
+        return ConfigRecord({**plain, **_write_network(self.network), **normalisation, **weights, **privacy})
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "TrainConfig":
@@ -127,13 +125,15 @@ class TrainConfig:
             normalisation = Normalisation(mean=tuple(record["mean"]), variance=tuple(record["variance"]))
             plain = {name: record[name] for name in names}
             class_weights = tuple(map(float, record.get("class_weights", ())))
-            network = Network.from_config(record)
+            network = _read_network(*(record[key] for key in NETWORK_KEYS))
         except KeyError as error:
             raise MalformedMessageError(f"the server's train config lacks {error.args[0]}") from None
         except TypeError:
-            raise MalformedMessageError("the server's train config holds no valid normalisation") from None
+            raise MalformedMessageError("the server's train config holds a value of a wrong type") from None
         except ValueError as error:
             raise MalformedMessageError(f"the server's network: {error}") from None
+        if plain["optimizer"] not in OPTIMIZERS:
+            raise MalformedMessageError("the server's optimizer is unknown")
         if not isinstance(plain["threshold"], float) or not 0 <= plain["threshold"] <= 1:
             raise MalformedMessageError("the server's threshold is not between 0 and 1")
         return cls(
@@ -147,10 +147,14 @@ class TrainConfig:
 
 _NESTED = ("network", "normalisation", "class_weights", "privacy")
 
+_write_network = lru_cache(maxsize=64)(Network.to_config)
+"""What a message says of a network, written once since it is the same in every round."""
 
-def max_reply_bytes(task: Task, network: Network) -> int:
-    """Size limit of a hospital's message, in bytes: twice the weights, and 1 MiB for everything else."""
-    return 2 * records.size_of(weight_shapes(task, network)) + 2**20
+
+@lru_cache(maxsize=64, typed=True)
+def _read_network(*values: str | float) -> Network:
+    """The network of which a message says this, read once as above."""
+    return Network.from_config(dict(zip(NETWORK_KEYS, values, strict=True)))
 
 
 def has_privacy_plan(config: Mapping[str, Any]) -> bool:
@@ -208,51 +212,6 @@ class Registration:
         metrics = MetricRecord({**rows, **sums, **associations, **classes})
         return RecordDict({HOSPITAL: ConfigRecord({"name": self.name}), METRICS: metrics})
 
-    @classmethod
-    def from_content(
-        cls, content: RecordDict, measurements: Sequence[Measurement], associations: int = 0, classes: int = 0
-    ) -> "Registration":
-        """Read a registration.
-
-        Args:
-            measurements: of the task; their ranges limit the sums.
-            associations: number of the task's associations; a registration without any is read, too.
-            classes: number of classes whose rows were requested; 0 if none were.
-        """
-        record = content.config_records.get(HOSPITAL)
-        name = record.get("name") if record else None
-        if not isinstance(name, str) or not is_hospital_name(name):
-            raise MalformedMessageError("its name: expected lower-case letters, digits and hyphens")
-        are_released = not set(SUM_NAMES).isdisjoint(content.metric_records.get(METRICS, {}))
-        keys = {"train-examples", "test-examples", *(SUM_NAMES if are_released else ())}
-        keys |= {CLASS_COUNTS} if classes else set()
-        metrics = records.read_metrics(content, keys, {ASSOCIATIONS} if associations else None)
-        train_examples = records.read_whole(metrics, "train-examples", 1)
-        test_examples = records.read_whole(metrics, "test-examples", 0)
-        if are_released:
-            sums = ColumnSums(**{key: records.read_floats(metrics, key, len(measurements)) for key in SUM_NAMES})
-            records.check_sums(sums, train_examples, measurements)
-        else:
-            sums = withheld_sums(len(measurements))
-        correlations = records.read_floats(metrics, ASSOCIATIONS, associations if ASSOCIATIONS in metrics else 0)
-        if (np.abs(correlations) > 1).any():
-            raise MalformedMessageError(f"its {ASSOCIATIONS} are not between -1 and 1")
-        return cls(
-            name=name,
-            train_examples=train_examples,
-            test_examples=test_examples,
-            sums=sums,
-            associations=correlations,
-            class_counts=_read_class_counts(metrics, classes, train_examples) if classes else (),
-        )
-
-
-def _read_class_counts(metrics: MetricRecord, classes: int, rows: int) -> tuple[int, ...]:
-    counts = records.read_floats(metrics, CLASS_COUNTS, classes)
-    if (counts % 1).any() or (counts < 0).any() or counts.sum() > rows:
-        raise MalformedMessageError(f"its {CLASS_COUNTS} are not numbers of its training rows")
-    return tuple(map(int, counts))
-
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
@@ -274,43 +233,6 @@ class Update:
         counts = {} if self.counts is None else records.write_counts(self.counts)
         metrics = MetricRecord({NUM_EXAMPLES: self.examples, **loss, **counts})
         return RecordDict({ARRAYS: records.weights_to_record(self.weights), METRICS: metrics})
-
-    @classmethod
-    def from_content(
-        cls,
-        content: RecordDict,
-        shapes: Mapping[str, tuple[int, ...]],
-        declared: int,
-        *,
-        private: bool = False,
-        evaluated: int | None = None,
-        target: Target[Any] | None = None,
-    ) -> "Update":
-        """Read an update.
-
-        Args:
-            shapes: shapes of the weights by name, in their order.
-            declared: number of training rows with which the hospital registered.
-            private: whether the run has differential privacy.
-            evaluated: number of held-out rows with which it registered, if the server requested an evaluation, which
-                also needs the target; else None.
-        """
-        arrays = records.read_only(content, ArrayRecord, ARRAYS, "weights")
-        keys = {NUM_EXAMPLES} if private else {NUM_EXAMPLES, TRAIN_LOSS}
-        if evaluated is not None and target is not None:
-            keys |= records.names_of_counts(target)
-        metrics = records.read_metrics(content, keys)
-        if records.read_whole(metrics, NUM_EXAMPLES, 1) != declared:
-            raise MalformedMessageError(f"its {NUM_EXAMPLES} is not the number of training rows that it registered")
-        loss = None if private else records.read_number(metrics, TRAIN_LOSS)
-        if loss is not None and not 0 <= loss <= MAX_TRAIN_LOSS:
-            raise MalformedMessageError(f"its {TRAIN_LOSS} is out of range")
-        return cls(
-            weights=records.weights_from_record(arrays, shapes),
-            examples=declared,
-            loss=loss,
-            counts=None if evaluated is None or target is None else records.read_counts(metrics, target, evaluated),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,32 +256,10 @@ class Evaluation:
         metrics.update({key: groups.ravel().tolist() for key, groups in self.scores.items()})
         return RecordDict({METRICS: metrics})
 
-    @classmethod
-    def from_content(
-        cls, content: RecordDict, target: Target[Any], declared: int, *, final: bool = False
-    ) -> "Evaluation":
-        """Read an evaluation by a hospital that registered with this number of held-out rows."""
-        names = target.rows_of_groups(target.no_sums).keys()
-        optional = {"roc_auc", *names} if final else set()
-        metrics = records.read_metrics(content, {NUM_EXAMPLES, *records.names_of_counts(target)}, optional)
-        counts = records.read_counts(metrics, target, declared)
-        if records.read_whole(metrics, NUM_EXAMPLES, 0) != counts.examples:
-            raise MalformedMessageError(records.WRONG_COUNTS)
-        auc = records.read_number(metrics, "roc_auc") if "roc_auc" in metrics else None
-        if auc is not None and not 0 <= auc <= 1:
-            raise MalformedMessageError("its ROC-AUC is not between 0 and 1")
-        read = partial(records.read_cells, metrics, has_deviation=target.has_classes)
-        scores = {name: read(name) for name in names if name in metrics}
-        expected = target.rows_of_groups(counts)
-        for name, groups in scores.items():
-            if groups.size and groups[:, 0].sum() != expected[name]:
-                raise MalformedMessageError(f"its score groups of {name} do not add up to its rows of that kind")
-        return cls(counts=counts, roc_auc=auc, scores=scores)
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingScores:
-    """Microaggregated scores of a hospital's training rows under the final weights (see `metrics.microaggregate`)."""
+    """Microaggregated scores of a hospital's training rows under the final weights (see `scores.microaggregate`)."""
 
     positives: npt.NDArray[np.float64]
     negatives: npt.NDArray[np.float64]
@@ -367,12 +267,3 @@ class TrainingScores:
     def to_content(self) -> RecordDict:
         metrics = MetricRecord({key: getattr(self, key).ravel().tolist() for key in ("positives", "negatives")})
         return RecordDict({METRICS: metrics})
-
-    @classmethod
-    def from_content(cls, content: RecordDict, declared: int) -> "TrainingScores":
-        """Read the scores of a hospital that registered with this number of training rows."""
-        metrics = records.read_metrics(content, {"positives", "negatives"})
-        positives, negatives = records.read_cells(metrics, "positives"), records.read_cells(metrics, "negatives")
-        if positives[:, 0].sum() + negatives[:, 0].sum() > declared:
-            raise MalformedMessageError("its score groups hold more than the training rows that it registered")
-        return cls(positives=positives, negatives=negatives)

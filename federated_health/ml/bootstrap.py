@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.ml.metrics import MIN_CLASS_SIZE, Interval
+from federated_health.ml.verdicts import MIN_CLASS_SIZE, Interval
 
 if TYPE_CHECKING:
     from federated_health.ml.targets import Target

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from federated_health.ml.bootstrap import Array, Floats, can_judge
-from federated_health.ml.metrics import probability
+from federated_health.ml.targets.binary import probability
 
 MAX_SLOPE = 100.0
 """A steeper calibration slope means that the scores separate the classes entirely: it is not defined."""

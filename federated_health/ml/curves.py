@@ -7,7 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.ml.bootstrap import ENDS, Array, Floats, Resampled
-from federated_health.ml.metrics import CELL_STEP, Scores, probability
+from federated_health.ml.metrics import Scores
+from federated_health.ml.scores import CELL_STEP
+from federated_health.ml.targets.binary import probability
 
 POINTS_PER_CELL = 15
 """Points that stand for the patients of a cell of microaggregated scores."""

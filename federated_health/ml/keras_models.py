@@ -4,10 +4,7 @@ A model is an encoder, fixed by the task and the normalisation, and a head, whos
 consist of Keras's own layers and operations, so that a saved model loads with plain `keras.saving.load_model`.
 """
 
-import json
-import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +12,10 @@ import numpy.typing as npt
 
 from federated_health.data.columns import Measurement
 from federated_health.data.tasks import Task
-from federated_health.errors import DataError
 from federated_health.ml.backend import load_keras
-from federated_health.ml.networks import Network, hidden_names, weight_shapes
+from federated_health.ml.networks import FILE, Network, hidden_names, weight_shapes
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.targets import target_of
-
-DESCRIPTION_MEMBER = "federated_health.json"
 
 
 def build_encoder(task: Task, normalisation: Normalisation) -> Any:
@@ -55,7 +49,14 @@ def build_head(task: Task, network: Network) -> Any:
     """Keras model from features, float32 [rows, task.feature_width], to the outputs of the task's target.
 
     The outputs are float32 [rows, outputs], such as log-odds (see `targets`).
+
+    Raises:
+        NetworkError: the network is a file that cannot be used.
     """
+    if network.model == FILE:
+        from federated_health.ml.network_check import build_own  # noqa: PLC0415  # only where there is a file
+
+        return build_own(task, network)
     keras = load_keras()
     layers = [keras.Input((task.feature_width,), name="features")]
     for name, units in zip(hidden_names(network), network.hidden, strict=True):
@@ -89,37 +90,3 @@ def predict(model: Any, task: Task, values: npt.NDArray[np.float64]) -> npt.NDAr
 def _named_columns(task: Task, values: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float32]]:
     """Columns as the Keras models take them: float32 [rows, 1] by name."""
     return {name: values[:, [i]].astype(np.float32) for i, name in enumerate(task.column_names)}
-
-
-def save_model(path: Path, model: Any, description: Mapping[str, Any]) -> None:
-    """Write a `.keras` file, whole or not at all, with a description inside of how it was made; `task` is its task."""
-    partial = path.with_name(f".{path.stem}.partial.keras")
-    try:
-        model.save(partial)
-        with zipfile.ZipFile(partial, "a") as archive:
-            archive.writestr(DESCRIPTION_MEMBER, json.dumps(description, indent=2))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def read_description(path: Path) -> dict[str, Any]:
-    """The description in a file that `save_model` wrote; needs no Keras. DataError if it is not such a file."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            description = json.loads(archive.read(DESCRIPTION_MEMBER))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except (zipfile.BadZipFile, KeyError, ValueError, RecursionError):
-        description = None
-    if not isinstance(description, dict):
-        raise DataError(f"{path}: is not a model that a run saved")
-    return description
-
-
-def load_model(path: Path) -> Any:
-    """The Keras model in a file that `save_model` wrote; DataError if it is damaged."""
-    try:
-        return load_keras().saving.load_model(path)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
-        raise DataError(f"{path}: is damaged; Keras cannot load it") from None

@@ -20,6 +20,13 @@ HIDDEN_UNITS = 16
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "elu", "selu", "gelu", "silu", "softplus", "softsign", "leaky_relu", "mish")
 """Activations of hidden layers, by Keras's names."""
 
+SGD = "sgd"
+OPTIMIZERS = (SGD, "adam", "adamw", "adamax", "nadam", "rmsprop", "adagrad", "adadelta", "lion", "ftrl")
+"""Optimizers of local training, by Keras's names; sgd is plain stochastic gradient descent."""
+
+NETWORK_KEYS = ("model", "hidden", "activation", "dropout", "network-sha256")
+"""Keys of what a message says of a network."""
+
 MAX_UNITS, MAX_LAYERS = 65_536, 32
 """Largest hidden layer, and largest number of them."""
 
@@ -52,26 +59,42 @@ class Network:
             for name, value in (("hidden", ()), ("activation", ""), ("dropout", 0.0)):
                 object.__setattr__(self, name, value)
 
+    @property
+    def unused_settings(self) -> frozenset[str]:
+        """Names of the settings of a network that do not matter to this one."""
+        of_mlp = frozenset({"hidden", "activation", "dropout"})
+        return frozenset() if self.model == "mlp" else of_mlp | ({"model"} if self.model == FILE else set())
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a report states of the network besides the settings."""
+        return {"SHA-256 of the network file": self.sha256} if self.sha256 else {}
+
     def to_config(self) -> dict[str, str | float]:
         """What a message says of the network: all but this side's path."""
-        return {
-            "model": self.model,
-            "hidden": ",".join(map(str, self.hidden)),
-            "activation": self.activation,
-            "dropout": self.dropout,
-            "network-sha256": self.sha256,
-        }
+        values = (self.model, ",".join(map(str, self.hidden)), self.activation, self.dropout, self.sha256)
+        return dict(zip(NETWORK_KEYS, values, strict=True))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """The inverse of `to_config`; a KeyError for what is missing, a ValueError for what is not a network."""
-        model, dropout, sha256 = config["model"], config["dropout"], config["network-sha256"]
-        hidden, activation = read_hidden(str(config["hidden"])), config["activation"]
+        model, hidden, activation, dropout, sha256 = (config[name] for name in NETWORK_KEYS)
+        hidden = read_hidden(str(hidden))
         if model not in (*MODELS, FILE) or activation not in ("", *ACTIVATIONS) or not isinstance(sha256, str):
             raise ValueError("it has an unknown model or activation")
         if not isinstance(dropout, float) or not 0 <= dropout < 1:
             raise ValueError("its dropout is not at least 0 and below 1")
         return cls(model, hidden, activation, dropout, sha256)
+
+
+NETWORK_FILE = "network file (--network, the same file at server and hospitals)"
+"""Name of a network file's hash in an agreement."""
+
+
+def agreement_of(task: Task, network: Network | None) -> dict[str, str]:
+    """What server and hospital must agree on: the task (see `Task.agreement`), and the hash of a network's file."""
+    file = {NETWORK_FILE: f"SHA-256 {network.sha256}"} if network and network.sha256 else {}
+    return {**task.agreement, **file}
 
 
 def read_hidden(text: str) -> tuple[int, ...]:
@@ -87,6 +110,10 @@ def read_hidden(text: str) -> tuple[int, ...]:
 
 def weight_shapes(task: Task, network: Network) -> dict[str, tuple[int, ...]]:
     """Shapes of the head's weights by name, in the order in which Keras lists them."""
+    if network.model == FILE:
+        from federated_health.ml.network_file import describe_network  # noqa: PLC0415  # only where there is a file
+
+        return describe_network(task, network).shapes
     widths = [task.feature_width, *network.hidden, target_of(task).outputs]
     shapes: dict[str, tuple[int, ...]] = {}
     for name, (inputs, units) in zip([*hidden_names(network), "logit"], pairwise(widths), strict=True):
@@ -100,7 +127,14 @@ def hidden_names(network: Network) -> list[str]:
 
 
 def initial_weights(task: Task, network: Network, seed: int) -> Weights:
-    """Glorot-uniform kernels (Glorot and Bengio 2010) and zero biases, the same on every machine for the same seed."""
+    """Glorot-uniform kernels (Glorot and Bengio 2010) and zero biases, the same on every machine for the same seed.
+
+    Those of a file are Keras's own, after `keras.utils.set_random_seed`.
+    """
+    if network.model == FILE:
+        from federated_health.ml.network_file import describe_network  # noqa: PLC0415  # only where there is a file
+
+        return describe_network(task, network, seed).weights
     generator = np.random.default_rng(seed)
     weights: Weights = {}
     for name, shape in weight_shapes(task, network).items():

@@ -76,11 +76,16 @@ def write_rounds(path: Path, history: Sequence[Round], headline: str) -> None:
     Args:
         headline: name of the target's figure per round (see `Target.headline`).
     """
+    write_text(path, rounds_csv(history, headline))
+
+
+def rounds_csv(history: Sequence[Round], headline: str) -> str:
+    """The text of rounds.csv (see `write_rounds`)."""
     text = StringIO(newline="")
     csv.writer(text).writerows(
         [(*CSV_COLUMNS, f"test_{headline}"), *(row for completed in history for row in _csv_rows(completed))]
     )
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def append_round(path: Path, completed: Round) -> None:

@@ -63,6 +63,7 @@ class StrategyDeclaration:
         min_reason: why it needs that number.
         is_mean: whether it is a weighted mean of the updates, which can be taken of encrypted updates.
         needs_loss: whether it depends on each hospital's training loss.
+        extrapolates: whether its weights can lie outside the range of the updates.
     """
 
     meaning: str
@@ -72,6 +73,7 @@ class StrategyDeclaration:
     min_reason: str = ""
     is_mean: bool = False
     needs_loss: bool = False
+    extrapolates: bool = False
 
 
 def _min_to_trim(arguments: Arguments) -> int:
@@ -107,12 +109,19 @@ STRATEGIES: Mapping[str, StrategyDeclaration] = {
             Parameter("server-learning-rate", 1.0, "the server's step size", above=0),
             Parameter("server-momentum", 0.3, "memory of earlier changes", below=1),
         ),
+        extrapolates=True,
     ),
     "fedadam": StrategyDeclaration(
-        "the mean change as the gradient of Adam at the server (Reddi et al. 2021)", (_eta(0.02), BETA_1, BETA_2, TAU)
+        "the mean change as the gradient of Adam at the server (Reddi et al. 2021)",
+        (_eta(0.02), BETA_1, BETA_2, TAU),
+        extrapolates=True,
     ),
-    "fedyogi": StrategyDeclaration("the same with Yogi (Reddi et al. 2021)", (_eta(0.01), BETA_1, BETA_2, TAU)),
-    "fedadagrad": StrategyDeclaration("the same with Adagrad (Reddi et al. 2021)", (_eta(0.03), TAU)),
+    "fedyogi": StrategyDeclaration(
+        "the same with Yogi (Reddi et al. 2021)", (_eta(0.01), BETA_1, BETA_2, TAU), extrapolates=True
+    ),
+    "fedadagrad": StrategyDeclaration(
+        "the same with Adagrad (Reddi et al. 2021)", (_eta(0.03), TAU), extrapolates=True
+    ),
     "fedmedian": StrategyDeclaration(
         "median of each weight (Yin et al. 2018)",
         equal_weights=True,
@@ -155,6 +164,7 @@ STRATEGIES: Mapping[str, StrategyDeclaration] = {
         (Parameter("q", 0.1, "how much more; 0 is the plain mean"),),
         equal_weights=True,
         needs_loss=True,
+        extrapolates=True,
     ),
 }
 

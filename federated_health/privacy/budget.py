@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 
-from federated_health import files
+from federated_health import append_only, files
 from federated_health.errors import BudgetError, PrivacyError
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.accounting import Steps, epsilon_of
@@ -207,7 +207,7 @@ class PrivacyBudget:
             yield None
             return
         try:
-            with files.open_to_append(self.path, lock=True) as file:
+            with append_only.open_to_append(self.path, lock=True) as file:
                 self._read_new_lines(file)
                 if os.fstat(file.fileno()).st_size > self._bytes_read:
                     file.truncate(self._bytes_read)
@@ -224,7 +224,7 @@ class PrivacyBudget:
         file.seek(max(self._bytes_read - 1, 0))
         if file.read(1) not in (b"\n", b""):  # the last line is complete but for its line break
             line = b"\n" + line
-        files.append(file, line)
+        append_only.append(file, line)
         self._bytes_read += len(line)
 
     def _read_new_lines(self, file: FileIO) -> None:

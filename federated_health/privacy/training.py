@@ -19,6 +19,7 @@ from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.keras_models import build_head
 from federated_health.ml.networks import Network, Weights
 from federated_health.ml.privacy_plan import PrivacyPlan
+from federated_health.ml.targets import Target, target_of
 from federated_health.ml.training import ROW_BUCKET, Array
 from federated_health.privacy.entropy import gaussian_noise, poisson_sample
 
@@ -44,14 +45,14 @@ def train_privately(
     Spend the round first. Samples and noise come from the operating system's entropy, so that no two calls give the
     same weights.
 
-    Each patient's gradient of the binary cross-entropy, over all weights together, is scaled down to the L2 norm
+    Each patient's gradient of the target's loss, over all weights together, is scaled down to the L2 norm
     `plan.clip` if it is longer; a gradient that is not finite is dropped. The sum over a step's sample, plus noise, is
     divided by the expected sample size, which reveals nothing about the sample. The gradients of the penalties (see
     `LocalTrainer.train`) do not depend on patients and are added unclipped.
 
     Args:
         features: [rows, width].
-        labels: [rows], 0 or 1.
+        labels: [rows].
 
     Returns:
         The new weights. No loss: it would depend on training rows, and no budget accounts for it.
@@ -75,11 +76,12 @@ def train_privately(
 @cache
 def _compile_steps(task: Task, network: Network) -> Any:
     """One compilation per process and architecture."""
-    return tf.function(partial(_train_steps, build_head(task, network)), jit_compile=True)
+    return tf.function(partial(_train_steps, build_head(task, network), target_of(task)), jit_compile=True)
 
 
 def _train_steps(
     head: Any,
+    target: Target[Any],
     start: list[Any],
     features: Any,
     labels: Any,
@@ -92,7 +94,7 @@ def _train_steps(
     proximal_mu: Any,
 ) -> list[Any]:
     def take_step(step: Any, *weights: Any) -> tuple[Any, ...]:
-        sums = _sum_clipped(head, list(weights), features, labels, sampled[step], clip)
+        sums = _sum_clipped(head, target, list(weights), features, labels, sampled[step], clip)
         trained = []
         for array, old, total, added in zip(weights, start, sums, noise, strict=True):
             gradient = tf.cast((total + added[step]) / expected_rows, array.dtype) + proximal_mu * (array - old)
@@ -106,7 +108,9 @@ def _train_steps(
     return list(trained)
 
 
-def _sum_clipped(head: Any, weights: list[Any], features: Any, labels: Any, sampled: Any, clip: Any) -> list[Any]:
+def _sum_clipped(
+    head: Any, target: Target[Any], weights: list[Any], features: Any, labels: Any, sampled: Any, clip: Any
+) -> list[Any]:
     """Per weight array, the float64 sum of the sampled patients' clipped gradients, computed block by block."""
     block = min(features.shape[0], BLOCK)
     blocks = features.shape[0] // block
@@ -116,7 +120,7 @@ def _sum_clipped(head: Any, weights: list[Any], features: Any, labels: Any, samp
     zero = tf.constant(0.0, tf.float64)
 
     def add_block(number: Any, *sums: Any) -> tuple[Any, ...]:
-        gradients = _patient_gradients(head, weights, features[number], labels[number])
+        gradients = _patient_gradients(head, target, weights, features[number], labels[number])
         norms = tf.sqrt(tf.add_n([tf.reduce_sum(tf.reshape(array, (block, -1)) ** 2, axis=1) for array in gradients]))
         factors = tf.where(sampled[number], tf.minimum(tf.ones_like(norms), clip / norms), zero)
         totals = []
@@ -131,15 +135,15 @@ def _sum_clipped(head: Any, weights: list[Any], features: Any, labels: Any, samp
     return list(sums)
 
 
-def _patient_gradients(head: Any, weights: list[Any], features: Any, labels: Any) -> list[Any]:
+def _patient_gradients(head: Any, target: Target[Any], weights: list[Any], features: Any, labels: Any) -> list[Any]:
     """Each patient's own gradient: per weight array, float64 [rows, *shape]."""
 
     def gradient_of(patient: tuple[Any, Any]) -> Any:
         inputs, label = patient
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            logits, _ = head.stateless_call(weights, [], inputs[None])
-            loss = tf.nn.sigmoid_cross_entropy_with_logits(label, logits[0, 0])
+            outputs, _ = head.stateless_call(weights, [], inputs[None])
+            loss = target.losses(tf, label[None], outputs)[0]
         return tape.gradient(loss, weights)
 
     return [tf.cast(array, tf.float64) for array in tf.vectorized_map(gradient_of, (features, labels))]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federated_health.ml.curves import CalibrationCurve, Curve
-from federated_health.ml.metrics import Interval
+from federated_health.ml.verdicts import Interval
 from federated_health.names import FEDERATION
 from federated_health.report import svg
 from federated_health.report.formatting import MAX_ROWS, MINUS, first_of, short_number, short_percent

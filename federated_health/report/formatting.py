@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from federated_health.ml.bootstrap import LEVEL
-from federated_health.ml.metrics import Interval, Verdict, verdict_text
+from federated_health.ml.metrics import SMALL_CLASS
+from federated_health.ml.verdicts import Interval, Verdict, verdict_text
 
 T = TypeVar("T")
 
@@ -88,3 +89,9 @@ def list_verdicts(verdicts: Iterable[str]) -> str:
     parts = [f"{number_of(counts[first], 'hospital')}: {verdict_text(first)}"]
     parts += [f"{counts[verdict]:,}: {verdict_text(verdict)}" for verdict in others]
     return f"{'; '.join(parts)}."
+
+
+def describe_small_in_mean(hospitals: int | None) -> str:
+    """The note to a mean of ROC-AUCs, marked with *, that includes hospitals with few patients of a class, or may."""
+    which = {None: "may include hospitals", 1: "includes 1 hospital"}.get(hospitals, f"includes {hospitals} hospitals")
+    return f"* The mean {which} with fewer than {SMALL_CLASS} patients of one class, whose ROC-AUC is very noisy."

@@ -12,10 +12,11 @@ from federated_health.data.tasks import Task
 from federated_health.files import hash_file
 from federated_health.messages.content import Evaluation, Registration, TrainConfig
 from federated_health.ml.bootstrap import PERMUTATIONS
-from federated_health.ml.metrics import Interval, describe_small_in_mean, figure_title, merge_counts
+from federated_health.ml.metrics import figure_title, merge_counts
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.ml.rounds import Round
+from federated_health.ml.verdicts import Interval
 from federated_health.names import FEDERATION, MODEL
 from federated_health.report import sections
 from federated_health.report.charts import draw_intervals
@@ -23,6 +24,7 @@ from federated_health.report.formatting import (
     INTERVAL,
     MAX_ROWS,
     capitalise,
+    describe_small_in_mean,
     figure,
     first_of,
     list_some,
@@ -322,7 +324,8 @@ def _settings(run: RunSummary, panels: Panels) -> Iterator[Section]:
         config = run.config
         facts = {"completed rounds": str(config.rounds)}
         facts |= {"threshold": str(config.threshold)} if panels.target.has_threshold else {}
-        yield sections.settings_section(run.settings, {**facts, "SHA-256 of the schema": config.schema, **run.facts})
+        facts |= {"SHA-256 of the schema": config.schema, **config.network.facts, **run.facts}
+        yield sections.settings_section(run.settings, facts, leave_out=config.network.unused_settings)
 
 
 def _limits(run: RunSummary, panels: Panels) -> Section:

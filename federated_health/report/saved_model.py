@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flwr.app import ConfigRecord
@@ -33,20 +34,25 @@ def save_final_model(path: Path, task: Task, config: TrainConfig, weights: Weigh
     Raises:
         StorageError: the file cannot be written.
     """
-    from federated_health.ml.keras_models import build_model, save_model  # noqa: PLC0415  # loads Keras
+    from federated_health.ml.keras_models import build_model  # noqa: PLC0415  # loads Keras
+    from federated_health.ml.model_files import save_model  # noqa: PLC0415  # loads Keras
 
     model = build_model(task, config.network, config.normalisation, weights)
-    description = {
+    try:
+        save_model(path, model, describe_model(task, config, weights))
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def describe_model(task: Task, config: TrainConfig, weights: Weights) -> dict[str, Any]:
+    """The description of a model's training that its file holds."""
+    return {
         "version": __version__,
         "weights_sha256": weights_hash(weights),
         **asdict(config),
         "network": config.network.to_config(),
         "task_file": write_task(task),
     }
-    try:
-        save_model(path, model, description)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def write_request(path: Path, task: Task, config: TrainConfig, weights: Weights) -> bytes:

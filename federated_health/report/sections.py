@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from federated_health import __version__
 from federated_health.data.tasks import Task
-from federated_health.ml.metrics import SMALL_CLASS, Interval, Verdict, verdict_text
+from federated_health.ml.metrics import SMALL_CLASS
 from federated_health.ml.rounds import Round
+from federated_health.ml.verdicts import Interval, Verdict, verdict_text
 from federated_health.names import FEDERATION
 from federated_health.report import charts, formatting
 from federated_health.report.page import Block, Card, Cards, Caution, Picture, Section, Table

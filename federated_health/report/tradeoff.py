@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from federated_health.ml.metrics import Interval
+from federated_health.ml.verdicts import Interval
 from federated_health.report import svg
 
 _HEIGHT = 104.0

@@ -10,12 +10,11 @@ rounds themselves are in the history file; a checkpoint holds its position there
 
 import hashlib
 import json
-import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.data.tasks import Task, find_difference
+from federated_health.data.tasks import find_difference
 from federated_health.errors import CheckpointError
 from federated_health.files import replace_file, sync_folder
 from federated_health.messages.content import Registration
 from federated_health.ml.networks import Weights
-from federated_health.ml.normalisation import SUM_NAMES, ColumnSums, Normalisation
-from federated_health.ml.rounds import Round, read_round, write_round
+from federated_health.ml.normalisation import SUM_NAMES, Normalisation
+from federated_health.ml.rounds import Round, write_round
 from federated_health.setting_fields import Value
-from federated_health.settings import OPERATIONAL
 
-logger = logging.getLogger(__name__)
+CHECKPOINTS = "checkpoints"
+"""Name of the folder of checkpoints in a run's folder."""
 
 HISTORY, PARTIAL = "history.jsonl", ".checkpoint.partial"
 FILE_NAME = re.compile(r"round-\d{6,}\.checkpoint", re.ASCII)
@@ -44,14 +43,9 @@ VERSION = b"3"
 State = Mapping[str, npt.NDArray[Any]]
 """Arrays that a strategy keeps from one round to the next, by ATTRIBUTE/WEIGHTS."""
 
-MAY_CHANGE = OPERATIONAL | {"min-hospitals"}
-"""Names of settings that may differ when a run resumes."""
 
-_WEIGHTS, _STATE, _SUMS = "weights/", "strategy/", "sums"
-
-
-class DamagedCheckpointError(ValueError):
-    """A checkpoint, or its history, is not as it was written; the message says what is wrong."""
+WEIGHTS, STATE, SUMS = "weights/", "strategy/", "sums"
+"""Names of a checkpoint's arrays: prefixes of the weights' and of the strategy's, and the registrations' sums."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +63,7 @@ class Checkpoint:
 
     Attributes:
         settings: from `Settings.to_config`.
-        agreement: `Task.agreement`, the meaning of the columns.
+        agreement: `Settings.agreement`, the meaning of the columns and the network file.
         strategy_state: from `strategies.read_state`.
         registrations: ordered by name.
         problems: from `ProblemLog.to_json`.
@@ -87,30 +81,22 @@ class Checkpoint:
     problems: Mapping[str, Any]
     history: Sequence[Round]
 
-    def check_task(self, task: Task) -> None:
-        """Raise CheckpointError for another task, or one whose columns mean something else now."""
-        if difference := find_difference(self.agreement, task.agreement, whose="checkpoint"):
+    def check_agreement(self, agreement: Mapping[str, str]) -> None:
+        """Raise CheckpointError for another task, columns that mean something else now, or another network file."""
+        if difference := find_difference(self.agreement, agreement, whose="checkpoint"):
             raise CheckpointError(difference)
 
 
-def check_settings(saved: Mapping[str, Value], given: Mapping[str, Value]) -> None:
-    """Raise CheckpointError if a given setting or flag differs from the checkpoint's, apart from MAY_CHANGE."""
-    differing = [
-        f"{name}: expected {json.dumps(saved[name]) if name in saved else 'none'}, got {json.dumps(value)}"
-        for name, value in given.items()
-        if name not in MAY_CHANGE and saved.get(name) != value
-    ]
-    if differing:
-        raise CheckpointError(f"a run resumes with the settings that it began with: {'; '.join(differing)}")
+def write_checkpoint(checkpoint: Checkpoint, position: Position) -> list[bytes | memoryview]:
+    """The content of a checkpoint file, whose last round ends at a position in the history file.
 
-
-def write_checkpoint(checkpoint: Checkpoint, position: Position) -> bytes:
-    """The content of a checkpoint file, whose last round ends at a position in the history file."""
+    It is in pieces, so that arrays are not copied.
+    """
     sums = [[getattr(registration.sums, name) for name in SUM_NAMES] for registration in checkpoint.registrations]
     arrays = {
-        **{_WEIGHTS + name: array for name, array in checkpoint.weights.items()},
-        **{_STATE + name: array for name, array in checkpoint.strategy_state.items()},
-        _SUMS: np.array(sums, dtype=np.float64),
+        **{WEIGHTS + name: array for name, array in checkpoint.weights.items()},
+        **{STATE + name: array for name, array in checkpoint.strategy_state.items()},
+        SUMS: np.array(sums, dtype=np.float64),
     }
     header = {
         "run": checkpoint.run,
@@ -127,68 +113,22 @@ def write_checkpoint(checkpoint: Checkpoint, position: Position) -> bytes:
         "history": astuple(position),
         "arrays": list(arrays),
     }
-    content = BytesIO()
-    content.write(json.dumps(header, allow_nan=False).encode() + b"\n")
-    for array in arrays.values():
-        np.lib.format.write_array(content, np.asarray(array), allow_pickle=False)
-    body = content.getvalue()
-    return b"%b %b %b\n" % (MAGIC, VERSION, _digest(VERSION, body)) + body
+    body: list[bytes | memoryview] = [json.dumps(header, allow_nan=False).encode() + b"\n"]
+    for array in (np.asarray(array, order="C") for array in arrays.values()):
+        if array.dtype.hasobject:
+            raise ValueError("expected arrays of numbers")
+        start = BytesIO()
+        np.lib.format.write_array_header_1_0(start, np.lib.format.header_data_from_array_1_0(array))
+        body += start.getvalue(), array.reshape(-1).view(np.uint8).data
+    return [b"%b %b %b\n" % (MAGIC, VERSION, digest_of(VERSION, *body)), *body]
 
 
-def read_checkpoint(data: bytes) -> tuple[Checkpoint, Position]:
-    """The inverse of `write_checkpoint`; the history is empty.
-
-    Raises DamagedCheckpointError, or CheckpointError where the format has another version.
-    """
-    first, _, body = data.partition(b"\n")
-    if first.count(b" ") != 2 or not first.startswith(MAGIC + b" "):
-        raise DamagedCheckpointError("it is not a checkpoint")
-    _, version, digest = first.split(b" ")
-    if _digest(version, body) != digest:
-        raise DamagedCheckpointError("it is cut off or altered")
-    if version != VERSION:
-        raise CheckpointError(
-            f"checkpoint format: expected version {VERSION.decode()}, got {version.decode('ascii', 'replace')}; "
-            "resume it with the release of this program that wrote it"
-        )
-    try:
-        return _read_body(BytesIO(body))
-    except Exception as error:  # the parsers of JSON and of arrays raise many types
-        raise DamagedCheckpointError(f"it cannot be read ({type(error).__name__})") from None
-
-
-def _read_body(content: BytesIO) -> tuple[Checkpoint, Position]:
-    header = json.loads(content.readline())
-    arrays = {name: np.lib.format.read_array(content, allow_pickle=False) for name in header["arrays"]}
-    if content.read(1):
-        raise ValueError("trailing bytes")
-    registrations = [
-        Registration(name=name, train_examples=train, test_examples=test, sums=ColumnSums(*sums))
-        for (name, train, test), sums in zip(header["introductions"], arrays[_SUMS], strict=True)
-    ]
-    checkpoint = Checkpoint(
-        run=header["run"],
-        round_number=header["round_number"],
-        settings=header["settings"],
-        agreement=header["terms"],
-        weights=_under(_WEIGHTS, arrays),
-        strategy_state=_under(_STATE, arrays),
-        normalisation=Normalisation(**{key: tuple(values) for key, values in header["normalisation"].items()}),
-        class_weights=tuple(header["class_weights"]),
-        registrations=tuple(registrations),
-        problems=header["tally"],
-        history=(),
-    )
-    return checkpoint, Position(*header["history"])
-
-
-def _under(prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-
-def _digest(version: bytes, body: bytes) -> bytes:
+def digest_of(version: bytes, *body: bytes | memoryview) -> bytes:
     """SHA-256 of version and body: a file with an altered version is damaged, not of another version."""
-    return hashlib.sha256(version + b"\n" + body).hexdigest().encode()
+    digest = hashlib.sha256(version + b"\n")
+    for piece in body:
+        digest.update(piece)
+    return digest.hexdigest().encode()
 
 
 class CheckpointFolder:
@@ -222,11 +162,11 @@ class CheckpointFolder:
             replace_file(path, content, partial_name=PARTIAL)
         except OSError as error:
             raise CheckpointError(
-                f"{self.path}: the checkpoint of round {checkpoint.round_number} cannot be written ({_why(error)})"
+                f"{self.path}: the checkpoint of round {checkpoint.round_number} cannot be written ({reason_of(error)})"
             ) from None
         self._newest = [path, *(other for other in self._newest if other != path)][:2]
         with suppress(OSError):  # the next save removes it
-            for other in self._files():
+            for other in self.files():
                 if other not in self._newest:
                     other.unlink()
 
@@ -236,27 +176,11 @@ class CheckpointFolder:
         Raises:
             CheckpointError: there is none, or the newest has another format version.
         """
-        try:
-            files = self._files()
-        except OSError as error:
-            raise CheckpointError(f"{self.path}: cannot be read ({_why(error)})") from None
-        for path in files:
-            try:
-                checkpoint, position = read_checkpoint(path.read_bytes())
-                if checkpoint.round_number != _number_in(path):
-                    raise DamagedCheckpointError("its round is not the one in its file name")
-                rounds = self._read(position)
-            except CheckpointError as error:
-                raise CheckpointError(f"{path}: {error}") from None
-            except DamagedCheckpointError as error:
-                logger.warning("%s is skipped: %s", path, error)
-            except OSError as error:
-                what = "it" if error.filename in (None, str(path)) else Path(error.filename).name
-                logger.warning("%s is skipped: %s cannot be read (%s)", path, what, _why(error))
-            else:
-                self._newest = [path]
-                return replace(checkpoint, history=rounds)
-        raise CheckpointError(f"{self.path}: holds no {'intact ' if files else ''}checkpoint")
+        from federated_health.server.checkpoint_reading import read_newest  # noqa: PLC0415  # to resume only
+
+        path, checkpoint, self._end, self._hash = read_newest(self)
+        self._newest, self._last_round = [path], tuple(checkpoint.history[-1:])
+        return checkpoint
 
     def _append(self, history: Sequence[Round]) -> Position:
         """Add the new rounds to the history file; they are on disk when this returns.
@@ -280,47 +204,38 @@ class CheckpointFolder:
         self._end = Position(len(history), size + len(lines), self._hash.hexdigest())
         return self._end
 
-    def _read(self, position: Position) -> tuple[Round, ...]:
-        """The rounds up to a position in the history file, after which `_append` continues."""
-        with (self.path / HISTORY).open("rb") as file:
-            data = file.read(position.size)
-        digest = hashlib.sha256(data)
-        if digest.hexdigest() != position.digest:
-            raise DamagedCheckpointError("its history is cut off or altered")
-        rounds = tuple(map(read_round, data.splitlines()))
-        self._end, self._hash, self._last_round = position, digest, rounds[-1:]
-        return rounds
+    def files(self) -> list[Path]:
+        """Checkpoint files, the newest first; none where there is no folder."""
+        try:
+            files = [path for path in self.path.iterdir() if FILE_NAME.fullmatch(path.name)]
+        except FileNotFoundError:
+            return []
+        return sorted(files, key=number_in, reverse=True)
 
     def is_empty(self) -> bool:
         """Whether there is no readable checkpoint file, intact or damaged."""
         try:
-            return not self._files()
+            return not self.files()
         except OSError:
             return True
 
     def remove(self) -> None:
         """Remove what `save` made, the newest checkpoint last, or raise CheckpointError."""
         try:
-            for path in [self.path / PARTIAL, *reversed(self._files()), self.path / HISTORY]:
+            for path in [self.path / PARTIAL, *reversed(self.files()), self.path / HISTORY]:
                 path.unlink(missing_ok=True)
         except OSError as error:
-            raise CheckpointError(f"{self.path}: cannot be removed ({_why(error)})") from None
+            raise CheckpointError(f"{self.path}: cannot be removed ({reason_of(error)})") from None
         with suppress(OSError):  # it is not there, or holds other files
             self.path.rmdir()
         self._newest = []
 
-    def _files(self) -> list[Path]:
-        """Checkpoint files, the newest first; none where there is no folder."""
-        try:
-            files = [path for path in self.path.iterdir() if FILE_NAME.fullmatch(path.name)]
-        except FileNotFoundError:
-            return []
-        return sorted(files, key=_number_in, reverse=True)
 
-
-def _number_in(path: Path) -> int:
+def number_in(path: Path) -> int:
+    """Number of the round in a checkpoint's file name."""
     return int(path.stem.removeprefix("round-"))
 
 
-def _why(error: OSError) -> str:
+def reason_of(error: OSError) -> str:
+    """The system's text of an error."""
     return error.strerror or type(error).__name__

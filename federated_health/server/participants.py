@@ -15,8 +15,9 @@ from federated_health.data.tasks import write_agreement
 from federated_health.errors import RunError
 from federated_health.messages.content import CLASS_COUNTS, CONFIG, REGISTRATION, SUMS_WITHHELD, Registration
 from federated_health.messages.records import MalformedMessageError
+from federated_health.messages.validation import read_registration
 from federated_health.ml.targets import target_of
-from federated_health.server.replies import AcceptedReply, Content, ReplyCollector
+from federated_health.server.replies import AcceptedReply, Content, ReplyCollector, find_lasting_cause
 from federated_health.settings import Settings
 from federated_health.transport.backoff import Backoff
 from federated_health.transport.interface import LOG_INTERVAL, Transport, is_unavailable
@@ -38,6 +39,7 @@ class _Node:
     """State of a node whose process has not ended."""
 
     process: str = ""  # token of the process, where the transport tells processes apart
+    name: str = ""  # with which it connected, also after its connection was lost
     registration_number: int = 0  # among all registrations of the run
     request: tuple[str, float] | None = None  # id of an unanswered request to register, and deadline of the reply
     next_request: float = 0.0  # earliest time at which it may be asked to register
@@ -164,14 +166,21 @@ class Participants:
             attempt: one attempt at the round among these nodes; returns the valid updates.
 
         Raises:
-            RunError: there were too few for longer than the settings' `wait`.
+            RunError: there were too few for longer than the settings' `wait`, or all failed as another attempt would.
         """
         needed, backoff = self._settings.min_updates, Backoff(self._settings.wait)
+        failures: dict[str, str] = {}
         while True:
             nodes = self.wait_for(needed, f"round {number}", logger.warning, backoff.deadline)
+            earlier, failures = failures, {}
+            self._collector.failures = failures
             updates = attempt(nodes)
             if len(updates) >= needed:
                 return updates
+            asked = {self._names[node] for node in nodes}
+            spare = len(asked | self.registrations.keys()) - needed
+            if cause := find_lasting_cause(asked, failures, earlier, spare=spare):
+                raise RunError(f"round {number}: {cause}")
             self._collector.problems.repeated_rounds += 1
             reason = (
                 f"round {number}: {len(updates)} of {len(nodes)} hospitals sent a valid update, and {needed} are "
@@ -218,14 +227,14 @@ class Participants:
             known = self._nodes[pending.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)]
             known.request = None
             known.has_answered = known.has_answered or not is_unavailable(reply)
-        for registered in self._collector.accept(replies, self._names, self._read):
+        asked_as = {node: known.name for node, known in self._nodes.items() if known.name}
+        for registered in self._collector.accept(replies, asked_as | self._names, self._read):
             self._enter(registered)
         for node, known in self._nodes.items():
             if known.request and (now := time.monotonic()) > known.request[1]:
                 # Its reply may still arrive, after a broken connection that neither side noticed.
                 known.request = (known.request[0], now + timeout) if node in connected else None
-                name = self._transport.names().get(node, f"node {node}")
-                self._collector.reject(name, f"it did not register within {timeout:g} s", has_answered=False)
+                self._collector.reject(known.name, f"it did not register within {timeout:g} s", has_answered=False)
 
     def _forget_ended(self, connected: list[int]) -> None:
         """Forget nodes with a new process, which may have other rows and must register again.
@@ -249,8 +258,8 @@ class Participants:
 
     def _request_registration(self, node: int) -> None:
         known, now, task = self._nodes[node], time.monotonic(), self._settings.task_declaration
-        known.next_request = now + RETRY_INTERVAL
-        config = {"task": task.name, "schema": task.schema_hash, "terms": write_agreement(task.agreement)}
+        known.next_request, known.name = now + RETRY_INTERVAL, self._transport.names().get(node, f"node {node}")
+        config = {"task": task.name, "schema": task.schema_hash, "terms": write_agreement(self._settings.agreement)}
         privacy = self.privacy.to_config() if self.privacy else {}
         withheld = {SUMS_WITHHELD: True} if self._settings.encrypt else {}
         classes = {CLASS_COUNTS: True} if self._settings.class_weight == "balanced" else {}
@@ -279,7 +288,7 @@ class Participants:
     def _read(self, node: int, content: RecordDict) -> Registration:
         task = self._settings.task_declaration
         classes = target_of(task).classes if self._settings.class_weight == "balanced" else 0
-        registration = Registration.from_content(content, task.measurements, len(column_positions(task)), classes)
+        registration = read_registration(content, task.measurements, len(column_positions(task)), classes)
         if self._transport.names().get(node, registration.name) != registration.name:
             raise MalformedMessageError("it registers under another name than it joined with")
         return registration

@@ -1,9 +1,9 @@
 """A run whose server reads the weights that it averages: the round loop over a Flower strategy."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from flwr.app import RecordDict
@@ -12,23 +12,20 @@ from flwr.serverapp.strategy import Strategy
 from federated_health import encryption
 from federated_health.errors import RunError
 from federated_health.messages import content as messages
-from federated_health.messages.content import BENEFIT, Evaluation, TrainConfig, TrainingScores, Update
-from federated_health.messages.records import weights_to_record
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, EvaluationSums
+from federated_health.messages.content import Evaluation, TrainConfig, Update
+from federated_health.messages.records import elements_of, is_finite, weights_to_record
+from federated_health.messages.validation import read_evaluation, read_update
+from federated_health.ml.metrics import EvaluationSums, merge_counts
 from federated_health.ml.networks import Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import merge_sums, normalisation_from, public_normalisation
-from federated_health.ml.rounds import Round
+from federated_health.ml.rounds import HospitalRound, Round
 from federated_health.ml.targets import target_of
 from federated_health.server.checkpoint import Checkpoint, State
-from federated_health.server.history import summarise_benefits, summarise_round, summarise_run
 from federated_health.server.replies import AcceptedReply, grid_of
 from federated_health.server.run import FederatedRun
-from federated_health.server.strategies import make_strategy, read_state, write_state
+from federated_health.server.strategies import MEANS, make_strategy
 from federated_health.settings import Settings
 from federated_health.transport.interface import Transport
-
-if TYPE_CHECKING:
-    from federated_health.messages.benefit import Benefit
 
 
 def make_run(transport: Transport, settings: Settings, strategy: Strategy | None = None) -> FederatedRun:
@@ -43,28 +40,12 @@ def make_run(transport: Transport, settings: Settings, strategy: Strategy | None
     return PlainRun(transport, settings, strategy)
 
 
-def balance_classes(counts: Sequence[Sequence[int]]) -> tuple[float, ...]:
-    """Factor of each class's loss with which all classes count the same: rows / (classes * rows of the class).
-
-    The formula is scikit-learn's for `class_weight="balanced"` (King and Zeng 2001).
-
-    Args:
-        counts: number of training rows of each class, by hospital.
-
-    Raises:
-        RunError: there are no rows of a class.
-    """
-    rows = np.sum(counts, axis=0)
-    if not rows.all():
-        raise RunError(
-            f"class-weight: no hospital has 5 training patients of class {int(rows.argmin()) + 1} of {len(rows)}; use "
-            "--class-weight none"
-        )
-    return tuple((rows.sum() / (len(rows) * rows)).tolist())
-
-
 class PlainRun(FederatedRun):
-    """A run (see `FederatedRun`) in which hospitals send weights, sums and counts that the server reads."""
+    """A run (see `FederatedRun`) in which hospitals send weights, sums and counts that the server reads.
+
+    Attributes:
+        target: what the run predicts.
+    """
 
     weights: Weights
 
@@ -73,7 +54,7 @@ class PlainRun(FederatedRun):
         self.weights = initial_weights(settings.task_declaration, settings.network_declaration, settings.seed)
         self.strategy = strategy or make_strategy(settings)
         self._shapes = weight_shapes(settings.task_declaration, settings.network_declaration)
-        self._target = target_of(settings.task_declaration)
+        self.target = target_of(settings.task_declaration)
 
     def _begin(self) -> None:
         if self.privacy is not None:
@@ -82,6 +63,8 @@ class PlainRun(FederatedRun):
             sums = [registration.sums for _, registration in sorted(self.registrations.items())]
             self.normalisation = normalisation_from(merge_sums(sums))
         if self.settings.class_weight == "balanced":
+            from federated_health.ml.class_weights import balance_classes  # noqa: PLC0415  # only with class weights
+
             self.class_weights = balance_classes([part.class_counts for part in self.registrations.values()])
         self.participants.check_registrations()
 
@@ -104,8 +87,9 @@ class PlainRun(FederatedRun):
                 raise
             if averaged is not None:
                 yield self._complete(averaged)
-            averaged = _AveragedRound(number, updates, self._aggregate(number, updates))
+            averaged = self._average(number, updates)
             self.participants.note_absent(number, updates)
+            del updates  # their weights take several times the memory of the network
             if self.privacy is not None or number == self.settings.rounds:
                 self._evaluate(averaged)
                 yield self._complete(averaged)
@@ -128,13 +112,13 @@ class PlainRun(FederatedRun):
 
         def read(node: int, content: RecordDict) -> Update:
             registration = self.participants.registration_of(node)
-            return Update.from_content(
+            return read_update(
                 content,
                 self._shapes,
                 registration.train_examples,
                 private=config.privacy is not None,
                 evaluated=registration.test_examples if averaged else None,
-                target=self._target,
+                target=self.target,
             )
 
         updates = self.collector.send_and_receive(train_messages, self.participants.names(), read)
@@ -142,15 +126,16 @@ class PlainRun(FederatedRun):
             averaged.counts |= {reply.hospital: reply.content.counts for reply in updates if reply.content.counts}
         return self.collector.reject_outsized(updates, weights, self.settings.max_update_norm)
 
-    def _aggregate(self, number: int, updates: list[AcceptedReply[Update]]) -> Weights:
+    def _average(self, number: int, updates: list[AcceptedReply[Update]]) -> "_AveragedRound":
         """The strategy's average of the updates."""
         with np.errstate(all="ignore"):  # overflow gives non-finite weights, which are reported below
             arrays, _ = self.strategy.aggregate_train(number, [reply.message for reply in updates])
             assert arrays is not None, "there are updates"
-            weights = {name: arrays[name].numpy().astype(np.float32) for name in self._shapes}
-        if not all(np.isfinite(array).all() for array in weights.values()):
+            weights = {name: elements_of(arrays[name]).astype(np.float32, copy=False) for name in self._shapes}
+        if not all(map(is_finite, weights.values())):
             raise RunError(f"round {number}: training diverged (non-finite weights); try a smaller --learning-rate")
-        return weights
+        trained = {reply.hospital: replace(reply.content, weights={}) for reply in updates}
+        return _AveragedRound(number, trained, weights)
 
     def _evaluate(self, averaged: "_AveragedRound") -> None:
         """Add the held-out counts of the hospitals that answer; the average does not depend on them."""
@@ -158,91 +143,80 @@ class PlainRun(FederatedRun):
             return
         arrays, config = weights_to_record(averaged.weights), self.train_config().to_record()
         evaluate_messages = self.strategy.configure_evaluate(averaged.number, arrays, config, grid_of(nodes))
-        replies = self.collector.send_and_receive(evaluate_messages, self.participants.names(), self._read_evaluation)
+        replies = self.collector.send_and_receive(evaluate_messages, self.participants.names(), self.read_evaluation_of)
         self.strategy.aggregate_evaluate(averaged.number, [reply.message for reply in replies])
         averaged.counts |= {reply.hospital: reply.content.counts for reply in replies}
 
     def _complete(self, averaged: "_AveragedRound") -> Round:
         """Complete a round whose weights have been evaluated."""
-        updates = {reply.hospital: reply.content for reply in averaged.updates}
-        completed = summarise_round(averaged.number, updates, averaged.counts)
+        completed = summarise_round(averaged.number, averaged.updates, averaged.counts)
         self.weights = averaged.weights
         self.history.append(completed)
         return completed
 
     def evaluate(self) -> dict[str, Any]:
         """Choose the threshold, then evaluate the final weights with it (see `FederatedRun.evaluate`)."""
-        self.participants.check_registrations()  # of hospitals that joined late, too
-        self.threshold = self._choose_threshold()
-        content = self._final_message()
-        try:
-            evaluations = self._ask_all(messages.FINAL, content, partial(self._read_evaluation, final=True))
-            benefits = self._ask_all(BENEFIT, content, self._read_benefit) if self.asks_benefit else []
-        except BaseException:  # Ctrl-C too: the figures that remain are the last round's, counted at 0.5
-            self.threshold = DEFAULT_THRESHOLD
-            raise
-        self.evaluations = {reply.hospital: reply.content for reply in evaluations}
-        gained = {reply.hospital: reply.content for reply in benefits}
-        figures = summarise_run(self._target, self.evaluations, self.train_examples)
-        return figures | summarise_benefits(
-            gained, self.evaluations, self.settings.task_declaration, self.problems.data_warnings
-        )
+        from federated_health.server.final_evaluation import evaluate_final_weights  # noqa: PLC0415  # at the end
+
+        return evaluate_final_weights(self)
 
     def figures_of_last_round(self) -> dict[str, Any]:
+        from federated_health.server.run_summary import summarise_run  # noqa: PLC0415  # at the end of a run only
+
         hospitals = self.last_round.hospitals if self.last_round else {}
         evaluations = {name: Evaluation(counts=figures.counts) for name, figures in hospitals.items() if figures.counts}
-        return summarise_run(self._target, evaluations, self.train_examples)
+        return summarise_run(self.target, evaluations, self.train_examples)
 
     def _state(self) -> tuple[Weights, State]:
-        return self.weights, read_state(self.settings.strategy, self.strategy, self._shapes)
+        name = self.settings.strategy
+        if name in MEANS:
+            return self.weights, {}
+        from federated_health.server.flower_strategies import read_state  # noqa: PLC0415  # means keep no state
+
+        return self.weights, read_state(name, self.strategy, self._shapes)
 
     def resume(self, checkpoint: Checkpoint) -> None:
+        from federated_health.server.flower_strategies import write_state  # noqa: PLC0415  # to resume only
+
         write_state(self.settings.strategy, self.strategy, checkpoint.strategy_state, self._shapes)
         self.weights = dict(checkpoint.weights)
         super().resume(checkpoint)
 
-    def _choose_threshold(self) -> float:
-        """The threshold with the greatest F1 on all training rows; 0.5 without both classes, or under privacy.
-
-        A target without a threshold keeps it, too.
-        """
-        from federated_health.ml.curves import choose_threshold  # noqa: PLC0415  # at the end of a run only
-
-        if self.privacy is not None or not self._target.has_threshold:
-            return DEFAULT_THRESHOLD
-        replies = self._ask_all(messages.THRESHOLD, self._final_message(), self._read_scores)
-        if not replies:
-            return DEFAULT_THRESHOLD
-        positives = np.concatenate([reply.content.positives for reply in replies])
-        negatives = np.concatenate([reply.content.negatives for reply in replies])
-        chosen = choose_threshold(positives, negatives)
-        return DEFAULT_THRESHOLD if chosen is None else chosen
-
-    def _final_message(self) -> RecordDict:
-        """The final weights and the configuration."""
-        config = self.train_config().to_record()
-        return RecordDict({messages.ARRAYS: weights_to_record(self.weights), messages.CONFIG: config})
-
-    def _read_scores(self, node: int, content: RecordDict) -> TrainingScores:
-        return TrainingScores.from_content(content, self.participants.registration_of(node).train_examples)
-
-    def _read_evaluation(self, node: int, content: RecordDict, *, final: bool = False) -> Evaluation:
+    def read_evaluation_of(self, node: int, content: RecordDict, *, final: bool = False) -> Evaluation:
+        """Read a hospital's evaluation, of the final weights or of a round's."""
         registration = self.participants.registration_of(node)
-        return Evaluation.from_content(content, self._target, registration.test_examples, final=final)
-
-    def _read_benefit(self, node: int, content: RecordDict) -> "Benefit":
-        from federated_health.messages.benefit import Benefit  # noqa: PLC0415  # at the end of a run only
-
-        registration = self.participants.registration_of(node)
-        task = self.settings.task_declaration
-        return Benefit.from_content(content, task, registration.train_examples, registration.test_examples)
+        return read_evaluation(content, self.target, registration.test_examples, final=final)
 
 
 @dataclass
 class _AveragedRound:
-    """A round whose new weights are being evaluated: its updates, their average, and the held-out counts so far."""
+    """A round whose new weights are being evaluated, and the held-out counts so far.
+
+    Attributes:
+        updates: by hospital, without their weights.
+    """
 
     number: int
-    updates: list[AcceptedReply[Update]]
+    updates: dict[str, Update]
     weights: Weights
     counts: dict[str, EvaluationSums] = field(default_factory=dict)
+
+
+def summarise_round(number: int, updates: Mapping[str, Update], counts: Mapping[str, EvaluationSums]) -> Round:
+    """Figures of a round from its updates (at least one) and the held-out sums that arrived, each by hospital."""
+    hospitals = {
+        name: HospitalRound(
+            train_examples=updates[name].examples if name in updates else 0,
+            train_loss=updates[name].loss if name in updates else None,
+            counts=counts.get(name),
+        )
+        for name in sorted(updates.keys() | counts.keys())
+    }
+    rows = sum(update.examples for update in updates.values())
+    losses = [update.loss * update.examples for update in updates.values() if update.loss is not None]
+    federation = HospitalRound(
+        train_examples=rows,
+        train_loss=sum(losses) / rows if len(losses) == len(updates) else None,
+        counts=merge_counts(counts.values()) if counts else None,
+    )
+    return Round(number=number, hospitals=hospitals, federation=federation)

@@ -1,7 +1,7 @@
 """The reply collector: waits for replies and validates them, in an order that depends on names alone."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Generic, TypeVar, cast
@@ -11,11 +11,11 @@ from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from federated_health.messages.content import EQUAL_WEIGHT, NUM_EXAMPLES, Update
-from federated_health.messages.records import METRICS, MalformedMessageError, distance_between
+from federated_health.messages.records import DIVERGED, METRICS, MalformedMessageError, distance_between
 from federated_health.ml.networks import Weights
 from federated_health.names import printable
-from federated_health.server.history import ProblemLog
-from federated_health.transport.interface import Transport
+from federated_health.server.problem_log import ProblemLog
+from federated_health.transport.interface import Transport, has_failed
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,9 @@ class ReplyCollector:
 
     Args:
         timeout: seconds that hospitals have for a reply.
+
+    Attributes:
+        failures: hospital -> the reason of its reply that was an error or was rejected, since this was last emptied.
     """
 
     def __init__(self, transport: Transport, timeout: float, problems: ProblemLog) -> None:
@@ -50,6 +53,7 @@ class ReplyCollector:
         self._transport = transport
         self._timeout = timeout
         self._last_reasons: dict[str, str] = {}
+        self.failures: dict[str, str] = {}
 
     def send_and_receive(
         self, messages: Iterable[Message], names: Mapping[int, str], read: Callable[[int, RecordDict], Content]
@@ -91,12 +95,16 @@ class ReplyCollector:
         for reply in sorted(replies, key=name_of):
             name = name_of(reply)
             if reply.has_error():
-                self.reject(name, printable(reply.error.reason or "it gave no reason"), has_answered=False)
+                reason = printable(reply.error.reason or "it gave no reason")
+                self.reject(name, reason, has_answered=False)
+                if has_failed(reply):
+                    self.failures[name] = reason
                 continue
             try:
                 accepted.append(AcceptedReply(name, reply, read(reply.metadata.src_node_id, reply.content)))
             except MalformedMessageError as error:
                 self.reject(name, str(error))
+                self.failures[name] = str(error)
                 continue
             cast(MetricRecord, reply.content[METRICS])[EQUAL_WEIGHT] = 1.0
             self._last_reasons.pop(name, None)
@@ -131,6 +139,33 @@ def find_outsized(norms: Mapping[str, float], factor: float) -> set[str]:
         return set()
     median = sorted(norms.values())[(len(norms) - 1) // 2]
     return {name for name, norm in norms.items() if norm > factor * median > 0}
+
+
+def find_lasting_cause(
+    asked: Collection[str], failures: Mapping[str, str], earlier: Mapping[str, str], *, spare: int | None = None
+) -> str | None:
+    """Why another attempt would fail, too: too many hospitals diverged, or all failed as before; else None.
+
+    Training that diverged would diverge again, since it depends on the round only.
+
+    Args:
+        asked: names of the hospitals that were asked.
+        failures, earlier: `ReplyCollector.failures` of this attempt and of the one before.
+        spare: number of hospitals that may fail; by default all but one of those asked.
+    """
+    diverged = sorted(name for name, reason in failures.items() if reason.startswith(DIVERGED))
+    if asked and len(diverged) > (len(asked) - 1 if spare is None else spare):
+        where = "every hospital" if len(diverged) == len(asked) else ", ".join(diverged)
+        return f"training diverged at {where}; try a smaller --learning-rate"
+    if not asked or set(failures) != set(asked):
+        return None
+    if failures != earlier:
+        return None
+    hospitals_by_reason: dict[str, list[str]] = {}
+    for name, reason in sorted(failures.items()):
+        hospitals_by_reason.setdefault(reason, []).append(name)
+    causes = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in hospitals_by_reason.items())
+    return f"every hospital failed twice in the same way, and its own log says more: {causes}"
 
 
 def merge_evaluations(contents: list[RecordDict], _weighted_by: str) -> MetricRecord:

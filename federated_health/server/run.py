@@ -1,14 +1,10 @@
 """What every federated run has in common, whether or not the server can read the weights that it averages."""
 
-import logging
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
-
-from flwr.app import Message, RecordDict
 
 from federated_health.messages.content import Evaluation, TrainConfig
 from federated_health.ml.metrics import DEFAULT_THRESHOLD
@@ -17,23 +13,17 @@ from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.rounds import Round
 from federated_health.ml.strategies import write_arguments
 from federated_health.server.checkpoint import Checkpoint, State
-from federated_health.server.history import ProblemLog
 from federated_health.server.participants import Participants
-from federated_health.server.replies import AcceptedReply, Content, ReplyCollector
+from federated_health.server.problem_log import ProblemLog
+from federated_health.server.replies import ReplyCollector
 from federated_health.settings import Settings
-from federated_health.transport.backoff import Backoff
-from federated_health.transport.interface import LOG_INTERVAL, Transport
+from federated_health.transport.interface import Transport
 
 if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan
 
-logger = logging.getLogger(__name__)
-
 REJOIN_SECONDS = 10.0
 """Seconds that a resumed run waits for more hospitals than it needs: twice their longest reconnection delay."""
-
-MAX_ATTEMPTS = 3
-"""Largest number of times that a hospital gets the same message at the end of a run."""
 
 
 class FederatedRun(ABC):
@@ -58,6 +48,10 @@ class FederatedRun(ABC):
 
     def __init__(self, transport: Transport, settings: Settings) -> None:
         transport.check(settings)
+        if settings.network:
+            from federated_health.server.own_network import check_own_network  # noqa: PLC0415  # only with a file
+
+            check_own_network(settings)
         self.settings = settings
         self.run_id = secrets.token_hex(8)
         self.history: list[Round] = []
@@ -165,6 +159,7 @@ class FederatedRun(ABC):
             local_epochs=settings.local_epochs,
             batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
+            optimizer=settings.optimizer,
             l2=settings.l2,
             seed=settings.seed,
             threshold=self.threshold,
@@ -181,7 +176,7 @@ class FederatedRun(ABC):
             run=self.run_id,
             round_number=len(self.history),
             settings=self.settings.to_config(),
-            agreement=self.settings.task_declaration.agreement,
+            agreement=self.settings.agreement,
             weights=weights,
             strategy_state=strategy_state,
             normalisation=self.normalisation,
@@ -205,32 +200,3 @@ class FederatedRun(ABC):
         self.history = list(checkpoint.history)
         self.problems.restore(checkpoint.problems)
         self.problems.resumed_after.append(checkpoint.round_number)
-
-    def _ask_all(
-        self, message_type: str, content: RecordDict, read: Callable[[int, RecordDict], Content]
-    ) -> list[AcceptedReply[Content]]:
-        """Send every hospital the same message, and again while too few have answered.
-
-        Absent hospitals are awaited for at most the settings' `wait`; connected ones get MAX_ATTEMPTS messages.
-        """
-        needed, accepted = self.settings.min_updates, dict[str, AcceptedReply[Content]]()
-        attempts: Counter[str] = Counter()
-        backoff, next_log = Backoff(self.settings.wait), 0.0
-        while True:
-            names = {node: self.participants.names()[node] for node in self.participants.present()}
-            nodes = [node for node, name in names.items() if name not in accepted and attempts[name] < MAX_ATTEMPTS]
-            messages = [Message(content, node, message_type) for node in nodes]
-            accepted |= {reply.hospital: reply for reply in self.collector.send_and_receive(messages, names, read)}
-            attempts.update(names[node] for node in nodes)
-            awaited = [name for name in self.registrations if name not in accepted and attempts[name] < MAX_ATTEMPTS]
-            if len(accepted) >= needed or not awaited:
-                break
-            answered = f"{message_type}: {len(accepted)} of {len(self.registrations)} hospitals answered"
-            if (now := time.monotonic()) >= next_log:
-                limit = f"waiting up to {self.settings.wait:g} s for {', '.join(sorted(awaited))}"
-                logger.warning("%s, and %d are needed; %s", answered, needed, limit)
-                next_log = now + LOG_INTERVAL
-            if not backoff.pause():
-                logger.warning("%s", answered)
-                break
-        return [reply for _, reply in sorted(accepted.items())]

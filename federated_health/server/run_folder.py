@@ -13,16 +13,13 @@ from federated_health.files import locked_folder, make_folder, path_exists, writ
 from federated_health.ml.rounds import Round, append_round, write_rounds
 from federated_health.ml.targets import target_of
 from federated_health.names import METRICS, MODEL, REPORT, ROUNDS, SETTINGS
-from federated_health.server.checkpoint import Checkpoint, CheckpointFolder, check_settings
+from federated_health.server.checkpoint import CHECKPOINTS, Checkpoint, CheckpointFolder
 from federated_health.server.run import FederatedRun
-from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 
 if TYPE_CHECKING:
-    from federated_health.report.run_page import RunSummary
     from federated_health.report.saved_model import ModelSaver
 
-CHECKPOINTS = "checkpoints"
 _FILES = (SETTINGS, ROUNDS, METRICS, MODEL, REPORT)
 
 
@@ -48,12 +45,15 @@ class RunFolder:
         self.path = Path(settings.resume or settings.out or time.strftime("runs/%Y-%m-%d-%H%M%S"))
         self._settings = settings
         self._checkpoints = CheckpointFolder(self.path / CHECKPOINTS)
-        self.checkpoint = read_checkpoint(self.path, self._checkpoints) if settings.resume else None
+        self.checkpoint: Checkpoint | None = None
         self._has_no_round = False  # whether a new run has begun without completing a round
         self._resources = ExitStack()
-        if self.checkpoint is not None:
-            check_settings(self.checkpoint.settings, settings.to_config())
-            self.checkpoint.check_task(settings.task_declaration)
+        if settings.resume:
+            from federated_health.server import resuming  # noqa: PLC0415  # a new run does without it
+
+            self.checkpoint = resuming.read_checkpoint(self.path, self._checkpoints)
+            resuming.check_settings(self.checkpoint.settings, settings.to_config())
+            self.checkpoint.check_agreement(settings.agreement)
         elif (present := files_of_run(self.path)) and not settings.force:
             resume = "--resume continues it, " if CHECKPOINTS in present else ""
             raise RunError(f"{self.path}: holds a run already ({', '.join(present)}); {resume}--force overwrites it")
@@ -129,67 +129,21 @@ class RunFolder:
         Raises:
             RunError: a file could not be made or written; the files before it are written.
         """
+        from federated_health.server import run_summary  # noqa: PLC0415  # once the rounds are over
+
         if stopped:  # the last round may not have been added
             write_rounds(self.path / ROUNDS, run.history, self._headline)
         config, run_page = run.train_config(), report.load().run_page
-        described = run_page.metrics_of(config, stopped=stopped)
-        metrics = {**described, "faults": run.problems.to_json(), **figures}
-        if run.weights is None:
-            metrics.pop("threshold")  # only the hospitals know it
-        write_json(self.path / METRICS, metrics)
+        run_summary.write_metrics(self.path, run, figures, stopped=stopped)
         if run.weights is not None:
             report.load().svg.warm_up()  # while the other process gets ready
             model = self.path / MODEL
             self._model_saver.save(model, run.settings.task_declaration, config, run.weights)
             facts = run_page.hashes_of_model(model, run.weights)
-            run_page.write_run_report(self.path / REPORT, summarise(run, figures, stopped=stopped, facts=facts))
+            summary = run_summary.summarise(run, figures, stopped=stopped, facts=facts)
+            run_page.write_run_report(self.path / REPORT, summary)
         if not stopped or run.weights is None:
             self._checkpoints.remove()
-
-
-def summarise(
-    run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool, facts: Mapping[str, str]
-) -> "RunSummary":
-    """A run as its server knows it, for its report (see `RunSummary`)."""
-    summary: RunSummary = report.load().run_page.RunSummary(
-        task=run.settings.task_declaration,
-        config=run.train_config(),
-        figures=figures,
-        settings=run.settings,
-        registrations=run.registrations,
-        rounds=run.history,
-        evaluations={} if stopped else run.evaluations,
-        problems=run.problems.describe(),
-        stopped=stopped,
-        facts=facts,
-    )
-    return summary
-
-
-def read_checkpoint(path: Path, checkpoints: CheckpointFolder | None = None) -> Checkpoint:
-    """The checkpoint from which the run of a folder resumes; the given checkpoints are those of the folder.
-
-    Raises:
-        RunError: there is no run, or it is over, or it has no whole checkpoint.
-    """
-    checkpoints = checkpoints or CheckpointFolder(path / CHECKPOINTS)
-    # An encrypted run leaves metrics.json and no model.
-    if checkpoints.is_empty() and (path_exists(path / MODEL) or path_exists(path / METRICS)):
-        raise RunError(f"{path}: the run is over; there is nothing to resume")
-    if not path_exists(path):
-        raise RunError(f"{path}: holds no checkpoint: the folder does not exist, or cannot be read")
-    return checkpoints.load()
-
-
-def settings_to_resume(path: Path, given: Mapping[str, Value]) -> dict[str, Value]:
-    """The settings with which a run resumes: its own, except for given ones that may change.
-
-    Raises:
-        RunError: see `read_checkpoint`; or a given setting, on which results depend, differs from the run's.
-    """
-    saved = read_checkpoint(path).settings
-    check_settings(saved, given)
-    return {**saved, "out": "", "force": False, **given}
 
 
 def files_of_run(path: Path) -> list[str]:

@@ -70,7 +70,10 @@ def open_run(hospitals: Mapping[str, Hospital], settings: Settings, app: App) ->
     # TensorFlow warns of repeated compilation: here hospitals of many sizes share one process.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    contexts = {name: handlers.InMemoryHospital(hospital) for name, hospital in hospitals.items()}
+    contexts = {
+        name: handlers.InMemoryHospital(hospital, settings.network_declaration.path)
+        for name, hospital in hospitals.items()
+    }
     settings = replace(settings, hospitals=len(hospitals), appraisal=False, max_update_norm=0.0, wait=NO_WAIT)
     return PlainRun(InProcessTransport(app, contexts), settings)
 

@@ -1,17 +1,11 @@
-"""Addresses, channel options and the wrapping of Flower messages, which both ends of a stream share."""
+"""Addresses and channel options, which both ends of a stream share."""
 
 import ipaddress
 import re
 
-from flwr.app import Message, RecordDict
-from flwr.common.serde import recorddict_to_proto
-from flwr.common.serde_utils import metadata_to_proto
-from flwr.proto.message_pb2 import Message as ProtoMessage
-from flwr.proto.transport_pb2 import Parameters
-
 from federated_health.errors import AddressError
 
-PROTOCOL = "4"
+PROTOCOL = "5"
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 MAX_METADATA_BYTES = 128 * 1024  # they hold a hospital's task agreement; gRPC's own limit is 8 KiB
 
@@ -80,27 +74,3 @@ def split_address(address: str) -> tuple[str, int]:
     if parts is None or not 1 <= int(parts[2]) <= 65535:
         raise AddressError(f"address: expected HOST:PORT with a port from 1 to 65535, got {address[:80]!r}")
     return parts[1].strip("[]"), int(parts[2])
-
-
-def wrap(message: bytes) -> Parameters:
-    """A serialised Flower message as the one tensor of Flower's `Parameters`."""
-    return Parameters(tensors=[message], tensor_type="flwr.proto.Message")
-
-
-def serialise(message: Message, message_id: str, content: bytes) -> bytes:
-    """Serialise a message whose content is serialised already: messages to several hospitals share one content."""
-    envelope = ProtoMessage(metadata=metadata_to_proto(message.metadata))
-    envelope.metadata.message_id = message_id
-    # In protobuf, concatenated fields are the serialised message that has them all.
-    return envelope.SerializeToString() + content
-
-
-def serialise_content(content: RecordDict) -> bytes:
-    """Protobuf bytes of a Flower message that holds only this content."""
-    return ProtoMessage(content=recorddict_to_proto(content)).SerializeToString()
-
-
-def unwrap(parameters: Parameters) -> ProtoMessage:
-    """Undo `wrap`; raises ValueError or protobuf's DecodeError for other content."""
-    (content,) = parameters.tensors
-    return ProtoMessage.FromString(content)

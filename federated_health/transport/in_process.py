@@ -62,7 +62,9 @@ def call_app(app: App, message: Message, context: Context) -> Message:
         if isinstance(error, UserError):
             logger.error("%s", error)
         else:
-            # Where the error was raised, without its text: the text may hold values, and a log is a file.
-            logger.error("%s failed: %s", message.metadata.message_type, type(error).__name__)
+            from federated_health.transport.error_text import describe_error  # noqa: PLC0415  # only after a failure
+
+            logger.error("%s failed: %s", message.metadata.message_type, describe_error(error))
+            # Where the error was raised; its own text is left out, since it may hold values, and a log is a file.
             logger.debug("".join(traceback.format_tb(error.__traceback__)))
         return error_reply(message, str(answer), ErrorCode.CLIENT_APP_RAISED_EXCEPTION)

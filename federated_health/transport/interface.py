@@ -161,6 +161,11 @@ def error_reply(message: Message, reason: str, code: int = ErrorCode.NODE_UNAVAI
     return Message(Error(code, reason), reply_to=message)
 
 
+def has_failed(reply: Message) -> bool:
+    """Whether there is no reply because the hospital answered with an error."""
+    return reply.has_error() and reply.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+
+
 def is_unavailable(reply: Message) -> bool:
     """Whether there is no reply because the hospital was not connected, rather than because it refused."""
     return reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE

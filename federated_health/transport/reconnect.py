@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from federated_health import security
 from federated_health.errors import JoinError
 from federated_health.transport import channels
 from federated_health.transport.backoff import MAX_DELAY, Backoff
@@ -137,6 +136,8 @@ def find_obstacle(address: str, tls: "Identity | None", left: float) -> str:
     host, port = split_address(address)
     timeout = min(PREFLIGHT_SECONDS, max(0.05, left / 4))  # there are up to four steps to wait for
     if tls is not None:
+        from federated_health import security  # noqa: PLC0415  # optional feature
+
         problem = security.load().handshake.find_connection_problem(host, port, tls, timeout)
         if problem and problem.is_final:
             raise JoinError(f"{address}: {problem.reason}")

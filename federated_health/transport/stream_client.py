@@ -6,7 +6,7 @@ A hospital records everything in its egress ledger before gRPC gets it.
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
@@ -14,13 +14,13 @@ from uuid import uuid4
 import grpc
 from flwr.app import Context, Message
 from flwr.common.constant import ErrorCode
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.transport_pb2 import ClientMessage, ServerMessage
 
 from federated_health.data.tasks import write_agreement
 from federated_health.errors import JoinError, MissingLibraryError
+from federated_health.messages.records import NumpyArray
 from federated_health.transport import channels
-from federated_health.transport.channels import MAX_MESSAGE_KEY, MAX_REPLY_BYTES, PROTOCOL, unwrap, wrap
+from federated_health.transport.channels import MAX_MESSAGE_BYTES, MAX_MESSAGE_KEY, MAX_REPLY_BYTES, PROTOCOL
+from federated_health.transport.framing import Receiver, Serialised, UndecodableError, serialise_reply
 from federated_health.transport.in_process import App, call_app
 from federated_health.transport.interface import error_reply
 from federated_health.transport.reconnect import Reconnector, find_obstacle
@@ -43,7 +43,9 @@ class Ledger(Protocol):
     """Records what leaves a hospital, or raises LedgerError (see `hospital.ledger`)."""
 
     def record_metadata(self, kind: str, metadata: Sequence[tuple[str, str]]) -> None: ...
-    def record_reply(self, message: Message, reply: Message, envelope: bytes, content: bytes) -> None: ...
+    def record_reply(
+        self, message: Message, reply: Message, envelope: bytes, header: bytes, arrays: Sequence[NumpyArray]
+    ) -> None: ...
 
 
 def join_run(
@@ -103,8 +105,7 @@ def join_run(
                     announce(f"joined {address} as {name}{note}")
                     note = " again"
                     prepare()
-                for wrapped in call:
-                    message = _read_message(wrapped, address)
+                for message in _read_messages(call, address):
                     try:
                         reply = call_app(app, message, context)
                     except MissingLibraryError as error:
@@ -167,41 +168,38 @@ class _HospitalStream:
     """
 
     def __init__(self, channel: grpc.Channel, ledger: Ledger) -> None:
-        self._begin = channel.stream_stream(JOIN_METHOD, response_deserializer=ServerMessage.FromString)
+        self._begin = channel.stream_stream(JOIN_METHOD)
         self._ledger = ledger
-        self._replies: SimpleQueue[bytes | None] = SimpleQueue()
+        self._replies: SimpleQueue[Serialised | None] = SimpleQueue()
 
     def begin(self, kind: str, metadata: Sequence[tuple[str, str]], timeout: float | None = None) -> grpc.Call:
-        """Begin the stream with metadata; iterating over the call yields the server's messages."""
+        """Begin the stream with metadata; iterating over the call yields the parts of the server's messages."""
         self._ledger.record_metadata(kind, metadata)
-        return self._begin(iter(self._replies.get, None), metadata=tuple(metadata), timeout=timeout)
+        return self._begin(self._parts(), metadata=tuple(metadata), timeout=timeout)
 
     def send(self, message: Message, reply: Message, limit: int) -> None:
         """Send the reply to a message, or an error if it cannot be serialised or exceeds the limit in bytes."""
         reason = ""
         try:
-            envelope, content = _serialise(reply)
-            if len(content) > limit:
-                reason = f"its reply is too large: the server accepts {limit} bytes, got {len(content)}"
+            envelope, serialised = serialise_reply(reply)
+            if serialised.size > limit:
+                reason = f"its reply is too large: the server accepts {limit} bytes, got {serialised.size}"
         except Exception as error:  # such as an integer of more than 64 bits
             reason = f"{type(error).__name__} at the hospital"
         if reason:
             logger.error("the reply to %s cannot be sent: %s", message.metadata.message_type, reason)
             reply = error_reply(message, reason, ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
-            envelope, content = _serialise(reply)
-        self._ledger.record_reply(message, reply, envelope, content)
-        self._replies.put(content)
+            envelope, serialised = serialise_reply(reply)
+        self._ledger.record_reply(message, reply, envelope, serialised.header, serialised.arrays)
+        self._replies.put(serialised)
+
+    def _parts(self) -> Iterator[bytes]:
+        for reply in iter(self._replies.get, None):
+            yield from reply.parts()
 
     def close(self) -> None:
         """Send nothing more."""
         self._replies.put(None)
-
-
-def _serialise(reply: Message) -> tuple[bytes, bytes]:
-    """A reply's metadata alone, and the whole reply as it is sent, as bytes."""
-    proto = message_to_proto(reply)
-    content = ClientMessage(fit_res=ClientMessage.FitRes(parameters=wrap(proto.SerializeToString())))
-    return proto.metadata.SerializeToString(), content.SerializeToString()
 
 
 def _join_metadata(name: str, agreement: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -215,8 +213,12 @@ def _read_limit(initial_metadata: Iterable[tuple[str, str | bytes]] | None) -> i
     return int(value) if re.fullmatch("[0-9]{1,12}", value) else None
 
 
-def _read_message(wrapped: ServerMessage, address: str) -> Message:
-    try:
-        return message_from_proto(unwrap(wrapped.fit_ins.parameters))
-    except Exception:  # protobuf and Flower raise many types
-        raise JoinError(f"{address}: the server sent bytes that are not a message") from None
+def _read_messages(call: Iterable[bytes], address: str) -> Iterator[Message]:
+    receiver = Receiver(MAX_MESSAGE_BYTES)
+    for part in call:
+        try:
+            message = receiver.add(part)
+        except UndecodableError as error:
+            raise JoinError(f"{address}: the server {error}") from None
+        if message is not None:
+            yield message

@@ -15,13 +15,12 @@ from urllib.parse import unquote
 
 import grpc
 from flwr.app import Message
-from flwr.proto.transport_pb2 import ServerMessage
 
-from federated_health import security
 from federated_health.data.tasks import find_difference, read_agreement
 from federated_health.errors import StorageError
 from federated_health.names import is_hospital_name, node_id_of, printable
-from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL, serialise_content
+from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL
+from federated_health.transport.framing import Serialised, serialise_content
 from federated_health.transport.interface import Problem, ReplyFutures, error_reply
 from federated_health.transport.listening import listen, max_streams, server_options
 from federated_health.transport.stream import Problems, Stream
@@ -62,8 +61,12 @@ class _Servicer:
         self._agreement = agreement
         self._on_change = on_change
         self._max_message_bytes = max_message_bytes
-        self._security = security.load() if tls is not None else None
-        self._admission = self._security.admission.Admission(tls, on_change) if self._security else None
+        self._security = self._admission = None
+        if tls is not None:
+            from federated_health import security  # noqa: PLC0415  # optional feature
+
+            self._security = security.load()
+            self._admission = self._security.admission.Admission(tls, on_change)
         self._announced: set[str] = set()  # rejections since a hospital last joined
         self._room = max_streams()
 
@@ -142,7 +145,7 @@ class _Servicer:
         if difference := find_difference(agreement, self._agreement):
             return grpc.StatusCode.FAILED_PRECONDITION, printable(difference, MAX_REFUSAL_LENGTH)
         if (reason := metadata.get("unfit")) is not None:
-            reason = f"its data check failed: {printable(reason, MAX_REFUSAL_LENGTH)}"
+            reason = f"its own check failed: {printable(reason, MAX_REFUSAL_LENGTH)}"
             return grpc.StatusCode.FAILED_PRECONDITION, reason
         if connected is None and len(self.streams) >= self._room:
             return grpc.StatusCode.UNAVAILABLE, f"{self._room} hospitals are connected already"
@@ -150,19 +153,20 @@ class _Servicer:
 
     async def _read(self, stream: Stream) -> None:
         """Deliver replies until the hospital leaves, reconnects elsewhere or is expelled, or the server stops."""
-        while True:
-            reading = asyncio.ensure_future(stream.context.read())
-            ends: set[asyncio.Future[Any]] = {self.ending, stream.replaced, stream.expelled}
-            await asyncio.wait({reading, *ends}, return_when=asyncio.FIRST_COMPLETED)
-            if any(end.done() for end in ends):
-                reading.cancel()
-                return
-            content = reading.result()
-            if content is grpc.aio.EOF:
-                if stream.awaited:
-                    await asyncio.sleep(SETTLING_SECONDS)
-                return
-            stream.deliver(content)
+        reading = asyncio.ensure_future(self._deliver_all(stream))
+        ends: set[asyncio.Future[Any]] = {reading, self.ending, stream.replaced, stream.expelled}
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                reading.result()
+        finally:
+            reading.cancel()
+
+    async def _deliver_all(self, stream: Stream) -> None:
+        while (part := await stream.context.read()) is not grpc.aio.EOF:
+            stream.deliver(part)
+        if stream.awaited:
+            await asyncio.sleep(SETTLING_SECONDS)
 
 
 class StreamTransport(ReplyFutures):
@@ -193,7 +197,7 @@ class StreamTransport(ReplyFutures):
             for key, message in messages.items()
         }
 
-    async def _deliver(self, key: str, message: Message, content: bytes) -> Message:
+    async def _deliver(self, key: str, message: Message, content: Serialised) -> Message:
         stream = self._servicer.streams.get(message.metadata.dst_node_id)
         if stream is None:
             return error_reply(message, "it is not connected")
@@ -236,8 +240,7 @@ def serve_streams(
     async def start() -> tuple[grpc.aio.Server, _Servicer]:
         server = grpc.aio.server(options=server_options(max_message_bytes))
         servicer = _Servicer({"protocol": PROTOCOL, **agreement}, on_change, max_message_bytes, tls)
-        # Hospitals' messages stay bytes here, so that their size is checked before they are decoded.
-        join = grpc.stream_stream_rpc_method_handler(servicer.Join, response_serializer=ServerMessage.SerializeToString)
+        join = grpc.stream_stream_rpc_method_handler(servicer.Join)  # bytes in both directions, see `framing`
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Join": join}),))
         listen(server, address, tls)
         await server.start()

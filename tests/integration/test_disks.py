@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from federated_health.errors import BudgetError, PrivacyError
-from federated_health.ml.keras_models import read_description
+from federated_health.ml.model_files import read_description
 from federated_health.ml.networks import weights_hash
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.budget import PrivacyBudget

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from federated_health.data.manifest import find_hospital
-from federated_health.ml.keras_models import load_model, read_description
+from federated_health.ml.model_files import load_model, read_description
 from federated_health.processes import free_port, process
 from federated_health.security.authority import make_demo_identities
 from tests.support.forks import Fork, forked, forked_call

@@ -16,7 +16,7 @@ import client
 from federated_health.cli.deployment.flower_commands import environment
 from federated_health.data.manifest import find_hospital
 from federated_health.errors import SettingsError
-from federated_health.ml.keras_models import read_description
+from federated_health.ml.model_files import read_description
 from federated_health.ml.networks import weights_hash
 from federated_health.processes import free_port
 from federated_health.server.plain_run import PlainRun

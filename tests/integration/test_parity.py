@@ -1,6 +1,6 @@
 """One app, one seed, two hospitals: the same final weights in every way of running it, even if a hospital leaves.
 
-In process, terminals, terminals with mutual TLS and Flower's deployment are compared to the bit, and in
+In process, the Python API, terminals, with mutual TLS too, and Flower's deployment are compared to the bit, and in
 test_flower.py its simulation. Each trains by the same compiled arithmetic, and the server sums updates in the order of
 hospitals' names. All ways run on one machine, since another processor may round differently.
 """
@@ -12,19 +12,22 @@ import time
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from flower_engines import deployment
 from flwr.app import Context, Message
 
 import client
+import federated_health as fh
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.manifest import find_hospital
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.task_writing import write_task
-from federated_health.ml.keras_models import read_description
+from federated_health.ml.model_files import read_description
 from federated_health.ml.networks import weights_hash
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
@@ -96,6 +99,15 @@ def test_terminals_give_the_bits_of_a_run_in_process(
         assert server.wait(PATIENCE) == 0, (tmp_path / "server.txt").read_text()
 
     assert final_weights(out) == in_process
+
+
+def test_data_frames_give_the_bits_of_a_run_in_process(paths: dict[str, Path], in_process: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {name.replace("-", "_"): value for name, value in RUN.items() if name != "hospitals"}
+
+    result = fh.federate({name: pd.read_csv(path) for name, path in paths.items()}, HEART_DISEASE, **settings)
+
+    result.model.save(tmp_path / "model.keras")
+    assert read_description(tmp_path / "model.keras")["weights_sha256"] == in_process
 
 
 class LeavingGrid(InProcessTransport):

@@ -21,9 +21,9 @@ import utils
 from federated_health.cli import predict
 from federated_health.data.examples import FOLDER
 from federated_health.data.manifest import find_hospital
-from federated_health.ml.keras_models import read_description
-from federated_health.ml.metrics import verdict_text
+from federated_health.ml.model_files import read_description
 from federated_health.ml.networks import weights_hash
+from federated_health.ml.verdicts import verdict_text
 from federated_health.processes import free_port, process
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings

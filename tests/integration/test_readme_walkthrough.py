@@ -153,7 +153,7 @@ def test_a_new_strategy_needs_a_class_and_a_declaration_and_nothing_else(checkou
     declared, made = '    "krum": StrategyDeclaration(', '    "krum": partial('
     insert(package / "ml" / "strategies.py", {declared: declaration})
     import_line = "from federated_health.geometric_median import GeometricMedian\n"
-    insert(package / "server" / "strategies.py", {errors_import: import_line, made: flower_class})
+    insert(package / "server" / "flower_strategies.py", {errors_import: import_line, made: flower_class})
     (checkout / "tests" / "test_geometric_median.py").write_text(TEST_OF_MEDIAN)
 
     create, serve, *joins = commands_of(page, "new strategy commands")
@@ -163,6 +163,41 @@ def test_a_new_strategy_needs_a_class_and_a_declaration_and_nothing_else(checkou
     assert (metrics["strategy"], metrics["strategy_args"]) == ("geomedian", "steps=50")
     assert 0.8 < metrics["federation"]["roc_auc"] < 1
     run(checkout, [sys.executable, "-m", "pytest", "tests/test_geometric_median.py"])
+
+
+def test_an_own_network_needs_a_file_and_nothing_else(checkout: Path) -> None:
+    page = (checkout / "docs" / "extending.md").read_text()
+    (network,) = blocks_of(page, "new network")
+    (checkout / "my_network.py").write_text(network)
+
+    create, serve, *joins = commands_of(page, "new network commands")
+    run(checkout, create)
+    run_forked_federation(checkout, [*serve, "--no-appraisal", "--out", "runs/own"], joins)
+
+    metrics = json.loads((checkout / "runs" / "own" / "metrics.json").read_text())
+    assert (metrics["model"], metrics["rounds"]) == ("file", 3)
+    assert 0.8 < metrics["federation"]["roc_auc"] < 1
+
+
+def test_a_new_target_needs_two_classes_and_their_entries(checkout: Path) -> None:
+    page = (checkout / "docs" / "extending.md").read_text()
+    names = ("new target module", "new target entry", "new label", "new label entry", "new panels entry")
+    module, target, label, label_entry, panels = (block for name in names for block in blocks_of(page, name))
+    package = checkout / "federated_health"
+    (package / "ml" / "targets" / "median.py").write_text(module)
+    with (package / "data" / "labels.py").open("a") as file:
+        file.write(label)
+    insert(package / "ml" / "targets" / "__init__.py", {'    "count": "count.CountTarget"': target})
+    insert(package / "data" / "task_files.py", {'"count")': '"median", '})
+    names_of_labels = "from federated_health.data.labels import MedianLabel\n"
+    insert(
+        package / "data" / "label_kinds.py",
+        {'    "number": NumberLabel': label_entry, "from federated_health.data.task_files": names_of_labels},
+    )
+    insert(package / "report" / "panels" / "__init__.py", {'    "count": "quantities.CountPanels"': panels})
+    (checkout / "tests" / "test_median.py").write_text(TEST_OF_MEDIAN_TARGET)
+
+    run(checkout, [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_median.py"])
 
 
 def insert(path: Path, additions: Mapping[str, str]) -> None:
@@ -210,4 +245,40 @@ def moved(strategy):
 
 def test_one_that_is_far_away_moves_it_little():
     assert moved("geomedian") < 0.02 * moved("average")
+"""
+
+
+TEST_OF_MEDIAN_TARGET = """
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from federated_health.data.labels import MedianLabel
+from federated_health.data.task_files import parse_task
+from federated_health.data.task_writing import write_task
+from federated_health.ml.targets import target_of
+from tests.support.targets import hospitals_of, task_of
+from tests.test_targets import run_of
+
+
+def test_the_network_predicts_the_median_of_skewed_labels():
+    label = task_of("number").label
+    task = replace(task_of("number"), label=MedianLabel(**vars(label)))
+    assert parse_task(write_task(task).encode(), "task").agreement == task.agreement != task_of("number").agreement
+    labels = np.array([22.0, 24.0, 26.0, 28.0, 150.0], np.float32)
+    hospitals = []
+    for hospital in hospitals_of("number", (100, 100, 100)):
+        for part in (hospital.train, hospital.test):
+            part.values[:] = [50.0, 80.0]  # nothing but the intercept can be learned
+            part.labels[:] = np.resize(labels, len(part))
+        hospitals.append(replace(hospital, task=task))
+
+    run = run_of("number", hospitals, rounds=60, local_epochs=2, learning_rate=0.05, l2=0.0)
+    figures = run.run()
+
+    target = target_of(task)
+    (predicted,) = {float(round(target.predict(run.weights["logit/bias"])[0]))}
+    assert abs(predicted - 26) <= 2  # the mean is 50
+    assert figures["federation"]["mae"] == pytest.approx(np.abs(labels - 26).mean(), rel=0.1)
 """

@@ -12,9 +12,9 @@ import numpy as np
 
 from federated_health.errors import CheckpointError
 from federated_health.messages.content import Registration
-from federated_health.ml.metrics import Counts
 from federated_health.ml.normalisation import ColumnSums, Normalisation
 from federated_health.ml.rounds import HospitalRound, Round
+from federated_health.ml.targets.binary import Counts
 from federated_health.server.checkpoint import Checkpoint, CheckpointFolder
 
 NAMES = ("cleveland", "va-long-beach")

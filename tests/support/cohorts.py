@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from federated_health.data.task_files import HEART_DISEASE
-from federated_health.ml.metrics import probability
+from federated_health.ml.targets.binary import probability
 from federated_health.settings import Settings
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.training_setups import EvaluationProtocol

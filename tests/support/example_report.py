@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 
 from federated_health.ml.curves import CalibrationCurve, Curve
-from federated_health.ml.metrics import Interval
+from federated_health.ml.verdicts import Interval
 from federated_health.report.charts import (
     draw_calibration,
     draw_confusion,

@@ -1,6 +1,7 @@
 """Small tasks with a label of each kind."""
 
-from federated_health.data.columns import Category, ClassLabel, CountLabel, Label, Measurement, NumberLabel
+from federated_health.data.columns import Category, Label, Measurement
+from federated_health.data.labels import ClassLabel, CountLabel, NumberLabel
 from federated_health.data.tasks import Task
 
 STAGES = ClassLabel("stage", "stage of the disease", {0: "none", 1: "mild", 2: "severe"})

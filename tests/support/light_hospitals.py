@@ -10,9 +10,9 @@ from flwr.clientapp import ClientApp
 
 from federated_health.messages.content import EVALUATE, Evaluation, Registration, TrainingScores, Update
 from federated_health.messages.records import read_proximal_mu
-from federated_health.ml.metrics import Counts
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import ColumnSums
+from federated_health.ml.targets.binary import Counts
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
@@ -75,7 +75,7 @@ def app_of(hospitals: dict[str, LightHospital]) -> ClientApp:
         if "threshold" in record:
             hospitals[name].thresholds.append((message.metadata.message_type, float(str(record["threshold"]))))
         if hospitals[name].fails:
-            raise OSError("the disk of this hospital is gone")
+            raise OSError("the disk of patient 'Smith 63' is gone")
         return hospitals[name], ROWS[name]
 
     @app.query("statistics")

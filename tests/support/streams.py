@@ -4,7 +4,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -13,15 +13,21 @@ from queue import SimpleQueue
 import grpc
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.transport_pb2 import ClientMessage, Parameters, ServerMessage
+from flwr.common.serde import message_to_proto
 from grpc import StatusCode
 
 from federated_health.data.tasks import write_agreement
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
 from federated_health.security.identity import Identity
-from federated_health.transport.channels import CHANNEL_OPTIONS, MAX_MESSAGE_KEY, MAX_REPLY_BYTES, PROTOCOL, unwrap
+from federated_health.transport.channels import (
+    CHANNEL_OPTIONS,
+    MAX_MESSAGE_BYTES,
+    MAX_MESSAGE_KEY,
+    MAX_REPLY_BYTES,
+    PROTOCOL,
+)
+from federated_health.transport.framing import Receiver
 from federated_health.transport.interface import hospital_context
 from federated_health.transport.stream_client import join_run
 from federated_health.transport.stream_server import SERVICE, StreamTransport, serve_streams
@@ -216,7 +222,7 @@ class RawHospital:
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
         metadata = {"hospital": name, "terms": GOOD_TERMS, **metadata}
-        join = self._channel.stream_stream(f"/{SERVICE}/Join", response_deserializer=ServerMessage.FromString)
+        join = self._channel.stream_stream(f"/{SERVICE}/Join")
         self.call = join(iter(self._outbox.get, None), metadata=tuple(metadata.items()))
 
     def __enter__(self) -> "RawHospital":
@@ -235,7 +241,10 @@ class RawHospital:
         self._outbox.put(None)
 
     def read(self) -> Message:
-        return message_from_proto(unwrap(next(self.call).fit_ins.parameters))
+        receiver = Receiver(MAX_MESSAGE_BYTES)
+        while (message := receiver.add(next(self.call))) is None:
+            pass
+        return message
 
     def end(self) -> grpc.StatusCode:
         """Status with which the server ends the stream; gRPC reports it after everything else was read."""
@@ -254,12 +263,7 @@ class RawHospital:
         proto = message_to_proto(reply)
         proto.metadata.src_node_id = node_id_of(src) if src else proto.metadata.src_node_id
         proto.metadata.reply_to_message_id = proto.metadata.reply_to_message_id if to is None else to
-        self.send(wrap_reply(proto.SerializeToString()))
-
-
-def wrap_reply(content: bytes) -> bytes:
-    """A serialised message as a hospital sends it over its stream."""
-    return ClientMessage(fit_res=ClientMessage.FitRes(parameters=Parameters(tensors=[content]))).SerializeToString()
+        self.send(proto.SerializeToString())
 
 
 SCRIPTED_REASON = "a scripted reason"
@@ -274,12 +278,12 @@ class ScriptedServer:
     """
 
     def __init__(
-        self, *codes: StatusCode, accepts: bool = False, reads: bool = False, sends: ServerMessage | None = None
+        self, *codes: StatusCode, accepts: bool = False, reads: bool = False, sends: Sequence[bytes] = ()
     ) -> None:
         self.calls = 0
         self.received: list[bytes] = []
         self._codes, self._accepts, self._reads, self._sends = codes, accepts, reads, sends
-        handler = grpc.stream_stream_rpc_method_handler(self._join, response_serializer=ServerMessage.SerializeToString)
+        handler = grpc.stream_stream_rpc_method_handler(self._join)
         self._server = grpc.server(ThreadPoolExecutor(2))
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Join": handler}),))
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
@@ -291,13 +295,12 @@ class ScriptedServer:
     def __exit__(self, *_: object) -> None:
         self._server.stop(0).wait()
 
-    def _join(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[ServerMessage]:
+    def _join(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         number = self.calls
         self.calls += 1
         if self._accepts:
             context.send_initial_metadata(((MAX_MESSAGE_KEY, "1000"),))
-        if self._sends is not None:
-            yield self._sends
+        yield from self._sends
         if self._reads:
             self.received.extend(messages)
         if number < len(self._codes):

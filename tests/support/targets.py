@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from federated_health.data.columns import ClassLabel, CountLabel, Label, Measurement, NumberLabel
+from federated_health.data.columns import Label, Measurement
 from federated_health.data.hospital import Hospital, Patients
+from federated_health.data.labels import ClassLabel, CountLabel, NumberLabel
 from federated_health.data.task_writing import write_task
 from federated_health.data.tasks import Task
 

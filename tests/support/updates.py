@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from flwr.app import Error, Message, RecordDict
 
+from federated_health.messages import validation
 from federated_health.messages.content import Update
 from federated_health.ml.networks import Weights
-from federated_health.server.history import ProblemLog
+from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import AcceptedReply, ReplyCollector
 
 NAMES = {11: "hungary", 12: "cleveland", 13: "va-long-beach", 14: "switzerland"}
@@ -39,7 +40,7 @@ def updates() -> list[Message]:
 
 
 def read_update(node: int, content: RecordDict) -> Update:
-    return Update.from_content(content, SHAPES, ROWS.get(NAMES.get(node, ""), 1))
+    return validation.read_update(content, SHAPES, ROWS.get(NAMES.get(node, ""), 1))
 
 
 def accept(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import struct
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +15,8 @@ import grpc
 import numpy as np
 from flwr.app import Message
 from flwr.proto.message_pb2 import Message as ProtoMessage
-from flwr.proto.transport_pb2 import ClientMessage
 
+from federated_health.messages.records import NumpyArray
 from federated_health.processes import free_port
 from federated_health.transport.channels import CHANNEL_OPTIONS, MAX_MESSAGE_KEY, MAX_REPLY_BYTES
 from federated_health.transport.listening import server_options
@@ -27,7 +28,9 @@ class Unwritten:
     """A ledger that records nothing, for tests of other things."""
 
     def record_metadata(self, kind: str, metadata: Sequence[tuple[str, str]]) -> None: ...
-    def record_reply(self, message: Message, reply: Message, envelope: bytes, content: bytes) -> None: ...
+    def record_reply(
+        self, message: Message, reply: Message, envelope: bytes, header: bytes, arrays: Sequence[NumpyArray]
+    ) -> None: ...
 
 
 UNWRITTEN = Unwritten()
@@ -95,22 +98,39 @@ def digest(content: bytes) -> str:
 
 
 def assert_is_in_ledger(sent: Sequence[bytes], lines: Sequence[dict[str, Any]]) -> None:
-    """Check that the ledger holds exactly what was sent, in this order, down to each value."""
-    assert [(len(content), digest(content)) for content in sent] == [(line["bytes"], line["sha256"]) for line in lines]
-    for content, line in zip(sent, lines, strict=True):
-        recorded = [(entry["record"], entry["name"], entry["bytes"], entry["sha256"]) for entry in line["records"]]
+    """Check that the ledger holds exactly what was sent, in this order, down to each value.
+
+    Args:
+        sent: metadata and parts of messages, as a hospital sent them.
+    """
+    parts = iter(sent)
+    for line in lines:
+        content = next(parts)
+        size, whole = len(content), content
         if line["kind"] in ("join", "unfit"):
             pairs = [pair.split(": ", 1) for pair in content.decode().split("\n")]
             values = [("metadata", key, value.encode()) for key, value in pairs]
         else:
-            values = list(_values_of(content))
+            values = []
+            for record, name, value in _values_of(content):
+                if isinstance(value, bytes):
+                    values.append((record, name, value))
+                    continue
+                following = b""  # this many bytes of an array follow in chunks
+                while len(following) < value:
+                    following += next(parts)
+                assert len(following) == value
+                values.append((record, name, following))
+                size, whole = size + value, whole + hashlib.sha256(following).digest()
+        assert (size, digest(whole)) == (line["bytes"], line["sha256"])
+        recorded = [(entry["record"], entry["name"], entry["bytes"], entry["sha256"]) for entry in line["records"]]
         assert recorded == [(record, name, len(value), digest(value)) for record, name, value in values]
+    assert list(parts) == []
 
 
-def _values_of(content: bytes) -> Iterator[tuple[str, str, bytes]]:
-    """Every value of a reply, read from its protobuf."""
-    (wrapped,) = ClientMessage.FromString(content).fit_res.parameters.tensors
-    message = ProtoMessage.FromString(wrapped)
+def _values_of(header: bytes) -> Iterator[tuple[str, str, bytes | int]]:
+    """Every value of a reply, read from its protobuf; of an array that follows the header, the number of its bytes."""
+    message = ProtoMessage.FromString(header)
     if message.HasField("error"):
         yield "error", "code", struct.pack("<q", message.error.code)
         yield "error", "reason", message.error.reason.encode()
@@ -121,7 +141,9 @@ def _values_of(content: bytes) -> Iterator[tuple[str, str, bytes]]:
     yield "envelope", "metadata", message.metadata.SerializeToString()
 
 
-def _content_of(kind: str, value: Any) -> bytes:
+def _content_of(kind: str, value: Any) -> bytes | int:
+    if kind == "array_record" and value.stype == "raw":
+        return bytes(value.data) or 4 * math.prod(value.shape)
     if kind == "array_record":
         array: bytes = np.load(BytesIO(value.data)).tobytes()
         return array

@@ -11,7 +11,14 @@ from typing import NoReturn
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from federated_health.cli import parsing
-from federated_health.cli.client import add_mapping, add_privacy, add_split_seed, check_libraries, node_config
+from federated_health.cli.client import (
+    add_mapping,
+    add_network,
+    add_privacy,
+    add_split_seed,
+    check_libraries,
+    node_config,
+)
 from federated_health.cli.console import say
 from federated_health.cli.deployment import flower_commands
 from federated_health.data.hospital import load_hospital
@@ -139,6 +146,7 @@ def make_parser() -> parsing.CommandParser:
     help_text = "task file of your own, instead of --task (default: the one in the manifest beside the CSV, if any)"
     hospital.add_argument("--task-file", type=Path, metavar="FILE", help=help_text)
     add_mapping(hospital)
+    add_network(hospital)
     add_split_seed(hospital)
     connection = parser.add_argument_group("connection")
     help_text = "folder of this hospital's key and certificate, which names the hospital"
@@ -173,6 +181,10 @@ def run(flags: argparse.Namespace) -> None:
     )
     for line in load_hospital(own.data, own.task, own.name, flags.split_seed, own.mapping).remarks():
         say(line)
+    if flags.network is not None:
+        from federated_health.ml.network_file import check_network, read_network  # noqa: PLC0415  # only with a file
+
+        check_network(own.task, read_network(flags.network), seed=0)
     make_command = partial(node_command, flags, own, identity)
     say(flower_commands.shell_line(make_command()))
     if warning := identity.expiry_warning():

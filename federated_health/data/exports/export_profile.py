@@ -156,6 +156,20 @@ def profile_export(path: Path) -> Export:
     _refuse_patients_as_header(headers, [distinct for distinct, _ in cells], str(path))
     decimal, thousands, is_sure = find_decimal_mark(cell for distinct, _ in cells for cell in distinct[:MAX_EXAMINED])
     file_format = replace(file_format, decimal=decimal, thousands=thousands)
+    return Export(table, _profile_columns(headers, cells, file_format), file_format, sheets, is_sure)
+
+
+def profile_table(table: pd.DataFrame) -> Export:
+    """What the columns of a text table hold whose numbers are written with a decimal point."""
+    headers = [normal_header(name) for name in table.columns]
+    cells = [_count_cells(table.iloc[:, position]) for position in range(len(headers))]
+    file_format = FileFormat()
+    return Export(table, _profile_columns(headers, cells, file_format), file_format, (), True)
+
+
+def _profile_columns(
+    headers: Sequence[str], cells: Iterable[tuple[tuple[str, ...], npt.NDArray[np.int64]]], file_format: FileFormat
+) -> list[ExportColumn]:
     columns = []
     for position, (header, (distinct, counts)) in enumerate(zip(headers, cells, strict=True)):
         occurrence = headers[: position + 1].count(header) if headers.count(header) > 1 else None
@@ -163,7 +177,7 @@ def profile_export(path: Path) -> Export:
         kept = tuple(cell for cell, is_mark in zip(distinct, is_missing, strict=True) if not is_mark)
         missing = tuple(cell for cell, is_mark in zip(distinct, is_missing, strict=True) if is_mark)
         columns.append(ExportColumn(header, occurrence, kept, counts[~is_missing], missing, file_format))
-    return Export(table, columns, file_format, sheets, is_sure)
+    return columns
 
 
 def find_encoding(content: bytes) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from federated_health.data.columns import ClassLabel, CountLabel, Label, NumberLabel
+from federated_health.data.columns import Label
 from federated_health.data.exports.column_draft import (
     count_values,
     find_unit,
@@ -18,6 +18,7 @@ from federated_health.data.exports.drafts import MAX_WORDS
 from federated_health.data.exports.export_profile import ExportColumn
 from federated_health.data.exports.plausible_ranges import propose_ranges
 from federated_health.data.label_kinds import MAX_COUNT
+from federated_health.data.labels import ClassLabel, CountLabel, NumberLabel
 from federated_health.data.task_writing import write_value
 from federated_health.data.toml_reading import PLACEHOLDER
 

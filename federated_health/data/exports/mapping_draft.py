@@ -10,16 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from federated_health.data.columns import (
-    Category,
-    ClassLabel,
-    Column,
-    CountLabel,
-    Label,
-    Mask,
-    Measurement,
-    NumberLabel,
-)
+from federated_health.data.columns import Category, Column, Label, Mask, Measurement
 from federated_health.data.csv_reading import is_table_file
 from federated_health.data.exports.drafts import MAX_WORDS, MIN_ROWS, Draft
 from federated_health.data.exports.export_profile import (
@@ -38,6 +29,7 @@ from federated_health.data.exports.header_words import (
     split_unit,
 )
 from federated_health.data.exports.mapping_rules import DATE_UNITS, MISSING, FileFormat, date_pattern
+from federated_health.data.labels import ClassLabel, CountLabel, NumberLabel
 from federated_health.data.tasks import Task
 from federated_health.data.toml_reading import PLACEHOLDER
 from federated_health.names import printable

@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from federated_health.data.columns import Category, ClassLabel, Column, CountLabel, Label, Measurement, NumberLabel
+from federated_health.data.columns import Category, Column, Label, Measurement
 from federated_health.data.exports.mapping_rules import (
     DATE_UNITS,
     MISSING,
@@ -20,6 +20,7 @@ from federated_health.data.exports.mapping_rules import (
     normal_cell,
     normal_header,
 )
+from federated_health.data.labels import ClassLabel, CountLabel, NumberLabel
 from federated_health.data.task_files import normal_unit
 from federated_health.data.tasks import Task
 from federated_health.data.toml_reading import TomlTable, is_number, is_text, read_toml

@@ -44,7 +44,7 @@ def read_table_file(path: Path, *, sheet: str = "", decimal: str = ".") -> pd.Da
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     is_workbook = path.suffix.lower() == ".xlsx"
     header, columns = _read_workbook(path, sheet) if is_workbook else _read_parquet(path)
-    table = pd.DataFrame({number: _text_column(cells, decimal) for number, cells in enumerate(columns)})
+    table = pd.DataFrame({number: text_column(cells, decimal) for number, cells in enumerate(columns)})
     return table.set_axis(pd.Index(header, dtype=str), axis="columns")
 
 
@@ -116,7 +116,8 @@ def _read_parquet(path: Path) -> Table:
     return [str(name).strip() for name in table.columns], (table.iloc[:, i] for i in range(table.shape[1]))
 
 
-def _text_column(cells: "list[Any] | pd.Series[Any]", decimal: str) -> pd.Categorical:
+def text_column(cells: "list[Any] | pd.Series[Any]", decimal: str = ".") -> pd.Categorical:
+    """The cells of a column as text, empty where one is missing."""
     if isinstance(cells, list):  # of mixed types, where 1 and True would count as equal
         positions, distinct = np.arange(len(cells)), cells
     else:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from federated_health.data import label_kinds
-from federated_health.data.columns import ClassLabel, Label
+from federated_health.data.columns import Label
 from federated_health.data.csv_reading import distinct_cells
 from federated_health.data.exports.column_draft import (
     count_values,
@@ -29,6 +29,7 @@ from federated_health.data.exports.export_profile import Export, ExportColumn, p
 from federated_health.data.exports.header_words import fold, split_unit
 from federated_health.data.exports.label_draft import find_label_kind, note_missing, write_classes, write_quantity
 from federated_health.data.exports.mapping_rules import normal_cell, normal_header
+from federated_health.data.labels import ClassLabel
 from federated_health.data.reading_errors import looks_like_name
 from federated_health.data.task_files import MAX_COLUMNS, RESERVED
 from federated_health.data.task_writing import write_value

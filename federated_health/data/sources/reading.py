@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from federated_health.data.columns import Category, Column, Label, Measurement, NumberLabel
+from federated_health.data.columns import Category, Column, Label, Measurement
 from federated_health.data.csv_reading import MISSING_MARKS, check_cells
+from federated_health.data.labels import NumberLabel
 from federated_health.data.patient_ids import PATIENT_RULE, number_patients
 from federated_health.data.reading_errors import describe_first_invalid
 from federated_health.data.sources.label_meaning import FLAG, LabelMeaning, find_label_codes

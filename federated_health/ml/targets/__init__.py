@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from federated_health.data.columns import Label
 from federated_health.data.tasks import Task
-from federated_health.ml.metrics import MAX_LOSS, MIN_CLASS_SIZE, EvaluationSums, Scores
+from federated_health.ml.metrics import MAX_LOSS, EvaluationSums, Scores
 
 Floats = npt.NDArray[np.floating[Any]]
 ScoreGroups = Mapping[str, Scores]
@@ -150,6 +150,8 @@ class Target(ABC, Generic[Sums]):
     @property
     def no_verdict(self) -> str:
         """Which held-out rows are too few for `can_compare`."""
+        from federated_health.ml.verdicts import MIN_CLASS_SIZE  # noqa: PLC0415  # at the end of a run only
+
         return self.describe_few(MIN_CLASS_SIZE)
 
     @abstractmethod

@@ -1,21 +1,65 @@
 """A label of 0 or 1: the network's output is the log-odds of 1."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.ml.metrics import (
-    Counts,
-    Scores,
-    count_outcomes,
-    figures_of,
-    microaggregate,
-    probability,
-    roc_auc,
-)
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS, EvaluationSums, Scores, ratio
 from federated_health.ml.targets import Floats, ScoreGroups, Target
+
+MIN_PROBABILITY = 1e-12
+"""Keeps the loss of a certain and wrong prediction finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts(EvaluationSums):
+    """Outcome counts of an evaluation, and sums over patients of the cross-entropy, in nats, and of squared errors."""
+
+    true_positives: int = 0
+    false_positives: int = 0
+    true_negatives: int = 0
+    false_negatives: int = 0
+    loss_sum: float = 0.0
+    squared_error_sum: float = 0.0
+
+    kind: ClassVar[str] = "binary"
+
+    @property
+    def examples(self) -> int:
+        return self.true_positives + self.false_positives + self.true_negatives + self.false_negatives
+
+    @property
+    def positives(self) -> int:
+        return self.true_positives + self.false_negatives
+
+    @property
+    def rarer_class(self) -> int:
+        return min(self.positives, self.examples - self.positives)
+
+    @property
+    def matrix(self) -> tuple[int, int, int, int]:
+        """True negatives, false positives, false negatives, true positives."""
+        return self.true_negatives, self.false_positives, self.false_negatives, self.true_positives
+
+    @property
+    def accuracy(self) -> float | None:
+        return ratio(self.true_positives + self.true_negatives, self.examples)
+
+    @property
+    def headline(self) -> float | None:
+        return self.accuracy
+
+    @property
+    def is_small(self) -> bool:
+        return self.rarer_class < SMALL_CLASS
+
+    @property
+    def f1(self) -> float | None:
+        doubled = 2 * self.true_positives
+        return ratio(doubled, doubled + self.false_positives + self.false_negatives)
 
 
 class BinaryTarget(Target[Counts]):
@@ -53,9 +97,13 @@ class BinaryTarget(Target[Counts]):
         return {"positives": int(labels.sum())}
 
     def roc_auc(self, outputs: Floats, labels: Floats) -> float | None:
+        from federated_health.ml.scores import roc_auc  # noqa: PLC0415  # at the end of a run only
+
         return roc_auc(outputs, labels)
 
     def group_scores(self, outputs: Floats, labels: Floats, most_rows: int = 1) -> ScoreGroups:
+        from federated_health.ml.scores import microaggregate  # noqa: PLC0415  # at the end of a run only
+
         classes = {"positives": outputs[labels == 1], "negatives": outputs[labels == 0]}
         return {name: microaggregate(log_odds, most_rows) for name, log_odds in classes.items()}
 
@@ -79,3 +127,41 @@ class BinaryTarget(Target[Counts]):
         from federated_health.ml.bootstrap import roc_auc_draws  # noqa: PLC0415  # at the end of a run only
 
         return roc_auc_draws(outputs, labels, times)
+
+
+def probability(logits: npt.NDArray[np.floating[Any]] | np.floating[Any]) -> Scores:
+    """Probabilities of log-odds, of the same shape: the logistic function, written so that it cannot overflow."""
+    return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(logits, dtype=np.float64)))
+
+
+def count_outcomes(scores: Scores, labels: npt.NDArray[np.float32], threshold: float = DEFAULT_THRESHOLD) -> Counts:
+    """Outcome counts and loss sums of predictions.
+
+    Args:
+        scores: [patients], probabilities; positive from the threshold on.
+        labels: [patients], 0 or 1.
+    """
+    predicted, actual = scores >= threshold, labels > 0.5
+    given = np.where(actual, scores, 1.0 - scores)
+    return Counts(
+        true_positives=int((predicted & actual).sum()),
+        false_positives=int((predicted & ~actual).sum()),
+        true_negatives=int((~predicted & ~actual).sum()),
+        false_negatives=int((~predicted & actual).sum()),
+        loss_sum=float(-np.log(np.maximum(given, MIN_PROBABILITY)).sum()),
+        squared_error_sum=float(((1.0 - given) ** 2).sum()),
+    )
+
+
+def figures_of(counts: Counts, train_examples: int, roc_auc: float | None) -> dict[str, Any]:
+    """Figures of one hospital or of all, as metrics.json and tables hold them."""
+    return {
+        "train_examples": train_examples,
+        "test_examples": counts.examples,
+        "accuracy": counts.accuracy,
+        "precision": ratio(counts.true_positives, counts.true_positives + counts.false_positives),
+        "recall": ratio(counts.true_positives, counts.positives),
+        "f1": counts.f1,
+        "roc_auc": roc_auc,
+        "brier": ratio(counts.squared_error_sum, counts.examples),  # Brier 1950
+    }

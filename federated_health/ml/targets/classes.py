@@ -9,18 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.data.columns import ClassLabel
-from federated_health.ml.metrics import (
-    MIN_CLASS_SIZE,
-    MIN_PROBABILITY,
-    SMALL_CLASS,
-    EvaluationSums,
-    Scores,
-    microaggregate,
-    ratio,
-    roc_auc,
-)
+from federated_health.data.labels import ClassLabel
+from federated_health.ml.metrics import SMALL_CLASS, EvaluationSums, Scores, ratio
+from federated_health.ml.scores import microaggregate, roc_auc
 from federated_health.ml.targets import Floats, ScoreGroups, Target
+from federated_health.ml.targets.binary import MIN_PROBABILITY
+from federated_health.ml.verdicts import MIN_CLASS_SIZE
 
 Counts = npt.NDArray[np.int64]
 

@@ -7,17 +7,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.data.columns import CountLabel
-from federated_health.ml.metrics import (
-    MIN_CELL_SIZE,
-    MIN_CLASS_SIZE,
-    SMALL_CLASS,
-    EvaluationSums,
-    Scores,
-    group_predictions,
-    ratio,
-)
+from federated_health.data.labels import CountLabel
+from federated_health.ml.metrics import MIN_CELL_SIZE, SMALL_CLASS, EvaluationSums, Scores, ratio
+from federated_health.ml.scores import group_predictions
 from federated_health.ml.targets import Floats, ScoreGroups, Target
+from federated_health.ml.verdicts import MIN_CLASS_SIZE
 
 MAX_LOG_RATE = 700.0
 """Largest output whose exponential is finite in float64."""

@@ -7,17 +7,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.data.columns import NumberLabel
-from federated_health.ml.metrics import (
-    MIN_CELL_SIZE,
-    MIN_CLASS_SIZE,
-    SMALL_CLASS,
-    EvaluationSums,
-    Scores,
-    group_predictions,
-    ratio,
-)
+from federated_health.data.labels import NumberLabel
+from federated_health.ml.metrics import MIN_CELL_SIZE, SMALL_CLASS, EvaluationSums, Scores, ratio
+from federated_health.ml.scores import group_predictions
 from federated_health.ml.targets import Floats, ScoreGroups, Target
+from federated_health.ml.verdicts import MIN_CLASS_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +48,8 @@ class NumberSums(EvaluationSums):
     @property
     def r2(self) -> float | None:
         """Share of the variance that the predictions explain; below 0 if the mean of all rows is better."""
-        unexplained = ratio(self.loss_sum, self._spread(self.label_squares, self.label_sum, self.label_sum))
+        squared_errors = self.label_squares - 2 * self.product_sum + self.prediction_squares
+        unexplained = ratio(squared_errors, self._spread(self.label_squares, self.label_sum, self.label_sum))
         return None if unexplained is None else 1 - unexplained
 
     @property

@@ -15,8 +15,9 @@ from federated_health.ml.curves import (
     roc_curve,
     spread_patients,
 )
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, MIN_CELL_SIZE, Counts, probability
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, MIN_CELL_SIZE
 from federated_health.ml.targets import ScoreGroups
+from federated_health.ml.targets.binary import Counts, probability
 from federated_health.report import charts
 from federated_health.report.formatting import list_some, percent_of
 from federated_health.report.page import Block, Caution, Picture, Section

@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from federated_health.data.columns import ClassLabel
+from federated_health.data.labels import ClassLabel
 from federated_health.data.tasks import Task
-from federated_health.ml.metrics import MIN_CELL_SIZE, MIN_CLASS_SIZE
+from federated_health.ml.metrics import MIN_CELL_SIZE
 from federated_health.ml.targets import ScoreGroups
 from federated_health.ml.targets.classes import ClassSums
+from federated_health.ml.verdicts import MIN_CLASS_SIZE
 from federated_health.report.class_charts import MAX_COUNTED_CLASSES, draw_class_balance, draw_class_confusion
 from federated_health.report.formatting import first_of, list_some
 from federated_health.report.page import Block, Picture, Section

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from federated_health.data.columns import NumberLabel, write_number
+from federated_health.data.columns import write_number
+from federated_health.data.labels import NumberLabel
 from federated_health.data.tasks import Task
 from federated_health.ml.metrics import MIN_CELL_SIZE, Scores, ratio
 from federated_health.ml.targets import ScoreGroups

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from federated_health.ml.metrics import Interval
 from federated_health.ml.privacy_plan import GUARANTEE
+from federated_health.ml.verdicts import Interval
 from federated_health.report import formatting, sections
 from federated_health.report.page import Block, Caution, Page, Picture, Section
 from federated_health.report.panels import panels_of

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.ml.bootstrap import LEVEL, interval_of, roc_auc_draws
-from federated_health.ml.metrics import Interval
+from federated_health.ml.verdicts import Interval
 
 FALSE_POSITIVE_RATE = 0.01
 

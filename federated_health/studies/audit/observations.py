@@ -18,8 +18,8 @@ import numpy.typing as npt
 from flwr.app import Context, Message
 
 from federated_health.messages.content import ARRAYS
-from federated_health.ml.metrics import probability
 from federated_health.ml.networks import Weights
+from federated_health.ml.targets.binary import probability
 from federated_health.studies.audit.membership import losses
 from federated_health.transport.in_process import App
 

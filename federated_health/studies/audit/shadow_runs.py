@@ -15,7 +15,7 @@ import numpy.typing as npt
 from federated_health.data.hospital import Hospital, Patients
 from federated_health.data.tasks import Task
 from federated_health.ml.keras_models import build_encoder, encode
-from federated_health.ml.metrics import roc_auc
+from federated_health.ml.scores import roc_auc
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.studies.audit import inversion, observations

@@ -6,15 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from federated_health.ml.metrics import (
-    DEFAULT_THRESHOLD,
-    Interval,
-    describe_small_in_mean,
-    figure_title,
-    merge_counts,
-)
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, figure_title, merge_counts
+from federated_health.ml.verdicts import Interval
 from federated_health.report import formatting, sections
 from federated_health.report.charts import draw_intervals
+from federated_health.report.formatting import describe_small_in_mean
 from federated_health.report.page import Block, Caution, Page, Picture, Section, Table
 from federated_health.report.panels import Panels, panels_of
 from federated_health.studies.benefit.binary_charts import READING, curves_and_decisions
@@ -61,6 +57,7 @@ def benefit_page(
         "SHA-256 of the schema": cohort.task.schema_hash,
         **hashes,
     }
+    network = protocol.settings.network_declaration
     return Page(
         title=f"Benefit of joining: {cohort.task.name}",
         lead=f"{formatting.list_verdicts(entry['verdict'] for entry in hospitals.values())} "
@@ -79,7 +76,11 @@ def benefit_page(
             ),
             _method(panels, protocol),
             Section("All other figures", [_all_estimates(panels, figures)], folded=True),
-            sections.settings_section(protocol.settings, facts, leave_out=frozenset({"appraisal", "strategy"})),
+            sections.settings_section(
+                protocol.settings,
+                {**facts, **network.facts},
+                leave_out=frozenset({"appraisal", "strategy"}) | network.unused_settings,
+            ),
             sections.model_card(
                 panels, list(hospitals), ["This study does not keep its models; server.py makes the one to use."]
             ),

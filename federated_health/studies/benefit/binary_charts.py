@@ -7,7 +7,7 @@ import numpy as np
 
 from federated_health.ml.bootstrap import Resampled, rarer_class
 from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve
-from federated_health.ml.metrics import count_outcomes, probability
+from federated_health.ml.targets.binary import count_outcomes, probability
 from federated_health.report import formatting, sections
 from federated_health.report.page import Section
 from federated_health.report.panels.binary import calibration_section, confusion_section, roc_section

@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from federated_health.ml import bootstrap
 from federated_health.ml.bootstrap import DRAWS, Drawn
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, Interval, Verdict, judge
+from federated_health.ml.metrics import DEFAULT_THRESHOLD
 from federated_health.ml.targets import Target, target_of
+from federated_health.ml.verdicts import Interval, Verdict, judge
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.estimates import estimate_names, mean_of, point_estimates
 from federated_health.studies.benefit.journal import Results

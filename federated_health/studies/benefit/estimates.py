@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.ml.calibration import calibration
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, probability
+from federated_health.ml.metrics import DEFAULT_THRESHOLD
 from federated_health.ml.targets import Target
+from federated_health.ml.targets.binary import probability
 
 BINARY = ("average_precision", "accuracy", "brier", "calibration_slope", "calibration_intercept")
 

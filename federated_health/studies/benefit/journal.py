@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from federated_health import __version__
+from federated_health.append_only import append, open_to_append
 from federated_health.errors import RunError
-from federated_health.files import append, open_to_append, write_text
+from federated_health.files import write_text
 from federated_health.ml.strategies import write_arguments
 from federated_health.settings import OPERATIONAL
 from federated_health.studies.benefit.cohort import Cohort
@@ -84,6 +85,7 @@ def fingerprint_of(cohort: Cohort, protocol: EvaluationProtocol) -> dict[str, An
     return {
         "version": __version__,
         "settings": {**settings, "strategy-args": write_arguments(protocol.settings.strategy_arguments)},
+        "network": protocol.settings.network_declaration.sha256,
         "folds": protocol.folds,
         "repeats": protocol.repeats,
         "strategy": protocol.strategies[0],

@@ -1,0 +1,29 @@
+"""Files that only grow, such as a hospital's ledger; Windows cannot lock them."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from io import FileIO
+from pathlib import Path
+
+if os.name != "nt":
+    import fcntl
+
+
+@contextmanager
+def open_to_append(path: Path, *, lock: bool = False) -> Iterator[FileIO]:
+    """Open a file for reading and appending, locked against other such processes if asked; a new one is private."""
+    with open(path, "a+b", buffering=0, opener=partial(os.open, mode=0o600)) as file:
+        if lock and os.name != "nt":
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def append(file: FileIO, content: bytes) -> None:
+    """Write all content at the end of an unbuffered file, or raise OSError; it is on disk when this returns."""
+    written = file.write(content)
+    os.fsync(file.fileno())
+    if written != len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,0 +1,110 @@
+"""The end of a run at `server.py`: prints the final figures and what each hospital gains, and saves the results."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from federated_health.cli import console, tables
+from federated_health.errors import RunError
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS, figure_title
+from federated_health.ml.targets import target_of
+from federated_health.ml.verdicts import verdict_text
+from federated_health.names import FEDERATION
+from federated_health.report.formatting import describe_small_in_mean
+from federated_health.server.run import FederatedRun
+from federated_health.server.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from federated_health.ml.targets import Target
+
+AUC_NOTE = (
+    "The federation's ROC-AUC is over all held-out patients, from microaggregated scores. It is too high where the "
+    "share of positive patients differs between hospitals; below it is the mean of the hospitals' own ROC-AUCs."
+)
+
+BENEFIT_NOTE = (
+    "own: a model trained on the hospital's own rows alone. Difference: {difference}, with a 95 % bootstrap interval "
+    "over the held-out patients. * {few}: too noisy to interpret."
+)
+
+
+def figures_when_stopped(run: FederatedRun, error: BaseException) -> dict[str, Any]:
+    """The last completed round's figures, after an error or Ctrl-C; without a completed round, raises the error."""
+    if run.last_round is None:
+        raise error
+    reason = f" ({error})" if isinstance(error, RunError) else ""
+    console.say(f"stopped after round {run.last_round.number}{reason}; saving the results of the completed rounds")
+    return run.figures_of_last_round()
+
+
+def save_results(
+    folder: RunFolder, run: FederatedRun, figures: Mapping[str, Any], stopped_by: BaseException | None = None
+) -> None:
+    """Print the figures and save the run; Ctrl-C and a closed terminal do not interrupt it.
+
+    Args:
+        stopped_by: what ended the run before its last round; raised again after the results are saved.
+    """
+    try:
+        with console.interrupts_deferred():
+            _print_and_save(folder, run, figures, stopped=stopped_by is not None)
+    except RunError as error:
+        raise stopped_by or error from None
+    if stopped_by is not None:
+        if run.weights is not None:
+            console.say(f"--resume {folder.path} resumes the run")
+        raise stopped_by
+
+
+def _print_and_save(folder: RunFolder, run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool) -> None:
+    try:
+        if run.weights is not None:
+            target = target_of(run.settings.task_declaration)
+            print_final_figures(figures, run.threshold, target)
+            print_benefit(figures.get("joining", {}), target)
+        if problems := run.problems.describe():
+            console.print_lines("Problems in this run:", problems)
+        console.say("saving the results, which takes some seconds")
+    finally:
+        folder.finish(run, figures, stopped=stopped)
+    if run.weights is not None:
+        files = "model.keras, report.html, metrics.json, rounds.csv and settings.json"
+    else:
+        hospitals = ", ".join(figures["has_result"]) or "no hospital"
+        files = f"metrics.json; model, figures and report (client.py --out) are at: {hospitals}"
+    console.say(f"saved {folder.path}/{files}")
+
+
+def print_final_figures(figures: Mapping[str, Any], threshold: float, target: "Target[Any]") -> None:
+    """Print the final table: hospitals, the federation, and with classes the mean of the ROC-AUCs within hospitals."""
+    federation = dict(figures["federation"] or {})
+    mean, small = federation.pop("mean_roc_auc", None), federation.pop("small_in_mean", 0)
+    rows = {**figures["hospitals"], FEDERATION: federation}
+    chosen = "" if threshold == DEFAULT_THRESHOLD else ", which gives the greatest F1 on all training patients"
+    notes = [f"Predicted positive: a risk of at least {threshold}{chosen}."] if target.has_threshold else []
+    notes += [AUC_NOTE] if federation.get("roc_auc") is not None else []
+    if mean is not None and small:
+        notes.append(describe_small_in_mean(small))
+        mean = f"{console.figure(mean)} *"
+    if target.has_classes:
+        rows["hospital mean"] = {"roc_auc": mean}
+    tables.print_figures("Figures on held-out patients", rows, "\n".join(notes))
+
+
+def print_benefit(joining: Mapping[str, Any], target: "Target[Any]") -> None:
+    """Print what each hospital gains by joining."""
+    rows = {
+        name: {
+            "own": benefit[f"own_{target.compared}"],
+            "federated": benefit[target.compared]["value"],
+            "difference": tables.difference(benefit["difference"]),
+            "verdict": verdict_text(benefit["verdict"]) + (" *" if benefit["small"] else ""),
+        }
+        for name, benefit in joining.items()
+    }
+    warned = [name for name, benefit in joining.items() if benefit.get("data_warnings")]
+    note = f"\nSee {', '.join(warned)} under 'Problems in this run', which may explain the verdict." if warned else ""
+    if rows:
+        title = f"Benefit of joining: {figure_title(target.compared)} on held-out patients"
+        difference = "own minus federated" if target.less_is_better else "federated minus own"
+        explained = BENEFIT_NOTE.format(difference=difference, few=target.describe_few(SMALL_CLASS))
+        tables.print_figures(title, rows, explained + note)

@@ -1,0 +1,52 @@
+"""Tables of figures in the terminal."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from federated_health.cli.console import console, figure
+
+MAX_ROWS = 200
+"""Largest number of rows that a table shows."""
+
+MIN_NAME_WIDTH = 13
+"""Smallest width of the column of names before a narrow terminal wraps it."""
+
+
+def difference(interval: Mapping[str, float | None]) -> str:
+    """A difference with its interval (`value`, `low`, `high`); a dash where it is not defined."""
+    if interval["value"] is None:
+        return "-"
+    return f"{interval['value']:+.3f} ({interval['low']:+.3f} to {interval['high']:+.3f})"
+
+
+def print_figures(title: str, figures: Mapping[str, Mapping[str, Any]], note: str = "") -> None:
+    """Print a table with a row per name and a column per figure; whole numbers as they are, others with three decimals.
+
+    If there are more than MAX_ROWS rows, only the first ones are shown.
+    """
+    hidden = max(0, len(figures) - MAX_ROWS)
+    figures = dict(list(figures.items())[:MAX_ROWS])
+    columns = list(dict.fromkeys(key for row in figures.values() for key in row))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    # In a narrow terminal names and words wrap, so that figures do not.
+    table.add_column("", overflow="fold", min_width=min(MIN_NAME_WIDTH, max(map(len, figures), default=0)))
+    for column in columns:
+        cells = [row.get(column, "") for row in figures.values()]
+        are_words = all(isinstance(cell, str) and not re.search(r"\d", cell) for cell in cells)
+        head = column.removesuffix("_examples").replace("_", "/" if column == "observed_expected" else " ")
+        table.add_column(head, justify="right", no_wrap=not are_words)
+    for name, row in figures.items():
+        cells = [row.get(column, "") for column in columns]
+        table.add_row(escape(name), *(str(cell) if isinstance(cell, int | str) else figure(cell) for cell in cells))
+    console.print(f"\n[bold]{escape(title)}[/bold]", soft_wrap=True)
+    console.print(Padding(table, (1, 0, 1, 1), expand=False))
+    if hidden:
+        console.print(f"... and {hidden} more\n")
+    if note:
+        console.print(escape(note), "")

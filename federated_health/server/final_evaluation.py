@@ -1,0 +1,114 @@
+"""The final evaluation of a run: messages to every hospital about the final weights, once the rounds are over."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from flwr.app import Message, RecordDict
+
+from federated_health.messages import content as messages
+from federated_health.messages.benefit import Benefit
+from federated_health.messages.content import TrainingScores
+from federated_health.messages.records import weights_to_record
+from federated_health.messages.validation import read_training_scores
+from federated_health.ml.curves import choose_threshold
+from federated_health.ml.metrics import DEFAULT_THRESHOLD
+from federated_health.server.plain_run import PlainRun
+from federated_health.server.replies import AcceptedReply, Content, find_lasting_cause
+from federated_health.server.run import FederatedRun
+from federated_health.server.run_summary import summarise_benefits, summarise_run
+from federated_health.transport.backoff import Backoff
+from federated_health.transport.interface import LOG_INTERVAL
+
+logger = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3
+"""Largest number of times that a hospital gets the same message."""
+
+
+def evaluate_final_weights(run: PlainRun) -> dict[str, Any]:
+    """Choose the threshold, then evaluate the final weights with it; figures as in metrics.json."""
+    run.participants.check_registrations()  # of hospitals that joined late, too
+    run.threshold = _choose_threshold(run)
+    content, task = _final_message(run), run.settings.task_declaration
+
+    def read_benefit(node: int, content: RecordDict) -> Benefit:
+        registration = run.participants.registration_of(node)
+        return Benefit.from_content(content, task, registration.train_examples, registration.test_examples)
+
+    try:
+        evaluations = ask_all(run, messages.FINAL, content, partial(run.read_evaluation_of, final=True))
+        benefits = ask_all(run, messages.BENEFIT, content, read_benefit) if run.asks_benefit else []
+    except BaseException:  # Ctrl-C too: the figures that remain are the last round's, counted at 0.5
+        run.threshold = DEFAULT_THRESHOLD
+        raise
+    run.evaluations = {reply.hospital: reply.content for reply in evaluations}
+    gained = {reply.hospital: reply.content for reply in benefits}
+    figures = summarise_run(run.target, run.evaluations, run.train_examples)
+    return figures | summarise_benefits(gained, run.evaluations, task, run.problems.data_warnings)
+
+
+def _choose_threshold(run: PlainRun) -> float:
+    """The threshold with the greatest F1 on all training rows; 0.5 without both classes, or under privacy.
+
+    A target without a threshold keeps it, too.
+    """
+    if run.privacy is not None or not run.target.has_threshold:
+        return DEFAULT_THRESHOLD
+
+    def read_scores(node: int, content: RecordDict) -> TrainingScores:
+        return read_training_scores(content, run.participants.registration_of(node).train_examples)
+
+    replies = ask_all(run, messages.THRESHOLD, _final_message(run), read_scores)
+    if not replies:
+        return DEFAULT_THRESHOLD
+    positives = np.concatenate([reply.content.positives for reply in replies])
+    negatives = np.concatenate([reply.content.negatives for reply in replies])
+    chosen = choose_threshold(positives, negatives)
+    return DEFAULT_THRESHOLD if chosen is None else chosen
+
+
+def _final_message(run: PlainRun) -> RecordDict:
+    """The final weights and the configuration."""
+    config = run.train_config().to_record()
+    return RecordDict({messages.ARRAYS: weights_to_record(run.weights), messages.CONFIG: config})
+
+
+def ask_all(
+    run: FederatedRun, message_type: str, content: RecordDict, read: Callable[[int, RecordDict], Content]
+) -> list[AcceptedReply[Content]]:
+    """Send every hospital the same message, and again while too few have answered.
+
+    Absent hospitals are awaited for at most the settings' `wait`; connected ones get MAX_ATTEMPTS messages.
+    """
+    needed, accepted = run.settings.min_updates, dict[str, AcceptedReply[Content]]()
+    attempts: Counter[str] = Counter()
+    backoff, next_log = Backoff(run.settings.wait), 0.0
+    failures: dict[str, str] = {}
+    while True:
+        names = {node: run.participants.names()[node] for node in run.participants.present()}
+        nodes = [node for node, name in names.items() if name not in accepted and attempts[name] < MAX_ATTEMPTS]
+        requests = [Message(content, node, message_type) for node in nodes]
+        earlier, failures = failures, {}
+        run.collector.failures = failures
+        accepted |= {reply.hospital: reply for reply in run.collector.send_and_receive(requests, names, read)}
+        attempts.update(names[node] for node in nodes)
+        awaited = [name for name in run.registrations if name not in accepted and attempts[name] < MAX_ATTEMPTS]
+        if len(accepted) >= needed or not awaited:
+            break
+        if not accepted and (cause := find_lasting_cause([names[node] for node in nodes], failures, earlier)):
+            logger.warning("%s: %s", message_type, cause)
+            break
+        answered = f"{message_type}: {len(accepted)} of {len(run.registrations)} hospitals answered"
+        if (now := time.monotonic()) >= next_log:
+            limit = f"waiting up to {run.settings.wait:g} s for {', '.join(sorted(awaited))}"
+            logger.warning("%s, and %d are needed; %s", answered, needed, limit)
+            next_log = now + LOG_INTERVAL
+        if not backoff.pause():
+            logger.warning("%s", answered)
+            break
+    return [reply for _, reply in sorted(accepted.items())]

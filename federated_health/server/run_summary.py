@@ -1,0 +1,121 @@
+"""Summary of a run that is over: its figures as in metrics.json, and what its report shows."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from federated_health import report
+from federated_health.data.tasks import Task
+from federated_health.files import write_json
+from federated_health.messages.content import Evaluation
+from federated_health.ml.metrics import merge_counts
+from federated_health.ml.targets import Target, target_of
+from federated_health.names import METRICS
+
+if TYPE_CHECKING:
+    from federated_health.messages.benefit import Benefit
+    from federated_health.report.run_page import RunSummary
+    from federated_health.server.run import FederatedRun
+
+
+def summarise_run(
+    target: Target[Any], evaluations: Mapping[str, Evaluation], train_examples: Mapping[str, int]
+) -> dict[str, Any]:
+    """`hospitals` and `federation` as in metrics.json, of evaluations and numbers of training rows by hospital.
+
+    Of a label of classes, `mean_roc_auc` is the mean of the hospitals' own ROC-AUCs, and `small_in_mean` the number of
+    hospitals in it whose rows are too few for one (see `EvaluationSums.is_small`).
+    """
+    hospitals = {
+        name: target.figures(evaluation.counts, train_examples[name], evaluation.roc_auc)
+        for name, evaluation in sorted(evaluations.items())
+    }
+    if not hospitals:
+        return {"hospitals": {}, "federation": None}
+    federation = target.figures(
+        merge_counts(evaluation.counts for evaluation in evaluations.values()),
+        sum(figures["train_examples"] for figures in hospitals.values()),
+        _pooled_roc_auc(target, evaluations.values()),
+    )
+    if target.has_classes:
+        within = {name: part.roc_auc for name, part in sorted(evaluations.items()) if part.roc_auc is not None}
+        federation["mean_roc_auc"] = float(np.mean(list(within.values()))) if within else None
+        federation["small_in_mean"] = sum(evaluations[name].counts.is_small for name in within)
+    return {"hospitals": hospitals, "federation": federation}
+
+
+def _pooled_roc_auc(target: Target[Any], evaluations: Iterable[Evaluation]) -> float | None:
+    """ROC-AUC over all hospitals' groups of scores; None if some kind of group was not sent by any hospital."""
+    names = target.rows_of_groups(target.no_sums)
+    parts = {name: [part.scores[name] for part in evaluations if name in part.scores] for name in names}
+    return (
+        target.pooled_roc_auc({name: np.concatenate(p) for name, p in parts.items()}) if all(parts.values()) else None
+    )
+
+
+def summarise_benefits(
+    benefits: Mapping[str, "Benefit"],
+    evaluations: Mapping[str, Evaluation],
+    task: Task,
+    data_warnings: Mapping[str, Sequence[str]] = {},
+) -> dict[str, Any]:
+    """`joining`, `importance` and `observed` as in metrics.json, of hospitals that sent both, by name.
+
+    `data_warnings` is what the problem log says about a hospital's data, which may explain its verdict.
+    `importance` is the rise of the mean loss per patient when a column is shuffled within hospitals.
+    """
+    reported = {name: benefit for name, benefit in sorted(benefits.items()) if name in evaluations}
+    if not reported:
+        return {}
+    compared = target_of(task).compared
+    rows = sum(evaluations[name].counts.examples for name in reported)
+    rise = np.sum([benefit.importance for benefit in reported.values()], axis=0) / max(rows, 1)
+    return {
+        "joining": {
+            name: {
+                "verdict": benefit.verdict,
+                f"own_{compared}": benefit.own,
+                compared: asdict(benefit.federated),
+                "difference": asdict(benefit.difference),
+                "small": evaluations[name].counts.is_small,
+                **({"data_warnings": list(data_warnings[name])} if name in data_warnings else {}),
+            }
+            for name, benefit in reported.items()
+        },
+        "importance": dict(zip(task.column_names, rise.tolist(), strict=True)),
+        "observed": {
+            name: dict(zip(task.column_names, map(int, benefit.observed), strict=True))
+            for name, benefit in reported.items()
+        },
+    }
+
+
+def write_metrics(folder: Path, run: "FederatedRun", figures: Mapping[str, Any], *, stopped: bool) -> None:
+    """Write metrics.json; StorageError if it cannot be written."""
+    described = report.load().run_page.metrics_of(run.train_config(), stopped=stopped)
+    metrics = {**described, "faults": run.problems.to_json(), **figures}
+    if run.weights is None:
+        metrics.pop("threshold")  # only the hospitals know it
+    write_json(folder / METRICS, metrics)
+
+
+def summarise(
+    run: "FederatedRun", figures: Mapping[str, Any], *, stopped: bool, facts: Mapping[str, str]
+) -> "RunSummary":
+    """A run as its server knows it, for its report (see `RunSummary`)."""
+    summary: RunSummary = report.load().run_page.RunSummary(
+        task=run.settings.task_declaration,
+        config=run.train_config(),
+        figures=figures,
+        settings=run.settings,
+        registrations=run.registrations,
+        rounds=run.history,
+        evaluations={} if stopped else run.evaluations,
+        problems=run.problems.describe(),
+        stopped=stopped,
+        facts=facts,
+    )
+    return summary
