@@ -348,7 +348,7 @@ def test_a_model_file_holds_its_description(tmp_path: Path, tiny_model: Any) -> 
 def test_the_description_is_read_without_keras(tmp_path: Path, tiny_model: Any) -> None:
     save_model(tmp_path / "model.keras", tiny_model, {"task": "tiny-task"})
     code = (
-        "import sys; from pathlib import Path; from federated_health.ml.keras_models import read_description; "
+        "import sys; from pathlib import Path; from federated_health.ml.model_files import read_description; "
         f"print(read_description(Path({str(tmp_path / 'model.keras')!r}))['task'], 'keras' in sys.modules, "
         "'tensorflow' in sys.modules)"
     )
