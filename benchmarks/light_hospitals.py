@@ -30,10 +30,9 @@ from federated_health.ml.normalisation import ColumnSums
 from federated_health.ml.targets.binary import Counts
 from federated_health.security.identity import load_identity
 from federated_health.security.parties import Role
+from federated_health.transport.app_calls import call_app, hospital_context
 from federated_health.transport.channels import CHANNEL_OPTIONS, MAX_MESSAGE_BYTES, PROTOCOL
 from federated_health.transport.framing import Receiver, serialise_reply
-from federated_health.transport.in_process import call_app
-from federated_health.transport.interface import hospital_context
 from federated_health.transport.listening import open_files
 from federated_health.transport.stream_client import JOIN_METHOD, join_run
 

@@ -40,6 +40,9 @@ NETWORK = "network"
 PROXIMAL_MU = "proximal-mu"
 """Name that Flower's FedProx gives its parameter, in the strategy and in each train message."""
 
+RUN_ID = 1
+"""Flower's number of the run: outside its own engines there is one."""
+
 
 def is_hospital_name(name: str) -> bool:
     """Whether a name is 1 to 63 lower-case ASCII letters, digits and hyphens, and not `federation`."""

@@ -28,8 +28,8 @@ from federated_health.studies.audit.observations import (
     patient_gradients,
     patient_statistics,
 )
-from federated_health.transport.in_process import InProcessTransport
-from federated_health.transport.interface import hospital_context
+from federated_health.transport.app_calls import hospital_context
+from federated_health.transport.interface import InProcessTransport
 
 Array = npt.NDArray[np.float64]
 

@@ -21,7 +21,7 @@ from federated_health.files import hash_file
 from federated_health.hospital import handlers
 from federated_health.names import node_id_of
 from federated_health.setting_fields import Value
-from federated_health.transport.interface import hospital_context
+from federated_health.transport.app_calls import hospital_context
 from tests.support.script_calls import RunScript, assert_one_line, assert_refused
 from tests.support.scripts import PROJECT
 from tests.test_cli_predict import save_some_model

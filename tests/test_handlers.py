@@ -24,8 +24,8 @@ from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.targets import target_of
 from federated_health.ml.targets.binary import Counts
 from federated_health.names import ALLOWED_EPSILON, node_id_of
-from federated_health.transport.in_process import InProcessTransport
-from federated_health.transport.interface import hospital_context
+from federated_health.transport.app_calls import hospital_context
+from federated_health.transport.interface import InProcessTransport
 
 TRAIN_CONFIG = TrainConfig(
     task="heart-disease",

@@ -22,7 +22,8 @@ from federated_health.server.plain_run import PlainRun
 from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import ReplyCollector
 from federated_health.settings import Settings
-from federated_health.transport.interface import Problem, error_reply, hospital_context
+from federated_health.transport.app_calls import hospital_context
+from federated_health.transport.interface import Problem, error_reply
 from federated_health.transport.stream_client import join_run
 from federated_health.transport.stream_server import serve_streams
 from tests.support.light_hospitals import LightHospital, app_of, three, three_with_scores

@@ -31,7 +31,7 @@ from federated_health.privacy.budget import PrivacyBudget
 from federated_health.privacy.message_checks import agree_on_plan
 from federated_health.studies.benefit.cohort import Cohort, read_cohort
 from federated_health.studies.benefit.folds import assign_folds
-from federated_health.transport.interface import hospital_context
+from federated_health.transport.app_calls import hospital_context
 from tests.support.audits import plan_of
 from tests.support.scripts import PROJECT
 

@@ -23,8 +23,8 @@ from federated_health.hospital import handlers
 from federated_health.ml.networks import weights_hash
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
-from federated_health.transport.in_process import InProcessTransport
-from federated_health.transport.interface import hospital_context
+from federated_health.transport.app_calls import hospital_context
+from federated_health.transport.interface import InProcessTransport
 
 BY_HOSPITAL = Partition(by="hospital", seed=42)
 IID = Partition(by="iid", seed=42, hospitals=7)

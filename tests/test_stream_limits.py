@@ -18,6 +18,7 @@ from flwr.proto.recorddict_pb2 import ArrayRecord as ProtoArrayRecord
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
 from federated_health.transport import listening, stream_server
+from federated_health.transport.app_calls import hospital_context
 from federated_health.transport.channels import MAX_MESSAGE_KEY
 from federated_health.transport.framing import (
     MAX_DIMENSIONS,
@@ -28,8 +29,7 @@ from federated_health.transport.framing import (
     decode_header,
     serialise_content,
 )
-from federated_health.transport.in_process import InProcessTransport
-from federated_health.transport.interface import Problem, hospital_context
+from federated_health.transport.interface import InProcessTransport, Problem
 from federated_health.transport.stream import (
     ANSWERED,
     MAX_PAST_MESSAGES,

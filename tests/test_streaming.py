@@ -22,10 +22,10 @@ from federated_health.errors import AddressError, DataError, JoinError, StorageE
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
 from federated_health.transport import backoff, listening, reconnect, stream_client, stream_server
+from federated_health.transport.app_calls import hospital_context
 from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL, check_address
 from federated_health.transport.framing import serialise_content
-from federated_health.transport.in_process import InProcessTransport
-from federated_health.transport.interface import hospital_context
+from federated_health.transport.interface import InProcessTransport
 from federated_health.transport.stream import Stream
 from federated_health.transport.stream_server import StreamTransport, serve_streams
 from tests.support.streams import (

@@ -24,9 +24,8 @@ from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.networks import Network, agreement_of
 from federated_health.ml.targets import target_of
 from federated_health.names import ALLOWED_EPSILON, DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAPPING, NETWORK
+from federated_health.transport.app_calls import App, hospital_context
 from federated_health.transport.channels import check_address
-from federated_health.transport.in_process import App
-from federated_health.transport.interface import hospital_context
 from federated_health.transport.stream_client import join_run, report_unfit
 
 if TYPE_CHECKING:

@@ -53,7 +53,7 @@ from federated_health.ml.networks import FILE, Network, Weights, agreement_of, w
 from federated_health.ml.normalisation import MIN_OBSERVED, Normalisation, column_sums, withheld_sums
 from federated_health.ml.targets import target_of
 from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON, MAPPING, NETWORK
-from federated_health.transport.interface import hospital_context
+from federated_health.transport.app_calls import hospital_context
 
 if TYPE_CHECKING:
     from federated_health.hospital.local_model import LocalModel

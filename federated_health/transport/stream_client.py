@@ -13,16 +13,14 @@ from uuid import uuid4
 
 import grpc
 from flwr.app import Context, Message
-from flwr.common.constant import ErrorCode
 
 from federated_health.data.tasks import write_agreement
 from federated_health.errors import JoinError, MissingLibraryError
 from federated_health.messages.records import NumpyArray
 from federated_health.transport import channels
+from federated_health.transport.app_calls import App, call_app, failed_reply
 from federated_health.transport.channels import MAX_MESSAGE_BYTES, MAX_MESSAGE_KEY, MAX_REPLY_BYTES, PROTOCOL
 from federated_health.transport.framing import Receiver, Serialised, UndecodableError, serialise_reply
-from federated_health.transport.in_process import App, call_app
-from federated_health.transport.interface import error_reply
 from federated_health.transport.reconnect import Reconnector, find_obstacle
 
 if TYPE_CHECKING:
@@ -110,7 +108,7 @@ def join_run(
                         reply = call_app(app, message, context)
                     except MissingLibraryError as error:
                         obstacle = error
-                        reply = error_reply(message, error.reason, ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
+                        reply = failed_reply(message, error.reason)
                     stream.send(message, reply, limit or MAX_REPLY_BYTES)
                     if obstacle is not None:
                         break
@@ -188,7 +186,7 @@ class _HospitalStream:
             reason = f"{type(error).__name__} at the hospital"
         if reason:
             logger.error("the reply to %s cannot be sent: %s", message.metadata.message_type, reason)
-            reply = error_reply(message, reason, ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
+            reply = failed_reply(message, reason)
             envelope, serialised = serialise_reply(reply)
         self._ledger.record_reply(message, reply, envelope, serialised.header, serialised.arrays)
         self._replies.put(serialised)

@@ -18,7 +18,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from federated_health.transport import backoff, channels, reconnect
-from federated_health.transport.interface import hospital_context
+from federated_health.transport.app_calls import hospital_context
 from federated_health.transport.stream_client import join_run
 from federated_health.transport.stream_server import serve_streams
 from tests.support.scripts import PROJECT

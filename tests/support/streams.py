@@ -20,6 +20,7 @@ from federated_health.data.tasks import write_agreement
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
 from federated_health.security.identity import Identity
+from federated_health.transport.app_calls import hospital_context
 from federated_health.transport.channels import (
     CHANNEL_OPTIONS,
     MAX_MESSAGE_BYTES,
@@ -28,7 +29,6 @@ from federated_health.transport.channels import (
     PROTOCOL,
 )
 from federated_health.transport.framing import Receiver
-from federated_health.transport.interface import hospital_context
 from federated_health.transport.stream_client import join_run
 from federated_health.transport.stream_server import SERVICE, StreamTransport, serve_streams
 from tests.support.wire import UNWRITTEN

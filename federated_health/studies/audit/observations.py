@@ -21,7 +21,7 @@ from federated_health.messages.content import ARRAYS
 from federated_health.ml.networks import Weights
 from federated_health.ml.targets.binary import probability
 from federated_health.studies.audit.membership import losses
-from federated_health.transport.in_process import App
+from federated_health.transport.app_calls import App
 
 REGRESSED_ROUNDS = 5
 """Number of rounds in the regression. On heart disease all 30 reveal less: few patients drive the late steps."""

@@ -22,7 +22,7 @@ from federated_health.studies.audit import inversion, observations
 from federated_health.studies.audit.membership import confidences
 from federated_health.studies.audit.observations import RecordingApp, Step, layers_of, patient_statistics
 from federated_health.studies.study import forget_local_models, local_model, open_run, require_all_updates
-from federated_health.transport.in_process import App
+from federated_health.transport.app_calls import App
 
 HALF, FULL, SMALL = "half", "full", "small"
 """Kinds of shadow runs, by their training rows (see this module)."""

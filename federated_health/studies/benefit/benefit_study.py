@@ -21,7 +21,7 @@ from federated_health.studies.benefit.journal import JOURNAL, Journal, Results, 
 from federated_health.studies.benefit.training_setups import EvaluationProtocol, TrainingSetup
 from federated_health.studies.study import prepare_folder, refuse_duplicates
 from federated_health.studies.workers import run_tasks
-from federated_health.transport.in_process import App
+from federated_health.transport.app_calls import App
 
 EVIDENCE = "evidence.json"
 MIN_FOLDS = 2

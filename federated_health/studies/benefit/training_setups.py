@@ -19,7 +19,7 @@ from federated_health.hospital.benefit import weigh_columns
 from federated_health.settings import Settings
 from federated_health.studies.benefit.cohort import Cohort, Split
 from federated_health.studies.study import forget_local_models, local_model, open_run, require_all_updates
-from federated_health.transport.in_process import App
+from federated_health.transport.app_calls import App
 
 INNER_FOLDS = 3
 """Folds of a model's training rows, to choose its number of rounds."""

@@ -1,44 +1,20 @@
-"""A hospital's app as a plain call, and hospitals in the server's own process: for studies and tests."""
+"""Calls of a hospital's app, a ClientApp or a function that answers as one."""
 
 import logging
 import traceback
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable
 
-from flwr.app import Context, Message
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.app.user_config import UserConfig
 from flwr.common.constant import ErrorCode
 
 from federated_health.errors import AnswerError, MissingLibraryError, UserError
-from federated_health.names import node_id_of
-from federated_health.transport.interface import ReplyFutures, error_reply
+from federated_health.names import RUN_ID, node_id_of
 
 logger = logging.getLogger(__name__)
 
 App = Callable[[Message, Context], Message]
 """A ClientApp, or a function that answers as one."""
-
-
-class InProcessTransport(ReplyFutures):
-    """Hospitals as plain calls of one app, each with the context under its name."""
-
-    def __init__(self, app: App, contexts: Mapping[str, Context]) -> None:
-        super().__init__()
-        self._app = app
-        self._contexts = {node_id_of(name): context for name, context in contexts.items()}
-        self._names = {node_id_of(name): name for name in contexts}
-
-    def names(self) -> dict[int, str]:
-        return self._names
-
-    def send(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
-        futures = {}
-        for key, message in messages.items():
-            futures[key] = Future[Message]()
-            context = self._contexts.get(message.metadata.dst_node_id)
-            futures[key].set_result(
-                call_app(self._app, message, context) if context else error_reply(message, "it is not connected")
-            )
-        return futures
 
 
 def call_app(app: App, message: Message, context: Context) -> Message:
@@ -67,4 +43,14 @@ def call_app(app: App, message: Message, context: Context) -> Message:
             logger.error("%s failed: %s", message.metadata.message_type, describe_error(error))
             # Where the error was raised; its own text is left out, since it may hold values, and a log is a file.
             logger.debug("".join(traceback.format_tb(error.__traceback__)))
-        return error_reply(message, str(answer), ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
+        return failed_reply(message, str(answer))
+
+
+def failed_reply(message: Message, reason: str) -> Message:
+    """An error in place of the reply of an app that failed; `interface.has_failed` recognises it."""
+    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+
+def hospital_context(name: str, node_config: UserConfig) -> Context:
+    """Context for calling a hospital's ClientApp outside Flower's own runtimes."""
+    return Context(RUN_ID, node_id_of(name), {"name": name, **node_config}, state=RecordDict(), run_config={})
