@@ -1,6 +1,8 @@
 """What pages say and draw of each kind of label."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from federated_health.report.page import Cards, Caution, Page, Picture, Table, r
 from federated_health.report.panels import panels_of
 from federated_health.report.panels.quantities import join_groups
 from federated_health.report.run_page import page_of_run
-from federated_health.server.run_summary import summarise
+from federated_health.server.run_summary import summarise, write_metrics
 from tests.support.example_run import blocks, rows, section, titles
 from tests.support.example_targets import page_of_label, run_of_label
 from tests.support.targets import LABELS, task_of
@@ -299,3 +301,25 @@ def test_a_calibration_panel_shows_the_means_of_released_groups() -> None:
     (picture,) = blocks(part, Picture)
     assert "a: 28 and 29.5, 33 and 31; federation: 28 and 29.5, 33 and 31" in picture.alt
     assert "predicted days" in picture.svg
+
+
+# metrics.json
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_metrics_hold_a_threshold_only_if_the_label_is_binary(kind: str, tmp_path: Path) -> None:
+    run, figures = run_of_label(LABELS[kind])
+
+    write_metrics(tmp_path, run, figures, stopped=False)
+
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert ("threshold" in metrics) is (kind == "binary")
+    assert "class_weights" not in metrics
+
+
+def test_metrics_hold_the_class_weights_of_a_balanced_run(tmp_path: Path) -> None:
+    run, figures = run_of_label(LABELS["classes"], class_weight="balanced")
+
+    write_metrics(tmp_path, run, figures, stopped=False)
+
+    assert json.loads((tmp_path / "metrics.json").read_text())["class_weights"] == [0.5, 1.5, 1.5]

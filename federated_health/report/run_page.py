@@ -86,6 +86,7 @@ def metrics_of(config: TrainConfig, *, stopped: bool) -> dict[str, Any]:
     keys = ("task", "strategy", "strategy_args", "rounds", "seed", "threshold")
     entries: dict[str, Any] = {key: getattr(config, key) for key in keys}
     entries |= {"model": config.network.model, "network": config.network.to_config()}
+    entries |= {"class_weights": list(config.class_weights)} if config.class_weights else {}
     entries |= {"stopped": True} if stopped else {}
     return entries | ({"privacy": config.privacy.to_json()} if config.privacy else {})
 

@@ -97,8 +97,8 @@ def write_metrics(folder: Path, run: "FederatedRun", figures: Mapping[str, Any],
     """Write metrics.json; StorageError if it cannot be written."""
     described = report.load().run_page.metrics_of(run.train_config(), stopped=stopped)
     metrics = {**described, "faults": run.problems.to_json(), **figures}
-    if run.weights is None:
-        metrics.pop("threshold")  # only the hospitals know it
+    if run.weights is None or not target_of(run.settings.task_declaration).has_threshold:
+        metrics.pop("threshold")  # only the hospitals know it, or there is none
     write_json(folder / METRICS, metrics)
 
 
