@@ -75,13 +75,13 @@ class Stream:
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)  # gRPC takes one write per stream at a time
     _logged: set[str] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self._receiver = Receiver(self.max_message_bytes)
+
     async def accept(self) -> None:
         """Tell the hospital that it is accepted."""
         async with self._writing:
             await self.context.send_initial_metadata(((MAX_MESSAGE_KEY, str(self.max_message_bytes)),))
-
-    def __post_init__(self) -> None:
-        self._receiver = Receiver(self.max_message_bytes)
 
     async def exchange(self, key: str, message: Message, content: Serialised) -> Message:
         """Send a message and return its reply, or an error reply if the stream ends first.
@@ -161,7 +161,7 @@ class Stream:
         self._logged.add(reason)
 
     async def _write(self, message: Serialised, waiter: "asyncio.Future[Message | str]") -> bool:
-        """Write a message unless its waiter is done before its turn; returns whether the connection is there."""
+        """Write a message, unless nobody waits for its reply any more; returns whether the connection is there."""
         async with self._writing:
             try:
                 for part in message.parts() if not waiter.done() else ():
