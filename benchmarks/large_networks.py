@@ -30,6 +30,7 @@ import grpc
 import light_federation  # and finds the project
 import numpy as np
 from measuring import describe, judged, memory_of, show, significant, times_as_long
+from scripts import PROJECT
 
 from federated_health.processes import free_port, process
 from federated_health.server.run_folder import RunFolder
@@ -37,6 +38,9 @@ from federated_health.transport.channels import CHANNEL_OPTIONS
 from federated_health.transport.framing import CHUNK_BYTES
 
 HOSPITALS = 4
+FOLDER = PROJECT / "runs"
+"""Where checkpoints are written: on the disk of the project."""
+
 DEFAULT = 689
 """Number of weights of the default network."""
 
@@ -63,7 +67,8 @@ def stream(weights: int, rounds: int, *, checkpoints: bool = False) -> Found:
         run.gather()
         folder = None
         if checkpoints:
-            out = stack.enter_context(tempfile.TemporaryDirectory(dir="."))
+            FOLDER.mkdir(exist_ok=True)
+            out = stack.enter_context(tempfile.TemporaryDirectory(dir=FOLDER))
             folder = stack.enter_context(RunFolder(replace(run.settings, out=out, force=True)))
             folder.begin(run)
         ends = []
