@@ -1,9 +1,12 @@
 """The folder of a run: its results, its checkpoints, and how a run resumes."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 import pytest
 
 from federated_health import files
+from federated_health.cli import console, run_results
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import RunError
 from federated_health.files import hash_file
@@ -528,3 +532,52 @@ def test_a_resumed_run_is_never_without_a_checkpoint(tmp_path: Path, monkeypatch
         patched.setattr(CheckpointFolder, "remove", lambda _: pytest.fail("it removed its checkpoint"))
         stop(resumed(tmp_path), 0)
     assert read_checkpoint(tmp_path).round_number == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_a_server_whose_model_is_never_saved_and_the_run_resumes(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    is_waiting, is_announced, popen = threading.Event(), threading.Event(), subprocess.Popen
+
+    def start_frozen(*_: object, **options: Any) -> subprocess.Popen[bytes]:
+        child = popen(["sleep", "600"], **options)
+        child.send_signal(signal.SIGSTOP)
+        started.append(child)
+        return child
+
+    def signal_twice() -> None:
+        for moment in (is_waiting, is_announced):
+            assert moment.wait(60)
+            os.kill(os.getpid(), number)
+
+    def communicate(*arguments: Any, **keywords: Any) -> Any:
+        is_waiting.set()
+        return real(*arguments, **keywords)
+
+    real = popen.communicate
+    monkeypatch.setattr(popen, "communicate", communicate)
+    monkeypatch.setattr(subprocess, "Popen", start_frozen)
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    monkeypatch.setattr(console, "say", lambda line: is_announced.set() if "again" in line else None)
+    signaller = threading.Thread(target=signal_twice)
+
+    def run_and_save(settings: Settings) -> None:
+        with RunFolder(settings) as folder:
+            federated_run = run_for(settings)
+            federated_run.gather()
+            folder.begin(federated_run)
+            for _ in federated_run.rounds():
+                folder.append_round(federated_run)
+            figures = federated_run.evaluate()
+            signaller.start()
+            run_results.save_results(folder, federated_run, figures)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_and_save(chosen_for(tmp_path))
+    signaller.join(60)
+    (child,) = started
+    assert child.wait(60) == -signal.SIGKILL
+    assert names_in(tmp_path) == {"checkpoints", "metrics.json", "rounds.csv", "settings.json"}
+    assert read_checkpoint(tmp_path).round_number == 3
