@@ -228,8 +228,8 @@ class CheckpointFolder:
         self._newest = [finished]
 
     def is_finished(self) -> bool:
-        """Whether the newest checkpoint is that of a finished run."""
-        return any(path.name.startswith(FINISHED) for path in self.files()[:1])
+        """Whether the checkpoint that was loaded is that of a finished run."""
+        return any(path.name.startswith(FINISHED) for path in self._newest[:1])
 
     def files(self) -> list[Path]:
         """Checkpoint files, the newest first; none where there is no folder."""
