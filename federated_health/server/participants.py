@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from federated_health.data.label_direction import column_positions, find_inverted_labels
+from federated_health.data.label_direction import column_positions
 from federated_health.data.tasks import write_agreement
 from federated_health.errors import RunError
 from federated_health.messages.content import CLASS_COUNTS, CONFIG, REGISTRATION, SUMS_WITHHELD, Registration
@@ -18,6 +18,7 @@ from federated_health.messages.records import MalformedMessageError
 from federated_health.messages.validation import read_registration
 from federated_health.ml.targets import target_of
 from federated_health.server.replies import AcceptedReply, Content, ReplyCollector, find_lasting_cause
+from federated_health.server.suspicious_hospitals import check_registrations
 from federated_health.settings import Settings
 from federated_health.transport.backoff import Backoff
 from federated_health.transport.interface import LOG_INTERVAL, Transport, is_unavailable
@@ -102,21 +103,8 @@ class Participants:
         self.has_begun = True
 
     def check_registrations(self) -> None:
-        """Record in the problem log which hospitals seem to have the same rows, or inverted labels.
-
-        Nothing is known of hospitals that withheld sums and associations, as under differential privacy.
-        """
-        problems, first_of = self._collector.problems, dict[tuple[object, ...], str]()
-        for name, registration in sorted(self.registrations.items()):
-            if not registration.sums.are_released:
-                continue
-            other = first_of.setdefault(registration.statistics, name)
-            for one, double in [] if other == name else [(name, other), (other, name)]:
-                problems.warn(one, f"same row counts and sums as {double}: did one CSV join twice?")
-        associations = {name: registration.associations for name, registration in self.registrations.items()}
-        rows = {name: registration.train_examples for name, registration in self.registrations.items()}
-        for name, text in find_inverted_labels(associations, rows, self._settings.task_declaration).items():
-            problems.warn(name, text)
+        """Record in the problem log what is suspicious in the registrations."""
+        check_registrations(self.registrations, self._settings, self._collector.problems)
 
     def absent(self) -> list[str]:
         """Hospitals that have taken part, and are not connected or do not answer."""
@@ -304,6 +292,8 @@ class Participants:
             self._names[node], self._nodes[node].registration_number = name, next(self._entries)
             if known is None or not self.has_begun:
                 self.registrations[name] = registration
+            if known is None and self.has_begun:
+                self.check_registrations()
 
     def _read(self, node: int, content: RecordDict) -> Registration:
         task = self._settings.task_declaration
