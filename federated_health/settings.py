@@ -217,7 +217,11 @@ class Settings:
         maximum=MAX_WAIT,
     )
     round_timeout: float = _of_connection(
-        600.0, "seconds that a hospital has to answer a message", unit="SECONDS", above=0, maximum=MAX_WAIT
+        600.0,
+        "longest time in seconds that a hospital has to answer a message",
+        unit="SECONDS",
+        above=0,
+        maximum=MAX_WAIT,
     )
     out: str = _of_results("", "folder for the run's results", unit="DIR", shown="runs/ with the date and time")
     resume: str = _of_results(
