@@ -150,6 +150,13 @@ class Settings:
         minimum=0,
         allowed="0 = off, else at least 1",
     )
+    max_share: float = _of_averaging(
+        1.0,
+        "largest share of one hospital in the average, however many rows it declares; 1 means no limit",
+        unit="SHARE",
+        above=0,
+        maximum=1,
+    )
     encrypt: bool = _of_privacy(
         False,
         "encrypt updates: the server sums ciphertexts that only the hospitals can decrypt; needs --tls and 3 "
@@ -210,7 +217,11 @@ class Settings:
         maximum=MAX_WAIT,
     )
     round_timeout: float = _of_connection(
-        600.0, "seconds that a hospital has to answer a message", unit="SECONDS", above=0, maximum=MAX_WAIT
+        600.0,
+        "longest time in seconds that a hospital has to answer a message",
+        unit="SECONDS",
+        above=0,
+        maximum=MAX_WAIT,
     )
     out: str = _of_results("", "folder for the run's results", unit="DIR", shown="runs/ with the date and time")
     resume: str = _of_results(
@@ -244,7 +255,13 @@ class Settings:
             )
         if 0 < self.max_update_norm < 1:
             raise SettingsError(f"max-update-norm: expected 0 or at least 1, got {self.max_update_norm!r}")
-        if self.encrypt or self.dp_epsilon or self.class_weight != "none" or self.strategy == "qfedavg":
+        if (
+            self.encrypt
+            or self.dp_epsilon
+            or self.class_weight != "none"
+            or self.strategy == "qfedavg"
+            or self.max_share < 1
+        ):
             from federated_health.setting_conflicts import check_conflicts  # noqa: PLC0415  # of these settings only
 
             check_conflicts(self)
