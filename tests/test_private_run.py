@@ -391,7 +391,7 @@ def test_a_run_that_costs_more_than_the_hospital_allows_is_refused(cleveland: In
 
 
 def test_the_server_receives_the_reason_of_a_refusal(cleveland: InMemoryHospital) -> None:
-    join(cleveland)
+    client.app(request("query.statistics"), cleveland)
     with pytest.raises(AnswerError, match=r"threshold.*no privacy budget"):
         client.app(request("evaluate.threshold"), cleveland)
 
