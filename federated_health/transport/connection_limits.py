@@ -113,20 +113,22 @@ class ConnectionLimits:
                 status = os.fstat(file := int(name))
                 if stat.S_ISSOCK(status.st_mode):
                     number = status.st_ino
-                    peer = known[number] if number in known else self._read_peer(file, number)
+                    peer = known[number] if number in known else self._read_peer(file)
                     self._peers[number] = peer
                     if peer is not None:
                         yield Connection(file, number, peer)
 
-    def _read_peer(self, file: int, number: int) -> tuple[str, int] | None:
-        with socket.socket(fileno=os.dup(file)) as duplicate:
-            is_same = os.fstat(duplicate.fileno()).st_ino == number
-            if not (is_same and duplicate.family in (socket.AF_INET, socket.AF_INET6)):
+    def _read_peer(self, file: int) -> tuple[str, int] | None:
+        """The other end of an open file that is a connection to the port; None if it is none."""
+        opened = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=file)  # of any family: only names are read
+        try:
+            own = opened.getsockname()
+            if not isinstance(own, tuple) or own[1:2] != (self._port,):
                 return None
-            if duplicate.getsockname()[1] != self._port:
-                return None
-            address, port, *_ = duplicate.getpeername()
+            address, port, *_ = opened.getpeername()
             return str(address).removeprefix("::ffff:"), int(port)
+        finally:
+            opened.detach()  # the file is gRPC's
 
 
 def _close(connection: Connection) -> None:
