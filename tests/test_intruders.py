@@ -27,7 +27,7 @@ from federated_health.processes import free_port
 from federated_health.security import admission, certificates, handshake, issuing
 from federated_health.security.admission import Admission
 from federated_health.security.certificates import peer_certificate
-from federated_health.security.identity import Identity
+from federated_health.security.identity import ExpiryReminders, Identity
 from federated_health.security.parties import Party, Role, hospital, server
 from federated_health.transport import backoff, reconnect, stream_server
 from federated_health.transport.channels import CHANNEL_OPTIONS
@@ -594,7 +594,7 @@ def test_a_false_server_receives_nothing_and_the_hospital_names_the_cause(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(admission, "Admission", lambda *_: None)  # a false server admits everyone
-    monkeypatch.setattr(Identity, "expiry_warning", lambda _: None)
+    monkeypatch.setattr(ExpiryReminders, "due", lambda _: [])
     with false_server(pose(federation, tmp_path / "false")) as (address, announcements):
         error = LightHospital("a", address, tls=federation.hospitals["a"]).end()
         assert isinstance(error, JoinError)

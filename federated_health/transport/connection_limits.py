@@ -91,8 +91,9 @@ class ConnectionLimits:
                 _close(connection)
             most = max(waiting, key=lambda one: counts[one.network])
             self._announce(
-                f"{len(waiting)} connections without a hospital, {counts[most.network]} of them from {most.peer[0]}, "
-                f"of {self._room} that this process can hold: closed the oldest {len(ended)}"
+                f"the port has {len(peers) + len(waiting):,} of at most {self._room:,} connections, {len(waiting):,} of "
+                f"which have no hospital, {counts[most.network]:,} of these from {most.peer[0]}: "
+                f"closed the oldest {len(ended):,}"
             )
 
     def close_peer(self, peer: str) -> None:
@@ -120,7 +121,9 @@ class ConnectionLimits:
 
     def _read_peer(self, file: int) -> tuple[str, int] | None:
         """The other end of an open file that is a connection to the port; None if it is none."""
-        opened = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=file)  # of any family: only names are read
+        opened = socket.socket(
+            socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=file
+        )  # of any family: only names are read
         try:
             own = opened.getsockname()
             if not isinstance(own, tuple) or own[1:2] != (self._port,):

@@ -76,12 +76,14 @@ class _Servicer:
         self.ending: asyncio.Future[tuple[grpc.StatusCode, str] | None] = asyncio.get_running_loop().create_future()
         self._agreement = agreement
         self._max_message_bytes = max_message_bytes
-        self._security = self._admission = self._connections = None
+        self._security = self._admission = self._reminders = self._connections = None
         if tls is not None:
             from federated_health import security  # noqa: PLC0415  # optional feature
 
             self._security = security.load()
             self._admission = self._security.admission.Admission(tls, self.announcements.announce)
+            self._reminders = self._security.identity.ExpiryReminders(tls)
+            self._remind()
         self._announced: OrderedDict[str, str] = OrderedDict()  # the latest rejections, with the hospital's name
         self._port = port
         self._rejected_calls: Counter[str] = Counter()  # by peer, since the last check
@@ -196,11 +198,16 @@ class _Servicer:
     def _check(self) -> bool:
         """Announce what is due, close surplus connections, and return whether many have no hospital."""
         self.announcements.end_minute()
+        self._remind()
         self._rejected_calls.clear()
         if are_many := has_strangers(len(self.streams)):
             peers = [stream.context.peer() for stream in self.streams.values()]
             self._load_connections().close_excess(peers)
         return are_many
+
+    def _remind(self) -> None:
+        for line in self._reminders.due() if self._reminders else ():
+            self.announcements.announce(line)
 
     def _load_connections(self) -> "ConnectionLimits":
         if self._connections is None:
