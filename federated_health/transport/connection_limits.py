@@ -91,8 +91,8 @@ class ConnectionLimits:
                 _close(connection)
             most = max(waiting, key=lambda one: counts[one.network])
             self._announce(
-                f"the port has {len(peers) + len(waiting):,} of at most {self._room:,} connections, {len(waiting):,} of "
-                f"which have no hospital, {counts[most.network]:,} of these from {most.peer[0]}: "
+                f"the port has {len(peers) + len(waiting):,} of at most {self._room:,} connections; "
+                f"{len(waiting):,} have no hospital, {counts[most.network]:,} of these from {most.peer[0]}: "
                 f"closed the oldest {len(ended):,}"
             )
 
