@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -718,6 +719,25 @@ def test_both_sides_warn_when_a_certificate_ends_soon(federation: DemoIdentities
     assert member.end() is None
     assert re.search(r"server ends on [-0-9]+ .*: renew it", announcements[0])
     assert re.search(r"more-c ends on [-0-9]+ .*: renew it", member.announcements[0])
+
+
+def test_a_running_server_announces_that_its_certificate_ends(
+    federation: DemoIdentities, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_server, "CHECK_SECONDS", 0.01)
+    announcements: list[str] = []
+    end, left = federation.server.certificate.not_valid_after_utc, [timedelta(days=31)]
+    monkeypatch.setattr(ExpiryReminders, "now", lambda _: end - left[0])
+    with streams.server(announcements, tls=federation.server) as (grid, address):
+        member = LightHospital("a", address, tls=federation.hospitals["a"])
+        wait_until(lambda: announcements == ["a joined"])
+        for days, verb in ((30, "ends"), (7, "ends"), (1, "ends"), (0, "ended")):
+            left[0] = timedelta(days=days)
+            before = len(announcements)
+            wait_until(lambda before=before: len(announcements) > before)
+            assert f"server {verb} on {certificates.format_time(end)}" in announcements[-1]
+        assert answer_of(grid.send_and_receive([question("a", 1)], timeout=10)[0]) == ("a", 1)
+    assert member.end() is None
 
 
 def test_a_name_other_than_the_certificate_s_is_not_sent(federation: DemoIdentities) -> None:

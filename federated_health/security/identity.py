@@ -7,7 +7,7 @@ Functions raise CertificateError if a file is missing, does not match the others
 if one cannot be written.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -85,19 +85,20 @@ class ExpiryReminders:
 
     Args:
         identity: its certificate, its authority's, and the list in its folder.
-        clock: the time now.
     """
 
-    def __init__(self, identity: Identity, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, identity: Identity) -> None:
         self._identity = identity
-        self._clock = clock
         self._given: dict[tuple[str, datetime], timedelta] = {}  # the last reminder of each end
         self._list_end: datetime | None = None
         self._list_read = datetime.min.replace(tzinfo=UTC)
 
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
     def due(self) -> list[str]:
         """The lines that are due now and were not returned before. Cheap, for calls once per second."""
-        now, lines = self._clock(), []
+        now, lines = self.now(), []
         for subject, end, advice, consequence in self._ends(now):
             reached = [reminder for reminder in REMINDERS if end - now <= reminder]
             if reached and self._given.get((subject, end), timedelta.max) > min(reached):
