@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import grpc
 import pytest
 
 from federated_health.transport import backoff, connection_limits, listening, stream_server
+from federated_health.transport.channels import CHANNEL_OPTIONS
 from federated_health.transport.connection_limits import Connection, ConnectionLimits, peer_of
 from federated_health.transport.stream_server import StreamTransport
 from tests.support.identities import DemoIdentities
 from tests.support.streams import (
     LightHospital,
-    RawHospital,
     answer_of,
     question,
     server,
@@ -162,28 +163,25 @@ def test_certified_hospitals_join_a_port_whose_connections_are_all_taken(first: 
 def test_a_connection_whose_calls_are_rejected_again_and_again_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listening, "OTHER_FILES", 10_000)  # no other check closes it
     monkeypatch.setattr(stream_server, "CHECK_SECONDS", 60.0)
-    calls = 0
-
-    def count(*_: object) -> tuple[object, str]:
-        nonlocal calls
-        calls += 1
-        return stream_server.grpc.StatusCode.INVALID_ARGUMENT, "no"
-
-    monkeypatch.setattr(stream_server._Servicer, "_refuse", count)
     closed: list[str] = []
-    close = ConnectionLimits.close_peer
-    monkeypatch.setattr(ConnectionLimits, "close_peer", lambda *args: (closed.append(args[1]), close(*args)))
-    with server() as (_, address), RawHospital("a", address) as raw:
-        raw.end()
-        assert closed == []
-        join = raw._channel.stream_stream(f"/{stream_server.SERVICE}/Join")
-        for _ in range(stream_server.MAX_REJECTED_CALLS - 1):
-            with suppress(stream_server.grpc.RpcError):
-                list(join(iter(()), metadata=(("hospital", "a"),)))
-        assert len(closed) == 1
-        with suppress(stream_server.grpc.RpcError):
-            list(join(iter(()), metadata=(("hospital", "a"),), wait_for_ready=True))
-        assert len(closed) == 1  # that call came on another connection
+
+    def close(limits: ConnectionLimits, peer: str) -> None:
+        closed.append(peer)
+        close_peer(limits, peer)
+
+    close_peer = ConnectionLimits.close_peer
+    monkeypatch.setattr(ConnectionLimits, "close_peer", close)
+    with server() as (grid, address):
+        hospital = LightHospital("b", address)
+        wait_for_hospitals(grid)
+        with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+            join = channel.stream_stream(f"/{stream_server.SERVICE}/Join")
+            for number in range(stream_server.MAX_REJECTED_CALLS + 1):
+                call = join(iter(()), metadata=(("hospital", ""),), wait_for_ready=True)
+                assert call.code() is grpc.StatusCode.INVALID_ARGUMENT or number + 1 == stream_server.MAX_REJECTED_CALLS
+        assert len(closed) == 1  # the last call came on another connection
+        assert answer_of(grid.send_and_receive([question("b", 1)], timeout=20)[0]) == ("b", 1)
+    assert hospital.end() is None
 
 
 # A port without gRPC
@@ -275,7 +273,7 @@ def test_new_connections_outlive_those_of_the_previous_check(port: Port) -> None
 
 def test_a_connection_on_which_no_hospital_joins_in_time_is_closed(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(connection_limits.time, "monotonic", lambda: now)
+    monkeypatch.setattr("time.monotonic", lambda: now)
     limits = port.limits(100)
     joined, _ = [port.open(), port.open()]
     limits.close_excess([joined])

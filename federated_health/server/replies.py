@@ -15,6 +15,7 @@ from federated_health.messages.records import DIVERGED, METRICS, MalformedMessag
 from federated_health.ml.networks import Weights
 from federated_health.names import printable
 from federated_health.server.problem_log import ProblemLog
+from federated_health.transport.announcements import Announcements
 from federated_health.transport.interface import Transport, has_failed
 
 logger = logging.getLogger(__name__)
@@ -39,16 +40,19 @@ class AcceptedReply(Generic[Content]):
 class ReplyCollector:
     """Sends messages over a transport and returns the valid replies.
 
-    Invalid and missing replies are counted and logged, as a warning only when a hospital's reason changes.
+    Invalid and missing replies are counted and logged, as a warning only when a hospital's reason changes, and a few
+    times per minute.
 
     Args:
         timeout: seconds that hospitals have for a reply.
 
     Attributes:
+        lines: limits the lines per minute about each hospital.
         failures: hospital -> the reason of its reply that was an error or was rejected, since this was last emptied.
     """
 
     def __init__(self, transport: Transport, timeout: float, problems: ProblemLog) -> None:
+        self.lines = Announcements(logger.warning)
         self.problems = problems
         self._transport = transport
         self._timeout = timeout
@@ -123,7 +127,7 @@ class ReplyCollector:
     def reject(self, hospital: str, reason: str, *, has_answered: bool = True) -> None:
         """Count and log an invalid reply, or with `has_answered` false a missing one; the reason holds no values."""
         self.problems.count(hospital, reason, has_answered=has_answered)
-        is_new = self._last_reasons.get(hospital) != reason
+        is_new = self._last_reasons.get(hospital) != reason and self.lines.allows(hospital)
         logger.log(logging.WARNING if is_new else logging.DEBUG, "%s is left out: %s", hospital, reason)
         self._last_reasons[hospital] = reason
 

@@ -15,11 +15,11 @@ MAX_LINES = 10
 MAX_KINDS = 5_000
 """Largest number of kinds that are counted apart."""
 
-REJECTIONS, CONNECTIONS, FAILED_CHECKS = "rejected peers", "surplus connections", "failed checks of connections"
-OTHERS = "other hospitals"
+HOSPITALS, REJECTIONS = "hospitals that joined and left", "rejected peers"
+CONNECTIONS, FAILED_CHECKS, OTHERS = "surplus connections", "failed checks of connections", "others"
 
-LIMITS = {REJECTIONS: 30, CONNECTIONS: 1, FAILED_CHECKS: 1}
-"""Largest number of lines per minute of other kinds; a rejected peer may change its name with every call."""
+LIMITS = {HOSPITALS: 2_500, REJECTIONS: 30, CONNECTIONS: 1, FAILED_CHECKS: 1}
+"""Largest number of lines per minute of other kinds; without TLS a peer may change its name with every call."""
 
 
 class Announcements:

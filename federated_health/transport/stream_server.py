@@ -21,7 +21,7 @@ from flwr.app import Message
 from federated_health.data.tasks import find_difference, read_agreement
 from federated_health.errors import StorageError
 from federated_health.names import is_hospital_name, node_id_of, printable
-from federated_health.transport.announcements import CONNECTIONS, FAILED_CHECKS, REJECTIONS, Announcements
+from federated_health.transport.announcements import CONNECTIONS, FAILED_CHECKS, HOSPITALS, REJECTIONS, Announcements
 from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL, split_address
 from federated_health.transport.framing import Serialised, serialise_content
 from federated_health.transport.interface import Problem, ReplyFutures, error_reply
@@ -72,11 +72,12 @@ class _Servicer:
         self.streams: dict[int, Stream] = {}
         self.problems = Problems()
         self.announcements = Announcements(on_change)
-        self.watching: asyncio.Future[None] | None = None
+        self.checking: asyncio.Future[None] | None = None
         self.ending: asyncio.Future[tuple[grpc.StatusCode, str] | None] = asyncio.get_running_loop().create_future()
         self._agreement = agreement
         self._max_message_bytes = max_message_bytes
-        self._security = self._admission = self._reminders = self._connections = None
+        self._security = self._admission = self._reminders = None
+        self._connections: ConnectionLimits | None = None
         if tls is not None:
             from federated_health import security  # noqa: PLC0415  # optional feature
 
@@ -119,7 +120,7 @@ class _Servicer:
             if previous is not None:
                 previous.replaced.set_result(None)
             self._announced = OrderedDict(item for item in self._announced.items() if item[1] != name)
-            self.announcements.announce(f"{name} {'reconnected' if previous else 'joined'}", name)
+            self.announcements.announce(f"{name} {'reconnected' if previous else 'joined'}", name, HOSPITALS)
             await stream.accept()
             await self._read(stream)
         except asyncio.CancelledError:
@@ -133,7 +134,7 @@ class _Servicer:
             if self.streams.get(node) is stream:
                 del self.streams[node]
                 if not self.ending.done() and not stream.expelled.done():
-                    self.announcements.announce(f"{name} left", name)
+                    self.announcements.announce(f"{name} left", name, HOSPITALS)
         if stream.expelled.done():
             reason = stream.expelled.result()
             await self._abort(context, grpc.StatusCode.PERMISSION_DENIED, reason, "disconnected", name)
@@ -183,9 +184,9 @@ class _Servicer:
             return grpc.StatusCode.UNAVAILABLE, f"{self._room} hospitals are connected already"
         return None
 
-    async def watch(self) -> None:
-        """Check connections and certificates until the task is cancelled."""
-        while True:
+    async def keep_checking(self) -> None:
+        """Check connections and certificates until the server stops."""
+        while not self.ending.done():
             began, are_many = time.thread_time(), False
             try:
                 are_many = self._check()
@@ -193,7 +194,7 @@ class _Servicer:
                 self.announcements.announce(f"connections could not be checked: {error!r}", FAILED_CHECKS)
             # While there are many, the checks take at most a fifth of a processor.
             pause = max(MIN_CHECK_SECONDS, 5 * (time.thread_time() - began)) if are_many else CHECK_SECONDS
-            await asyncio.sleep(min(pause, CHECK_SECONDS))
+            await asyncio.wait({self.ending}, timeout=min(pause, CHECK_SECONDS))
 
     def _check(self) -> bool:
         """Announce what is due, close surplus connections, and return whether many have no hospital."""
@@ -316,12 +317,11 @@ def serve_streams(
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Join": join}),))
         listen(server, address, tls)
         await server.start()
-        servicer.watching = asyncio.ensure_future(servicer.watch())
+        servicer.checking = asyncio.ensure_future(servicer.keep_checking())
         return server, servicer
 
     async def stop(server: grpc.aio.Server, servicer: _Servicer, status: tuple[grpc.StatusCode, str] | None) -> None:
         servicer.ending.set_result(status)
-        servicer.watching.cancel()
         await server.stop(grace=GRACE_SECONDS)
         if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(tasks, timeout=GRACE_SECONDS)  # asyncio would report calls that are still pending
