@@ -67,11 +67,12 @@ class ConnectionLimits:
         self._peers: dict[int, tuple[str, int] | None] = {}  # by socket; None for one that is no connection to the port
         self._first_seen: dict[int, float] = {}  # by socket, of connections without a hospital
 
-    def close_excess(self, joined: Iterable[str]) -> None:
-        """Close connections without a hospital that are too many or too old.
+    def close_excess(self, joined: Iterable[str], rejected: Iterable[str] = ()) -> None:
+        """Close connections without a hospital that are too many or too old, and those of rejected peers.
 
         Args:
             joined: gRPC's text for the peer of each joined hospital.
+            rejected: the same for each peer whose connection must end.
         """
         now, peers = time.monotonic(), {peer_of(text) for text in joined}
         waiting = [connection for connection in self._connections() if connection.peer not in peers]
@@ -84,23 +85,18 @@ class ConnectionLimits:
             ranks[connection] = counts[connection.network]
         waiting.sort(key=ranks.__getitem__, reverse=True)
         excess = max(0, len(waiting) - max(0, self._room - len(peers)) // 2)
-        ended = waiting[:excess]
-        ended += (one for one in waiting[excess:] if now - self._first_seen[one.socket] > JOIN_SECONDS)
-        if ended:
-            for connection in ended:
-                _close(connection)
+        ended, others = waiting[:excess], waiting[excess:]
+        unwanted = {peer_of(text) for text in rejected}
+        ended += [one for one in others if one.peer in unwanted or now - self._first_seen[one.socket] > JOIN_SECONDS]
+        for connection in ended:
+            _close(connection)
+        if excess:
             most = max(waiting, key=lambda one: counts[one.network])
             self._announce(
                 f"the port has {len(peers) + len(waiting):,} of at most {self._room:,} connections; "
                 f"{len(waiting):,} have no hospital, {counts[most.network]:,} of these from {most.peer[0]}: "
                 f"closed the oldest {len(ended):,}"
             )
-
-    def close_peer(self, peer: str) -> None:
-        """Close the connection of a peer, given as gRPC's text."""
-        for connection in self._connections():
-            if connection.peer == peer_of(peer):
-                _close(connection)
 
     def _connections(self) -> Iterator[Connection]:
         """The open connections to the port."""

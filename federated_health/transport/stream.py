@@ -57,11 +57,11 @@ class Stream:
     Attributes:
         process: token of the hospital's process.
         max_message_bytes: size limit of a message.
+        announcements: count the lines about this hospital over all its streams.
         replaced: done once the same process has reconnected on another stream.
         awaited: message id -> its reply, or the reason why there is none.
         find_obstacle: returns why the hospital is no longer admitted, or None while it is.
         expelled: done, with the reason, once the hospital is no longer admitted.
-        announcements: count the lines about this hospital over all its streams.
     """
 
     name: str
@@ -69,11 +69,11 @@ class Stream:
     context: grpc.aio.ServicerContext
     problems: Problems = field(default_factory=Problems)
     max_message_bytes: int = MAX_REPLY_BYTES
+    announcements: Announcements = field(default_factory=lambda: Announcements(logger.warning))
     replaced: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     awaited: dict[str, "asyncio.Future[Message | str]"] = field(default_factory=dict)
     find_obstacle: Callable[[], str | None] = lambda: None
     expelled: "asyncio.Future[str]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    announcements: Announcements = field(default_factory=lambda: Announcements(logger.warning))
     _past: OrderedDict[str, str] = field(default_factory=OrderedDict)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)  # gRPC takes one write per stream at a time
     _logged: set[str] = field(default_factory=set)

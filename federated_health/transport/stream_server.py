@@ -57,6 +57,9 @@ CHECK_SECONDS = 1.0
 MIN_CHECK_SECONDS = 0.02
 """Time between two checks of the connections while many have no hospital."""
 
+MAX_PEERS = 10_000
+"""Largest number of peers whose rejected calls are counted."""
+
 
 class _Servicer:
     """Accepts or rejects hospitals, and reads their streams."""
@@ -84,7 +87,6 @@ class _Servicer:
             self._security = security.load()
             self._admission = self._security.admission.Admission(tls, self.announcements.announce)
             self._reminders = self._security.identity.ExpiryReminders(tls)
-            self._remind()
         self._announced: OrderedDict[str, str] = OrderedDict()  # the latest rejections, with the hospital's name
         self._port = port
         self._rejected_calls: Counter[str] = Counter()  # by peer, since the last check
@@ -94,14 +96,8 @@ class _Servicer:
         """One hospital's stream, from joining to its end."""
         metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
         name = metadata.get("hospital", "")
-        stream = Stream(
-            name,
-            metadata.get("process", ""),
-            context,
-            self.problems,
-            self._max_message_bytes,
-            announcements=self.announcements,
-        )
+        process = metadata.get("process", "")
+        stream = Stream(name, process, context, self.problems, self._max_message_bytes, self.announcements)
         refusal = None
         if self._security and self._admission:
             # The certificate is checked first: an unknown peer must learn neither the agreement nor who is connected.
@@ -155,9 +151,9 @@ class _Servicer:
             self._announced[line] = name
             if len(self._announced) > MAX_REFUSALS:
                 self._announced.popitem(last=False)
+        if len(self._rejected_calls) >= MAX_PEERS:
+            self._rejected_calls.clear()
         self._rejected_calls[context.peer()] += 1
-        if self._rejected_calls[context.peer()] == MAX_REJECTED_CALLS:
-            self._load_connections().close_peer(context.peer())
         await context.abort(code, reason)
 
     def _refuse(self, name: str, metadata: Mapping[str, str]) -> tuple[grpc.StatusCode, str] | None:
@@ -187,37 +183,32 @@ class _Servicer:
     async def keep_checking(self) -> None:
         """Check connections and certificates until the server stops."""
         while not self.ending.done():
-            began, are_many = time.thread_time(), False
+            began, found = time.thread_time(), False
             try:
-                are_many = self._check()
+                found = self._check()
             except Exception as error:
                 self.announcements.announce(f"connections could not be checked: {error!r}", FAILED_CHECKS)
-            # While there are many, the checks take at most a fifth of a processor.
-            pause = max(MIN_CHECK_SECONDS, 5 * (time.thread_time() - began)) if are_many else CHECK_SECONDS
+            # The checks take at most a fifth of a processor.
+            pause = max(MIN_CHECK_SECONDS, 5 * (time.thread_time() - began)) if found else CHECK_SECONDS
             await asyncio.wait({self.ending}, timeout=min(pause, CHECK_SECONDS))
 
     def _check(self) -> bool:
-        """Announce what is due, close surplus connections, and return whether many have no hospital."""
+        """Announce what is due, close surplus connections, and return whether there are any."""
         self.announcements.end_minute()
-        self._remind()
-        self._rejected_calls.clear()
-        if are_many := has_strangers(len(self.streams)):
-            peers = [stream.context.peer() for stream in self.streams.values()]
-            self._load_connections().close_excess(peers)
-        return are_many
-
-    def _remind(self) -> None:
         for line in self._reminders.due() if self._reminders else ():
             self.announcements.announce(line)
-
-    def _load_connections(self) -> "ConnectionLimits":
+        rejected = {peer for peer, calls in self._rejected_calls.items() if calls >= MAX_REJECTED_CALLS}
+        if not rejected and not has_strangers(len(self.streams)):
+            return False
         if self._connections is None:
             from federated_health.transport.connection_limits import ConnectionLimits  # noqa: PLC0415  # rarely needed
 
-            self._connections = ConnectionLimits(
-                self._port, max_connections(), lambda line: self.announcements.announce(line, CONNECTIONS)
-            )
-        return self._connections
+            announce = lambda line: self.announcements.announce(line, CONNECTIONS)  # noqa: E731
+            self._connections = ConnectionLimits(self._port, max_connections(), announce)
+        self._connections.close_excess((stream.context.peer() for stream in self.streams.values()), rejected)
+        for peer in rejected:
+            del self._rejected_calls[peer]
+        return True
 
     async def _read(self, stream: Stream) -> None:
         """Deliver replies until the hospital leaves, reconnects elsewhere or is expelled, or the server stops."""
