@@ -103,8 +103,9 @@ class ExpiryReminders:
             reached = [reminder for reminder in REMINDERS if end - now <= reminder]
             if reached and self._given.get((subject, end), timedelta.max) > min(reached):
                 self._given[subject, end] = min(reached)
-                verb, note = ("ends", "") if now < end else ("ended", f"; until then {consequence}")
-                lines.append(f"{subject} {verb} on {certificates.format_time(end)}: {advice}{note}")
+                moment = certificates.format_time(end)
+                past = f"{subject} ended on {moment}: {advice}; until then {consequence}"
+                lines.append(past if end <= now else f"{subject} ends on {moment}: {advice}")
         return lines
 
     def _ends(self, now: datetime) -> Iterator[tuple[str, datetime, str, str]]:
