@@ -101,12 +101,13 @@ class LightHospital:
         agreement: dict[str, str] = AGREEMENT,
         wait: float = 5.0,
         tls: Identity | None = None,
+        app: ClientApp | None = None,
     ) -> None:
         self.error: BaseException | None = None
         self.announcements: list[str] = []
         self._run = partial(
             join_run,
-            app_of(answer),
+            app or app_of(answer),
             hospital_context(name, {}),
             name=name,
             address=address,
