@@ -5,12 +5,19 @@ import re
 
 from federated_health.errors import AddressError
 
-PROTOCOL = "5"
+PROTOCOL = "6"
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 MAX_METADATA_BYTES = 128 * 1024  # they hold a hospital's task agreement; gRPC's own limit is 8 KiB
 
 KEEPALIVE_SECONDS = 20.0
-"""Silence after which either end sends a ping; it closes the connection after the same time without an answer."""
+"""Silence after which either end sends a ping; it closes the connection after the same time without any byte.
+
+An answer to the ping is not needed, since on a slow link it waits behind a large message. So that the receiver of that
+message sends bytes meanwhile, each end sends a part without content at least every `signal_seconds`.
+"""
+
+MAX_PING_SECONDS = 3600.0
+"""Time limit for the answer to a ping."""
 
 MAX_MESSAGE_KEY = "largest-message"
 """Metadata key with which a server accepts a hospital: the size limit, in bytes, of the hospital's messages."""
@@ -33,7 +40,7 @@ def channel_options(keepalive: float) -> list[tuple[str, int]]:
         ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.keepalive_time_ms", milliseconds),
         ("grpc.keepalive_timeout_ms", milliseconds),
-        ("grpc.http2.ping_timeout_ms", milliseconds),  # by default gRPC waits for a minute
+        ("grpc.http2.ping_timeout_ms", round(MAX_PING_SECONDS * 1000)),  # unless longer, gRPC needs answers, not bytes
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         # gRPC's server treats more frequent pings as an attack, and a hospital that trains for long sends many.
@@ -47,6 +54,11 @@ def channel_options(keepalive: float) -> list[tuple[str, int]]:
 
 
 CHANNEL_OPTIONS = channel_options(KEEPALIVE_SECONDS)
+
+
+def signal_seconds() -> float:
+    """Silence after which either end of a stream sends a part without content: see KEEPALIVE_SECONDS."""
+    return KEEPALIVE_SECONDS / 2
 
 
 def check_address(address: str, *, encrypted: bool = False, insecure: bool = False) -> None:

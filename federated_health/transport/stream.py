@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import grpc
 from flwr.app import Message
 
 from federated_health.names import node_id_of
+from federated_health.transport import channels
 from federated_health.transport.channels import MAX_MESSAGE_KEY, MAX_REPLY_BYTES
 from federated_health.transport.framing import Receiver, Serialised, UndecodableError, serialise_message
 from federated_health.transport.interface import Problem, error_reply
@@ -78,10 +79,18 @@ class Stream:
     def __post_init__(self) -> None:
         self._receiver = Receiver(self.max_message_bytes)
 
-    async def accept(self) -> None:
-        """Tell the hospital that it is accepted."""
+    async def accept(self, proof: Sequence[tuple[str, str | bytes]] = ()) -> None:
+        """Tell the hospital that it is accepted, and prove to it who the server is."""
         async with self._writing:
-            await self.context.send_initial_metadata(((MAX_MESSAGE_KEY, str(self.max_message_bytes)),))
+            await self.context.send_initial_metadata(((MAX_MESSAGE_KEY, str(self.max_message_bytes)), *proof))
+
+    async def signal(self) -> None:
+        """Send a part without content now and then, while the stream lives; see `channels.KEEPALIVE_SECONDS`."""
+        is_open = True
+        while is_open:
+            await asyncio.sleep(channels.signal_seconds())
+            writing = self._write(Serialised(b""), asyncio.get_running_loop().create_future())
+            is_open = await asyncio.shield(asyncio.ensure_future(writing))  # as in `exchange`
 
     async def exchange(self, key: str, message: Message, content: Serialised) -> Message:
         """Send a message and return its reply, or an error reply if the stream ends first.

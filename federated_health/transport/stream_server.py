@@ -6,7 +6,7 @@ All streams share one event loop in one thread.
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
@@ -61,12 +61,13 @@ class _Servicer:
         self._agreement = agreement
         self._on_change = on_change
         self._max_message_bytes = max_message_bytes
-        self._security = self._admission = None
+        self._security = self._admission = self._prover = None
         if tls is not None:
             from federated_health import security  # noqa: PLC0415  # optional feature
 
             self._security = security.load()
             self._admission = self._security.admission.Admission(tls, on_change)
+            self._prover = self._security.proof.Prover(tls)
         self._announced: set[str] = set()  # rejections since a hospital last joined
         self._room = max_streams()
 
@@ -94,8 +95,12 @@ class _Servicer:
                 previous.replaced.set_result(None)
             self._announced.clear()
             self._on_change(f"{name} {'reconnected' if previous else 'joined'}")
-            await stream.accept()
-            await self._read(stream)
+            await stream.accept(self._prove(context))
+            signalling = asyncio.ensure_future(stream.signal())
+            try:
+                await self._read(stream)
+            finally:
+                signalling.cancel()
         except asyncio.CancelledError:
             # gRPC does not report which of the two happened.
             if stream.awaited and not self.ending.done():
@@ -113,6 +118,22 @@ class _Servicer:
             await self._abort(context, grpc.StatusCode.PERMISSION_DENIED, reason, f"disconnected {name}: {reason}")
         if self.ending.done() and (stopped := self.ending.result()):
             await context.abort(*stopped)
+
+    async def Prove(self, _request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        """Prove to a hospital who the server is, before it joins."""
+        await context.send_initial_metadata(self._prove(context))
+        return b""
+
+    def _prove(self, context: grpc.aio.ServicerContext) -> Sequence[tuple[str, str | bytes]]:
+        """Metadata that answers a hospital's challenge; none without TLS."""
+        if self._prover is None or self._security is None:
+            return ()
+        metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+        challenge = metadata.get(self._security.proof.CHALLENGE_KEY, "")
+        proof: Sequence[tuple[str, str | bytes]] = self._prover.prove(
+            challenge, self._security.certificates.peer_certificate(context.auth_context())
+        )
+        return proof
 
     async def _abort(
         self, context: grpc.aio.ServicerContext, code: grpc.StatusCode, reason: str, announcement: str
@@ -241,7 +262,10 @@ def serve_streams(
         server = grpc.aio.server(options=server_options(max_message_bytes))
         servicer = _Servicer({"protocol": PROTOCOL, **agreement}, on_change, max_message_bytes, tls)
         join = grpc.stream_stream_rpc_method_handler(servicer.Join)  # bytes in both directions, see `framing`
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Join": join}),))
+        prove = grpc.unary_unary_rpc_method_handler(servicer.Prove)
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, {"Join": join, "Prove": prove}),)
+        )
         listen(server, address, tls)
         await server.start()
         return server, servicer
