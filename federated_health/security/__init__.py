@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def load() -> ModuleType:
-    """This package with `handshake`, `proof` and what they import: `admission`, `certificates`, `identity` and so on."""
+    """This package with `handshake`, `proof` and what these import, such as `admission`."""
     from federated_health.security import handshake, proof  # noqa: F401, PLC0415  # the loader of this folder
 
     return sys.modules[__name__]

@@ -21,6 +21,7 @@ from federated_health.transport import channels
 from federated_health.transport.app_calls import App, call_app, failed_reply
 from federated_health.transport.channels import MAX_MESSAGE_BYTES, MAX_MESSAGE_KEY, MAX_REPLY_BYTES, PROTOCOL
 from federated_health.transport.framing import Receiver, Serialised, UndecodableError, serialise_reply
+from federated_health.transport.liveness import watched
 from federated_health.transport.reconnect import Reconnector, find_obstacle
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def join_run(
     # Only this process knows the token, so no other can replace its stream after a lost connection.
     metadata = (*_join_metadata(name, agreement), ("process", uuid4().hex))
     check: ServerCheck | None = None
+    _, port = channels.split_address(address)
     reconnector = Reconnector(address, tls, wait, announce)
     if tls is not None:
         tls.check_name(name)
@@ -96,7 +98,7 @@ def join_run(
     obstacle: MissingLibraryError | None = None
     while True:
         began, limit = time.monotonic(), None
-        with _open_channel(address, tls) as channel:
+        with _open_channel(address, tls) as channel, watched(port, channels.max_silence_seconds(), channel.close):
             stream = _HospitalStream(channel, ledger)
             try:
                 call, limit = _begin(stream, channel, metadata, check, reconnector, address)
@@ -258,7 +260,7 @@ class _HospitalStream:
             try:
                 reply = self._replies.get(timeout=channels.signal_seconds())
             except Empty:
-                yield b""  # see `channels.KEEPALIVE_SECONDS`
+                yield b""
                 continue
             if reply is None:
                 return

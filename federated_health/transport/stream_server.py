@@ -19,6 +19,7 @@ from flwr.app import Message
 from federated_health.data.tasks import find_difference, read_agreement
 from federated_health.errors import StorageError
 from federated_health.names import is_hospital_name, node_id_of, printable
+from federated_health.transport import channels, liveness
 from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL
 from federated_health.transport.framing import Serialised, serialise_content
 from federated_health.transport.interface import Problem, ReplyFutures, error_reply
@@ -58,6 +59,7 @@ class _Servicer:
         self.streams: dict[int, Stream] = {}
         self.problems = Problems()
         self.ending: asyncio.Future[tuple[grpc.StatusCode, str] | None] = asyncio.get_running_loop().create_future()
+        self.watching: asyncio.Future[None] | None = None
         self._agreement = agreement
         self._on_change = on_change
         self._max_message_bytes = max_message_bytes
@@ -118,6 +120,8 @@ class _Servicer:
             await self._abort(context, grpc.StatusCode.PERMISSION_DENIED, reason, f"disconnected {name}: {reason}")
         if self.ending.done() and (stopped := self.ending.result()):
             await context.abort(*stopped)
+        if stream.silent.done():
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "nothing arrived for too long")
 
     async def Prove(self, _request: bytes, context: grpc.aio.ServicerContext) -> bytes:
         """Prove to a hospital who the server is, before it joins."""
@@ -134,6 +138,17 @@ class _Servicer:
             challenge, self._security.certificates.peer_certificate(context.auth_context())
         )
         return proof
+
+    async def watch(self) -> None:
+        """End streams of which no byte has arrived for too long, until the server stops."""
+        while liveness.CAN_COUNT and not self.ending.done():
+            await asyncio.wait({self.ending}, timeout=channels.max_silence_seconds() / 8)
+            received = liveness.count_received()
+            for stream in self.streams.values():
+                peer = liveness.parse_peer(unquote(str(stream.context.peer())))
+                seconds = stream.silence.seconds(peer and received.get(peer))
+                if seconds > channels.max_silence_seconds() and not stream.silent.done():
+                    stream.silent.set_result(None)
 
     async def _abort(
         self, context: grpc.aio.ServicerContext, code: grpc.StatusCode, reason: str, announcement: str
@@ -175,7 +190,7 @@ class _Servicer:
     async def _read(self, stream: Stream) -> None:
         """Deliver replies until the hospital leaves, reconnects elsewhere or is expelled, or the server stops."""
         reading = asyncio.ensure_future(self._deliver_all(stream))
-        ends: set[asyncio.Future[Any]] = {reading, self.ending, stream.replaced, stream.expelled}
+        ends: set[asyncio.Future[Any]] = {reading, self.ending, stream.replaced, stream.expelled, stream.silent}
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if reading.done():
@@ -268,6 +283,7 @@ def serve_streams(
         )
         listen(server, address, tls)
         await server.start()
+        servicer.watching = asyncio.ensure_future(servicer.watch())
         return server, servicer
 
     async def stop(server: grpc.aio.Server, servicer: _Servicer, status: tuple[grpc.StatusCode, str] | None) -> None:
