@@ -44,7 +44,7 @@ class Proxy:
         try:
             connection = socket.create_connection((self.host, self.port), timeout=timeout)
         except OSError as error:
-            raise OSError(f"the proxy cannot be reached: {error.strerror or error}") from None
+            raise OSError(f"the proxy: {error.strerror or error}") from None
         try:
             target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
