@@ -60,8 +60,6 @@ class Reconnector:
 
     def __init__(self, address: str, tls: "Identity | None", wait: float, announce: Callable[[str], None]) -> None:
         self._address = address
-        proxy = channels.proxy_of(address)
-        self._route = f" through {proxy}" if proxy else ""
         self._tls = tls
         self._wait = wait
         self._announce = announce
@@ -116,14 +114,18 @@ class Reconnector:
         left = deadline - time.monotonic()
         if left <= 0:
             raise JoinError(
-                f"{self._address}: {self._refusal or f'no server within {self._wait:g} s{self._route}{obstacle}'}"
+                f"{self._address}: {self._refusal or f'no server within {self._wait:g} s{self._route()}{obstacle}'}"
             )
         if not self._refusal:
             self._announce_waiting(obstacle)
         time.sleep(min(self._backoff.next_delay(), left))
 
+    def _route(self) -> str:
+        proxy = channels.proxy_of(self._address)
+        return f" through {proxy}" if proxy else ""
+
     def _announce_waiting(self, obstacle: str = "") -> None:
-        server = f"the server at {self._address}{self._route}"
+        server = f"the server at {self._address}{self._route()}"
         self._announce_once("waiting", f"waiting up to {self._wait:g} s for {server}{obstacle}")
 
     def _announce_once(self, kind: str, message: str) -> None:
