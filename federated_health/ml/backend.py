@@ -49,7 +49,10 @@ def load_tensorflow() -> ModuleType:
         except (AttributeError, OSError, TypeError, ValueError) as error:
             # Keras reads this file when it is imported, which TensorFlow does.
             settings = Path(os.environ.get("KERAS_HOME", "~/.keras"), "keras.json").expanduser()
-            raise RunError(f"TensorFlow cannot be loaded ({error}): correct {settings} if it exists") from None
+            raise RunError(
+                f"TensorFlow cannot be loaded ({error}): correct {settings} if it exists",
+                reason="its TensorFlow cannot be loaded",
+            ) from None
         tensorflow.config.list_physical_devices()  # finds graphics cards, and logs an error where there is none
         _reset_keras()
     return tensorflow  # type: ignore[no-any-return]  # TensorFlow ships no types
