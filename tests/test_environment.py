@@ -86,6 +86,38 @@ def test_a_settings_file_that_keras_cannot_use_is_named_in_one_line(tmp_path: Pa
     assert str(tmp_path) not in line.partition("to the server")[2]
 
 
+ASK = """
+import federated_health
+from tests.support.streams import LightHospital, answer_of, question, server, wait_for_hospitals
+with server() as (grid, address):
+    LightHospital("a", address)
+    wait_for_hospitals(grid)
+    print(*answer_of(grid.send_and_receive([question("a", 1)], timeout=10)[0]))
+"""
+
+
+@pytest.mark.slow
+def test_no_variable_of_grpc_ends_a_connection() -> None:
+    finished = run(
+        *("-c", ASK),
+        GRPC_POLL_STRATEGY="none",
+        GRPC_SSL_CIPHER_SUITES="none",
+        GRPC_EXPERIMENTS="no_such_experiment",
+        GRPC_XDS_BOOTSTRAP="no-such-file",
+        GRPC_TRACE="all",
+        GRPC_DNS_RESOLVER="none",
+        GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS="100",
+    )
+    assert (finished.stdout, finished.stderr) == ("a 1\n", "")
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "-1", "many"])
+def test_output_does_not_vanish_in_a_terminal_without_columns(columns: str) -> None:
+    finished = run("-c", "from federated_health.cli.console import say; say('a line')", COLUMNS=columns)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert finished.stdout.endswith(" a line\n")
+
+
 def test_variables_are_removed_and_the_backend_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith(backend.IGNORED)]:
         monkeypatch.delenv(name)
