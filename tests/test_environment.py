@@ -1,4 +1,4 @@
-"""Environment variables that libraries read: none changes a result or ends a run; docs/environment.md lists them."""
+"""Environment variables that libraries read: none changes a result or ends a run; docs/operating.md lists them."""
 
 import json
 import os
