@@ -19,9 +19,11 @@ if TYPE_CHECKING:
         write_task,
     )
 
-# gRPC writes a line to stderr for every handshake that fails, without saying whose: an unknown peer could fill a
-# terminal with them. It reads this when it is imported, so a server imports something of this package first.
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+# gRPC writes a line to stderr for every handshake that fails, without saying whose: an unknown peer, or a proxy, could
+# fill a terminal with them. It reads this when it is imported, so a server imports something of this package first.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+for _name in ("GRPC_POLL_STRATEGY", "GRPC_SSL_CIPHER_SUITES", "GRPC_EXPERIMENTS"):
+    os.environ.pop(_name, None)  # they can end the process, or change how it connects
 
 __version__ = "0.2.0"
 

@@ -33,7 +33,7 @@ from federated_health.names import (
     NETWORK,
 )
 from federated_health.transport.app_calls import App, hospital_context
-from federated_health.transport.channels import check_address
+from federated_health.transport.channels import check_address, proxy_of
 from federated_health.transport.stream_client import join_run, report_unfit
 
 if TYPE_CHECKING:
@@ -236,6 +236,7 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
     """Check the CSV, join the server, and answer its messages until the run is over."""
     check_libraries(flags)
     check_address(flags.server, encrypted=identity is not None, insecure=flags.insecure)
+    proxy_of(flags.server, encrypted=identity is not None)
     prepare_ledger_folder(flags)
     ledger, network = Ledger.beside(own.data, own.name, flags.ledger), _read_network(flags.network)
     agreement = agreement_of(own.task, network)

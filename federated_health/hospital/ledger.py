@@ -15,8 +15,8 @@ object:
 The ledger holds no values. But a guess of a small count can be checked by its hash, so it stays at the hospital.
 
 A line says what gRPC got, whether or not it arrived. It does not list what every connection shows: addresses,
-the certificate in a TLS handshake, and HTTP/2's frames, pings and own headers, which name gRPC's version and the
-system.
+the certificate in a TLS handshake and the challenge to the server's, parts without content, and HTTP/2's frames, pings
+and own headers, which name gRPC's version and the system.
 """
 
 import hashlib
