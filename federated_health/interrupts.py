@@ -4,14 +4,16 @@ An exception that a signal raises during an import may be lost, or become anothe
 that imports this package as a library keeps its own signal handlers.
 """
 
-import _thread
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+
+TYPE_CHECKING = False  # what is not imported here delays `begin_script` less
+
+if TYPE_CHECKING:
+    from typing import Any
 
 SIGNALS = signal.SIGINT, signal.SIGTERM
 
@@ -65,10 +67,13 @@ def raise_interrupts() -> None:
     _handle(_interrupt)
 
 
-def _raise_again(unraisable: Any) -> None:
+def _raise_again(unraisable: "Any") -> None:
     if unraisable.exc_type is not KeyboardInterrupt:
         sys.__unraisablehook__(unraisable)
         return
+    import _thread  # noqa: PLC0415  # seldom needed
+    import threading  # noqa: PLC0415  # as above
+
     timer = threading.Timer(RETRY_SECONDS, _thread.interrupt_main)
     timer.daemon = True
     timer.start()
@@ -86,6 +91,8 @@ def ending_at_once(stderr: int = 2) -> Iterator[None]:
     Args:
         stderr: see `end_at_once`.
     """
+    import threading  # noqa: PLC0415  # not yet when a script begins
+
     in_main_thread = threading.current_thread() is threading.main_thread()  # only it can set signal handlers
     if not in_main_thread or signal.getsignal(signal.SIGTERM) is not _interrupt:
         yield
@@ -102,7 +109,7 @@ def _interrupt(number: int, _: object) -> None:
     raise KeyboardInterrupt
 
 
-def _handle(handler: Any) -> None:
+def _handle(handler: "Any") -> None:
     """Set the handler of both signals; Ctrl-C stays ignored in a process that a shell script runs in the background."""
     for number in SIGNALS:
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:

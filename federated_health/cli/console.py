@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -72,10 +72,9 @@ class SafeStream:
 class _Console(Console):
     """Drops what it cannot write, also in a process of Flower's, whose streams are not `SafeStream`s."""
 
-    @property
+    @property  # type: ignore[misc]  # nothing sets it
     def file(self) -> IO[str]:
-        stream: Any = SafeStream(super().file)
-        return stream  # type: ignore[no-any-return]
+        return cast(IO[str], SafeStream(super().file))
 
 
 console = _Console(highlight=False, emoji=False)
