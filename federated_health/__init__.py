@@ -4,9 +4,12 @@
 """
 
 import os
-from typing import TYPE_CHECKING, Any
+
+TYPE_CHECKING = False  # instead of importing typing, which delays `interrupts.begin_script`
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from federated_health.api import (
         Model,
         Result,
@@ -30,7 +33,7 @@ __version__ = "0.2.0"
 __all__ = ["Model", "Result", "Task", "UserError", "draft_task", "federate", "load_model", "read_task", "write_task"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from federated_health import api  # noqa: PLC0415  # a server and a client need none of it

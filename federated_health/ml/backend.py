@@ -9,12 +9,13 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 from federated_health.errors import RunError
+from federated_health.interrupts import ending_at_once
 
 UNUSED = ("sklearn", "matplotlib")
 """Modules that Keras imports if they are installed, which takes a third of its import time."""
@@ -43,7 +44,7 @@ def load_tensorflow() -> ModuleType:
         logger.debug("environment variables that are ignored: %s", ", ".join(ignored))
     verbose = logging.getLogger("tensorflow").isEnabledFor(logging.DEBUG)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if verbose else "2")
-    with nullcontext() if verbose else _without_noise(), _unused_hidden():
+    with nullcontext(2) if verbose else _without_noise() as stderr, ending_at_once(stderr), _unused_hidden():
         try:
             import tensorflow  # noqa: PLC0415  # TensorFlow takes seconds to import
         except (AttributeError, OSError, TypeError, ValueError) as error:
@@ -85,7 +86,8 @@ def _reset_keras() -> None:
 def load_keras() -> ModuleType:
     """The `keras` module on the TensorFlow backend."""
     load_tensorflow()
-    import keras  # noqa: PLC0415  # TensorFlow has imported it
+    with ending_at_once():
+        import keras  # noqa: PLC0415  # TensorFlow has imported it
 
     return keras  # type: ignore[no-any-return]  # Keras ships no types
 
@@ -103,22 +105,31 @@ def _unused_hidden() -> Iterator[None]:
 
 
 @contextmanager
-def _without_noise() -> Iterator[None]:
+def _without_noise() -> Iterator[int]:
     """Drop INFO lines and the error about a missing graphics card from stderr, and nothing else.
+
+    Yields a file descriptor of stderr, which writes there at once.
 
     TensorFlow 2.21 writes them from C++ during its import, before it reads TF_CPP_MIN_LOG_LEVEL.
     """
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as caught:
+    with suppress(AttributeError, OSError, ValueError):  # it is closed, or cannot be written
+        sys.stderr.flush()
+    try:
+        caught, saved = tempfile.TemporaryFile(), os.dup(2)  # noqa: SIM115  # closed below
+    except OSError:  # no folder for temporary files, or no stderr
+        yield 2
+        return
+    with caught:
         os.dup2(caught.fileno(), 2)
         try:
-            yield
+            yield saved
         finally:
-            sys.stderr.flush()
+            with suppress(AttributeError, OSError, ValueError):
+                sys.stderr.flush()
             os.dup2(saved, 2)
             os.close(saved)
             caught.seek(0)
-            for line in caught:
-                if not _NOISE.match(line):
-                    os.write(2, line)
+            with suppress(OSError):
+                for line in caught:
+                    if not _NOISE.match(line):
+                        os.write(2, line)
