@@ -8,16 +8,23 @@ from functools import partial
 from io import FileIO
 from pathlib import Path
 
+from federated_health.files import sync_folder
+
 if os.name != "nt":
     import fcntl
 
 
 @contextmanager
 def open_to_append(path: Path, *, lock: bool = False) -> Iterator[FileIO]:
-    """Open a file for reading and appending, locked against other such processes if asked; a new one is private."""
+    """Open a file for reading and appending, locked against other such processes if asked.
+
+    A new one is private, and its name is on disk before its first line.
+    """
     with open(path, "a+b", buffering=0, opener=partial(os.open, mode=0o600)) as file:
         if lock and os.name != "nt":
             fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_size == 0:
+            sync_folder(path.parent)
         yield file
 
 

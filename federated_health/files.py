@@ -1,8 +1,10 @@
-"""Safe file operations: files replaced whole or not at all, and folder locks.
+"""Safe file operations: files replaced whole or not at all, also in a power cut, and folder locks.
 
+What is on disk is never removed before its replacement is on disk: its content first, then its name in the folder.
 Windows cannot open a folder: there `sync_folder` and the locks do nothing.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -24,12 +26,17 @@ PRIVATE, PRIVATE_FOLDER, PUBLIC = 0o600, 0o700, 0o644
 def make_folder(path: Path, mode: int = 0o777) -> None:
     """Make a folder unless it exists, with these permissions less the umask, and check that files can be written in it.
 
+    A new folder, and new ones above it, are on disk when this returns.
+
     Raises:
         StorageError: the folder cannot be made or written to.
     """
     probe = path / ".writable"
     try:
+        new = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(mode=mode, parents=True, exist_ok=True)
+        for folder in reversed(new):
+            sync_folder(folder.parent)
         probe.touch()
         probe.unlink(missing_ok=True)
     except OSError as error:
@@ -94,13 +101,25 @@ def replace_file(
     sync_folder(path.parent)
 
 
+def sync_file(path: Path) -> None:
+    """Put the content of a file on disk that another library wrote."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
-    """Put a folder's list of files on disk; else a power cut may undo making or renaming a file in it."""
+    """Put a folder's list of files on disk; else a power cut may undo making, renaming or removing a file in it.
+
+    A file system that cannot do so, such as some network shares, is no error.
+    """
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
     finally:
         os.close(descriptor)
 

@@ -472,6 +472,7 @@ def test_every_setting_that_differs_is_named_with_both_values() -> None:
 def test_every_setting_on_which_results_depend_is_compared() -> None:
     free = {
         "min-hospitals",
+        "rounds",
         "task-file",
         "network",
         "address",

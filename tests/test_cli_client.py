@@ -82,7 +82,7 @@ def test_a_client_gives_up_after_the_wait(run_script: RunScript, hospitals_folde
 
 def test_an_empty_tls_flag_does_not_mean_the_current_folder(run_script: RunScript, hospitals_folder: Path) -> None:
     result = run_script("client.py", "--data", hospitals_folder / "client_1.csv", "--name", "a", "--tls", "")
-    assert_one_line(result, "--tls: expected a folder")
+    assert_one_line(result, "--tls: expected a path")
     assert result.code == 2
 
 

@@ -1,6 +1,7 @@
 """How a script ends: one line and an exit code, Ctrl-C, and a traceback for a defect."""
 
 import os
+import queue
 import shlex
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import utils
+from federated_health.cli import console
 from federated_health.cli.console import interrupts_deferred
 from federated_health.errors import DataError
 from tests.support.scripts import PROJECT
@@ -41,18 +43,32 @@ def test_ctrl_c_prints_one_line_and_exits_with_130(
     assert capsys.readouterr().err == "stopped\n"
 
 
-def test_signals_during_a_deferred_block_are_raised_after_it() -> None:
-    done = []
+@pytest.mark.parametrize(
+    ("signals", "done"),
+    [
+        ([signal.SIGINT], ["saved"]),
+        ([signal.SIGTERM], ["saved"]),
+        ([signal.SIGINT, signal.SIGTERM], []),
+        ([signal.SIGTERM, signal.SIGTERM], []),
+    ],
+)
+def test_a_signal_during_a_deferred_block_is_raised_after_it_and_a_second_one_at_once(
+    signals: list[signal.Signals], done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: queue.Queue[str] = queue.Queue()
+    monkeypatch.setattr(console, "say", lines.put)
+    saved = []
 
     def save() -> None:
-        with interrupts_deferred():
-            for number in (signal.SIGINT, signal.SIGTERM):
+        with interrupts_deferred("still saving"):
+            for number in signals:
                 os.kill(os.getpid(), number)
-            done.append("saved")
+            saved.append("saved")
 
     with pytest.raises(KeyboardInterrupt):
         save()
-    assert done == ["saved"]
+    assert saved == done
+    assert lines.get(timeout=10) == "still saving"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

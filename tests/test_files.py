@@ -193,12 +193,17 @@ def test_a_locked_folder_keeps_others_waiting(tmp_path: Path) -> None:
 
 
 def test_appended_content_is_on_disk_and_new_files_are_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[int] = []
-    monkeypatch.setattr(os, "fsync", lambda _: synced.append((tmp_path / "lines").stat().st_size))
+    synced: list[tuple[bool, int]] = []
+
+    def fsync(number: int) -> None:
+        is_folder = os.fstat(number).st_ino == tmp_path.stat().st_ino
+        synced.append((is_folder, (tmp_path / "lines").stat().st_size))
+
+    monkeypatch.setattr(os, "fsync", fsync)
     for line in (b"a\n", b"bc\n"):
         with open_to_append(tmp_path / "lines") as file:
             append(file, line)
-    assert synced == [2, 5]
+    assert synced == [(True, 0), (False, 2), (False, 5)]
     assert (tmp_path / "lines").read_bytes() == b"a\nbc\n"
     assert mode_of(tmp_path / "lines") == 0o600
 

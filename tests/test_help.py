@@ -7,6 +7,7 @@ import argparse
 import re
 import shlex
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,29 @@ def test_every_flag_has_a_help_text_and_a_default(name: str) -> None:
         assert len(text.split()) >= 3, action.dest
         if action.option_strings and not action.required:
             assert "default: " in text, action.dest
+
+
+PATHS = {"DIR", "FILE", "PATH", "CSV", "EXPORT", "REQUEST", "MODEL", "PATIENTS"}
+"""Placeholders of flags that name files or folders. create_dataset.py itself checks SOURCE, which may be a word."""
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_an_empty_path_is_an_error_in_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Otherwise it would be the current folder, or mean that the flag is not given."""
+    for action in flags_of(PARSERS[name]):
+        assert action.type is not Path, action.dest
+        if action.metavar not in PATHS:
+            assert action.type not in (parsing.path, parsing.path_text), action.dest
+            continue
+        positional = [flag.dest for flag in flags_of(PARSERS[name]) if not flag.option_strings]
+        arguments = ["" if dest == action.dest else "x" for dest in positional]
+        with pytest.raises(SystemExit) as ended:
+            PARSERS[name].parse_args([*arguments, *(f"{flag}=" for flag in action.option_strings[:1])])
+        assert ended.value.code == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert re.search(f"{action.dest.replace('_', '-')}|{action.metavar}", error)
+        assert "expected a path, got ''" in error
 
 
 @pytest.mark.parametrize("name", PARSERS)

@@ -263,7 +263,7 @@ def test_each_line_is_synchronised_with_the_disk(ledger: Ledger, monkeypatch: py
     monkeypatch.setattr(os, "fsync", fsync)
     for _ in range(2):
         ledger.record_metadata("join", [("hospital", "a")])
-    assert calls == [(True, 1), (True, 2)]
+    assert calls == [(False, 0), (True, 1), (True, 2)]  # the folder, which lists the new file, and each line
 
 
 def test_several_writers_of_one_ledger_write_whole_lines(tmp_path: Path) -> None:

@@ -53,16 +53,31 @@ def test_a_request_is_read_as_it_was_written() -> None:
 
 
 class FailedProcess:
-    """A separate process that did not save the model."""
+    """A separate process that did not save the model, or not in time."""
 
-    def __init__(self, code: int, output: bytes) -> None:
+    def __init__(self, code: int | None, output: bytes) -> None:
         self.returncode, self.output = code, output
+        self.is_killed = False
 
-    def communicate(self, _request: bytes) -> tuple[bytes, None]:
+    def communicate(self, _request: bytes, timeout: float) -> tuple[bytes, None]:
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("saver", timeout)
         return self.output, None
 
+    def kill(self) -> None:
+        self.is_killed = True
 
-@pytest.mark.parametrize("failed", [FailedProcess(1, b""), FailedProcess(0, b""), FailedProcess(-9, b"saved")])
+    def __enter__(self) -> "FailedProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.is_killed
+
+
+@pytest.mark.parametrize(
+    "failed",
+    [FailedProcess(1, b""), FailedProcess(0, b""), FailedProcess(-9, b"saved"), FailedProcess(None, b"saved")],
+)
 def test_the_server_saves_the_model_itself_where_the_separate_process_fails(
     failed: FailedProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +89,7 @@ def test_the_server_saves_the_model_itself_where_the_separate_process_fails(
     saver.prepare()
     saver.save(Path("model.keras"), HEART_DISEASE, TRAIN_CONFIG, WEIGHTS)
     assert calls == [(Path("model.keras"), HEART_DISEASE, TRAIN_CONFIG, WEIGHTS)]
+    assert failed.is_killed  # so that two processes never write the file
 
 
 def test_a_server_that_has_loaded_keras_starts_no_separate_process(monkeypatch: pytest.MonkeyPatch) -> None:

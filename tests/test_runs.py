@@ -1,9 +1,12 @@
 """The folder of a run: its results, its checkpoints, and how a run resumes."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 import pytest
 
 from federated_health import files
+from federated_health.cli import console, run_results
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import RunError
 from federated_health.files import hash_file
@@ -32,6 +36,11 @@ from tests.conftest import PROJECT
 from tests.support.light_hospitals import CHOSEN, ROWS, app_of, run_of, settings_of, three_with_scores
 
 ALL = {"metrics.json", "model.keras", "report.html", "rounds.csv", "settings.json"}
+FINISHED = ALL | {"checkpoints"}
+
+
+def contents_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def names_in(folder: Path) -> set[str]:
@@ -76,7 +85,7 @@ def test_saved_files_hold_the_threshold_of_their_figures(tmp_path: Path, stopped
 @pytest.mark.usefixtures("_keras")
 def test_a_report_is_of_the_run_s_own_model_and_force_replaces_it(tmp_path: Path) -> None:
     run_in(tmp_path)
-    assert names_in(tmp_path) == ALL
+    assert names_in(tmp_path) == FINISHED
     first = (tmp_path / "report.html").read_text()
     assert read_description(tmp_path / "model.keras")["weights_sha256"] in first
     assert hash_file(tmp_path / "model.keras") in first
@@ -200,9 +209,10 @@ def rounds_in(folder: Path) -> list[int]:
 
 
 @light
-def test_a_completed_run_leaves_its_files_and_no_checkpoint(tmp_path: Path) -> None:
+def test_a_completed_run_leaves_its_files_and_its_last_checkpoint(tmp_path: Path) -> None:
     run_to_end(chosen_for(tmp_path / "run"))
-    assert names_in(tmp_path / "run") == ALL
+    assert names_in(tmp_path / "run") == FINISHED
+    assert names_in(tmp_path / "run" / "checkpoints") == {"finished-000003.checkpoint", "history.jsonl"}
     assert rounds_in(tmp_path / "run") == [1, 2, 3]
     lines = (tmp_path / "run" / "rounds.csv").read_text().splitlines()
     assert lines[:5] == [
@@ -227,13 +237,17 @@ def test_a_run_that_ends_before_its_first_round_leaves_no_files(until: int, tmp_
 
 @light
 @pytest.mark.parametrize("until", [-1, 0])
-def test_a_forced_run_that_ends_before_its_first_round_leaves_earlier_results(until: int, tmp_path: Path) -> None:
-    run_to_end(chosen_for(tmp_path))
-    before = {name: (tmp_path / name).read_bytes() for name in ALL}
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_a_forced_run_that_ends_before_its_first_round_leaves_the_earlier_run(
+    until: int, rounds: int, tmp_path: Path
+) -> None:
+    run_to_end(chosen_for(tmp_path, rounds=rounds))
+    before = contents_of(tmp_path)
     stop(chosen_for(tmp_path, force=True, seed=7), until)
-    assert {name: (tmp_path / name).read_bytes() for name in names_in(tmp_path)} == before
+    assert contents_of(tmp_path) == before
     with pytest.raises(RunError, match="the run is over"):
-        RunFolder(resumed(tmp_path))
+        RunFolder(resumed(tmp_path, rounds=rounds))
+    assert run_to_end(resumed(tmp_path, rounds=5)).history[-1].number == 5
 
 
 @light
@@ -254,11 +268,12 @@ def test_a_forced_run_does_not_resume_the_interrupted_run_in_its_folder(tmp_path
     assert (tmp_path / "checkpoints" / "history.jsonl").read_text().count("\n") == 1
 
 
-def test_a_forced_run_that_never_begins_leaves_the_checkpoints_of_an_interrupted_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("until", [-1, 0])
+def test_a_forced_run_without_a_round_leaves_the_checkpoints_of_an_interrupted_one(until: int, tmp_path: Path) -> None:
     stop(chosen_for(tmp_path), 2)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    stop(chosen_for(tmp_path, force=True, seed=7), -1)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    before = contents_of(tmp_path)
+    stop(chosen_for(tmp_path, force=True, seed=7), until)
+    assert contents_of(tmp_path) == before
     assert read_checkpoint(tmp_path).round_number == 2
 
 
@@ -271,7 +286,7 @@ def test_a_killed_run_resumes_and_ends_with_the_results_of_an_undisturbed_one(un
     with (tmp_path / "run" / "rounds.csv").open("a") as torn:
         torn.write("9,a,30,1.0")
     run_to_end(resumed(tmp_path / "run"))
-    assert names_in(tmp_path / "run") == ALL
+    assert names_in(tmp_path / "run") == FINISHED
     whole, run = ((tmp_path / name / "rounds.csv").read_text() for name in ("whole", "run"))
     assert whole == run
     metrics = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "run")]
@@ -299,7 +314,7 @@ def test_a_run_resumes_in_a_folder_that_was_moved(tmp_path: Path) -> None:
     assert config == {**chosen_for(tmp_path / "here").to_config(), "out": "", "resume": str(tmp_path / "there")}
     run_to_end(Settings.from_config(config))
     assert names_in(tmp_path) == {"there"}
-    assert names_in(tmp_path / "there") == ALL
+    assert names_in(tmp_path / "there") == FINISHED
 
 
 def test_a_resumed_run_that_ends_before_its_next_round_keeps_its_checkpoint(tmp_path: Path) -> None:
@@ -311,7 +326,7 @@ def test_a_resumed_run_that_ends_before_its_next_round_keeps_its_checkpoint(tmp_
 
 
 @light
-def test_the_results_of_a_stopped_run_stay_until_it_resumes(tmp_path: Path) -> None:
+def test_the_results_of_a_stopped_run_stay_until_new_ones_replace_them(tmp_path: Path) -> None:
     settings = chosen_for(tmp_path)
     with RunFolder(settings) as folder:
         federated_run = run_for(settings)
@@ -328,9 +343,9 @@ def test_the_results_of_a_stopped_run_stay_until_it_resumes(tmp_path: Path) -> N
     assert rounds_in(tmp_path) == [1, 2]
     stop(resumed(tmp_path), -1)
     assert names_in(tmp_path) == ALL | {"checkpoints"}
+    before = {name: (tmp_path / name).read_bytes() for name in ALL}
     stop(resumed(tmp_path), 0)
-    assert names_in(tmp_path) == {"checkpoints", "rounds.csv", "settings.json"}
-    assert rounds_in(tmp_path) == [1]
+    assert {name: (tmp_path / name).read_bytes() for name in ALL} == before
     run_to_end(resumed(tmp_path))
     assert "stopped" not in json.loads((tmp_path / "metrics.json").read_text())
 
@@ -351,28 +366,40 @@ def test_a_run_killed_before_its_first_checkpoint_can_start_again(tmp_path: Path
     with pytest.raises(RunError, match="no checkpoint"):
         read_checkpoint(tmp_path)
     run_to_end(chosen_for(tmp_path))
-    assert names_in(tmp_path) == ALL
+    assert names_in(tmp_path) == FINISHED
 
 
 @light
 def test_a_run_killed_while_it_removed_its_checkpoints_is_over(tmp_path: Path) -> None:
     run_to_end(chosen_for(tmp_path))
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "history.jsonl").touch()
+    (last,) = (tmp_path / "checkpoints").glob("*.checkpoint")
+    shutil.copy(last, last.with_name("round-000002.checkpoint"))
     with pytest.raises(RunError, match="the run is over"):
         read_checkpoint(tmp_path)
 
 
+@light
+def test_a_finished_run_without_its_checkpoint_is_over_and_cannot_be_extended(tmp_path: Path) -> None:
+    """As earlier versions, encrypted runs and runs with differential privacy leave it."""
+    run_to_end(chosen_for(tmp_path))
+    (tmp_path / "checkpoints" / "finished-000003.checkpoint").unlink()
+    for given in ({}, {"rounds": 9}):
+        with pytest.raises(RunError, match="the run is over and left no checkpoint"):
+            read_checkpoint(tmp_path, given)
+
+
 def test_a_run_resumes_with_its_own_settings_except_for_those_that_may_change(tmp_path: Path) -> None:
     stop(chosen_for(tmp_path), 1)
-    others: dict[str, Value] = {"seed": 7, "rounds": 4, "hospitals": 4, "max-update-norm": 5.0}
+    others: dict[str, Value] = {"seed": 7, "rounds": 0, "hospitals": 4, "max-update-norm": 5.0}
     for name, value in others.items():
-        with pytest.raises(RunError, match=f" {name}: expected .*, got {value}"):
+        with pytest.raises(RunError, match=f"{name}: expected .*, got {value}"):
             settings_to_resume(tmp_path, {name: value})
-        with pytest.raises(RunError, match=f" {name}: expected .*, got {value}"):
-            RunFolder(resumed(tmp_path, **{name.replace("-", "_"): value}))
+        if value:
+            with pytest.raises(RunError, match=f"{name}: expected .*, got {value}"):
+                RunFolder(resumed(tmp_path, **{name.replace("-", "_"): value}))
     given: dict[str, Value] = {
         "seed": 42,
+        "rounds": 4,
         "min-hospitals": 2,
         "wait": 9.0,
         "round-timeout": 8.0,
@@ -438,7 +465,7 @@ def test_a_folder_that_was_removed_during_a_run_is_an_error_of_the_run(tmp_path:
 
 
 @pytest.mark.parametrize("name", ["settings.json", "rounds.csv"])
-def test_a_first_round_that_cannot_be_saved_leaves_the_checkpoint_before_it(
+def test_a_first_round_whose_files_cannot_be_written_leaves_its_checkpoint(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = files.write_bytes
@@ -452,9 +479,9 @@ def test_a_first_round_that_cannot_be_saved_leaves_the_checkpoint_before_it(
     with pytest.raises(RunError, match="No space left"):
         run_to_end(chosen_for(tmp_path / "run"))
     monkeypatch.undo()
-    assert read_checkpoint(tmp_path / "run").round_number == 0
-    stop(resumed(tmp_path / "run"), 1)
-    assert rounds_in(tmp_path / "run") == [1]
+    assert read_checkpoint(tmp_path / "run").round_number == 1
+    stop(resumed(tmp_path / "run"), 2)
+    assert rounds_in(tmp_path / "run") == [1, 2]
 
 
 @light
@@ -480,7 +507,7 @@ def test_a_run_killed_while_it_saved_its_results_resumes_to_its_end(
             run_to_end(chosen_for(tmp_path))
     assert "checkpoints" in names_in(tmp_path)
     federated_run = run_to_end(resumed(tmp_path))
-    assert names_in(tmp_path) == ALL
+    assert names_in(tmp_path) == FINISHED
     assert federated_run.problems.resumed_after == [3]
     with pytest.raises(RunError, match="the run is over"):
         RunFolder(resumed(tmp_path))
@@ -505,3 +532,52 @@ def test_a_resumed_run_is_never_without_a_checkpoint(tmp_path: Path, monkeypatch
         patched.setattr(CheckpointFolder, "remove", lambda _: pytest.fail("it removed its checkpoint"))
         stop(resumed(tmp_path), 0)
     assert read_checkpoint(tmp_path).round_number == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_a_server_whose_model_is_never_saved_and_the_run_resumes(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    is_waiting, is_announced, popen = threading.Event(), threading.Event(), subprocess.Popen
+
+    def start_frozen(*_: object, **options: Any) -> subprocess.Popen[bytes]:
+        child = popen(["sleep", "600"], **options)
+        child.send_signal(signal.SIGSTOP)
+        started.append(child)
+        return child
+
+    def signal_twice() -> None:
+        for moment in (is_waiting, is_announced):
+            assert moment.wait(60)
+            os.kill(os.getpid(), number)
+
+    def communicate(*arguments: Any, **keywords: Any) -> Any:
+        is_waiting.set()
+        return real(*arguments, **keywords)
+
+    real = popen.communicate
+    monkeypatch.setattr(popen, "communicate", communicate)
+    monkeypatch.setattr(subprocess, "Popen", start_frozen)
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    monkeypatch.setattr(console, "say", lambda line: is_announced.set() if "again" in line else None)
+    signaller = threading.Thread(target=signal_twice)
+
+    def run_and_save(settings: Settings) -> None:
+        with RunFolder(settings) as folder:
+            federated_run = run_for(settings)
+            federated_run.gather()
+            folder.begin(federated_run)
+            for _ in federated_run.rounds():
+                folder.append_round(federated_run)
+            figures = federated_run.evaluate()
+            signaller.start()
+            run_results.save_results(folder, federated_run, figures)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_and_save(chosen_for(tmp_path))
+    signaller.join(60)
+    (child,) = started
+    assert child.wait(60) == -signal.SIGKILL
+    assert names_in(tmp_path) == {"checkpoints", "metrics.json", "rounds.csv", "settings.json"}
+    assert read_checkpoint(tmp_path).round_number == 3

@@ -49,7 +49,9 @@ def make_parser() -> parsing.CommandParser:
     examples = "--tls server-tls --server --host fl.example.org", "--tls cleveland-tls --name cleveland"
     help_text = "at a hospital or the server: makes a key and a request for a certificate"
     request = add("request", _request, help_text, examples)
-    request.add_argument("--tls", type=Path, required=True, metavar="DIR", help="folder for the key, which stays there")
+    request.add_argument(
+        "--tls", type=parsing.path, required=True, metavar="DIR", help="folder for the key, which stays there"
+    )
     party = request.add_mutually_exclusive_group(required=True)
     help_text = "name of the hospital: lower-case letters, digits and hyphens (default: none; then give --server)"
     party.add_argument("--name", metavar="NAME", help=help_text)
@@ -66,10 +68,12 @@ def make_parser() -> parsing.CommandParser:
         "request.pem --authority authority --out answer.pem --days 90",
     )
     sign = add("sign", _sign, "at the authority: signs a request, which makes a certificate", examples)
-    sign.add_argument("request", type=Path, metavar="REQUEST", help="the request.pem of a hospital or the server")
+    sign.add_argument(
+        "request", type=parsing.path, metavar="REQUEST", help="the request.pem of a hospital or the server"
+    )
     _add_authority(sign, "the authority's folder")
     help_text = "also write the certificate to this file (default: only to the authority's folder)"
-    sign.add_argument("--out", type=Path, metavar="FILE", help=help_text)
+    sign.add_argument("--out", type=parsing.path, metavar="FILE", help=help_text)
     _add_days(sign, issuing.CERTIFICATE_DAYS)
 
     help_text = "at the authority: revokes all certificates of a hospital or the server"
@@ -79,11 +83,11 @@ def make_parser() -> parsing.CommandParser:
 
     help_text = "makes a new request for the same key and name; for a new key: revoke, request --force, sign"
     renew = add("renew", _renew, help_text, ["--tls cleveland-tls"])
-    renew.add_argument("--tls", type=Path, required=True, metavar="DIR", help="folder of key and certificate")
+    renew.add_argument("--tls", type=parsing.path, required=True, metavar="DIR", help="folder of key and certificate")
 
     examples = "cleveland-tls", "cleveland-tls/request.pem"
     show = add("show", _show, "shows whose a certificate is, its validity and its key", examples)
-    show.add_argument("path", type=Path, metavar="PATH", help="a TLS folder, an authority's folder, or a file")
+    show.add_argument("path", type=parsing.path, metavar="PATH", help="a TLS folder, an authority's folder, or a file")
     return parser
 
 
@@ -94,7 +98,7 @@ def main() -> None:
 
 
 def _add_authority(parser: Any, help_text: str) -> None:
-    parser.add_argument("--authority", type=Path, required=True, metavar="DIR", help=help_text)
+    parser.add_argument("--authority", type=parsing.path, required=True, metavar="DIR", help=help_text)
 
 
 def _add_days(parser: Any, default: int) -> None:

@@ -58,7 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
         "this hospital's own CSV; needs --name or --tls, except with --check, or where a manifest.json beside it "
     )
     help_text += "lists it (default: none)"
-    own.add_argument("--data", type=Path, metavar="FILE", help=help_text)
+    own.add_argument("--data", type=parsing.path, metavar="FILE", help=help_text)
     help_text = "this hospital's name: lower-case letters, digits and hyphens"
     help_text += " (default: with --tls the name in the certificate, else the name in the manifest beside the CSV)"
     own.add_argument("--name", metavar="NAME", help=help_text)
@@ -66,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     help_text += f"else {DEFAULT_TASK})"
     own.add_argument("--task", choices=tuple(TASKS), help=help_text)
     help_text = "task file of your own, instead of --task (default: the one in the manifest beside the CSV, if any)"
-    own.add_argument("--task-file", type=Path, metavar="FILE", help=help_text)
+    own.add_argument("--task-file", type=parsing.path, metavar="FILE", help=help_text)
     add_mapping(own)
     add_network(own)
     add_split_seed(own)
@@ -79,7 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
     connection.add_argument("--wait", type=parsing.seconds, default=DEFAULT_WAIT, metavar="SECONDS", help=help_text)
     help_text = "folder of this hospital's key and certificate, which `python -m federated_health certificates` makes; "
     help_text += "without it messages are not encrypted and peers are not authenticated (default: none)"
-    connection.add_argument("--tls", metavar="DIR", help=help_text)
+    connection.add_argument("--tls", type=parsing.path, metavar="DIR", help=help_text)
     help_text = "allow a --server on another machine without --tls (default: no)"
     connection.add_argument("--insecure", action="store_true", help=help_text)
 
@@ -88,7 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
     results = parser.add_argument_group("results")
     help_text = "folder for a log and, at the end, the final model; with differential privacy or encryption, also a "
     help_text += "report (default: save none of them)"
-    results.add_argument("--out", type=Path, metavar="DIR", help=help_text)
+    results.add_argument("--out", type=parsing.path, metavar="DIR", help=help_text)
     help_text = "show debug messages, and the logs of Flower and TensorFlow (default: no)"
     results.add_argument("--verbose", action="store_true", help=help_text)
 
@@ -97,9 +97,9 @@ def make_parser() -> argparse.ArgumentParser:
     inspection.add_argument("--check", action="store_true", help=help_text)
     shown = inspection.add_mutually_exclusive_group()
     help_text = "show what was sent, from the egress ledger beside the CSV: egress-NAME.jsonl (default: none)"
-    shown.add_argument("--show-egress", type=Path, metavar="FILE", help=help_text)
+    shown.add_argument("--show-egress", type=parsing.path, metavar="FILE", help=help_text)
     help_text = "show the epsilon spent, from the privacy account beside the CSV: privacy-NAME.jsonl (default: none)"
-    shown.add_argument("--show-privacy", type=Path, metavar="FILE", help=help_text)
+    shown.add_argument("--show-privacy", type=parsing.path, metavar="FILE", help=help_text)
     return parser
 
 
@@ -107,14 +107,14 @@ def add_mapping(group: Any) -> None:
     """Add the file that states how a hospital's own export is written; `supernode` has the same flag."""
     help_text = "mapping file that states how --data writes the task's columns; `federated-health mapping draft` "
     help_text += "proposes one (default: the one in the manifest beside the CSV, else none)"
-    group.add_argument("--mapping", type=Path, metavar="FILE", help=help_text)
+    group.add_argument("--mapping", type=parsing.path, metavar="FILE", help=help_text)
 
 
 def add_network(group: Any) -> None:
     """Add the file of a network that the package does not have; `supernode` has the same flag."""
     help_text = "this hospital's copy of the Python file that builds the network, for a server with --network; it is "
     help_text += "executed (default: none)"
-    group.add_argument("--network", type=Path, metavar="FILE", help=help_text)
+    group.add_argument("--network", type=parsing.path, metavar="FILE", help=help_text)
 
 
 def add_split_seed(group: Any) -> None:
@@ -167,8 +167,7 @@ def main() -> None:
 
 def run_client(app: App) -> None:
     """Parse the flags; then show a ledger or an account, check the CSV, or join a run."""
-    parser = make_parser()
-    flags = parser.parse_args()
+    flags = make_parser().parse_args()
     if flags.show_egress is not None:
         from federated_health.cli.inspection import show_egress  # noqa: PLC0415  # a run does not need it
 
@@ -179,13 +178,11 @@ def run_client(app: App) -> None:
 
         show_privacy(flags.show_privacy)
         return
-    if flags.tls == "":  # which as a path is the current folder
-        parser.error("argument --tls: expected a folder, got ''")
     identity = None
     if flags.tls:
         from federated_health.security import load_tls  # noqa: PLC0415  # optional feature
 
-        identity = load_tls(Path(flags.tls), "hospital")
+        identity = load_tls(flags.tls, "hospital")
     if flags.data and not flags.name:
         flags.name = _default_name(identity, is_check=flags.check)
     hospital = find_own_hospital(

@@ -80,13 +80,25 @@ def run_process(main: Callable[[], None]) -> NoReturn:
 
 
 @contextmanager
-def interrupts_deferred() -> Iterator[None]:
-    """Defer Ctrl-C and SIGTERM to the end of the block, for example while results are saved."""
+def interrupts_deferred(announcement: str) -> Iterator[None]:
+    """Defer Ctrl-C or SIGTERM to the end of the block, for example while results are saved; a second one ends it.
+
+    Args:
+        announcement: line to print at the first one.
+    """
     if threading.current_thread() is not threading.main_thread():  # only the main thread can set signal handlers
         yield
         return
     caught: list[int] = []
-    before = {number: signal.signal(number, lambda *_: caught.append(1)) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def defer(number: int, _: object) -> None:
+        caught.append(number)
+        if len(caught) > 1:
+            raise KeyboardInterrupt
+        # A handler may interrupt a print, within which it must not print.
+        threading.Thread(target=say, args=(announcement,), daemon=True).start()
+
+    before = {number: signal.signal(number, defer) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

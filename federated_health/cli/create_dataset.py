@@ -60,7 +60,7 @@ def parse() -> argparse.Namespace:
     )
     source.add_argument(
         "--mapping",
-        type=Path,
+        type=parsing.path,
         metavar="FILE",
         help="mapping file that states how SOURCE writes the columns of --task or --task-file (default: none)",
     )
@@ -71,7 +71,7 @@ def parse() -> argparse.Namespace:
     )
     source.add_argument(
         "--task-file",
-        type=Path,
+        type=parsing.path,
         metavar="FILE",
         help="task file of your own, instead of --task; with --source uci, one that predicts a column of UCI's table, "
         "such as its num (default: none)",
@@ -135,7 +135,11 @@ def parse() -> argparse.Namespace:
     )
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--out", type=Path, default=Path(DEFAULT_DATA), metavar="DIR", help="folder for the CSVs (default: %(default)s)"
+        "--out",
+        type=parsing.path,
+        default=Path(DEFAULT_DATA),
+        metavar="DIR",
+        help="folder for the CSVs (default: %(default)s)",
     )
     output.add_argument("--plot", action="store_true", help=f"also draw {PICTURE}: patients per hospital (default: no)")
     output.add_argument(

@@ -20,6 +20,7 @@ from federated_health.data.manifest import read_manifest
 from federated_health.data.sources.generated_patients import generate_patients, held_out_probability
 from federated_health.data.task_files import DEFAULT_TASK, HEART_DISEASE, READMISSION
 from federated_health.errors import RunError
+from federated_health.files import make_folder, write_text
 from federated_health.ml.scores import roc_auc
 from federated_health.names import METRICS, MODEL, REPORT
 from federated_health.processes import command, free_port, interrupt, process
@@ -65,7 +66,7 @@ def main() -> None:
     parser.add_argument("--task", choices=tuple(SCENARIOS), default=DEFAULT_TASK, help=help_text)
     help_text = "folder for all files; an earlier demo in it is overwritten"
     help_text += " (default: runs/demo, or runs/demo-TASK for another --task)"
-    parser.add_argument("--out", type=Path, metavar="DIR", help=help_text)
+    parser.add_argument("--out", type=parsing.path, metavar="DIR", help=help_text)
     help_text = f"rounds of training and averaging (at least 1; default: {Settings.rounds})"
     parser.add_argument("--rounds", type=parsing.whole, metavar="N", help=help_text)
     help_text = "train with differential privacy of this epsilon over the whole run (0.01 to 100; default: without)"
@@ -139,8 +140,8 @@ def _begin(out: Path) -> None:
     try:
         if out.exists() and not mark.exists() and any(out.iterdir()):
             raise RunError(f"{out}: holds files that no demo wrote; name another --out")
-        out.mkdir(parents=True, exist_ok=True)
-        mark.write_text("federated-health demo overwrites the files in this folder.\n")
+        make_folder(out)
+        write_text(mark, "federated-health demo overwrites the files in this folder.\n")
     except OSError as error:
         raise RunError(f"{out}: cannot be written to ({error.strerror})") from None
 

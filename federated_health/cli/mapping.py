@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from federated_health.cli import parsing
 from federated_health.data.exports.mapping_draft import draft_mapping
@@ -24,11 +23,13 @@ def make_parser() -> parsing.CommandParser:
     examples = tuple(example.removeprefix("draft ") for example in EXAMPLES)
     help_text = "writes a draft of a mapping file, made from an export, to standard output"
     draft = parsing.add_subcommand(subcommands, "draft", _draft, help_text, examples)
-    draft.add_argument("export", type=Path, metavar="EXPORT", help="the export: a CSV, .csv.gz, .xlsx or .parquet")
+    draft.add_argument(
+        "export", type=parsing.path, metavar="EXPORT", help="the export: a CSV, .csv.gz, .xlsx or .parquet"
+    )
     help_text = f"the task to whose columns the export is mapped (default: {DEFAULT_TASK})"
     draft.add_argument("--task", choices=tuple(TASKS), help=help_text)
     help_text = "task file of your own, instead of --task (default: none)"
-    draft.add_argument("--task-file", type=Path, metavar="FILE", help=help_text)
+    draft.add_argument("--task-file", type=parsing.path, metavar="FILE", help=help_text)
     return parser
 
 

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from federated_health.cli.console import print_error
@@ -57,6 +58,18 @@ def add_subcommand(subcommands: Any, name: str, run: Command, help: str, example
     subcommand.show_examples(examples)
     subcommand.set_defaults(run=run)
     return subcommand
+
+
+def path(text: str) -> Path:
+    """Type of a flag that names a file or folder: an empty path would be the current folder."""
+    return Path(path_text(text))
+
+
+def path_text(text: str) -> str:
+    """As `path`, for a setting, whose empty text would mean that the flag is not given."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got ''")
+    return text
 
 
 def _number(kind: Callable[[str], Number], rule: str, allowed: Callable[[Number], bool]) -> Callable[[str], Number]:

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -28,19 +27,19 @@ def parse() -> argparse.Namespace:
         examples=EXAMPLES,
     )
     help_text = "a model.keras that server.py or client.py saved"
-    parser.add_argument("model", type=Path, metavar="MODEL", help=help_text)
+    parser.add_argument("model", type=parsing.path, metavar="MODEL", help=help_text)
     help_text = (
         "CSV with the columns and units of the model's task, or, with --mapping, an export; cells may be empty, and "
     )
     help_text += "other columns are kept"
-    parser.add_argument("patients", type=Path, metavar="PATIENTS", help=help_text)
+    parser.add_argument("patients", type=parsing.path, metavar="PATIENTS", help=help_text)
     help_text = "stop unless this task file declares the same task as the model (default: no such check)"
-    parser.add_argument("--task-file", type=Path, metavar="FILE", help=help_text)
+    parser.add_argument("--task-file", type=parsing.path, metavar="FILE", help=help_text)
     help_text = "mapping file that states how PATIENTS writes the task's columns; the output keeps PATIENTS' columns, "
     help_text += "separator, decimal mark and encoding (default: none)"
-    parser.add_argument("--mapping", type=Path, metavar="FILE", help=help_text)
+    parser.add_argument("--mapping", type=parsing.path, metavar="FILE", help=help_text)
     help_text = "file for the CSV with the new columns (default: standard output)"
-    parser.add_argument("--out", type=Path, metavar="FILE", help=help_text)
+    parser.add_argument("--out", type=parsing.path, metavar="FILE", help=help_text)
     return parser.parse_args()
 
 

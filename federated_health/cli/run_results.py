@@ -39,13 +39,13 @@ def figures_when_stopped(run: FederatedRun, error: BaseException) -> dict[str, A
 def save_results(
     folder: RunFolder, run: FederatedRun, figures: Mapping[str, Any], stopped_by: BaseException | None = None
 ) -> None:
-    """Print the figures and save the run; Ctrl-C and a closed terminal do not interrupt it.
+    """Print the figures and save the run; a closed terminal does not interrupt it, nor does Ctrl-C, unless repeated.
 
     Args:
         stopped_by: what ended the run before its last round; raised again after the results are saved.
     """
     try:
-        with console.interrupts_deferred():
+        with console.interrupts_deferred("still saving the results; Ctrl-C again ends at once, without them"):
             _print_and_save(folder, run, figures, stopped=stopped_by is not None)
     except RunError as error:
         raise stopped_by or error from None

@@ -128,9 +128,11 @@ def audit() -> None:
 def _add_folders(group: Any, *, out: Path, out_help: str) -> None:
     data = Path(DEFAULT_DATA)
     for flag, folder, help in (("--data", data, "folder that create_dataset.py wrote"), ("--out", out, out_help)):
-        group.add_argument(flag, type=Path, default=folder, metavar="DIR", help=f"{help} (default: %(default)s)")
+        group.add_argument(
+            flag, type=parsing.path, default=folder, metavar="DIR", help=f"{help} (default: %(default)s)"
+        )
     help_text = "task file that declares the columns of the CSVs (default: the task of the folder)"
-    group.add_argument("--task-file", type=Path, metavar="FILE", help=help_text)
+    group.add_argument("--task-file", type=parsing.path, metavar="FILE", help=help_text)
 
 
 def _add_count(group: Any, flag: str, help: str, default: int | None) -> None:

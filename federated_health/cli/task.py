@@ -39,7 +39,9 @@ def make_parser() -> parsing.CommandParser:
         "export.xlsx --target verstorben --name stroke > stroke.toml",
     )
     draft = parsing.add_subcommand(subcommands, "draft", _draft, help_text, examples)
-    draft.add_argument("export", type=Path, metavar="EXPORT", help="the export: a CSV, .csv.gz, .xlsx or .parquet")
+    draft.add_argument(
+        "export", type=parsing.path, metavar="EXPORT", help="the export: a CSV, .csv.gz, .xlsx or .parquet"
+    )
     help_text = "header of the column to predict"
     draft.add_argument("--target", required=True, metavar="COLUMN", help=help_text)
     help_text = "name of the task: lower-case letters, digits and hyphens (default: derived from the file's name)"
@@ -49,11 +51,11 @@ def make_parser() -> parsing.CommandParser:
     check = parsing.add_subcommand(
         subcommands, "check", _check, help_text, ("stroke.toml", "stroke.toml --data patients.csv")
     )
-    check.add_argument("file", type=Path, metavar="FILE", help="the task file")
+    check.add_argument("file", type=parsing.path, metavar="FILE", help="the task file")
     help_text = "also check this CSV of a hospital against the task (default: none)"
-    check.add_argument("--data", type=Path, metavar="CSV", help=help_text)
+    check.add_argument("--data", type=parsing.path, metavar="CSV", help=help_text)
     help_text = "mapping file that states how CSV writes the task's columns (default: none)"
-    check.add_argument("--mapping", type=Path, metavar="FILE", help=help_text)
+    check.add_argument("--mapping", type=parsing.path, metavar="FILE", help=help_text)
 
     help_text = "prints the columns of a task as a table"
     show = parsing.add_subcommand(subcommands, "show", _show, help_text, ("stroke.toml", "readmission --markdown"))

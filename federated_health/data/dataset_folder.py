@@ -22,8 +22,8 @@ from federated_health.data.sources.source import Source
 from federated_health.data.task_files import TASKS
 from federated_health.data.task_writing import write_task
 from federated_health.data.tasks import Task
-from federated_health.errors import DataError
-from federated_health.files import PUBLIC, hash_file, write_bytes
+from federated_health.errors import DataError, StorageError
+from federated_health.files import PUBLIC, hash_file, make_folder, sync_file, sync_folder, write_bytes
 
 PICTURE, TASK_FILE_NAME = "partition.png", "task.toml"
 
@@ -54,7 +54,7 @@ def write_hospitals(
         force: overwrite files that this function did not write, or that were changed since.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         _find_old_files(folder, source, plot=plot, force=force)  # refuses before the work begins
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder, ignore_cleanup_errors=True) as temporary:
             partial = Path(temporary)
@@ -79,9 +79,14 @@ def write_hospitals(
                 draw_partition(partial / PICTURE, f"{source.task.name}: {source.task.label.meaning}", entries)
                 manifest["picture"] = {"file": PICTURE, "sha256": hash_file(partial / PICTURE)}
             (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+            new = sorted(partial.iterdir())
+            for file in new:
+                sync_file(file)
             old = _find_old_files(folder, source, plot=plot, force=force)  # another process may have written meanwhile
-            _replace_files(folder, old, sorted(partial.iterdir()), partial / "old")
+            _replace_files(folder, old, new, partial / "old")
             return manifest
+    except StorageError as error:
+        raise DataError(str(error)) from None
     except OSError as error:
         raise DataError(f"{folder}: cannot be written to ({error.strerror})") from None
 
@@ -146,17 +151,35 @@ def _write_hospital(path: Path, name: str, rows: pd.DataFrame, label: Label) -> 
 
 
 def _replace_files(folder: Path, old: list[Path], new: list[Path], backup: Path) -> None:
-    """Replace old files by new ones; if that fails, the old files are restored."""
+    """Replace old files by new ones; if that fails, the old files are restored.
+
+    The old manifest goes first and the new one comes last, each on disk before the next step: after a power cut, a
+    folder with a manifest is whole, old or new. The caller removes the old files after the new ones are on disk.
+    """
     backup.mkdir()
-    moves = [*((file, backup / file.name) for file in old), *((file, folder / file.name) for file in new)]
+
+    def is_manifest(file: Path) -> bool:
+        return file.name == MANIFEST
+
+    moves = [(file, backup / file.name) for file in sorted(old, key=is_manifest, reverse=True)]
+    moves += [(file, folder / file.name) for file in sorted(new, key=is_manifest)]
     try:
         for origin, target in moves:
+            if is_manifest(origin):
+                _sync_folders(backup, backup.parent, folder)
             origin.replace(target)
+            if is_manifest(origin):
+                _sync_folders(backup, folder)
     except BaseException:  # Ctrl-C, too
         for origin, target in reversed(moves):
             if target.exists() and not origin.exists():
                 target.replace(origin)
         raise
+
+
+def _sync_folders(*folders: Path) -> None:
+    for folder in folders:
+        sync_folder(folder)
 
 
 def _find_old_files(folder: Path, source: Source, *, plot: bool, force: bool) -> list[Path]:

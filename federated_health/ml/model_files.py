@@ -7,21 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from federated_health.errors import DataError
+from federated_health.files import sync_file, sync_folder
 from federated_health.ml.backend import load_keras
 
 DESCRIPTION_MEMBER = "federated_health.json"
 
 
 def save_model(path: Path, model: Any, description: Mapping[str, Any]) -> None:
-    """Write a `.keras` file, whole or not at all, with a description inside of how it was made; `task` is its task."""
+    """Write a `.keras` file, whole or not at all, with a description inside of how it was made; `task` is its task.
+
+    It is on disk when this returns.
+    """
     partial = path.with_name(f".{path.stem}.partial.keras")
     try:
         model.save(partial)
         with zipfile.ZipFile(partial, "a") as archive:
             archive.writestr(DESCRIPTION_MEMBER, json.dumps(description, indent=2))
+        sync_file(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 def read_description(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 
-from federated_health import append_only, files
+from federated_health import append_only
 from federated_health.errors import BudgetError, PrivacyError
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.accounting import Steps, epsilon_of
@@ -218,9 +218,6 @@ class PrivacyBudget:
             ) from None
 
     def _append(self, file: FileIO, line: bytes) -> None:
-        assert self.path is not None
-        if self._bytes_read == 0:
-            files.sync_folder(self.path.parent)
         file.seek(max(self._bytes_read - 1, 0))
         if file.read(1) not in (b"\n", b""):  # the last line is complete but for its line break
             line = b"\n" + line

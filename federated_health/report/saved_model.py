@@ -27,6 +27,9 @@ from federated_health.ml.networks import Weights, weights_hash
 
 SAVED = b"saved"
 
+SAVE_SECONDS = 300.0
+"""Longest time for the other process to save the model."""
+
 
 def save_final_model(path: Path, task: Task, config: TrainConfig, weights: Weights) -> None:
     """Save the self-contained Keras model of a run, with its task and a description of its training.
@@ -95,21 +98,25 @@ class ModelSaver:
                 )
 
     def save(self, path: Path, task: Task, config: TrainConfig, weights: Weights) -> None:
-        """Save the model (see `save_final_model`), in this process if the other one fails."""
-        process, self._process = self._process, None
-        if process is not None:
-            with suppress(OSError):
-                output, _ = process.communicate(write_request(path.absolute(), task, config, weights))
+        """Save the model (see `save_final_model`), in this process if the other one fails or hangs.
+
+        If an exception ends this, such as a KeyboardInterrupt, the other process is killed by `close`.
+        """
+        if (process := self._process) is not None:
+            with suppress(OSError, subprocess.TimeoutExpired):
+                request = write_request(path.absolute(), task, config, weights)
+                output, _ = process.communicate(request, timeout=SAVE_SECONDS)
                 if process.returncode == 0 and output == SAVED:
                     return
+            self.close()
         save_final_model(path, task, config, weights)
 
     def close(self) -> None:
-        """End the other process if it was not needed."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
+        """End the other process if it has not ended."""
+        process, self._process = self._process, None
+        if process is not None:
+            with suppress(OSError), process:
+                process.kill()
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """Checkpoints: everything that a run needs to resume, as files in a folder.
 
-The folder holds the newest two checkpoints, and one file with every completed round. At any moment, after kill -9 too,
-the newest intact checkpoint can be loaded; a damaged one costs one round.
+The folder holds the newest two checkpoints, and one file with every completed round. At any moment, after kill -9 or a
+power cut too, the newest intact checkpoint can be loaded; a damaged one costs one round. Of a finished run it holds the
+last checkpoint, under another name, so that the run can be extended.
 
 The first line of a checkpoint holds a magic word, the format's version, and the SHA-256 of version and content; all
 versions share this line. The content is a line of JSON, then the arrays that it names, each in NumPy's own format. The
@@ -35,7 +36,10 @@ CHECKPOINTS = "checkpoints"
 """Name of the folder of checkpoints in a run's folder."""
 
 HISTORY, PARTIAL = "history.jsonl", ".checkpoint.partial"
-FILE_NAME = re.compile(r"round-\d{6,}\.checkpoint", re.ASCII)
+ROUND, FINISHED = "round-", "finished-"
+"""Beginnings of the names of checkpoints: of a run that can resume, and of one that is over and can be extended."""
+
+FILE_NAME = re.compile(rf"({ROUND}|{FINISHED})\d{{6,}}\.checkpoint", re.ASCII)
 
 MAGIC = b"federated-health-checkpoint"
 VERSION = b"3"
@@ -134,8 +138,8 @@ def digest_of(version: bytes, *body: bytes | memoryview) -> bytes:
 class CheckpointFolder:
     """The newest two checkpoints of one run, and a history file of a line per round; for one process at a time.
 
-    A resumed run loads before it saves. Saving without loading starts a new run and removes the checkpoints there.
-    Saving takes as long after many rounds as after few.
+    A resumed run loads before it saves. Saving without loading starts a new run. The checkpoints of an earlier one stay
+    until the first round of the new one is saved. Saving takes as long after many rounds as after few.
     """
 
     def __init__(self, path: Path) -> None:
@@ -152,7 +156,7 @@ class CheckpointFolder:
             CheckpointError: it cannot be written.
             ValueError: its history does not continue the one before, or its content is not JSON and numbers.
         """
-        path = self.path / f"round-{checkpoint.round_number:06}.checkpoint"
+        path = self.path / name_of(checkpoint.round_number)
         try:
             if not self._newest:  # a new run
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -165,10 +169,11 @@ class CheckpointFolder:
                 f"{self.path}: the checkpoint of round {checkpoint.round_number} cannot be written ({reason_of(error)})"
             ) from None
         self._newest = [path, *(other for other in self._newest if other != path)][:2]
-        with suppress(OSError):  # the next save removes it
-            for other in self.files():
-                if other not in self._newest:
-                    other.unlink()
+        if checkpoint.history:
+            with suppress(OSError):  # the next save removes it
+                for other in self.files():
+                    if other not in self._newest:
+                        other.unlink()
 
     def load(self) -> Checkpoint:
         """The newest intact checkpoint, after which `save` continues; the log names damaged ones.
@@ -191,18 +196,40 @@ class CheckpointFolder:
         if tuple(history[max(rounds - 1, 0) : rounds]) != self._last_round:
             raise ValueError(f"the history does not continue round {rounds}")
         lines = b"".join(map(write_round, history[rounds:]))
-        with (self.path / HISTORY).open("r+b" if size else "wb") as file:
+        # Before the first round, the history file of an earlier run stays.
+        with (self.path / HISTORY).open("r+b" if size else "wb" if lines else "ab") as file:
             if file.seek(0, os.SEEK_END) < size:
                 raise OSError(0, f"{HISTORY} was shortened")
-            file.seek(size)
-            file.truncate()
-            file.write(lines)
-            file.flush()
+            if lines:
+                file.seek(size)
+                file.truncate()
+                file.write(lines)
+                file.flush()
             os.fsync(file.fileno())
         self._hash.update(lines)
         self._last_round = tuple(history[-1:])
         self._end = Position(len(history), size + len(lines), self._hash.hexdigest())
         return self._end
+
+    def finish(self) -> None:
+        """Keep the history and the last checkpoint only, marked as that of a finished run, or raise CheckpointError.
+
+        The mark is on disk before anything is removed.
+        """
+        finished = self.path / self._newest[0].name.replace(ROUND, FINISHED)
+        try:
+            self._newest[0].replace(finished)
+            sync_folder(self.path)
+            for other in self.files():
+                if other != finished:
+                    other.unlink()
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be written to ({reason_of(error)})") from None
+        self._newest = [finished]
+
+    def is_finished(self) -> bool:
+        """Whether the checkpoint that was loaded is that of a finished run."""
+        return any(path.name.startswith(FINISHED) for path in self._newest[:1])
 
     def files(self) -> list[Path]:
         """Checkpoint files, the newest first; none where there is no folder."""
@@ -210,7 +237,7 @@ class CheckpointFolder:
             files = [path for path in self.path.iterdir() if FILE_NAME.fullmatch(path.name)]
         except FileNotFoundError:
             return []
-        return sorted(files, key=number_in, reverse=True)
+        return sorted(files, key=lambda path: (number_in(path), path.name), reverse=True)  # round- before finished-
 
     def is_empty(self) -> bool:
         """Whether there is no readable checkpoint file, intact or damaged."""
@@ -220,9 +247,17 @@ class CheckpointFolder:
             return True
 
     def remove(self) -> None:
-        """Remove what `save` made, the newest checkpoint last, or raise CheckpointError."""
+        """Remove what `save` made, the newest checkpoint last, or raise CheckpointError.
+
+        If no round of a new run was saved, the checkpoints of an earlier one stay.
+        """
+        first = self.path / name_of(0)
         try:
-            for path in [self.path / PARTIAL, *reversed(self.files()), self.path / HISTORY]:
+            files = self.files()
+            if self._newest == [first] != files:
+                first.unlink(missing_ok=True)
+                return
+            for path in [self.path / PARTIAL, *reversed(files), self.path / HISTORY]:
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise CheckpointError(f"{self.path}: cannot be removed ({reason_of(error)})") from None
@@ -231,9 +266,14 @@ class CheckpointFolder:
         self._newest = []
 
 
+def name_of(round_number: int) -> str:
+    """File name of the checkpoint after a round."""
+    return f"{ROUND}{round_number:06}.checkpoint"
+
+
 def number_in(path: Path) -> int:
     """Number of the round in a checkpoint's file name."""
-    return int(path.stem.removeprefix("round-"))
+    return int(path.stem.rpartition("-")[2])
 
 
 def reason_of(error: OSError) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from federated_health import report
 from federated_health.errors import RunError, StorageError
-from federated_health.files import locked_folder, make_folder, path_exists, write_json
+from federated_health.files import locked_folder, make_folder, path_exists, sync_folder, write_json
 from federated_health.ml.rounds import Round, append_round, write_rounds
 from federated_health.ml.targets import target_of
 from federated_health.names import METRICS, MODEL, REPORT, ROUNDS, SETTINGS
@@ -27,8 +27,8 @@ class RunFolder:
     """Where a run's results and checkpoints go.
 
     As a context manager it locks the folder against other servers. A run that ends before its first round is completed
-    leaves no files. An earlier run's checkpoints are removed when the new run begins, and its results when the first
-    round is completed.
+    leaves no files. An earlier run's files stay until that round is saved: its results are then removed. Results of a
+    run that resumes stay until the new ones replace them. What is removed has its replacement on disk already.
 
     Args:
         settings: `out` names the folder, or is empty for runs/ and the date and time; `force` allows an earlier run's
@@ -47,13 +47,16 @@ class RunFolder:
         self._checkpoints = CheckpointFolder(self.path / CHECKPOINTS)
         self.checkpoint: Checkpoint | None = None
         self._has_no_round = False  # whether a new run has begun without completing a round
+        self._is_unchanged = True  # whether no round was completed since it began or resumed
+        self._was_finished = False  # whether it extends a finished run, whose results are there
+        self._has_others_results = False  # whether it resumes beside results of an earlier run
         self._resources = ExitStack()
         if settings.resume:
             from federated_health.server import resuming  # noqa: PLC0415  # a new run does without it
 
-            self.checkpoint = resuming.read_checkpoint(self.path, self._checkpoints)
-            resuming.check_settings(self.checkpoint.settings, settings.to_config())
+            self.checkpoint = resuming.read_checkpoint(self.path, settings.to_config(), self._checkpoints)
             self.checkpoint.check_agreement(settings.agreement)
+            self._has_others_results = resuming.has_others_results(self.path, self.checkpoint)
         elif (present := files_of_run(self.path)) and not settings.force:
             resume = "--resume continues it, " if CHECKPOINTS in present else ""
             raise RunError(f"{self.path}: holds a run already ({', '.join(present)}); {resume}--force overwrites it")
@@ -77,21 +80,26 @@ class RunFolder:
 
     def begin(self, run: FederatedRun) -> None:
         """Save the state of the run before its first round, once the hospitals have gathered."""
-        if self.checkpoint is None:
-            self._checkpoints.remove()
-        else:
-            self._write_rounds(run.history)
         self._has_no_round = self.checkpoint is None
+        self._was_finished = self.checkpoint is not None and self._checkpoints.is_finished()
+        if self._has_others_results:
+            self._remove_results()
         self._checkpoints.save(run.checkpoint())
 
     def append_round(self, run: FederatedRun) -> None:
-        """Add the last completed round to rounds.csv, and save a checkpoint, which is on disk when this returns."""
+        """Save a checkpoint, which is on disk when this returns, and add the last completed round to rounds.csv.
+
+        rounds.csv is on disk at the end of the run: until then, the history beside the checkpoints holds its figures.
+        """
         self._has_no_round = False
+        self._checkpoints.save(run.checkpoint())
         if len(run.history) == 1:
+            self._remove_results()
+        if self._is_unchanged:
             self._write_rounds(run.history)
         else:
             append_round(self.path / ROUNDS, run.history[-1])
-        self._checkpoints.save(run.checkpoint())
+        self._is_unchanged = False
         if len(run.history) == self._settings.rounds and run.weights is not None:
             self._model_saver.prepare()  # during the final evaluation
 
@@ -107,13 +115,17 @@ class RunFolder:
     def _headline(self) -> str:
         return target_of(self._settings.task_declaration).headline
 
-    def _write_rounds(self, history: Sequence[Round]) -> None:
-        """Write settings.json and rounds.csv, and remove what an earlier run left."""
+    def _remove_results(self) -> None:
+        """Remove the results of an earlier run; they are removed on disk when this returns."""
         try:
-            for name in _FILES:
+            for name in reversed(_FILES):
                 (self.path / name).unlink(missing_ok=True)
+            sync_folder(self.path)
         except OSError as error:
             raise StorageError(f"{self.path}: cannot be written to ({error.strerror})") from None
+
+    def _write_rounds(self, history: Sequence[Round]) -> None:
+        """Write settings.json and rounds.csv; they are on disk when this returns."""
         config = self._settings.to_config()
         if self.checkpoint is not None:  # the file says how to repeat the run, not that it was resumed
             config |= {"out": str(self.path), "resume": ""}
@@ -121,18 +133,20 @@ class RunFolder:
         write_rounds(self.path / ROUNDS, history, self._headline)
 
     def finish(self, run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool) -> None:
-        """Write metrics.json, model.keras and report.html, in this order; a completed run needs no checkpoints.
+        """Write settings.json, rounds.csv, metrics.json, model.keras and report.html, in this order.
 
-        A run whose weights the server cannot read has metrics.json only. Once stopped, such a run cannot resume, since
-        its key ends with the hospitals' processes.
+        Only then are checkpoints removed, except for the last one, from which a finished run can be extended. A run
+        whose weights the server cannot read has no model and no report, and leaves no checkpoint, since its key ends
+        with the hospitals' processes; nor does one with differential privacy, whose rounds are planned.
 
         Raises:
             RunError: a file could not be made or written; the files before it are written.
         """
         from federated_health.server import run_summary  # noqa: PLC0415  # once the rounds are over
 
-        if stopped:  # the last round may not have been added
-            write_rounds(self.path / ROUNDS, run.history, self._headline)
+        if stopped and self._was_finished and self._is_unchanged:
+            return  # its results are those of a whole run
+        self._write_rounds(run.history)  # the last round may not have been added
         config, run_page = run.train_config(), report.load().run_page
         run_summary.write_metrics(self.path, run, figures, stopped=stopped)
         if run.weights is not None:
@@ -142,8 +156,10 @@ class RunFolder:
             facts = run_page.hashes_of_model(model, run.weights)
             summary = run_summary.summarise(run, figures, stopped=stopped, facts=facts)
             run_page.write_run_report(self.path / REPORT, summary)
-        if not stopped or run.weights is None:
+        if run.weights is None or (run.privacy is not None and not stopped):
             self._checkpoints.remove()
+        elif not stopped:
+            self._checkpoints.finish()
 
 
 def files_of_run(path: Path) -> list[str]:

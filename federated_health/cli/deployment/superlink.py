@@ -184,9 +184,11 @@ def make_parser() -> parsing.CommandParser:
     parser = parsing.CommandParser(DESCRIPTION, examples=EXAMPLES)
     participants = parser.add_argument_group("participants")
     help_text = "folder of the server's key and certificate, which `python -m federated_health certificates` makes"
-    participants.add_argument("--tls", type=Path, required=True, metavar="DIR", help=help_text)
+    participants.add_argument("--tls", type=parsing.path, required=True, metavar="DIR", help=help_text)
     help_text = "certificates of the hospitals to admit, or folders of them, such as the authority's issued/"
-    participants.add_argument("--hospitals", type=Path, nargs="+", required=True, metavar="PATH", help=help_text)
+    participants.add_argument(
+        "--hospitals", type=parsing.path, nargs="+", required=True, metavar="PATH", help=help_text
+    )
     connection = parser.add_argument_group("connection")
     help_text = "address for hospitals' nodes; 0.0.0.0:9092 accepts other machines (default: %(default)s)"
     connection.add_argument("--address", default=flower_commands.DEFAULT_ADDRESS, metavar="HOST:PORT", help=help_text)

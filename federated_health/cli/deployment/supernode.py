@@ -137,20 +137,20 @@ def make_parser() -> parsing.CommandParser:
     """The parser of `supernode`; flags that client.py has, too, have the same help texts."""
     parser = parsing.CommandParser(DESCRIPTION, examples=EXAMPLES)
     hospital = parser.add_argument_group("which hospital this is")
-    hospital.add_argument("--data", type=Path, required=True, metavar="FILE", help="this hospital's own CSV")
+    hospital.add_argument("--data", type=parsing.path, required=True, metavar="FILE", help="this hospital's own CSV")
     help_text = (
         "what to predict; the CSV must have its columns (default: the task in the manifest beside the CSV, else "
     )
     help_text += f"{DEFAULT_TASK})"
     hospital.add_argument("--task", choices=tuple(TASKS), help=help_text)
     help_text = "task file of your own, instead of --task (default: the one in the manifest beside the CSV, if any)"
-    hospital.add_argument("--task-file", type=Path, metavar="FILE", help=help_text)
+    hospital.add_argument("--task-file", type=parsing.path, metavar="FILE", help=help_text)
     add_mapping(hospital)
     add_network(hospital)
     add_split_seed(hospital)
     connection = parser.add_argument_group("connection")
     help_text = "folder of this hospital's key and certificate, which names the hospital"
-    connection.add_argument("--tls", type=Path, required=True, metavar="DIR", help=help_text)
+    connection.add_argument("--tls", type=parsing.path, required=True, metavar="DIR", help=help_text)
     help_text = "address of the SuperLink (default: %(default)s)"
     connection.add_argument("--superlink", default=flower_commands.DEFAULT_ADDRESS, metavar="HOST:PORT", help=help_text)
     help_text = "seconds to wait until the SuperLink admits this hospital, at the start and after each lost connection"
