@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def load() -> ModuleType:
-    """This package with `handshake` and what that imports: `admission`, `certificates`, `identity` and `parties`."""
-    from federated_health.security import handshake  # noqa: F401, PLC0415  # the loader of this folder
+    """This package with `handshake`, `proof` and what these import, such as `admission`."""
+    from federated_health.security import handshake, proof  # noqa: F401, PLC0415  # the loader of this folder
 
     return sys.modules[__name__]
 

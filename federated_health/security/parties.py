@@ -61,6 +61,14 @@ def server(hosts: Sequence[str]) -> Party:
     return Party(unique[0], Role.SERVER, unique)
 
 
+def is_one_of(host: str, hosts: Sequence[str]) -> bool:
+    """Whether a host that a user wrote is one of a certificate's."""
+    try:
+        return _normalise(host) in hosts
+    except CertificateError:
+        return False
+
+
 def _normalise(host: str) -> str:
     """Host as certificates spell it: lower case, no final dot, no brackets."""
     try:

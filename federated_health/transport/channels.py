@@ -4,13 +4,17 @@ import ipaddress
 import re
 
 from federated_health.errors import AddressError
+from federated_health.transport.liveness import CAN_COUNT
 
-PROTOCOL = "5"
+PROTOCOL = "6"
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 MAX_METADATA_BYTES = 128 * 1024  # they hold a hospital's task agreement; gRPC's own limit is 8 KiB
 
 KEEPALIVE_SECONDS = 20.0
-"""Silence after which either end sends a ping; it closes the connection after the same time without an answer."""
+"""Silence after which either end sends a ping, so that a live connection is never silent for long."""
+
+MAX_PING_SECONDS = 3600.0
+"""Time limit for the answer to a ping, which on a slow link waits behind a large message."""
 
 MAX_MESSAGE_KEY = "largest-message"
 """Metadata key with which a server accepts a hospital: the size limit, in bytes, of the hospital's messages."""
@@ -26,14 +30,15 @@ def channel_options(keepalive: float) -> list[tuple[str, int]]:
         keepalive: seconds of silence before a ping.
     """
     milliseconds = round(keepalive * 1000)
+    answer_within = round(MAX_PING_SECONDS * 1000) if CAN_COUNT else milliseconds
     return [
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.keepalive_time_ms", milliseconds),
-        ("grpc.keepalive_timeout_ms", milliseconds),
-        ("grpc.http2.ping_timeout_ms", milliseconds),  # by default gRPC waits for a minute
+        ("grpc.keepalive_timeout_ms", answer_within),
+        ("grpc.http2.ping_timeout_ms", answer_within),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         # gRPC's server treats more frequent pings as an attack, and a hospital that trains for long sends many.
@@ -47,6 +52,19 @@ def channel_options(keepalive: float) -> list[tuple[str, int]]:
 
 
 CHANNEL_OPTIONS = channel_options(KEEPALIVE_SECONDS)
+
+
+def signal_seconds() -> float:
+    """Time after which each end of a stream sends a part without content.
+
+    The receiver of a large message has nothing else to send, and gRPC answers pings in the order of their arrival.
+    """
+    return KEEPALIVE_SECONDS / 2
+
+
+def max_silence_seconds() -> float:
+    """Time without a byte after which either end of a stream closes it: a ping and its answer fit in."""
+    return 1.75 * KEEPALIVE_SECONDS
 
 
 def check_address(address: str, *, encrypted: bool = False, insecure: bool = False) -> None:

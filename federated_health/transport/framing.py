@@ -122,12 +122,14 @@ class Receiver:
         self._missing: deque[npt.NDArray[np.uint8]] = deque()
 
     def add(self, part: bytes) -> Message | None:
-        """Take the next part; returns the message that it completes.
+        """Take the next part; returns the message that it completes. A part without bytes says nothing.
 
         Raises:
             UndecodableError: the part is no header of a message within the limits, or no chunk that fits the array
                 that follows. The next part is read as a header.
         """
+        if not part:
+            return None
         message, self._message = self._message, None
         if message is None:
             message = self._begin(part)

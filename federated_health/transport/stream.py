@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,11 @@ import grpc
 from flwr.app import Message
 
 from federated_health.names import node_id_of
+from federated_health.transport import channels
 from federated_health.transport.channels import MAX_MESSAGE_KEY, MAX_REPLY_BYTES
 from federated_health.transport.framing import Receiver, Serialised, UndecodableError, serialise_message
 from federated_health.transport.interface import Problem, error_reply
+from federated_health.transport.liveness import Silence
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,8 @@ class Stream:
         awaited: message id -> its reply, or the reason why there is none.
         find_obstacle: returns why the hospital is no longer admitted, or None while it is.
         expelled: done, with the reason, once the hospital is no longer admitted.
+        silent: done once no byte of the hospital has arrived for too long.
+        silence: the time since the last one.
     """
 
     name: str
@@ -71,6 +75,8 @@ class Stream:
     awaited: dict[str, "asyncio.Future[Message | str]"] = field(default_factory=dict)
     find_obstacle: Callable[[], str | None] = lambda: None
     expelled: "asyncio.Future[str]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    silent: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    silence: Silence = field(default_factory=Silence)
     _past: OrderedDict[str, str] = field(default_factory=OrderedDict)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)  # gRPC takes one write per stream at a time
     _logged: set[str] = field(default_factory=set)
@@ -78,10 +84,18 @@ class Stream:
     def __post_init__(self) -> None:
         self._receiver = Receiver(self.max_message_bytes)
 
-    async def accept(self) -> None:
-        """Tell the hospital that it is accepted."""
+    async def accept(self, proof: Sequence[tuple[str, str | bytes]] = ()) -> None:
+        """Tell the hospital that it is accepted, and prove to it who the server is."""
         async with self._writing:
-            await self.context.send_initial_metadata(((MAX_MESSAGE_KEY, str(self.max_message_bytes)),))
+            await self.context.send_initial_metadata(((MAX_MESSAGE_KEY, str(self.max_message_bytes)), *proof))
+
+    async def signal(self) -> None:
+        """Send a part without content now and then, while the stream lives; see `channels.signal_seconds`."""
+        is_open = True
+        while is_open:
+            await asyncio.sleep(channels.signal_seconds())
+            writing = self._write(Serialised(b""), asyncio.get_running_loop().create_future())
+            is_open = await asyncio.shield(asyncio.ensure_future(writing))  # as in `exchange`
 
     async def exchange(self, key: str, message: Message, content: Serialised) -> Message:
         """Send a message and return its reply, or an error reply if the stream ends first.

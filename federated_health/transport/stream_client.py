@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
 
@@ -21,14 +21,17 @@ from federated_health.transport import channels
 from federated_health.transport.app_calls import App, call_app, failed_reply
 from federated_health.transport.channels import MAX_MESSAGE_BYTES, MAX_MESSAGE_KEY, MAX_REPLY_BYTES, PROTOCOL
 from federated_health.transport.framing import Receiver, Serialised, UndecodableError, serialise_reply
+from federated_health.transport.liveness import watched
 from federated_health.transport.reconnect import Reconnector, find_obstacle
 
 if TYPE_CHECKING:
     from federated_health.security.identity import Identity
+    from federated_health.security.proof import ServerCheck
 
 logger = logging.getLogger(__name__)
 
 JOIN_METHOD = "/flwr.proto.FlowerService/Join"
+PROVE_METHOD = "/flwr.proto.FlowerService/Prove"
 
 JOIN, UNFIT = "join", "unfit"
 """Kinds of metadata in the ledger: from a hospital that joins, and from one that may not join."""
@@ -82,33 +85,35 @@ def join_run(
     """
     # Only this process knows the token, so no other can replace its stream after a lost connection.
     metadata = (*_join_metadata(name, agreement), ("process", uuid4().hex))
+    check: ServerCheck | None = None
+    _, port = channels.split_address(address)
     reconnector = Reconnector(address, tls, wait, announce)
     if tls is not None:
         tls.check_name(name)
         if remark := tls.expiry_warning():
             announce(remark)
         find_obstacle(address, tls, wait)
+        check = _make_check(address, tls, announce)
     note = "; loading Keras"
     obstacle: MissingLibraryError | None = None
     while True:
         began, limit = time.monotonic(), None
-        with _open_channel(address, tls) as channel:
+        with _open_channel(address, tls) as channel, watched(port, channels.max_silence_seconds(), channel.close):
             stream = _HospitalStream(channel, ledger)
-            call = stream.begin(JOIN, metadata)
             try:
-                with reconnector.limited(call):
-                    # Waits until the server accepts. If it refuses or cannot be reached, there is no metadata.
-                    limit = _read_limit(call.initial_metadata())
+                call, limit = _begin(stream, channel, metadata, check, reconnector, address)
                 if limit is not None:
                     announce(f"joined {address} as {name}{note}")
                     note = " again"
                     prepare()
                 for message in _read_messages(call, address):
+                    _check_validity(check, address)
                     try:
                         reply = call_app(app, message, context)
                     except MissingLibraryError as error:
                         obstacle = error
                         reply = failed_reply(message, error.reason)
+                    _check_validity(check, address)  # training may take long
                     stream.send(message, reply, limit or MAX_REPLY_BYTES)
                     if obstacle is not None:
                         break
@@ -144,6 +149,11 @@ def report_unfit(
     """
     metadata = (*_join_metadata(name, agreement), ("unfit", reason))
     with _open_channel(address, tls) as channel:
+        if tls is not None:
+            check = _make_check(address, tls, lambda _: None)
+            proof = channel.unary_unary(PROVE_METHOD).future(b"", UNFIT_SECONDS, check.challenge())
+            if check.rejection_reason(proof.initial_metadata()):
+                return
         stream = _HospitalStream(channel, ledger)
         stream.close()
         call = stream.begin(UNFIT, metadata, timeout=UNFIT_SECONDS)
@@ -156,6 +166,60 @@ def _open_channel(address: str, tls: "Identity | None" = None) -> grpc.Channel:
         return grpc.insecure_channel(address, options=channels.CHANNEL_OPTIONS)
     credentials = grpc.ssl_channel_credentials(tls.authority_bytes, tls.read_key(), tls.certificate_bytes)
     return grpc.secure_channel(address, credentials, options=channels.CHANNEL_OPTIONS)
+
+
+def _begin(
+    stream: "_HospitalStream",
+    channel: grpc.Channel,
+    metadata: Sequence[tuple[str, str]],
+    check: "ServerCheck | None",
+    reconnector: Reconnector,
+    address: str,
+) -> tuple[grpc.Call, int | None]:
+    """Begin a stream, and wait until the server accepts; returns its call and the size limit of a reply, in bytes.
+
+    With TLS, the server is checked before the metadata leaves, and again on the stream itself, since gRPC may have
+    connected once more in between.
+
+    Returns:
+        If the server refuses or cannot be reached, a call that has ended, and None.
+
+    Raises:
+        JoinError: the server's certificate is rejected.
+    """
+    if check is not None:
+        call = channel.unary_unary(PROVE_METHOD).future(b"", metadata=check.challenge())
+        with reconnector.limited(call):
+            code = call.code()
+        if code not in (grpc.StatusCode.OK, grpc.StatusCode.UNIMPLEMENTED):
+            return call, None
+        _check_proof(check, call, address)
+        metadata = (*metadata, *check.challenge())
+    call = stream.begin(JOIN, metadata)
+    with reconnector.limited(call):
+        limit = _read_limit(call.initial_metadata())
+    if check is not None and limit is not None:
+        _check_proof(check, call, address)
+    return call, limit
+
+
+def _make_check(address: str, tls: "Identity", announce: Callable[[str], None]) -> "ServerCheck":
+    from federated_health import security  # noqa: PLC0415  # optional feature
+
+    check: ServerCheck = security.load().proof.ServerCheck(tls, channels.split_address(address)[0], announce)
+    return check
+
+
+def _check_proof(check: "ServerCheck", call: grpc.Call, address: str) -> None:
+    """Raise JoinError unless the server has answered the call's challenge with a valid certificate."""
+    if reason := check.rejection_reason(call.initial_metadata()):
+        raise JoinError(f"{address}: {reason}")
+
+
+def _check_validity(check: "ServerCheck | None", address: str) -> None:
+    """Raise JoinError if the server's certificate has expired, or is revoked by a list that came meanwhile."""
+    if check is not None and (reason := check.expiry_reason()):
+        raise JoinError(f"{address}: {reason}")
 
 
 class _HospitalStream:
@@ -192,7 +256,14 @@ class _HospitalStream:
         self._replies.put(serialised)
 
     def _parts(self) -> Iterator[bytes]:
-        for reply in iter(self._replies.get, None):
+        while True:
+            try:
+                reply = self._replies.get(timeout=channels.signal_seconds())
+            except Empty:
+                yield b""
+                continue
+            if reply is None:
+                return
             yield from reply.parts()
 
     def close(self) -> None:

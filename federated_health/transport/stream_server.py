@@ -6,7 +6,7 @@ All streams share one event loop in one thread.
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +19,7 @@ from flwr.app import Message
 from federated_health.data.tasks import find_difference, read_agreement
 from federated_health.errors import StorageError
 from federated_health.names import is_hospital_name, node_id_of, printable
+from federated_health.transport import channels, liveness
 from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL
 from federated_health.transport.framing import Serialised, serialise_content
 from federated_health.transport.interface import Problem, ReplyFutures, error_reply
@@ -58,15 +59,17 @@ class _Servicer:
         self.streams: dict[int, Stream] = {}
         self.problems = Problems()
         self.ending: asyncio.Future[tuple[grpc.StatusCode, str] | None] = asyncio.get_running_loop().create_future()
+        self.watching: asyncio.Future[None] | None = None
         self._agreement = agreement
         self._on_change = on_change
         self._max_message_bytes = max_message_bytes
-        self._security = self._admission = None
+        self._security = self._admission = self._prover = None
         if tls is not None:
             from federated_health import security  # noqa: PLC0415  # optional feature
 
             self._security = security.load()
             self._admission = self._security.admission.Admission(tls, on_change)
+            self._prover = self._security.proof.Prover(tls)
         self._announced: set[str] = set()  # rejections since a hospital last joined
         self._room = max_streams()
 
@@ -94,8 +97,12 @@ class _Servicer:
                 previous.replaced.set_result(None)
             self._announced.clear()
             self._on_change(f"{name} {'reconnected' if previous else 'joined'}")
-            await stream.accept()
-            await self._read(stream)
+            await stream.accept(self._prove(context))
+            signalling = asyncio.ensure_future(stream.signal())
+            try:
+                await self._read(stream)
+            finally:
+                signalling.cancel()
         except asyncio.CancelledError:
             # gRPC does not report which of the two happened.
             if stream.awaited and not self.ending.done():
@@ -113,6 +120,35 @@ class _Servicer:
             await self._abort(context, grpc.StatusCode.PERMISSION_DENIED, reason, f"disconnected {name}: {reason}")
         if self.ending.done() and (stopped := self.ending.result()):
             await context.abort(*stopped)
+        if stream.silent.done():
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "nothing arrived for too long")
+
+    async def Prove(self, _request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        """Prove to a hospital who the server is, before it joins."""
+        await context.send_initial_metadata(self._prove(context))
+        return b""
+
+    def _prove(self, context: grpc.aio.ServicerContext) -> Sequence[tuple[str, str | bytes]]:
+        """Metadata that answers a hospital's challenge; none without TLS."""
+        if self._prover is None or self._security is None:
+            return ()
+        metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+        challenge = metadata.get(self._security.proof.CHALLENGE_KEY, "")
+        proof: Sequence[tuple[str, str | bytes]] = self._prover.prove(
+            challenge, self._security.certificates.peer_certificate(context.auth_context())
+        )
+        return proof
+
+    async def watch(self) -> None:
+        """End streams of which no byte has arrived for too long, until the server stops."""
+        while liveness.CAN_COUNT and not self.ending.done():
+            await asyncio.wait({self.ending}, timeout=channels.max_silence_seconds() / 8)
+            received = liveness.count_received()
+            for stream in self.streams.values():
+                peer = liveness.parse_peer(unquote(str(stream.context.peer())))
+                seconds = stream.silence.seconds(peer and received.get(peer))
+                if seconds > channels.max_silence_seconds() and not stream.silent.done():
+                    stream.silent.set_result(None)
 
     async def _abort(
         self, context: grpc.aio.ServicerContext, code: grpc.StatusCode, reason: str, announcement: str
@@ -154,7 +190,7 @@ class _Servicer:
     async def _read(self, stream: Stream) -> None:
         """Deliver replies until the hospital leaves, reconnects elsewhere or is expelled, or the server stops."""
         reading = asyncio.ensure_future(self._deliver_all(stream))
-        ends: set[asyncio.Future[Any]] = {reading, self.ending, stream.replaced, stream.expelled}
+        ends: set[asyncio.Future[Any]] = {reading, self.ending, stream.replaced, stream.expelled, stream.silent}
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if reading.done():
@@ -241,9 +277,13 @@ def serve_streams(
         server = grpc.aio.server(options=server_options(max_message_bytes))
         servicer = _Servicer({"protocol": PROTOCOL, **agreement}, on_change, max_message_bytes, tls)
         join = grpc.stream_stream_rpc_method_handler(servicer.Join)  # bytes in both directions, see `framing`
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Join": join}),))
+        prove = grpc.unary_unary_rpc_method_handler(servicer.Prove)
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, {"Join": join, "Prove": prove}),)
+        )
         listen(server, address, tls)
         await server.start()
+        servicer.watching = asyncio.ensure_future(servicer.watch())
         return server, servicer
 
     async def stop(server: grpc.aio.Server, servicer: _Servicer, status: tuple[grpc.StatusCode, str] | None) -> None:
