@@ -51,6 +51,10 @@ class JoinError(UserError):
     """A hospital could not join, or the server is gone."""
 
 
+class RefusedMessageError(UserError):
+    """A hospital does not answer a message: it is malformed, or no run would hold it at this point."""
+
+
 class AnswerError(Exception):
     """A hospital cannot answer. The text is safe to send: the `reason` or the type of the error that caused it."""
 

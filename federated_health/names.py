@@ -15,6 +15,16 @@ DEFAULT_ADDRESS, DEFAULT_WAIT, DEFAULT_DATA = "127.0.0.1:8080", 300.0, "data"
 MAX_WAIT = 1e7
 """Longest wait in seconds; the clocks of some systems overflow beyond it."""
 
+MAX_ROUNDS, MAX_LOCAL_EPOCHS, MAX_BATCH_SIZE = 100_000, 10_000, 1_000_000
+MAX_RATE, MAX_PENALTY = 1e6, 1e6
+"""Largest numbers of a run's training, and its largest learning rate, L2 strength and proximal term.
+
+Settings allow no more, and a hospital refuses a message that asks for more.
+"""
+
+MAX_WEIGHTS = 2**27
+"""Largest number of a network's weights: 512 MiB, which is the largest message."""
+
 HOSPITAL_COLUMN = "hospital"
 """Column of a table, or of a mapping file, with the hospital of each row."""
 

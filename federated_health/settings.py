@@ -14,9 +14,30 @@ from federated_health.data.task_files import DEFAULT_TASK, TASKS, find_task, rea
 from federated_health.data.tasks import Task
 from federated_health.errors import SettingsError
 from federated_health.ml import load_privacy_plan
-from federated_health.ml.networks import ACTIVATIONS, MODELS, OPTIMIZERS, SGD, Network, agreement_of, read_hidden
+from federated_health.ml.networks import (
+    ACTIVATIONS,
+    FILE,
+    MODELS,
+    OPTIMIZERS,
+    SGD,
+    Network,
+    agreement_of,
+    number_of_weights,
+    read_hidden,
+)
 from federated_health.ml.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
-from federated_health.names import DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAX_WAIT
+from federated_health.names import (
+    DEFAULT_ADDRESS,
+    DEFAULT_DATA,
+    DEFAULT_WAIT,
+    MAX_BATCH_SIZE,
+    MAX_LOCAL_EPOCHS,
+    MAX_PENALTY,
+    MAX_RATE,
+    MAX_ROUNDS,
+    MAX_WAIT,
+    MAX_WEIGHTS,
+)
 from federated_health.setting_fields import Value, check, coerce, flag_of, setting
 
 if TYPE_CHECKING:
@@ -76,10 +97,19 @@ class Settings:
         "number of rounds; in each, the hospitals train and the server averages their weights",
         unit="N",
         minimum=1,
+        maximum=MAX_ROUNDS,
     )
-    local_epochs: int = _of_training(5, "passes over a hospital's training rows per round", unit="N", minimum=1)
-    batch_size: int = _of_training(32, "rows per training step; 0 means all rows of a hospital", unit="ROWS", minimum=0)
-    learning_rate: float = _of_training(0.05, "learning rate of --optimizer", unit="RATE", above=0)
+    local_epochs: int = _of_training(
+        5, "passes over a hospital's training rows per round", unit="N", minimum=1, maximum=MAX_LOCAL_EPOCHS
+    )
+    batch_size: int = _of_training(
+        32,
+        "rows per training step; 0 means all rows of a hospital",
+        unit="ROWS",
+        minimum=0,
+        maximum=MAX_BATCH_SIZE,
+    )
+    learning_rate: float = _of_training(0.05, "learning rate of --optimizer", unit="RATE", above=0, maximum=MAX_RATE)
     optimizer: str = _of_training(
         SGD,
         "optimizer of local training, one of Keras's; sgd is plain stochastic gradient descent; the state of the "
@@ -88,7 +118,11 @@ class Settings:
         unit="NAME",
     )
     l2: float = _of_training(
-        0.003, "L2 regularisation strength: weight of the squared kernels in the loss", unit="WEIGHT", minimum=0
+        0.003,
+        "L2 regularisation strength: weight of the squared kernels in the loss",
+        unit="WEIGHT",
+        minimum=0,
+        maximum=MAX_PENALTY,
     )
     class_weight: str = _of_training(
         "none",
@@ -148,7 +182,8 @@ class Settings:
         "reject an update whose norm is more than this multiple of the round's median norm",
         unit="TIMES",
         minimum=0,
-        allowed="0 = off, else at least 1",
+        maximum=MAX_PENALTY,
+        allowed="0 = off, else 1 to 1,000,000",
     )
     encrypt: bool = _of_privacy(
         False,
@@ -187,13 +222,25 @@ class Settings:
         maximum=1,
     )
     dp_steps: int = _of_privacy(
-        1, "with differential privacy: training steps per round, instead of --local-epochs", unit="N", minimum=1
+        1,
+        "with differential privacy: training steps per round, instead of --local-epochs",
+        unit="N",
+        minimum=1,
+        maximum=limits.MAX_STEPS,
     )
     dp_learning_rate: float = _of_privacy(
-        3.0, "with differential privacy: learning rate, instead of --learning-rate", unit="RATE", above=0
+        3.0,
+        "with differential privacy: learning rate, instead of --learning-rate",
+        unit="RATE",
+        above=0,
+        maximum=MAX_RATE,
     )
     dp_spare_rounds: int = _of_privacy(
-        2, "with differential privacy: rounds that may be repeated; epsilon covers them, too", unit="N", minimum=0
+        2,
+        "with differential privacy: rounds that may be repeated; epsilon covers them, too",
+        unit="N",
+        minimum=0,
+        maximum=MAX_ROUNDS,
     )
     address: str = _of_connection(DEFAULT_ADDRESS, "address on which the server listens", unit="HOST:PORT")
     tls: str = _of_connection(
@@ -232,7 +279,9 @@ class Settings:
             if self.task not in (DEFAULT_TASK, task.name):
                 raise SettingsError(f"task: expected {task.name}, the task of {self.task_file}, got {self.task!r}")
             object.__setattr__(self, "task", task.name)
-        _ = self.task_declaration, self.network_declaration
+        task, network = self.task_declaration, self.network_declaration
+        if network.model != FILE and (weights := number_of_weights(task, network)) > MAX_WEIGHTS:
+            raise SettingsError(f"hidden: expected at most {MAX_WEIGHTS:,} weights in all layers, got {weights:,}")
         local_rate = self.dp_learning_rate if self.dp_epsilon else self.learning_rate
         check_strategy(self.strategy, self.strategy_arguments, self.hospitals, local_rate)
         if self.min_hospitals > self.hospitals:

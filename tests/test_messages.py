@@ -20,10 +20,10 @@ from federated_health.messages.content import (
     TrainConfig,
     TrainingScores,
     Update,
+    read_value,
 )
 from federated_health.messages.records import (
     MalformedMessageError,
-    read_proximal_mu,
     weights_from_record,
     weights_to_record,
 )
@@ -267,22 +267,22 @@ def test_a_train_config_that_lacks_a_key_is_malformed(record: dict[str, Any]) ->
 
 @pytest.mark.parametrize("key", ["mean", "variance"])
 def test_a_train_config_with_a_number_for_a_list_is_malformed(key: str) -> None:
-    with pytest.raises(MalformedMessageError, match="wrong type"):
+    with pytest.raises(MalformedMessageError, match=f"{key}: expected a list"):
         TrainConfig.from_record({**TRAIN_CONFIG.to_record(), key: 54.4})
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e6])
 def test_the_weight_of_the_proximal_term_is_read(value: float) -> None:
     record = TRAIN_CONFIG.to_record()
-    assert read_proximal_mu(record) == 0.0
+    assert read_value(record, "proximal-mu", 0.0) == 0.0
     record["proximal-mu"] = value
-    assert read_proximal_mu(record) == value
+    assert read_value(record, "proximal-mu", 0.0) == value
 
 
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, 1, "0.1", [0.1], True])
 def test_an_invalid_weight_of_the_proximal_term_is_malformed(value: Any) -> None:
     with pytest.raises(MalformedMessageError, match="proximal-mu"):
-        read_proximal_mu({"proximal-mu": value})
+        read_value({"proximal-mu": value}, "proximal-mu")
 
 
 # Registrations

@@ -43,8 +43,8 @@ def answer(message: Message, context: Context) -> Message:
         AnswerError: see `hospital.handlers.reply`.
     """
     try:
-        handler = load("handlers").HANDLERS[message.metadata.message_type]
-        return Message(handler(message, context), reply_to=message)
+        reply: Message = load("handlers").reply(message, context)
+        return reply
     except Exception as error:
         raise AnswerError(error) from error
 

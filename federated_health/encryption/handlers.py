@@ -11,8 +11,8 @@ from federated_health.encryption.hospital_message import EncryptedMessage, Weigh
 from federated_health.encryption.hospital_result import OWN_BENEFIT, OWN_ROUND, store_result
 from federated_health.errors import EncryptionError
 from federated_health.hospital import handlers as plain_handlers
+from federated_health.hospital.message_limits import answering
 from federated_health.messages.records import (
-    MalformedMessageError,
     distance_between,
     weights_from_record,
     weights_to_record,
@@ -41,9 +41,7 @@ def share_sums(message: Message, context: Context) -> RecordDict:
 def train(message: Message, context: Context) -> RecordDict:
     """Weights after the round's local epochs; the training loss is sent with the evaluation."""
     decrypted = WeightsMessage(message, context)
-    share = decrypted.read_positive(messages.SHARE)
-    if share > 1:
-        raise MalformedMessageError("its share of the average is above 1")
+    share = decrypted.read(messages.SHARE)
     update = plain_handlers.train(decrypted.plain, context)
     reply = decrypted.reply(vectors.flatten(update.weights, share), update.examples)
     distance = distance_between(update.weights, decrypted.weights)
@@ -62,7 +60,7 @@ def evaluate(message: Message, context: Context) -> RecordDict:
     has_trained = decrypted.state.get(_ROUND) == number
     if has_trained:
         _check_distance(decrypted)
-    is_counted = has_trained and decrypted.config.get(messages.IS_COUNTED) is True
+    is_counted = has_trained and decrypted.read(messages.IS_COUNTED, False)
     figures = HospitalRound(
         train_examples=len(hospital.train) if is_counted else 0,
         train_loss=decrypted.state.get(_LOSS) if is_counted else None,
@@ -93,7 +91,7 @@ def evaluate_final_weights(message: Message, context: Context) -> RecordDict:
     evaluation = plain_handlers.evaluate_final(decrypted.plain, context)
     assert isinstance(evaluation.counts, Counts), "the settings allow a binary label only"
     importance = np.zeros(len(hospital.task.columns))
-    if decrypted.config.get(messages.ASKS_BENEFIT) is True:
+    if decrypted.read(messages.ASKS_BENEFIT, False):
         benefit = plain_handlers.report_benefit(decrypted.plain, context)
         importance = benefit.importance
         figures = summarise_benefits({hospital.name: benefit}, {hospital.name: evaluation}, hospital.task)
@@ -110,12 +108,18 @@ def evaluate_final_weights(message: Message, context: Context) -> RecordDict:
 
 def _check_distance(decrypted: WeightsMessage) -> None:
     """Refuse an average that moves the weights much farther than this hospital's own update, without saying how far."""
-    factor = decrypted.config.get(messages.MAX_UPDATE_NORM, 0.0)
+    factor = decrypted.read(messages.MAX_UPDATE_NORM, 0.0)
     before = weights_from_record(decrypted.context.state.array_records[_LAST_WEIGHTS], decrypted.local.shapes)
     if factor and distance_between(decrypted.weights, before) > factor * decrypted.state[_DISTANCE] > 0:
         raise EncryptionError(
             f"the decrypted average moves the weights more than {factor:g} times as far as its own update"
         )
+
+
+def reply(message: Message, context: Context) -> Message:
+    """The reply to a message, if a run would hold it now (see `message_limits`)."""
+    with answering(message, context):
+        return Message(HANDLERS[message.metadata.message_type](message, context), reply_to=message)
 
 
 HANDLERS: Mapping[str, Callable[[Message, Context], RecordDict]] = {

@@ -19,6 +19,9 @@ from federated_health.security.parties import Role
 
 logger = logging.getLogger(__name__)
 
+MAX_ENVELOPES = 2**21
+"""Largest size in bytes of the offers or envelopes in one message."""
+
 _OFFER, _PRIVATE = "offer", "private"
 
 
@@ -41,7 +44,7 @@ def seal_run_key(message: Message, context: Context) -> RecordDict:
     """
     request = EncryptedMessage(message, context)
     identity = _load_identity(request)
-    if request.config.get(messages.MAKE) is True and KEY not in request.state:
+    if request.read(messages.MAKE, False) and KEY not in request.state:
         request.state[KEY] = SecretKey().content
         logger.info("made the key of this run, which only hospitals receive")
     key, envelopes = request.key, []
@@ -78,7 +81,7 @@ def _accept_key(delivery: EncryptedMessage, envelope: bytes) -> None:
         key = load_key(content)
     except MalformedMessageError:
         raise EncryptionError(f"the envelope from {sender} holds no key") from None
-    if key.id != delivery.config[messages.KEY_ID]:
+    if key.id != delivery.read(messages.KEY_ID):
         raise EncryptionError(f"the envelope from {sender} holds another key than the run's")
     delivery.state[KEY] = content
     logger.info("received the key of this run from %s", sender)
@@ -89,6 +92,8 @@ def _envelopes_in(message: EncryptedMessage) -> list[bytes]:
     envelopes = record.get(messages.ENVELOPES, [])
     if not isinstance(envelopes, list) or not all(isinstance(envelope, bytes) for envelope in envelopes):
         raise MalformedMessageError("the requests for the key are not bytes")
+    if sum(map(len, envelopes)) > MAX_ENVELOPES:
+        raise MalformedMessageError(f"the requests for the key: expected at most {MAX_ENVELOPES:,} bytes")
     return envelopes
 
 

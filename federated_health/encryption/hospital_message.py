@@ -17,7 +17,8 @@ from federated_health.encryption import messages, vectors
 from federated_health.encryption.ckks import MAX_VALUE, SecretKey, Vector, load_key
 from federated_health.errors import EncryptionError
 from federated_health.hospital.handlers import ENCRYPTED_RUN, hospital_of, local_model, read_config
-from federated_health.messages.content import ARRAYS, CONFIG, ROUND
+from federated_health.hospital.message_limits import ASKED, check_config
+from federated_health.messages.content import ARRAYS, CONFIG, ROUND, read_value
 from federated_health.messages.records import MalformedMessageError, weights_to_record
 from federated_health.ml.curves import choose_threshold
 from federated_health.ml.metrics import DEFAULT_THRESHOLD
@@ -47,12 +48,10 @@ class EncryptedMessage:
     def __init__(self, message: Message, context: Context) -> None:
         self.content, self.context = message.content, context
         self.config: dict[str, Any] = dict(message.content.config_records[CONFIG])
-        run = self.config.get(messages.RUN)
-        if not isinstance(run, str) or len(run) != 16:
-            raise MalformedMessageError("the server's message does not belong to an encrypted run")
+        run = self.read(messages.RUN)
         state = context.state.config_records.get(ENCRYPTED_RUN)
         if state is None or state[messages.RUN] != run:
-            for name in set(context.state) - {AGREED_PLAN}:  # rounds, figures and model of the other run
+            for name in set(context.state) - {AGREED_PLAN, ASKED}:  # rounds, figures and model of the other run
                 del context.state[name]
             state = context.state[ENCRYPTED_RUN] = ConfigRecord({messages.RUN: run})
         self.run = run
@@ -62,17 +61,14 @@ class EncryptedMessage:
     @property
     def patients(self) -> int:
         """Number of patients of all hospitals, by which figures are divided."""
-        patients = self.config.get(messages.PATIENTS)
-        if not isinstance(patients, int) or not 0 < patients <= vectors.MAX_PATIENTS:
-            raise MalformedMessageError("the server's number of patients is out of range")
+        patients: int = self.read(messages.PATIENTS)
         return patients
 
-    def read_positive(self, name: str) -> float:
-        """A positive number in the config."""
-        value = self.config.get(name)
-        if not isinstance(value, float) or not 0 < value < math.inf:
-            raise MalformedMessageError(f"the server's {name} is not a number above 0")
-        return value
+    def read(self, name: str, default: Any = None) -> Any:
+        """A value in the config, validated; without a default MalformedMessageError if there is none."""
+        if name not in self.config and default is None:
+            raise MalformedMessageError(f"the server's message lacks {name}")
+        return messages.CONFIG_FIELDS[name].read(self.config, name) if name in self.config else default
 
     @property
     def key(self) -> SecretKey:
@@ -126,10 +122,11 @@ class WeightsMessage(EncryptedMessage):
             raise EncryptionError("it does not have the run's normalisation")
         threshold = self._choose_threshold() if is_final else DEFAULT_THRESHOLD
         config = replace(config, normalisation=normalisation, threshold=threshold)
-        self.train_config, self.round_number = config, int(str(self.config.get(ROUND, config.rounds)))
+        check_config(config, self.hospital, context)
+        self.train_config, self.round_number = config, read_value(self.config, ROUND, config.rounds)
         self.local = local_model(self.hospital, config.network, config.normalisation)
         if chunks := messages.read_chunks(self.content, messages.WEIGHTS):
-            scale, length = self.read_positive(messages.SCALE), sum(map(math.prod, self.local.shapes.values()))
+            scale, length = self.read(messages.SCALE), sum(map(math.prod, self.local.shapes.values()))
             self.weights = vectors.unflatten(_decrypt_average(key, tuple(chunks), length, scale), self.local.shapes)
         else:
             self.weights = initial_weights(self.hospital.task, config.network, config.seed)

@@ -16,8 +16,14 @@ from flwr.app import Context, Message, RecordDict
 from federated_health.encryption import vectors
 from federated_health.encryption.ckks import SLOTS, Vector
 from federated_health.encryption.hospital_message import WeightsMessage
-from federated_health.encryption.messages import FIGURES, RUN_FACTS, name_of_block
-from federated_health.errors import SettingsError
+from federated_health.encryption.messages import (
+    CONFIG_FIELDS,
+    FIGURES,
+    RUN_FACTS,
+    RUN_FACTS_FIELDS,
+    name_of_block,
+)
+from federated_health.errors import UserError
 from federated_health.files import write_json
 from federated_health.hospital.handlers import ENCRYPTED_RUN, budget_of, evaluate_final, read_config, task_of
 from federated_health.messages.content import CONFIG, Evaluation, TrainConfig
@@ -90,11 +96,12 @@ def _rounds(decrypted: WeightsMessage, number_of_rounds: int) -> Iterator[Round]
 def _read_run_facts(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the server states about the run in plain text."""
     try:
-        facts = json.loads(str(config.get(RUN_FACTS)))
-        settings = Settings.from_config({**facts["settings"]})
-        numbers = {key: int(facts[key]) for key in ("hospitals", "train_examples", "rounds")}
-        return {**numbers, "stopped": bool(facts["stopped"]), "settings": settings.to_config()}
-    except (ValueError, TypeError, KeyError, SettingsError):
+        facts = json.loads(CONFIG_FIELDS[RUN_FACTS].read(config, RUN_FACTS))
+        values = {key: field.read(facts, key) for key, field in RUN_FACTS_FIELDS.items()}
+        if not OPERATIONAL.isdisjoint(facts["settings"]):  # they name files, which would be read here
+            raise ValueError
+        return {**values, "settings": Settings.from_config({**facts["settings"]}).to_config()}
+    except (ValueError, TypeError, KeyError, RecursionError, UserError):
         raise MalformedMessageError("the server's facts about the run cannot be read") from None
 
 

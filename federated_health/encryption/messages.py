@@ -28,11 +28,13 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from federated_health.data.tasks import Task
 from federated_health.encryption.ckks import MAX_CHUNK_BYTES, SLOTS, Adder, EncryptedVector
 from federated_health.encryption.envelopes import MAX_ENVELOPE, MAX_OFFER, name_in_offer
+from federated_health.encryption.vectors import MAX_PATIENTS
 from federated_health.errors import EncryptionError
 from federated_health.messages.content import NUM_EXAMPLES
-from federated_health.messages.records import METRICS, MalformedMessageError, size_of
+from federated_health.messages.records import ABOVE_0, METRICS, Field, MalformedMessageError, size_of
 from federated_health.messages.validation import read_metrics, read_whole
 from federated_health.ml.networks import Network, weight_shapes
+from federated_health.names import MAX_PENALTY, MAX_ROUNDS
 
 OFFER, KEY, DELIVERY, RESULT = "query.offer", "query.key", "query.briefing", "query.closing"
 SUMS = "query.sums"
@@ -52,6 +54,28 @@ IS_COUNTED, ASKS_BENEFIT, RUN_FACTS = "counted", "appraisal", "account"
 
 WEIGHTS, COLUMN_SUMS, SCORES, FIGURES = "weights", "sums", "scores", "figures"
 """Names of encrypted vectors that the server sends, besides the blocks of the history."""
+
+CONFIG_FIELDS: Mapping[str, Field] = {
+    RUN: Field(str, 16, 16),
+    KEY_ID: Field(str, 0, 32),
+    MAKE: Field(bool),
+    SHARE: Field(float, ABOVE_0, 1),
+    SCALE: Field(float, ABOVE_0, 1e9),
+    PATIENTS: Field(int, 1, MAX_PATIENTS),
+    MAX_UPDATE_NORM: Field(float, 0, MAX_PENALTY),
+    IS_COUNTED: Field(bool),
+    ASKS_BENEFIT: Field(bool),
+    RUN_FACTS: Field(str, 2, 100_000),
+}
+"""Values in the config of a server's messages of an encrypted run, besides those of a plain run."""
+
+RUN_FACTS_FIELDS: Mapping[str, Field] = {
+    "hospitals": Field(int, 1, MAX_PATIENTS),
+    "train_examples": Field(int, 0, MAX_PATIENTS),
+    "rounds": Field(int, 0, MAX_ROUNDS),
+    "stopped": Field(bool),
+}
+"""Values in the JSON of RUN_FACTS, besides the settings, which are validated as a server's own."""
 
 
 def name_of_block(number: int) -> str:

@@ -23,6 +23,7 @@ from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import TASK_FILE, find_task
 from federated_health.data.tasks import Task, find_difference, read_agreement
 from federated_health.errors import AnswerError, DataError, EncryptionError, JoinError
+from federated_health.hospital.message_limits import answering, check_config
 from federated_health.messages.content import (
     ARRAYS,
     BENEFIT,
@@ -41,10 +42,10 @@ from federated_health.messages.content import (
     TrainingScores,
     Update,
     has_privacy_plan,
+    read_value,
 )
 from federated_health.messages.records import (
     MalformedMessageError,
-    read_proximal_mu,
     weights_from_record,
     weights_to_record,
 )
@@ -52,7 +53,7 @@ from federated_health.ml.metrics import EvaluationSums
 from federated_health.ml.networks import FILE, Network, Weights, agreement_of, weight_shapes
 from federated_health.ml.normalisation import MIN_OBSERVED, Normalisation, column_sums, withheld_sums
 from federated_health.ml.targets import target_of
-from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON, MAPPING, NETWORK
+from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON, MAPPING, NETWORK, PROXIMAL_MU
 from federated_health.transport.app_calls import hospital_context
 
 if TYPE_CHECKING:
@@ -83,14 +84,15 @@ class InMemoryHospital(Context):
 
 
 def reply(handler: Handler, message: Message, context: Context) -> Message:
-    """The reply of a handler to a message of a plain run.
+    """The reply of a handler to a message of a plain run, if a run would hold it now (see `message_limits`).
 
     Raises:
         AnswerError: the handler failed; its text is safe to send, where that of another exception may hold values.
     """
     try:
         _refuse_unencrypted(message, context)
-        return Message(handler(message, context).to_content(), reply_to=message)
+        with answering(message, context):
+            return Message(handler(message, context).to_content(), reply_to=message)
     except Exception as error:
         raise AnswerError(error) from error
 
@@ -107,7 +109,7 @@ def _refuse_unencrypted(message: Message, context: Context) -> None:
     A server that sends one by mistake, or is curious, would otherwise see what encryption hides. A registration without
     sums is answered.
     """
-    config: Mapping[str, Any] = message.content.config_records.get(CONFIG, {})
+    config: Mapping[str, Any] = message.content.config_records.get(CONFIG, {}) if message.has_content() else {}
     if message.metadata.message_type == REGISTRATION and config.get(SUMS_WITHHELD) is True:
         return
     if context.node_config.get(ENCRYPTED_ONLY):
@@ -131,11 +133,14 @@ def hospital_of(message: Message, context: Context) -> Hospital:
         NetworkError: the network file cannot be read.
     """
     config = message.content.config_records[CONFIG]
-    task = task_of(context, str(config["task"]))
-    server = read_agreement(str(config["terms"])) if "terms" in config else {}
+    task = task_of(context, read_value(config, "task", ""))
+    try:
+        server = read_agreement(read_value(config, "terms", "{}"))
+    except ValueError as error:
+        raise MalformedMessageError(f"the server's terms: {error}") from None
     if server and (difference := find_difference(agreement_of(task, _own_network(context)), server)):
         raise JoinError(difference)
-    if task.schema_hash != config["schema"]:
+    if task.schema_hash != read_value(config, "schema"):
         raise JoinError("the server's columns are not this hospital's")
     if isinstance(context, InMemoryHospital):
         return context.hospital
@@ -216,10 +221,13 @@ def _budget_beside(path: Path, name: str) -> "PrivacyBudget":
 
 
 def open_message(message: Message, context: Context) -> "tuple[TrainConfig, LocalModel, Weights]":
-    """Validate a train or evaluate message: its config, this hospital's rows and compiled training, its weights.
+    """Validate a train or evaluate message: its config, its weights, this hospital's rows and compiled training.
+
+    The weights are read before their network is built, so that a small message cannot ask for a large network.
 
     Raises:
         MalformedMessageError: its config is not valid, or its weights are not of the network that it names.
+        RefusedMessageError: see `check_config`.
         BudgetError: its privacy plan is not the one with which the hospital joined.
         DataError, JoinError: see `hospital_of`.
     """
@@ -227,8 +235,13 @@ def open_message(message: Message, context: Context) -> "tuple[TrainConfig, Loca
     config = read_config(record, context)
     if private := _load_privacy(record, context):
         private.message_checks.check_plan(context, config.privacy)
-    local = local_model(hospital_of(message, context), config.network, config.normalisation)
-    return config, local, weights_from_record(message.content.array_records[ARRAYS], local.shapes)
+    hospital = hospital_of(message, context)
+    check_config(config, hospital, context)
+    arrays = message.content.array_records.get(ARRAYS)
+    if arrays is None:
+        raise MalformedMessageError("the server's message: expected a record arrays")
+    weights = weights_from_record(arrays, weight_shapes(hospital.task, config.network))
+    return config, local_model(hospital, config.network, config.normalisation), weights
 
 
 def register(message: Message, context: Context) -> Registration:
@@ -243,7 +256,8 @@ def register(message: Message, context: Context) -> Registration:
         plan = private.message_checks.agree_on_plan(context, config, budget_of(context), hospital.train)
     if plan is not None:
         logger.info("%s", plan.describe())
-    is_withheld = plan is not None or config.get(SUMS_WITHHELD) is True
+    is_withheld = plan is not None or read_value(config, SUMS_WITHHELD, False)
+    asks_classes = read_value(config, CLASS_COUNTS, False) and not is_withheld
     positions, train = list(hospital.task.measurement_positions), hospital.train
     return Registration(
         name=hospital.name,
@@ -253,7 +267,7 @@ def register(message: Message, context: Context) -> Registration:
         associations=np.zeros(0)
         if is_withheld
         else measure_associations(train.values, train.labels, hospital.task, train.most_rows),
-        class_counts=_count_classes(hospital) if config.get(CLASS_COUNTS) is True and not is_withheld else (),
+        class_counts=_count_classes(hospital) if asks_classes else (),
     )
 
 
@@ -271,8 +285,8 @@ def train(message: Message, context: Context) -> Update:
     """
     config, local, weights = open_message(message, context)
     record = message.content.config_records[CONFIG]
-    round_number, proximal_mu = int(str(record.get(ROUND, config.rounds))), read_proximal_mu(record)
-    counts = _evaluate(config, local, weights) if record.get(EVALUATE) is True else None
+    round_number, proximal_mu = read_value(record, ROUND, config.rounds), read_value(record, PROXIMAL_MU, 0.0)
+    counts = _evaluate(config, local, weights) if read_value(record, EVALUATE, False) else None
     if config.privacy is None:
         trained, loss = local.train(weights, config, round_number, proximal_mu=proximal_mu)
         logger.debug("round %d: trained on %d rows, loss %.4f", round_number, local.train_rows, loss)
@@ -331,6 +345,7 @@ def report_benefit(message: Message, context: Context) -> "Benefit":
     from federated_health.hospital.benefit import describe_benefit, measure_benefit  # noqa: PLC0415  # once per run
 
     config, local, weights = open_message(message, context)
+    check_config(config, local.hospital, context, rounds=config.rounds)
     _refuse_private(config, "the benefit of joining")
     benefit = measure_benefit(local, weights, config)
     logger.info("%s", describe_benefit(benefit, local.target))

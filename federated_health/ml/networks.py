@@ -1,6 +1,7 @@
 """Networks: shapes and initial weights, in plain NumPy, so that a server needs no Keras while it runs."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -119,6 +120,11 @@ def weight_shapes(task: Task, network: Network) -> dict[str, tuple[int, ...]]:
     for name, (inputs, units) in zip([*hidden_names(network), "logit"], pairwise(widths), strict=True):
         shapes |= {f"{name}/kernel": (inputs, units), f"{name}/bias": (units,)}
     return shapes
+
+
+def number_of_weights(task: Task, network: Network) -> int:
+    """Number of all weights of the head."""
+    return sum(map(math.prod, weight_shapes(task, network).values()))
 
 
 def hidden_names(network: Network) -> list[str]:

@@ -3,14 +3,13 @@
 The server sends the plan with its first message; each hospital validates and remembers it.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from federated_health.names import PRIVACY_PREFIX
+from federated_health.names import MAX_RATE, PRIVACY_PREFIX
 from federated_health.setting_fields import (
     MAX_CLIP,
     MAX_EPSILON,
@@ -69,7 +68,7 @@ class PrivacyPlan:
             "clip": MIN_CLIP <= self.clip <= MAX_CLIP,
             "sampling_rate": MIN_RATE <= self.sampling_rate <= 1,
             "steps": self.steps >= 1,
-            "learning_rate": 0 < self.learning_rate < math.inf,
+            "learning_rate": 0 < self.learning_rate <= MAX_RATE,
             "rounds": self.rounds >= 1 and self.rounds * self.steps <= MAX_STEPS,
             "run": re.fullmatch(r"[0-9a-f]{16}", self.run) is not None,
         }

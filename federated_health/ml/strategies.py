@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from federated_health.errors import SettingsError
-from federated_health.names import PROXIMAL_MU
+from federated_health.names import MAX_PENALTY, PROXIMAL_MU
 
 Arguments = Mapping[str, int | float]
 """Value of every parameter of a strategy, by the parameter's name with dashes."""
@@ -100,7 +100,11 @@ STRATEGIES: Mapping[str, StrategyDeclaration] = {
     "average": StrategyDeclaration("plain mean: every hospital counts the same", equal_weights=True, is_mean=True),
     "fedprox": StrategyDeclaration(
         "fedavg; local training is held near the round's weights (Li et al. 2020, MLSys)",
-        (Parameter(PROXIMAL_MU, 0.1, "weight of half the squared distance; at most 1 / learning-rate"),),
+        (
+            Parameter(
+                PROXIMAL_MU, 0.1, "weight of half the squared distance; at most 1 / learning-rate", below=MAX_PENALTY
+            ),
+        ),
         is_mean=True,
     ),
     "fedavgm": StrategyDeclaration(

@@ -8,8 +8,14 @@ import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from federated_health.messages.content import EVALUATE, Evaluation, Registration, TrainingScores, Update
-from federated_health.messages.records import read_proximal_mu
+from federated_health.messages.content import (
+    EVALUATE,
+    Evaluation,
+    Registration,
+    TrainingScores,
+    Update,
+    read_value,
+)
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import ColumnSums
 from federated_health.ml.targets.binary import Counts
@@ -91,7 +97,7 @@ def app_of(hospitals: dict[str, LightHospital]) -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         hospital, rows = receiver(message, context)
-        hospital.proximal_mus.append(read_proximal_mu(message.content.config_records["config"]))
+        hospital.proximal_mus.append(read_value(message.content.config_records["config"], "proximal-mu", 0.0))
         arrays = message.content.array_records["arrays"]
         weights = {key: (array.numpy() + hospital.shift).astype(np.float32) for key, array in arrays.items()}
         counts = count(message, rows) if EVALUATE in message.content.config_records["config"] else None

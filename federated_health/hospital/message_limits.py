@@ -1,0 +1,166 @@
+"""Which of a server's messages a hospital answers: their order, their number, and the work that they ask for.
+
+A run is a registration; rounds, each a train message, which may also ask for an evaluation, and perhaps an evaluate
+message; then the threshold, the final evaluation and the benefit of joining. A server may send a message again, also
+with other content, such as after it was resumed; a hospital may join late. So a hospital answers of different messages
+
+- nothing before a registration,
+- MAX_DIFFERENT per round of train and of evaluate messages, and in total of each other kind; one more of the train
+  messages, whose first content is not compared, since the hash of large weights takes time,
+- one evaluation of weights before its first training, and then as many as it has trained, and SPARE_EVALUATIONS,
+- MAX_DIFFERENT configurations: network, normalisation and all settings of training.
+
+An equal message is answered again and not counted, since the answer is the same: under differential privacy, where it
+is not, each training is spent. What was asked is in the hospital's context, which lasts as long as its process, or as a
+run of Flower's engines.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from flwr.app import Array, ConfigRecord, Context, Message, RecordDict
+
+from federated_health.errors import RefusedMessageError
+from federated_health.messages.content import (
+    BENEFIT,
+    CONFIG,
+    EVALUATE,
+    FINAL,
+    REGISTRATION,
+    ROUND,
+    THRESHOLD,
+    TrainConfig,
+    read_value,
+)
+from federated_health.messages.records import MalformedMessageError, NumpyArray
+from federated_health.ml.networks import number_of_weights
+from federated_health.ml.targets import target_of
+from federated_health.names import MAX_WEIGHTS
+
+if TYPE_CHECKING:
+    from federated_health.data.hospital import Hospital
+
+ASKED = "asked"
+"""Record of a hospital's own state: what the server asked, and the hospital answered."""
+
+MAX_DIFFERENT, SPARE_EVALUATIONS = 3, 3
+
+MAX_REMEMBERED = 32
+"""Number of train and evaluate messages that are remembered, so that the state does not grow with the rounds."""
+
+MAX_ROW_PASSES = 10**8
+"""Largest number of rows that one training passes over, all epochs together: 400 MB of indices."""
+
+MAX_WORK = 10**13
+"""Largest product of row passes and weights in one message: minutes to hours."""
+
+TRAINING, EVALUATION = ("train", "train.encrypted"), ("evaluate", "evaluate.encrypted")
+LAST = (THRESHOLD, FINAL, BENEFIT, "evaluate.encrypted_threshold", "evaluate.encrypted_final", "query.closing")
+KEYS, SUMS = ("query.offer", "query.key", "query.briefing"), "query.sums"
+"""Kinds of messages, those of encrypted runs included; any number of those about the key is answered."""
+
+
+@contextmanager
+def answering(message: Message, context: Context) -> Iterator[None]:
+    """Count a message that is answered within this context; RefusedMessageError if a run would not hold it now."""
+    kind, config = message.metadata.message_type, _config_of(message)
+    asked = _asked_of(context)
+    if kind not in (REGISTRATION, *TRAINING, *EVALUATION, *LAST, *KEYS, SUMS):
+        raise RefusedMessageError("unexpected message: its kind is unknown")
+    if kind != REGISTRATION and not asked["once"]:
+        raise RefusedMessageError(f"unexpected {kind}: expected a registration first")
+    if kind in KEYS:
+        yield
+        return
+    place, number = "once", 0
+    if kind in TRAINING or kind in EVALUATION:
+        place, number = "rounds", read_value(config, ROUND, read_value(config, "rounds", 0))
+    asked_of_kind = f"{kind} {number} "
+    earlier = [entry for entry in asked[place] if entry.startswith(asked_of_kind)]
+    is_uncompared = kind in TRAINING and not earlier
+    entry = asked_of_kind + ("" if is_uncompared else _digest_of(message.content))
+    is_new = entry not in earlier
+    if is_new and len(earlier) >= MAX_DIFFERENT + (kind in TRAINING):
+        where = f" of round {number}" if number else ""
+        raise RefusedMessageError(
+            f"unexpected {kind}{where}: expected at most {MAX_DIFFERENT} different ones; a new run needs a new process"
+        )
+    is_evaluated = kind in EVALUATION or read_value(config, EVALUATE, False)
+    if is_new and kind in EVALUATION:
+        allowed = asked["trained"] + SPARE_EVALUATIONS if asked["trained"] else 1
+        if asked["evaluated"] >= allowed:
+            raise RefusedMessageError(f"unexpected {kind} of round {number}: expected a train message first")
+    yield
+    asked["trained"] += kind in TRAINING
+    if is_new:
+        asked[place] = [*asked[place], entry][-MAX_REMEMBERED:]
+        asked["evaluated"] += is_evaluated
+
+
+def check_config(config: TrainConfig, hospital: "Hospital", context: Context, *, rounds: int = 1) -> None:
+    """Raise if a config does not fit the task, asks for too much work, or is one of too many different ones.
+
+    Args:
+        rounds: number of rounds for which the message has this hospital train.
+    """
+    measurements, classes = len(hospital.task.measurements), target_of(hospital.task).classes
+    normalisation = config.normalisation
+    if {len(normalisation.mean), len(normalisation.variance)} != {measurements}:
+        raise MalformedMessageError(f"the server's mean and variance: expected {measurements} numbers each")
+    if len(config.class_weights) not in (0, classes):
+        raise MalformedMessageError(f"the server's class_weights: expected none, or {classes}")
+    rows, weights = len(hospital.train), number_of_weights(hospital.task, config.network)
+    batch = config.batch_size or rows
+    passes, numbers = config.local_epochs * -(-rows // batch) * batch, 0
+    if config.privacy is not None:
+        passes, numbers = config.privacy.steps * rows, config.privacy.steps * weights
+    if weights > MAX_WEIGHTS or max(passes, numbers) > MAX_ROW_PASSES or passes * weights * rounds > MAX_WORK:
+        raise RefusedMessageError(
+            f"too much work: expected at most {MAX_WEIGHTS:,} weights, {MAX_ROW_PASSES:,} rows per round (over all "
+            f"epochs), and {MAX_WORK:.0e} rows times weights per message"
+        )
+    settled = repr(replace(config, rounds=0, threshold=0.0)).encode()
+    digest, asked = hashlib.sha256(settled).hexdigest()[:32], _asked_of(context)
+    if digest in asked["configs"]:
+        return
+    if len(asked["configs"]) >= MAX_DIFFERENT:
+        raise RefusedMessageError(
+            f"unexpected settings: expected at most {MAX_DIFFERENT} different ones; a new run needs a new process"
+        )
+    asked["configs"] = [*asked["configs"], digest]
+
+
+def _asked_of(context: Context) -> Any:
+    """What was asked: digests of messages, numbers of trainings and evaluations, and digests of configurations."""
+    nothing = ConfigRecord({"once": [], "rounds": [], "trained": 0, "evaluated": 0, "configs": []})
+    return context.state.setdefault(ASKED, nothing)
+
+
+def _config_of(message: Message) -> ConfigRecord:
+    config = message.content.config_records.get(CONFIG) if message.has_content() else None
+    if config is None:
+        raise MalformedMessageError("the server's message: expected a record config")
+    return config
+
+
+def _digest_of(content: RecordDict) -> str:
+    """SHA-256, in hex, of every value in a message; 128 bits of it."""
+    digest = hashlib.sha256()
+    for key, record in sorted(content.items()):
+        for name, value in sorted(record.items()):
+            digest.update(repr((key, name)).encode())
+            if isinstance(value, NumpyArray):
+                digest.update(repr(value.shape).encode() + value.digest)
+            elif isinstance(value, Array):
+                digest.update(hashlib.sha256(value.data).digest())
+            else:
+                chunks = value if isinstance(value, list) else [value]
+                digest.update(b"".join(hashlib.sha256(_bytes_of(chunk)).digest() for chunk in chunks))
+    return digest.hexdigest()[:32]
+
+
+def _bytes_of(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else repr(value).encode()
