@@ -20,6 +20,8 @@ def check_conflicts(settings: Settings) -> None:
         _check_encryption(settings)
     if settings.dp_epsilon:
         _check_privacy(settings)
+    if settings.max_share < 1:
+        _check_share(settings)
     if settings.strategy == "qfedavg" and settings.optimizer != SGD:
         why = "which divides updates by the learning rate"
         raise SettingsError(f"optimizer: expected {SGD} with qfedavg, {why}, got {settings.optimizer}")
@@ -51,6 +53,17 @@ def _check_target(settings: Settings) -> None:
     if settings.encrypt or settings.dp_epsilon:
         flag = "--encrypt" if settings.encrypt else "--dp-epsilon"
         raise SettingsError(f"class-weight: {flag} withholds the numbers of rows that balanced needs")
+
+
+def _check_share(settings: Settings) -> None:
+    if STRATEGIES[settings.strategy].equal_weights:
+        raise SettingsError(
+            f"max-share: expected none with {settings.strategy}, which does not weigh hospitals by rows"
+        )
+    if settings.max_share * settings.hospitals < 1:
+        raise SettingsError(
+            f"max-share: expected at least 1 / --hospitals = {1 / settings.hospitals:.3g}, got {settings.max_share:g}"
+        )
 
 
 def _check_encryption(settings: Settings) -> None:

@@ -185,6 +185,13 @@ class Settings:
         maximum=MAX_PENALTY,
         allowed="0 = off, else 1 to 1,000,000",
     )
+    max_share: float = _of_averaging(
+        1.0,
+        "largest share of one hospital in the average, however many rows it declares; 1 means no limit",
+        unit="SHARE",
+        above=0,
+        maximum=1,
+    )
     encrypt: bool = _of_privacy(
         False,
         "encrypt updates: the server sums ciphertexts that only the hospitals can decrypt; needs --tls and 3 "
@@ -290,7 +297,13 @@ class Settings:
             )
         if 0 < self.max_update_norm < 1:
             raise SettingsError(f"max-update-norm: expected 0 or at least 1, got {self.max_update_norm!r}")
-        if self.encrypt or self.dp_epsilon or self.class_weight != "none" or self.strategy == "qfedavg":
+        if (
+            self.encrypt
+            or self.dp_epsilon
+            or self.class_weight != "none"
+            or self.strategy == "qfedavg"
+            or self.max_share < 1
+        ):
             from federated_health.setting_conflicts import check_conflicts  # noqa: PLC0415  # of these settings only
 
             check_conflicts(self)

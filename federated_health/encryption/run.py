@@ -26,6 +26,7 @@ from federated_health.server.final_evaluation import ask_all
 from federated_health.server.plain_run import summarise_round
 from federated_health.server.replies import AcceptedReply
 from federated_health.server.run import FederatedRun
+from federated_health.server.share_limit import limit_shares
 from federated_health.settings import MIN_ENCRYPTED_HOSPITALS, OPERATIONAL, Settings
 from federated_health.transport.interface import Transport
 
@@ -64,6 +65,7 @@ class EncryptedRun(FederatedRun):
         self._sums: dict[str, Chunks] = {}  # for the normalisation, and the blocks of the history
 
     def _begin(self) -> None:
+        self.participants.check_registrations()
         self._patients = sum(
             registered.train_examples + registered.test_examples for registered in self.registrations.values()
         )
@@ -161,7 +163,7 @@ class EncryptedRun(FederatedRun):
         """
         rows, names = self.train_examples, self.participants.names()
         weights = dict.fromkeys(rows, 1) if STRATEGIES[self.settings.strategy].equal_weights else rows
-        self._shares = {name: weight / sum(weights.values()) for name, weight in weights.items()}
+        self._shares = limit_shares(weights, self.settings.max_share)
         ready = self._keys.share_key_and_sums(nodes, self._sums.get(messages.COLUMN_SUMS, []), self._patients)
         contents = {
             node: self._content(config={ROUND: number, messages.SHARE: self._shares[names[node]]}) for node in ready

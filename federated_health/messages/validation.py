@@ -32,6 +32,9 @@ from federated_health.names import is_hospital_name
 
 WRONG_COUNTS = "its sums of the evaluation are not over the held-out rows that it registered"
 
+MAX_ROWS = 10**8
+"""Largest accepted number of training rows, and of held-out rows, of one hospital."""
+
 MAX_TRAIN_LOSS = 1e6
 """Largest accepted mean loss: no training that has not diverged comes near it, and powers of it do not overflow."""
 
@@ -64,8 +67,8 @@ def read_registration(
     keys = {"train-examples", "test-examples", *(SUM_NAMES if are_released else ())}
     keys |= {CLASS_COUNTS} if classes else set()
     metrics = read_metrics(content, keys, {ASSOCIATIONS} if associations else None)
-    train_examples = read_whole(metrics, "train-examples", 1)
-    test_examples = read_whole(metrics, "test-examples", 0)
+    train_examples = read_whole(metrics, "train-examples", 1, MAX_ROWS)
+    test_examples = read_whole(metrics, "test-examples", 0, MAX_ROWS)
     if are_released:
         sums = ColumnSums(**{key: read_floats(metrics, key, len(measurements)) for key in SUM_NAMES})
         check_sums(sums, train_examples, measurements)
@@ -175,11 +178,13 @@ def read_metrics(content: RecordDict, keys: set[str], optional: set[str] | None 
     return metrics
 
 
-def read_whole(metrics: MetricRecord, key: str, minimum: int) -> int:
-    """A whole number of at least `minimum`."""
+def read_whole(metrics: MetricRecord, key: str, minimum: int, maximum: float = np.inf) -> int:
+    """A whole number of at least `minimum`, and at most `maximum`."""
     value = metrics.get(key)
     if not isinstance(value, int) or value < minimum:
         raise MalformedMessageError(f"its {key} is not a whole number of at least {minimum}")
+    if value > maximum:
+        raise MalformedMessageError(f"its {key}: expected at most {maximum:,}")
     return value
 
 

@@ -95,7 +95,9 @@ def ask_all(
         requests = [Message(content, node, message_type) for node in nodes]
         earlier, failures = failures, {}
         run.collector.failures = failures
-        accepted |= {reply.hospital: reply for reply in run.collector.send_and_receive(requests, names, read)}
+        accepted |= {
+            reply.hospital: reply for reply in run.collector.send_and_receive(requests, names, read, of_round=False)
+        }
         attempts.update(names[node] for node in nodes)
         awaited = [name for name in run.registrations if name not in accepted and attempts[name] < MAX_ATTEMPTS]
         if len(accepted) >= needed or not awaited:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from federated_health.data.label_direction import column_positions, find_inverted_labels
+from federated_health.data.label_direction import column_positions
 from federated_health.data.tasks import write_agreement
 from federated_health.errors import RunError
 from federated_health.messages.content import CLASS_COUNTS, CONFIG, REGISTRATION, SUMS_WITHHELD, Registration
@@ -18,6 +18,7 @@ from federated_health.messages.records import MalformedMessageError
 from federated_health.messages.validation import read_registration
 from federated_health.ml.targets import target_of
 from federated_health.server.replies import AcceptedReply, Content, ReplyCollector, find_lasting_cause
+from federated_health.server.suspicious_hospitals import check_registrations
 from federated_health.settings import Settings
 from federated_health.transport.backoff import Backoff
 from federated_health.transport.interface import LOG_INTERVAL, Transport, is_unavailable
@@ -82,10 +83,13 @@ class Participants:
         return self._nodes[node].registration_number
 
     def present(self) -> list[int]:
-        """Nodes that are connected and have registered, in the order of their ids; asks new ones to register."""
+        """Nodes that are connected, have registered and answer, in the order of their ids.
+
+        Asks new ones to register, and those that have not answered in time to register again.
+        """
         connected = sorted(self._transport.get_node_ids())
         self._register(connected)
-        return [node for node in connected if node in self._names]
+        return [node for node in connected if node in self._names and node not in self._collector.silent]
 
     def begin(self, present: Iterable[int]) -> None:
         """Begin the run with these nodes; hospitals that registered and left are forgotten."""
@@ -99,24 +103,11 @@ class Participants:
         self.has_begun = True
 
     def check_registrations(self) -> None:
-        """Record in the problem log which hospitals seem to have the same rows, or inverted labels.
-
-        Nothing is known of hospitals that withheld sums and associations, as under differential privacy.
-        """
-        problems, first_of = self._collector.problems, dict[tuple[object, ...], str]()
-        for name, registration in sorted(self.registrations.items()):
-            if not registration.sums.are_released:
-                continue
-            other = first_of.setdefault(registration.statistics, name)
-            for one, double in [] if other == name else [(name, other), (other, name)]:
-                problems.warn(one, f"same row counts and sums as {double}: did one CSV join twice?")
-        associations = {name: registration.associations for name, registration in self.registrations.items()}
-        rows = {name: registration.train_examples for name, registration in self.registrations.items()}
-        for name, text in find_inverted_labels(associations, rows, self._settings.task_declaration).items():
-            problems.warn(name, text)
+        """Record in the problem log what is suspicious in the registrations."""
+        check_registrations(self.registrations, self._settings, self._collector.problems)
 
     def absent(self) -> list[str]:
-        """Hospitals that have taken part and are not connected."""
+        """Hospitals that have taken part, and are not connected or do not answer."""
         present = {self._names[node] for node in self.present()}
         return sorted(set(self.registrations) - present)
 
@@ -169,17 +160,23 @@ class Participants:
             RunError: there were too few for longer than the settings' `wait`, or all failed as another attempt would.
         """
         needed, backoff = self._settings.min_updates, Backoff(self._settings.wait)
-        failures: dict[str, str] = {}
+        failures, repeats = dict[str, str](), dict[str, int]()
         while True:
             nodes = self.wait_for(needed, f"round {number}", logger.warning, backoff.deadline)
             earlier, failures = failures, {}
             self._collector.failures = failures
+            began = time.monotonic()
             updates = attempt(nodes)
             if len(updates) >= needed:
+                if self._collector.silent.keys().isdisjoint(nodes):
+                    self._collector.longest_round = max(self._collector.longest_round, time.monotonic() - began)
                 return updates
             asked = {self._names[node] for node in nodes}
             spare = len(asked | self.registrations.keys()) - needed
-            if cause := find_lasting_cause(asked, failures, earlier, spare=spare):
+            repeats = {
+                name: 1 + (repeats[name] if earlier.get(name) == reason else 0) for name, reason in failures.items()
+            }
+            if cause := find_lasting_cause(asked, failures, earlier, spare=spare, repeats=repeats):
                 raise RunError(f"round {number}: {cause}")
             self._collector.problems.repeated_rounds += 1
             reason = (
@@ -203,20 +200,24 @@ class Participants:
         return sorted(set(self.registrations) - {reply.hospital for reply in updates})
 
     def _name_absent(self) -> str:
-        absent = self.absent()
-        return f"; absent: {', '.join(absent)}" if absent else ""
+        silent = {self._names[node] for node in self._collector.silent if node in self._names}
+        absent = [name for name in self.absent() if name not in silent]
+        parts = {"absent": absent, "without an answer": sorted(silent)}
+        return "".join(f"; {what}: {', '.join(names)}" for what, names in parts.items() if names)
 
     def _register(self, connected: list[int]) -> None:
         """Ask new nodes to register, and read the replies that have arrived.
 
         Each process is asked once while it is connected, and again if its connection broke before it answered. A late
-        reply is counted as a problem, and is accepted all the same.
+        reply is counted as a problem, and is accepted all the same. A process that has not answered another message in
+        time is asked, too: its reply shows that it answers.
         """
         self._forget_ended(connected)
-        now, timeout = time.monotonic(), self._settings.round_timeout
+        now, timeout, silent = time.monotonic(), self._settings.round_timeout, self._collector.silent
         for node in connected:
             known = self._nodes[node]
-            if not (node in self._names or known.request or known.has_answered) and now >= known.next_request:
+            is_asked = node in silent or not (node in self._names or known.has_answered)
+            if is_asked and not known.request and now >= known.next_request:
                 self._request_registration(node)
         pending = {known.request[0]: node for node, known in self._nodes.items() if known.request}
         if not pending:
@@ -224,9 +225,12 @@ class Participants:
         replies = list(self._transport.pull_messages(pending))
         for reply in replies:
             # Flower's own grids report a lost reply under their own node id.
-            known = self._nodes[pending.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)]
+            node = pending.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
+            known = self._nodes[node]
             known.request = None
-            known.has_answered = known.has_answered or not is_unavailable(reply)
+            if not is_unavailable(reply):
+                known.has_answered = True
+                self._collector.end_silence(node, known.name)
         asked_as = {node: known.name for node, known in self._nodes.items() if known.name}
         for registered in self._collector.accept(replies, asked_as | self._names, self._read):
             self._enter(registered)
@@ -234,6 +238,8 @@ class Participants:
             if known.request and (now := time.monotonic()) > known.request[1]:
                 # Its reply may still arrive, after a broken connection that neither side noticed.
                 known.request = (known.request[0], now + timeout) if node in connected else None
+                if node in silent:
+                    continue
                 self._collector.reject(known.name, f"it did not register within {timeout:g} s", has_answered=False)
 
     def _forget_ended(self, connected: list[int]) -> None:
@@ -248,6 +254,7 @@ class Participants:
             if processes.get(node) != known.process and (node in processes or not known.process):
                 del self._nodes[node]
                 self._names.pop(node, None)
+                self._collector.forget(node)
                 for other in self._nodes.values():
                     if other.namesake == node:
                         other.namesake, other.has_answered = None, False
@@ -273,17 +280,20 @@ class Participants:
         """Add a participant, unless another node has its name, or it registered with other rows before."""
         node, registration = registered.message.metadata.src_node_id, registered.content
         name, known = registration.name, self.registrations.get(registration.name)
-        namesake = next((other for other, taken in self._names.items() if taken == name), None)
+        namesake = next((other for other, taken in self._names.items() if taken == name and other != node), None)
         if namesake is not None:
             # Flower gives a reconnecting hospital a new node id, perhaps before it drops the old one.
             self._nodes[node].namesake = namesake
             self._collector.reject(name, "another connected hospital has its name")
         elif self.has_begun and known is not None and not known.is_of_same_rows(registration):
+            self._names.pop(node, None)
             self._collector.reject(name, "its rows are not those that it registered when the run began")
-        else:
+        elif node not in self._names:
             self._names[node], self._nodes[node].registration_number = name, next(self._entries)
             if known is None or not self.has_begun:
                 self.registrations[name] = registration
+            if known is None and self.has_begun:
+                self.check_registrations()
 
     def _read(self, node: int, content: RecordDict) -> Registration:
         task = self._settings.task_declaration

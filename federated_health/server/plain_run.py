@@ -128,6 +128,10 @@ class PlainRun(FederatedRun):
 
     def _average(self, number: int, updates: list[AcceptedReply[Update]]) -> "_AveragedRound":
         """The strategy's average of the updates."""
+        if self.settings.max_share < 1:
+            from federated_health.server.share_limit import set_shares  # noqa: PLC0415  # only with a limit
+
+            set_shares(updates, self.settings.max_share)
         with np.errstate(all="ignore"):  # overflow gives non-finite weights, which are reported below
             arrays, _ = self.strategy.aggregate_train(number, [reply.message for reply in updates])
             assert arrays is not None, "there are updates"

@@ -31,9 +31,9 @@ class ProblemLog:
         self.data_warnings: dict[str, list[str]] = {}
 
     def warn(self, hospital: str, text: str) -> None:
-        """Record what is suspicious in a hospital's data, once."""
+        """Record what is suspicious in what a hospital sends, once."""
         texts = self.data_warnings.setdefault(hospital, [])
-        if text not in texts:
+        if text not in texts and len(texts) < MAX_REASONS:
             texts.append(text)
 
     def count(self, hospital: str, reason: str, *, has_answered: bool = True) -> None:

@@ -1,6 +1,8 @@
 """The reply collector: waits for replies and validates them, in an order that depends on names alone."""
 
+import builtins
 import logging
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -15,11 +17,17 @@ from federated_health.messages.records import DIVERGED, METRICS, MalformedMessag
 from federated_health.ml.networks import Weights
 from federated_health.names import printable
 from federated_health.server.problem_log import ProblemLog
-from federated_health.transport.interface import Transport, has_failed
+from federated_health.transport.interface import Transport, has_failed, is_late
 
 logger = logging.getLogger(__name__)
 
 Content = TypeVar("Content")
+
+MIN_PATIENCE, PATIENCE_FACTOR = 60.0, 10.0
+"""Seconds that a hospital has at least for a reply of a round, and the same in durations of the longest round."""
+
+MAX_SAME_FAILURES = 3
+"""Number of times that a hospital whose update is needed may fail in the same way in a row."""
 
 
 def grid_of(nodes: list[int]) -> Grid:
@@ -41,11 +49,15 @@ class ReplyCollector:
 
     Invalid and missing replies are counted and logged, as a warning only when a hospital's reason changes.
 
+    A hospital that has not answered in time gets no further message until `end_silence`.
+
     Args:
-        timeout: seconds that hospitals have for a reply.
+        timeout: largest number of seconds that hospitals have for a reply.
 
     Attributes:
         failures: hospital -> the reason of its reply that was an error or was rejected, since this was last emptied.
+        silent: node that has not answered in time -> when its message was sent, on the clock of `time.monotonic`.
+        longest_round: seconds of the longest completed round in which every hospital answered; 0 before the first.
     """
 
     def __init__(self, transport: Transport, timeout: float, problems: ProblemLog) -> None:
@@ -53,26 +65,68 @@ class ReplyCollector:
         self._transport = transport
         self._timeout = timeout
         self._last_reasons: dict[str, str] = {}
+        self._trained: set[int] = set()
         self.failures: dict[str, str] = {}
+        self.silent: dict[int, float] = {}
+        self.longest_round = 0.0
 
     def send_and_receive(
-        self, messages: Iterable[Message], names: Mapping[int, str], read: Callable[[int, RecordDict], Content]
+        self,
+        messages: Iterable[Message],
+        names: Mapping[int, str],
+        read: Callable[[int, RecordDict], Content],
+        *,
+        of_round: bool = True,
     ) -> list[AcceptedReply[Content]]:
-        """Send messages, wait for the replies until the timeout, and validate them (see `accept`)."""
-        messages = list(messages)
+        """Send messages, wait for the replies, and validate them (see `accept`).
+
+        Args:
+            of_round: whether a reply takes no longer than a round, so that hospitals have `patience` for it, rather
+                than the whole timeout.
+        """
+        messages = [message for message in messages if message.metadata.dst_node_id not in self.silent]
         if not messages:
             return []
         addressed = {message.metadata.dst_node_id for message in messages}
-        replies = self._transport.send_and_receive(messages, timeout=self._timeout)
-        expected = [reply for reply in replies if reply.metadata.src_node_id in addressed]
+        timeout = self.patience(addressed) if of_round else self._timeout
+        sent = time.monotonic()
+        replies = self._transport.send_and_receive(messages, timeout=timeout)
+        expected = [reply for reply in replies if reply.metadata.src_node_id in addressed and not is_late(reply)]
         accepted = self.accept(expected, names, read)
+        if messages[0].metadata.message_type.startswith("train"):
+            self._trained |= {reply.message.metadata.src_node_id for reply in accepted}
         # Flower's engines return no error in place of a missing reply.
         for node in sorted(addressed - {reply.metadata.src_node_id for reply in expected}):
-            reason = f"it did not answer within {self._timeout:g} s"
-            self.reject(names.get(node, f"node {node}"), reason, has_answered=False)
+            self.silent[node] = sent
+            self._note_silence(names.get(node, f"node {node}"), timeout)
         for problem in self._transport.take_problems():
             self.problems.count(problem.hospital, problem.reason)
         return accepted
+
+    def patience(self, nodes: Collection[int]) -> float:
+        """Seconds that these nodes have for a reply of a round: so many that a slow machine is not left out.
+
+        It is the whole timeout before the first completed round, and while one of the nodes has yet to train for the
+        first time, which takes longer.
+        """
+        if not self.longest_round or not self._trained.issuperset(nodes):
+            return self._timeout
+        return min(self._timeout, max(MIN_PATIENCE, PATIENCE_FACTOR * self.longest_round))
+
+    def end_silence(self, node: int, name: str) -> None:
+        """Send messages to a node again: its process answers."""
+        if (since := self.silent.pop(node, None)) is not None:
+            logger.warning("%s answers again, after %.0f s", name, time.monotonic() - since)
+
+    def forget(self, node: int) -> None:
+        """Forget a node whose process has ended."""
+        self.silent.pop(node, None)
+        self._trained.discard(node)
+
+    def _note_silence(self, name: str, seconds: float) -> None:
+        self.problems.count(name, f"it did not answer within {seconds:.3g} s", has_answered=False)
+        line = "%s has not answered for %.3g s; it takes part again once its process answers"
+        logger.warning(line, name, seconds)
 
     def accept(
         self, replies: Iterable[Message], names: Mapping[int, str], read: Callable[[int, RecordDict], Content]
@@ -117,7 +171,9 @@ class ReplyCollector:
         norms = {reply.hospital: distance_between(reply.content.weights, weights) for reply in updates}
         outsized = find_outsized(norms, factor)
         for name in outsized:
-            self.reject(name, f"its update moves the weights more than {factor:g} times as far as the median update")
+            reason = f"its update moves the weights more than {factor:g} times as far as the median update"
+            self.failures[name] = reason
+            self.reject(name, reason)
         return [reply for reply in updates if reply.hospital not in outsized]
 
     def reject(self, hospital: str, reason: str, *, has_answered: bool = True) -> None:
@@ -142,30 +198,52 @@ def find_outsized(norms: Mapping[str, float], factor: float) -> set[str]:
 
 
 def find_lasting_cause(
-    asked: Collection[str], failures: Mapping[str, str], earlier: Mapping[str, str], *, spare: int | None = None
+    asked: Collection[str],
+    failures: Mapping[str, str],
+    earlier: Mapping[str, str],
+    *,
+    spare: int | None = None,
+    repeats: Mapping[str, int] = {},
 ) -> str | None:
-    """Why another attempt would fail, too: too many hospitals diverged, or all failed as before; else None.
+    """Why another attempt would fail, too; else None.
 
+    Too many hospitals diverged, all failed as before, or too many failed MAX_SAME_FAILURES times in the same way.
     Training that diverged would diverge again, since it depends on the round only.
 
     Args:
         asked: names of the hospitals that were asked.
         failures, earlier: `ReplyCollector.failures` of this attempt and of the one before.
         spare: number of hospitals that may fail; by default all but one of those asked.
+        repeats: hospital -> number of attempts in a row that failed in the same way.
     """
     diverged = sorted(name for name, reason in failures.items() if reason.startswith(DIVERGED))
     if asked and len(diverged) > (len(asked) - 1 if spare is None else spare):
         where = "every hospital" if len(diverged) == len(asked) else ", ".join(diverged)
         return f"training diverged at {where}; try a smaller --learning-rate"
-    if not asked or set(failures) != set(asked):
-        return None
-    if failures != earlier:
-        return None
+    if asked and set(failures) == set(asked) and failures == earlier:
+        return f"every hospital failed twice in the same way, and its own log says more: {_list_causes(failures)}"
+    stuck = {
+        name: reason
+        for name, reason in failures.items()
+        if repeats.get(name, 0) >= MAX_SAME_FAILURES and not may_pass(reason)
+    }
+    if spare is not None and len(stuck) > spare:
+        times = f"failed {MAX_SAME_FAILURES} times in the same way, and its update is needed"
+        return f"a hospital {times}; its own log says more: {_list_causes(stuck)}"
+    return None
+
+
+def may_pass(reason: str) -> bool:
+    """Whether a failure is an exception of the hospital's machine, such as a full disk, rather than of its work."""
+    kind = getattr(builtins, reason.removesuffix(" at the hospital"), None)
+    return isinstance(kind, type) and issubclass(kind, OSError | MemoryError)
+
+
+def _list_causes(failures: Mapping[str, str]) -> str:
     hospitals_by_reason: dict[str, list[str]] = {}
     for name, reason in sorted(failures.items()):
         hospitals_by_reason.setdefault(reason, []).append(name)
-    causes = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in hospitals_by_reason.items())
-    return f"every hospital failed twice in the same way, and its own log says more: {causes}"
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in hospitals_by_reason.items())
 
 
 def merge_evaluations(contents: list[RecordDict], _weighted_by: str) -> MetricRecord:

@@ -116,6 +116,8 @@ class FederatedRun(ABC):
         announce(f"{what} with {', '.join(sorted(self.participants.names()[node] for node in present))}")
         for line in self.problems.describe_data_warnings():
             announce(line)
+        if self.settings.encrypt:
+            announce("--encrypt: the server cannot compare updates, so that a hospital's harmful ones are not noticed")
         if self.privacy is not None:
             announce(self.privacy.describe())
 

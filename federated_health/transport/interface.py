@@ -35,6 +35,12 @@ SERVER_NODE_ID = 1
 LOG_INTERVAL = 15.0
 """Seconds between log lines that name the hospitals still awaited."""
 
+MAX_OVERSLEEP = 1.0
+"""Seconds by which a wait may end too late before they are added to its deadline."""
+
+LATE = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+"""Code of the error in place of a reply that did not arrive in time."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -117,8 +123,10 @@ class ReplyFutures(Transport):
         futures = [self._replies.pop(key) for key in self.push_messages(messages)]
         expected = dict(zip(futures, messages, strict=True))
         outstanding = set(futures)
-        while outstanding and (left := deadline - time.monotonic()) > 0:
+        while outstanding and (left := deadline - (began := time.monotonic())) > 0:
             _, outstanding = wait(outstanding, timeout=min(left, LOG_INTERVAL))
+            # A process that was stopped has replies to read that arrived in time.
+            deadline += max(0.0, time.monotonic() - began - min(left, LOG_INTERVAL) - MAX_OVERSLEEP)
             if outstanding and left > LOG_INTERVAL:
                 self._log_late([expected[future] for future in outstanding], deadline)
         replies = []
@@ -127,7 +135,7 @@ class ReplyFutures(Transport):
                 replies.append(future.result())
             else:
                 future.cancel()
-                replies.append(error_reply(message, f"it did not answer within {timeout:g} s"))
+                replies.append(error_reply(message, f"it did not answer within {timeout:g} s", LATE))
         return replies
 
     def _log_late(self, messages: list[Message], deadline: float) -> None:
@@ -164,6 +172,11 @@ def has_failed(reply: Message) -> bool:
 def is_unavailable(reply: Message) -> bool:
     """Whether there is no reply because the hospital was not connected, rather than because it refused."""
     return reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE
+
+
+def is_late(reply: Message) -> bool:
+    """Whether there is no reply because none arrived in time, from a hospital that is connected."""
+    return reply.has_error() and reply.error.code == LATE
 
 
 class InProcessTransport(ReplyFutures):
