@@ -17,6 +17,7 @@ def example() -> ProblemLog:
     problems.absent.update(["c"])
     problems.repeated_rounds = 2
     problems.resumed_after += [0, 7]
+    problems.opposed_updates.update(["c", "c"])
     return problems
 
 
@@ -28,6 +29,7 @@ def test_json_is_ordered_by_name() -> None:
         "repeated_rounds": 2,
         "resumed_after": [0, 7],
         "data_warnings": {},
+        "opposed_updates": {"c": 2},
     }
 
 

@@ -16,7 +16,8 @@ from federated_health.messages.content import TrainingScores
 from federated_health.messages.records import weights_to_record
 from federated_health.messages.validation import read_training_scores
 from federated_health.ml.curves import choose_threshold
-from federated_health.ml.metrics import DEFAULT_THRESHOLD
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, merge_counts
+from federated_health.server.opposed_updates import note_harm
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.replies import AcceptedReply, Content, find_lasting_cause
 from federated_health.server.run import FederatedRun
@@ -49,6 +50,9 @@ def evaluate_final_weights(run: PlainRun) -> dict[str, Any]:
     run.evaluations = {reply.hospital: reply.content for reply in evaluations}
     gained = {reply.hospital: reply.content for reply in benefits}
     figures = summarise_run(run.target, run.evaluations, run.train_examples)
+    if evaluations:
+        counts = merge_counts(reply.content.counts for reply in evaluations)
+        note_harm(run.target, counts, figures["federation"].get("roc_auc"), run.lowest_loss, run.problems)
     return figures | summarise_benefits(gained, run.evaluations, task, run.problems.data_warnings)
 
 

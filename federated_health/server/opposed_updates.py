@@ -8,6 +8,7 @@ honest hospitals are accused, and how often the right one is found.
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,14 +26,14 @@ logger = logging.getLogger(__name__)
 SAMPLE = 4096
 """Largest number of weights per update that are compared."""
 
-MAX_SMALL = 16
-"""Largest number of updates of which each is compared with the median of the others, rather than of all."""
-
-OPPOSED, AGREED = -0.2, 0.2
-"""Cosine with the median of the others below which an update is opposed, and mean cosine above which these agree."""
+OPPOSED, AGREED = -0.1, 0.1
+"""Mean cosine with the others below which an update is opposed, and mean cosine between these, which must be above."""
 
 MIN_ROUNDS = 3
 """Number of rounds with an opposed update from which a hospital is named."""
+
+MUCH_WORSE = 2.0
+"""Multiple of the lowest held-out loss above which a final model is reported as harmed."""
 
 ADVICE = "--strategy fedmedian and --strategy trimmed resist single hospitals"
 
@@ -45,7 +46,7 @@ def note_opposed(updates: Sequence[AcceptedReply[Update]], sent: Weights, proble
     """
     if len(updates) < 2:
         return
-    positions = draw_positions(sent, max(SAMPLE // (1 + len(updates) // MAX_SMALL), 64))
+    positions = draw_positions(sent, SAMPLE)
     start = take(sent, positions)
     names = [reply.hospital for reply in updates]
     for place in find_opposed(np.array([take(reply.content.weights, positions) - start for reply in updates])):
@@ -78,46 +79,51 @@ def take(weights: Weights, positions: Mapping[str, npt.NDArray[np.int64]]) -> np
 
 
 def find_opposed(updates: npt.NDArray[np.float64]) -> list[int]:
-    """Positions of opposed updates among those of a round, [hospitals, weights].
+    """Positions of opposed updates among at least two of a round, [hospitals, weights].
 
-    An update is opposed if its cosine with the coordinate-wise median of the others is below OPPOSED, while the mean
-    cosine between two of these is above AGREED. Of two updates, both are opposed or none.
+    An update is opposed if its mean cosine with the others is below OPPOSED, while the mean cosine between two of these
+    is above AGREED. Lengths do not matter, so that a long update sways no mean. Of two, both are opposed or neither is.
     """
-    with np.errstate(all="ignore"):  # a scale that overflows is no direction
-        directions = np.nan_to_num(updates / np.linalg.norm(updates, axis=1, keepdims=True), posinf=0.0, neginf=0.0)
-    number = len(updates)
+    number, lengths = len(updates), np.linalg.norm(updates, axis=1, keepdims=True)
+    directions = np.divide(updates, lengths, out=np.zeros_like(updates), where=(lengths > 0) & np.isfinite(lengths))
     cosines = directions @ directions.T
-    median = np.median(updates, axis=0)
-    opposed = []
-    for i in range(number):
-        if number <= MAX_SMALL:
-            median = np.median(np.delete(updates, i, axis=0), axis=0)
-        length = np.linalg.norm(median)
-        others = np.delete(np.delete(cosines, i, axis=0), i, axis=1)
-        pairs = others[np.triu_indices(number - 1, 1)]
-        agree = number == 2 or pairs.mean() > AGREED
-        if length > 0 and directions[i] @ median / length < OPPOSED and agree:
-            opposed.append(i)
-    return opposed
+    np.fill_diagonal(cosines, 0.0)
+    sums = cosines.sum(axis=1)
+    agreement = (sums.sum() - 2 * sums) / max((number - 1) * (number - 2), 1)
+    is_opposed = (sums / (number - 1) < OPPOSED) & ((agreement > AGREED) | (number == 2))
+    return np.flatnonzero(is_opposed).tolist()
 
 
 def name_most_opposed(problems: ProblemLog) -> str:
-    """Which hospital's updates were most often opposed, as the end of a sentence about a run that failed."""
+    """Whose updates were most often opposed, as the end of a sentence about a run that failed; empty if nobody's."""
     if not problems.opposed_updates:
         return ""
-    (name, rounds), *_ = problems.opposed_updates.most_common(1)
-    return f"the updates of {name} were opposed to the others' in {rounds} rounds before; {ADVICE}"
+    most = max(problems.opposed_updates.values())
+    names = ", ".join(sorted(name for name, rounds in problems.opposed_updates.items() if rounds == most))
+    rounds = "1 round" if most == 1 else f"{most} rounds"
+    return f"while the model got worse, the updates of {names} were opposed to the others' in {rounds}; {ADVICE}"
 
 
-def note_worse_than_chance(target: Target, counts: EvaluationSums, roc_auc: float | None, problems: ProblemLog) -> None:
-    """Warn of a federated model whose ROC-AUC is below chance by more than two standard errors.
+def note_harm(
+    target: Target[Any], counts: EvaluationSums | None, roc_auc: float | None, lowest_loss: float, problems: ProblemLog
+) -> None:
+    """Warn of a federated model that is worse than chance, or much worse than in an earlier round.
 
-    The standard error without a relation is at most sqrt(1 / (6 n)) if n is the number of rows of the rarest class.
+    The ROC-AUC must be below 0.5 by more than two standard errors: without a relation one is at most sqrt(1 / (6 n)),
+    where n is the number of rows of the rarest class.
+
+    Args:
+        counts: of the final weights.
+        lowest_loss: of all rounds.
     """
-    if roc_auc is None:
+    if counts is None or counts.loss is None:
         return
-    rarest = max(1, min(target.rows_of_groups(counts).values()))
-    if roc_auc >= 0.5 - 2 * (1 / (6 * rarest)) ** 0.5:
+    rarest = max(1, min(target.rows_of_groups(counts).values(), default=1))
+    if roc_auc is not None and roc_auc < 0.5 - 2 * (1 / (6 * rarest)) ** 0.5:
+        what = f"the model's ROC-AUC of {roc_auc:.2f} is worse than chance"
+    elif counts.loss > MUCH_WORSE * lowest_loss:
+        what = f"the model's held-out loss is {counts.loss / lowest_loss:.1f} times that of its best round"
+    else:
         return
-    cause = name_most_opposed(problems) or "no hospital's updates stand out; a hospital may have inverted its label"
-    problems.warn(FEDERATION, f"the model's ROC-AUC of {roc_auc:.2f} is worse than chance; {cause}")
+    unknown = "no single hospital's updates stand out; several may be harmful together, or the training overfits"
+    problems.warn(FEDERATION, f"{what}; {name_most_opposed(problems) or unknown}")

@@ -177,7 +177,7 @@ class Participants:
                 name: 1 + (repeats[name] if earlier.get(name) == reason else 0) for name, reason in failures.items()
             }
             if cause := find_lasting_cause(asked, failures, earlier, spare=spare, repeats=repeats):
-                raise RunError(f"round {number}: {cause}")
+                raise RunError(f"round {number}: {cause}{self.suspicion()}")
             self._collector.problems.repeated_rounds += 1
             reason = (
                 f"round {number}: {len(updates)} of {len(nodes)} hospitals sent a valid update, and {needed} are "
@@ -186,6 +186,14 @@ class Participants:
             if not backoff.pause():
                 raise RunError(reason)
             logger.warning("%s; repeating the round", reason)
+
+    def suspicion(self) -> str:
+        """Which hospital may have caused that training diverged, as the end of a sentence; empty if none stands out."""
+        if not self._collector.problems.opposed_updates:
+            return ""
+        from federated_health.server.opposed_updates import name_most_opposed  # noqa: PLC0415  # in failing runs only
+
+        return f"; {name_most_opposed(self._collector.problems)}"
 
     def note_absent(self, number: int, updates: Iterable[AcceptedReply[Content]]) -> None:
         """Count the hospitals without an update in a round, and log them when they change."""

@@ -1,6 +1,7 @@
 """A run whose server reads the weights that it averages: the round loop over a Flower strategy."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -45,6 +46,7 @@ class PlainRun(FederatedRun):
 
     Attributes:
         target: what the run predicts.
+        lowest_loss: held-out loss of the best completed round.
     """
 
     weights: Weights
@@ -54,6 +56,7 @@ class PlainRun(FederatedRun):
         self.weights = initial_weights(settings.task_declaration, settings.network_declaration, settings.seed)
         self.strategy = strategy or make_strategy(settings)
         self._shapes = weight_shapes(settings.task_declaration, settings.network_declaration)
+        self.lowest_loss = math.inf
         self.target = target_of(settings.task_declaration)
 
     def _begin(self) -> None:
@@ -128,6 +131,10 @@ class PlainRun(FederatedRun):
 
     def _average(self, number: int, updates: list[AcceptedReply[Update]]) -> "_AveragedRound":
         """The strategy's average of the updates."""
+        if self._has_worsened():
+            from federated_health.server.opposed_updates import note_opposed  # noqa: PLC0415  # in failing runs only
+
+            note_opposed(updates, self.weights, self.problems)
         if self.settings.max_share < 1:
             from federated_health.server.share_limit import set_shares  # noqa: PLC0415  # only with a limit
 
@@ -137,7 +144,8 @@ class PlainRun(FederatedRun):
             assert arrays is not None, "there are updates"
             weights = {name: elements_of(arrays[name]).astype(np.float32, copy=False) for name in self._shapes}
         if not all(map(is_finite, weights.values())):
-            raise RunError(f"round {number}: training diverged (non-finite weights); try a smaller --learning-rate")
+            cause = "training diverged (non-finite weights); try a smaller --learning-rate"
+            raise RunError(f"round {number}: {cause}{self.participants.suspicion()}")
         trained = {reply.hospital: replace(reply.content, weights={}) for reply in updates}
         return _AveragedRound(number, trained, weights)
 
@@ -156,7 +164,17 @@ class PlainRun(FederatedRun):
         completed = summarise_round(averaged.number, averaged.updates, averaged.counts)
         self.weights = averaged.weights
         self.history.append(completed)
+        self._note_losses([completed])
         return completed
+
+    def _note_losses(self, rounds: Iterable[Round]) -> None:
+        self.lowest_loss = min([self.lowest_loss, *_losses_of(rounds)])
+
+    def _has_worsened(self) -> bool:
+        """Whether the last completed round's held-out loss is a fifth above the lowest; not where all are near 0."""
+        first, last = _losses_of(self.history[:1]), _losses_of(self.history[-1:])
+        lowest = self.lowest_loss
+        return bool(first and last) and last[0] - lowest > max(0.2 * lowest, 0.05 * first[0])
 
     def evaluate(self) -> dict[str, Any]:
         """Choose the threshold, then evaluate the final weights with it (see `FederatedRun.evaluate`)."""
@@ -185,6 +203,7 @@ class PlainRun(FederatedRun):
         write_state(self.settings.strategy, self.strategy, checkpoint.strategy_state, self._shapes)
         self.weights = dict(checkpoint.weights)
         super().resume(checkpoint)
+        self._note_losses(self.history)
 
     def read_evaluation_of(self, node: int, content: RecordDict, *, final: bool = False) -> Evaluation:
         """Read a hospital's evaluation, of the final weights or of a round's."""
@@ -204,6 +223,12 @@ class _AveragedRound:
     updates: dict[str, Update]
     weights: Weights
     counts: dict[str, EvaluationSums] = field(default_factory=dict)
+
+
+def _losses_of(rounds: Iterable[Round]) -> list[float]:
+    """Held-out losses of rounds, as far as they are known."""
+    counts = [completed.federation.counts for completed in rounds]
+    return [part.loss for part in counts if part is not None and part.loss is not None]
 
 
 def summarise_round(number: int, updates: Mapping[str, Update], counts: Mapping[str, EvaluationSums]) -> Round:

@@ -19,7 +19,8 @@ class ProblemLog:
         absent: number of rounds that were averaged without the hospital, since it joined.
         repeated_rounds: number of attempts at a round that gave too few updates.
         resumed_after: number of rounds that were completed, for each time that the run was resumed.
-        data_warnings: what is suspicious in the data with which a hospital registered, by hospital.
+        data_warnings: what is suspicious in what a hospital sent, by hospital.
+        opposed_updates: number of rounds with an update that was opposed to the others' (see that module), by hospital.
     """
 
     def __init__(self) -> None:
@@ -29,6 +30,7 @@ class ProblemLog:
         self.repeated_rounds = 0
         self.resumed_after: list[int] = []
         self.data_warnings: dict[str, list[str]] = {}
+        self.opposed_updates: Counter[str] = Counter()
 
     def warn(self, hospital: str, text: str) -> None:
         """Record what is suspicious in what a hospital sends, once."""
@@ -50,6 +52,7 @@ class ProblemLog:
             "repeated_rounds": self.repeated_rounds,
             "resumed_after": list(self.resumed_after),
             "data_warnings": {name: list(texts) for name, texts in sorted(self.data_warnings.items())},
+            "opposed_updates": dict(sorted(self.opposed_updates.items())),
         }
 
     def describe_data_warnings(self) -> list[str]:
@@ -83,6 +86,7 @@ class ProblemLog:
         self.repeated_rounds = content["repeated_rounds"]
         self.resumed_after = list(content["resumed_after"])
         self.data_warnings = {name: list(texts) for name, texts in content.get("data_warnings", {}).items()}
+        self.opposed_updates = Counter(content.get("opposed_updates", {}))
 
 
 def _list_reasons(reasons: Counter[str] | None, singular: str, plural: str) -> str:
