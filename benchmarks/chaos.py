@@ -91,7 +91,14 @@ class Chaos:
         identical = verdict.weights == reference.weights if reference and trial.is_complete else None
         if identical is False:
             problems.append("the weights are not those of the undisturbed run")
-        problems += find_wrong_blame(trial, verdict, run.victim, run.liars, outcome.refusal)
+        problems += find_wrong_blame(
+            trial,
+            verdict,
+            victim=run.victim,
+            liars=run.liars,
+            output=run.server_output(),
+            undisturbed_auc=reference.roc_auc if reference else 0.0,
+        )
         if not problems:
             shutil.rmtree(folder)
         faults = verdict.metrics.get("faults", {})

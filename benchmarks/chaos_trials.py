@@ -181,18 +181,24 @@ def _rounds(is_real: bool) -> int:
     return REAL_ROUNDS if is_real else LIGHT_ROUNDS
 
 
+def _needs_training(fault: Fault, kind: str) -> bool:
+    """Whether light hospitals would not do: what they answer is no figure of a model, and they refuse nothing."""
+    return fault is Fault.HOSTILE_SERVER or (fault is Fault.LIAR and LIES[kind].factor != 1.0)
+
+
 def plan_trials(seed: int, runs: int, real: int, longest_cut: float) -> list[Trial]:
     """Draw the trials of this many runs, numbered from 1; the first `real` of them train with Keras.
 
-    A trial depends only on the seed, its number and whether it is real.
+    A trial depends only on the seed, its number and whether it is real, which some faults need (see `_needs_training`).
     """
     trials = []
     for number in range(1, runs + 1):
         generator = np.random.default_rng([seed, number])
-        fault, is_real = CYCLE[(number - 1) % len(CYCLE)], number <= real
+        fault = CYCLE[(number - 1) % len(CYCLE)]
         kinds = KINDS.get(fault, ("",))
         before = sum(CYCLE[earlier % len(CYCLE)] is fault for earlier in range(number - 1))
         kind = kinds[before % len(kinds)]
+        is_real = (number <= real and fault is not Fault.SLOW) or _needs_training(fault, kind)
         strategy = str(generator.choice(list(LIGHT_STRATEGIES), p=list(LIGHT_STRATEGIES.values())))
         cut, stall, away = generator.uniform(1, longest_cut), generator.uniform(0.5, 6), generator.uniform(0, 2)
         # A short timeout is shorter than most interruptions, so that the round is repeated; a long one outlasts them.
@@ -221,7 +227,7 @@ def plan_trials(seed: int, runs: int, real: int, longest_cut: float) -> list[Tri
             )
             trial = replace(trial, poison=poison, round_timeout=short)
         if fault is Fault.SLOW:
-            trial = replace(trial, is_real=False, strategy="fedavg", rounds=SLOW_ROUNDS, round_timeout=LONG_TIMEOUT)
+            trial = replace(trial, strategy="fedavg", rounds=SLOW_ROUNDS, round_timeout=LONG_TIMEOUT)
         if fault is Fault.HANG:
             trial = replace(trial, round_timeout=short)
         trials.append(trial)

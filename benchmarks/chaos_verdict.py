@@ -40,6 +40,11 @@ class Verdict:
     complete: bool = False
     metrics: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def roc_auc(self) -> float:
+        """The federation's ROC-AUC on held-out patients; 0 if it is not known."""
+        return float((self.metrics.get("federation") or {}).get("roc_auc") or 0.0)
+
 
 def judge(trial: Trial, folder: Path, data: Mapping[str, Path]) -> None:
     """Write the verdict into the run's folder; to be run in a forked process, since it loads Keras."""
