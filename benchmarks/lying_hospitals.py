@@ -222,22 +222,22 @@ def main() -> None:
             run, _, error = laboratory.run(case)
             is_warned = bool(run.problems.opposed_updates) and bool(named_in(run, error))
             honest[case.label].update(
-                runs=1, a_hospital_named=is_warned, the_model_named=FEDERATION in run.problems.data_warnings
+                runs=1, a_hospital_named=int(is_warned), the_model_named=int(FEDERATION in run.problems.data_warnings)
             )
         for case in list(lying_cases(flags.seeds))[part - 1 :: parts]:
             run, auc, error = laboratory.run(case)
             named, liars = named_in(run, error), laboratory.names_of_liars(case)
             before = laboratory.honest_auc(case)
             is_harmed = bool(error) or before is None or auc is None or auc < before - HARM
-            lying[case.label].update(
-                runs=1,
-                harmed=is_harmed,
-                only_liars_named=is_harmed and bool(named) and named <= liars,
-                liars_and_others_named=is_harmed and bool(named & liars) and bool(named - liars),
-                only_others_named=is_harmed and bool(named) and not named & liars,
-                only_the_model_named=is_harmed and not named and FEDERATION in run.problems.data_warnings,
-                named_without_harm=not is_harmed and bool(named),
-            )
+            outcomes = {
+                "harmed": is_harmed,
+                "only_liars_named": is_harmed and bool(named) and named <= liars,
+                "liars_and_others_named": is_harmed and bool(named & liars) and bool(named - liars),
+                "only_others_named": is_harmed and bool(named) and not named & liars,
+                "only_the_model_named": is_harmed and not named and FEDERATION in run.problems.data_warnings,
+                "named_without_harm": not is_harmed and bool(named),
+            }
+            lying[case.label].update({"runs": 1, **{what: int(holds) for what, holds in outcomes.items()}})
     print(json.dumps({"honest": honest, "lying": lying}, indent=2))
 
 

@@ -21,6 +21,7 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.hospital import handlers
 from federated_health.names import MODEL, REPORT, ROUNDS, SETTINGS
 from tests.support.example_run import Replies, benefit, evaluation, figures_of, run_of
+from tests.support.power_cuts import nothing_lost
 from tests.support.script_calls import RunScript
 from tests.support.scripts import PROJECT
 
@@ -402,7 +403,9 @@ def test_a_saved_result_has_the_files_of_a_run(result: Result, tmp_path: Path) -
 def test_a_saved_result_has_the_file_of_an_own_task(hospitals: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     task = fh.draft_task(pd.concat(hospitals.values()), "disease")
 
-    fh.federate(hospitals, task, rounds=1, appraisal=False).save(tmp_path / "run")
+    result = fh.federate(hospitals, task, rounds=1, appraisal=False)
+    with nothing_lost(tmp_path):
+        result.save(tmp_path / "run")
 
     assert fh.read_task(tmp_path / "run" / "task.toml").agreement == task.agreement
     settings = json.loads((tmp_path / "run" / SETTINGS).read_text())

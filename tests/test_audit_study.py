@@ -18,6 +18,7 @@ from federated_health.studies.audit import audit_study
 from federated_health.studies.audit.membership import measure_attack
 from federated_health.studies.audit.shadow_runs import AuditPlan, ShadowRun, ShadowRunResult
 from tests.support.audits import LEAKS, Audit
+from tests.support.power_cuts import nothing_lost
 from tests.support.script_calls import RunScript, assert_refused
 from tests.support.targets import write_dataset
 
@@ -140,7 +141,8 @@ def test_an_audit_writes_strict_json_and_a_page_and_prints_its_figures(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     epsilons = ",".join(f"{epsilon:g}" for epsilon in EPSILONS)
-    code, output, errors = audit("--data", hospitals_folder, "--out", "out", "--shadows", 8, "--epsilons", epsilons)
+    with nothing_lost(Path()):
+        code, output, errors = audit("--data", hospitals_folder, "--out", "out", "--shadows", 8, "--epsilons", epsilons)
     assert (code, errors) == (0, "")
 
     def refuse(constant: str) -> None:

@@ -15,6 +15,7 @@ from federated_health.errors import RunError
 from federated_health.ml.targets import target_of
 from federated_health.studies.benefit import benefit_study
 from federated_health.studies.benefit.journal import JOURNAL
+from tests.support.power_cuts import nothing_lost
 from tests.support.script_calls import RunScript, assert_refused
 from tests.support.studies import Study, study_of
 from tests.support.targets import task_of, write_dataset
@@ -163,7 +164,8 @@ def run(study: Study, out: Path, *, force: bool = False) -> dict[str, Any]:
 
 
 def test_a_study_writes_strict_json_and_a_page(made_up: Study, tmp_path: Path) -> None:
-    figures = run(made_up, tmp_path)
+    with nothing_lost(tmp_path):
+        figures = run(made_up, tmp_path)
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)

@@ -22,6 +22,7 @@ from federated_health.ml.networks import Network, Weights, initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.report import saved_model
 from federated_health.report.saved_model import ModelSaver, save_final_model
+from tests.support.power_cuts import nothing_lost
 
 WIDTH = len(HEART_DISEASE.measurements)
 WEIGHTS: Weights = initial_weights(HEART_DISEASE, Network(), 7)
@@ -121,8 +122,9 @@ def test_a_separate_process_saves_the_same_model(tmp_path: Path, monkeypatch: py
     monkeypatch.delitem(sys.modules, "keras")
     monkeypatch.setattr(saved_model, "save_final_model", None)  # so that this process cannot save it
     saver = ModelSaver()
-    saver.prepare()
-    saver.save(tmp_path / "there.keras", HEART_DISEASE, TRAIN_CONFIG, WEIGHTS)
+    with nothing_lost(tmp_path):
+        saver.prepare()
+        saver.save(tmp_path / "there.keras", HEART_DISEASE, TRAIN_CONFIG, WEIGHTS)
     monkeypatch.undo()
     here, there = (load_model(tmp_path / f"{name}.keras").get_weights() for name in ("here", "there"))
     assert all(np.array_equal(array, other) for array, other in zip(here, there, strict=True))

@@ -31,6 +31,7 @@ from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.interface import InProcessTransport, error_reply
+from tests.support.power_cuts import nothing_lost
 from tests.test_handlers import TRAIN_CONFIG as PLAIN_TRAIN_CONFIG
 
 NAMES = ("cleveland", "hungary", "switzerland", "va-long-beach")
@@ -187,7 +188,8 @@ def test_a_hospital_saves_the_model_and_a_report_with_its_own_budget(hospitals: 
     model = handlers.final_model(contexts["hungary"])
     assert model is not None
 
-    assert save_results(tmp_path, contexts["hungary"], *model) == "model.keras, report.html"
+    with nothing_lost(tmp_path):
+        assert save_results(tmp_path, contexts["hungary"], *model) == "model.keras, report.html"
 
     assert read_description(tmp_path / "model.keras")["weights_sha256"] == weights_hash(federated_run.weights)
     report = (tmp_path / "report.html").read_text()

@@ -27,7 +27,7 @@ SAMPLE = 4096
 """Largest number of weights per update that are compared."""
 
 OPPOSED, AGREED = -0.1, 0.1
-"""Mean cosine with the others below which an update is opposed, and mean cosine between these, which must be above."""
+"""Mean cosine with most others below which an update is opposed, and mean cosine between these, which must be above."""
 
 MIN_ROUNDS = 3
 """Number of rounds with an opposed update from which a hospital is named."""
@@ -81,16 +81,25 @@ def take(weights: Weights, positions: Mapping[str, npt.NDArray[np.int64]]) -> np
 def find_opposed(updates: npt.NDArray[np.float64]) -> list[int]:
     """Positions of opposed updates among at least two of a round, [hospitals, weights].
 
-    An update is opposed if its mean cosine with the others is below OPPOSED, while the mean cosine between two of these
-    is above AGREED. Lengths do not matter, so that a long update sways no mean. Of two, both are opposed or neither is.
+    The signs of the first eigenvector of the updates' cosines divide them into two groups. An update of the smaller one
+    is opposed if its mean cosine with the larger one is below OPPOSED, and that between two of the larger one is above
+    AGREED. Lengths do not matter, so that a long update sways nothing. Of two updates, both are opposed or neither is;
+    of two groups of the same size, none.
     """
     number, lengths = len(updates), np.linalg.norm(updates, axis=1, keepdims=True)
     directions = np.divide(updates, lengths, out=np.zeros_like(updates), where=(lengths > 0) & np.isfinite(lengths))
     cosines = directions @ directions.T
-    np.fill_diagonal(cosines, 0.0)
-    sums = cosines.sum(axis=1)
-    agreement = (sums.sum() - 2 * sums) / max((number - 1) * (number - 2), 1)
-    is_opposed = (sums / (number - 1) < OPPOSED) & ((agreement > AGREED) | (number == 2))
+    if number == 2:
+        return [0, 1] if cosines[0, 1] < OPPOSED else []
+    _, vectors = np.linalg.eigh(cosines)
+    is_positive = vectors[:, -1] > 0
+    is_larger = is_positive if is_positive.sum() * 2 > number else ~is_positive
+    size = is_larger.sum()
+    if size < 2 or size * 2 <= number:
+        return []
+    among = cosines[np.ix_(is_larger, is_larger)]
+    agreement = (among.sum() - np.trace(among)) / (size * (size - 1))
+    is_opposed = ~is_larger & (cosines[:, is_larger].mean(axis=1) < OPPOSED) & (agreement > AGREED)
     return np.flatnonzero(is_opposed).tolist()
 
 

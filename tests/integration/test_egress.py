@@ -4,14 +4,15 @@ import json
 import shutil
 import subprocess
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from federated_health.processes import free_port
-from tests.support.forks import forked
+from tests.support.forks import Fork, forked_call
+from tests.support.power_cuts import Record, run_recorded_script
 from tests.support.scripts import script_command
 from tests.support.wire import Wire, assert_is_in_ledger, read_lines
 
@@ -22,21 +23,31 @@ HOSPITALS = {"cleveland": "client_1.csv", "hungary": "client_2.csv"}
 
 
 def test_every_byte_that_arrives_is_in_a_ledger(hospitals_folder: Path, tmp_path: Path) -> None:
-    run, address = tmp_path / "run", f"127.0.0.1:{free_port()}"
+    run, address = tmp_path / "server" / "run", f"127.0.0.1:{free_port()}"
+    run.parent.mkdir()
+
+    def started(script: str, root: Path, *flags: object) -> AbstractContextManager[Fork]:
+        log, store = tmp_path / f"{root.name}.txt", tmp_path / "records" / root.name
+        return forked_call(log, run_recorded_script, root, store, script, list(map(str, flags)))
+
     with ExitStack() as stack:
-        serve = script_command("server.py", "--hospitals", 2, "--rounds", ROUNDS, "--address", address, "--out", run)
-        server = stack.enter_context(forked(serve, log=tmp_path / "server.txt"))
+        flags = ("--hospitals", 2, "--rounds", ROUNDS, "--address", address, "--out", run)
+        server = stack.enter_context(started("server.py", run.parent, *flags))
         wire = stack.enter_context(Wire(address))
         hospitals = []
         for name, file in HOSPITALS.items():
             data = tmp_path / name / file
             data.parent.mkdir()
             shutil.copy(hospitals_folder / file, data)
-            join = script_command("client.py", "--data", data, "--name", name, "--server", wire.address)
-            hospitals.append(stack.enter_context(forked(join, log=tmp_path / f"{name}.txt")))
+            join = ("--data", data, "--name", name, "--server", wire.address, "--out", data.parent / "out")
+            hospitals.append(stack.enter_context(started("client.py", data.parent, *join)))
         assert server.wait(600) == 0, (tmp_path / "server.txt").read_text()
         assert [hospital.wait(120) for hospital in hospitals] == [0, 0]
 
+    for name, lines in {"server": 1, **dict.fromkeys(HOSPITALS, 1)}.items():
+        record = Record(tmp_path / "records" / name)
+        assert sum(event.kind == "print" and " saved " in event.path for event in record.events) == lines
+        assert record.losses("rounds.csv", "*.log") == []
     kernels = []
     for name in HOSPITALS:
         ledger = tmp_path / name / f"egress-{name}.jsonl"

@@ -25,6 +25,7 @@ from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 from federated_health.transport.interface import InProcessTransport
 from tests.support.forks import forked
+from tests.support.power_cuts import nothing_lost
 from tests.support.script_calls import RunScript, assert_one_line
 from tests.support.scripts import PROJECT, script_command
 
@@ -92,7 +93,8 @@ def test_the_saved_model_loads_with_plain_keras_and_predicts_as_the_hospitals_do
 
     patients = pd.DataFrame(hospital.test.values, columns=list(HEART_DISEASE.column_names))
     patients.to_csv("patients.csv", index=False)
-    result = run_script("predict.py", finished / "model.keras", "patients.csv", "--out", "risk.csv")
+    with nothing_lost(Path()):
+        result = run_script("predict.py", finished / "model.keras", "patients.csv", "--out", "risk.csv")
     assert result.succeeded, result.error
     assert pd.read_csv("risk.csv")["risk"].to_numpy() == pytest.approx(expected, abs=1e-5)
 

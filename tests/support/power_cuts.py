@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -341,3 +342,22 @@ class Record:
                 losses += [f"{where}: not on disk: {', '.join(sorted(lost))}"] if lost else []
             disk.apply(event)
         return losses
+
+
+@contextmanager
+def nothing_lost(root: Path, *may_be_lost: str) -> Iterator[None]:
+    """Record the block, and check that it loses nothing (see `Record.losses`)."""
+    with tempfile.TemporaryDirectory() as store:
+        with recorded(root, Path(store)):
+            yield
+        record = Record(Path(store))
+    assert record.losses(*may_be_lost) == []
+    assert any(event.kind == "sync" for event in record.events), "nothing was written"
+
+
+def run_recorded_script(root: Path, store: Path, name: str, flags: Sequence[str]) -> None:
+    """Do in a forked process what `python NAME FLAGS` does, and record it."""
+    from chaos_processes import run_script  # of benchmarks/, which only forks import
+
+    with recorded(root, store):
+        run_script(name, flags)
