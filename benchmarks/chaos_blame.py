@@ -84,7 +84,9 @@ def _find_unnamed(faults: Mapping[str, Any], liars: Collection[str], output: str
     blamed += "".join(line for line in output.splitlines() if "left out" in line or line.startswith("error: "))
     warnings = faults.get("data_warnings", {})
     accused = [name for name in warnings if "opposed" in " ".join(warnings[name]) and name not in (*liars, FEDERATION)]
+    # Two of four hospitals that agree are no fewer than the honest ones: the log can only say that there is harm.
+    named = [FEDERATION] if len(liars) > 1 and FEDERATION in warnings else liars
     return [
-        *(f"the problem log does not name {name}" for name in liars if name not in blamed),
+        *(f"the problem log does not name {name}" for name in named if name not in blamed),
         *(f"the problem log accuses {name}, which is honest" for name in accused),
     ]

@@ -2,10 +2,8 @@
 
 import asyncio
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chaos_power import recover
 from chaos_processes import POLL_SECONDS
 from chaos_trials import AFTER_SAVED, SAVED, Fault, Pace
 
@@ -102,12 +100,10 @@ async def _cut_power_after(run: "Run", pace: Pace) -> None:
 
 async def _recover_disk(run: "Run") -> None:
     """Replace the run's disk by what a power cut at this moment leaves of it, which `run.out` then is."""
-    assert run.disk is not None, "it was mounted at the start"
-    disk, copy = run.disk, run.folder / "cut.img"
-    disk.copy_image(copy)
+    assert run.disk is not None, "it was opened at the start"
+    disk, run.disk = run.disk, None
+    disk.recover(run.out.name, run.out)
     await run.server.kill()
-    run.disk = None
-    recover(copy, Path("run"), run.out)
 
 
 async def _resume(run: "Run") -> None:

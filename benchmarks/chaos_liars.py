@@ -11,22 +11,20 @@ from federated_health.messages.content import ARRAYS, NUM_EXAMPLES, REGISTRATION
 from federated_health.messages.records import METRICS
 from federated_health.ml.normalisation import SUM_NAMES
 
-MANY_ROWS = 10**12
-
 
 @dataclass(frozen=True)
 class Lie:
     """What a hospital makes up.
 
     Attributes:
-        declares_many: whether it declares MANY_ROWS training rows.
+        rows: number of training rows that it declares; 0 for its own.
         has_matching_sums: whether its sums are of as many rows as it declares.
         factor: of its updates; negative for updates in the opposite direction.
         liars: number of hospitals that lie in this way.
         copies_rows: whether it has the rows of another hospital.
     """
 
-    declares_many: bool = False
+    rows: int = 0
     has_matching_sums: bool = False
     factor: float = 1.0
     liars: int = 1
@@ -34,13 +32,15 @@ class Lie:
 
 
 LIES: Mapping[str, Lie] = {
-    "10^12 rows": Lie(declares_many=True),
+    "10^12 rows": Lie(rows=10**12),
     "an update in the opposite direction": Lie(factor=-1.0),
     "an update of 5 times the norm": Lie(factor=5.0),
     "the rows of another hospital": Lie(copies_rows=True),
-    "10^12 rows, with sums to match": Lie(declares_many=True, has_matching_sums=True),
+    "10^7 rows, with sums to match": Lie(rows=10**7, has_matching_sums=True),
     "an update of 20 times the norm": Lie(factor=20.0),
     "an opposite update of 5 times the norm": Lie(factor=-5.0),
+    "10^7 rows at each of two hospitals": Lie(rows=10**7, has_matching_sums=True, liars=2),
+    "opposite updates of two hospitals": Lie(factor=-1.0, liars=2),
 }
 
 
@@ -57,12 +57,12 @@ class LyingApp(ClientApp):
             return reply
         content, lie = reply.content, self._lie
         kind = message.metadata.message_type
-        if kind == REGISTRATION and lie.declares_many:
-            content = _declare_many(content, with_sums=lie.has_matching_sums)
+        if kind == REGISTRATION and lie.rows:
+            content = _declare(content, lie.rows, with_sums=lie.has_matching_sums)
         elif kind == "train":
             content = _exaggerate(message.content, content, lie.factor)
-            if lie.declares_many:
-                content = _with_metrics(content, {NUM_EXAMPLES: MANY_ROWS})
+            if lie.rows:
+                content = _with_metrics(content, {NUM_EXAMPLES: lie.rows})
         return Message(content, reply_to=message)
 
 
@@ -70,11 +70,11 @@ def _with_metrics(content: RecordDict, metrics: Mapping[str, int | list[float]])
     return RecordDict({**content, METRICS: MetricRecord({**content.metric_records[METRICS], **metrics})})
 
 
-def _declare_many(content: RecordDict, *, with_sums: bool) -> RecordDict:
+def _declare(content: RecordDict, rows: int, *, with_sums: bool) -> RecordDict:
     metrics = content.metric_records[METRICS]
-    factor = MANY_ROWS / int(str(metrics["train-examples"]))
+    factor = rows / int(str(metrics["train-examples"]))
     sums = {name: [factor * float(value) for value in metrics[name]] for name in SUM_NAMES} if with_sums else {}  # type: ignore[union-attr]
-    return _with_metrics(content, {"train-examples": MANY_ROWS, **sums})
+    return _with_metrics(content, {"train-examples": rows, **sums})
 
 
 def _exaggerate(asked: RecordDict, content: RecordDict, factor: float) -> RecordDict:

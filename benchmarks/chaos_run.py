@@ -17,7 +17,7 @@ from chaos_hospital import FAR_TOO_LARGE, PoisonedApp, light_app
 from chaos_hostile import HOSTILITIES, find_answers, serve_hostile
 from chaos_liars import LIES, LyingApp
 from chaos_links import ConnectProxy, Link
-from chaos_power import Disk, new_disk
+from chaos_power import Disk, open_disk
 from chaos_processes import POLL_SECONDS, Process, ended, run_script
 from chaos_trials import (
     DEAD,
@@ -146,7 +146,7 @@ class Run:
             if self.trial.kind == DEAD:
                 self.proxy.refuse()
         if self.trial.fault is Fault.POWER_CUT:
-            self.disk = stack.enter_context(new_disk(self.folder))
+            self.disk = stack.enter_context(open_disk(self.folder))
 
     async def _meet_hostile_server(self) -> None:
         hostility, report = HOSTILITIES[self.trial.kind], self.folder / "report.json"
@@ -234,7 +234,7 @@ class Run:
         options = [part for flag, value in flags.items() for part in (f"--{flag}", str(value))]
         self._server = Process(
             self.folder / "server.txt",
-            run_script,
+            self.disk.run_script if self.disk else run_script,
             "server.py",
             [*options, *more],
             conditions=self._conditions(None),
@@ -282,7 +282,7 @@ class Run:
             case Fault.SLOW:
                 return Conditions(keepalive=SLOW_KEEPALIVE)
             case Fault.POWER_CUT if name is None and self.disk is not None:
-                return Conditions(mounts=self.disk.holder)
+                return self.disk.conditions
         return ORDINARY
 
 
