@@ -22,11 +22,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks run from a checkout, not installed
 
-from chaos_hospital import FAR_TOO_LARGE, ON_THE_WAY
+from chaos_blame import find_wrong_blame
 from chaos_processes import Process, prepare_forks
 from chaos_run import Run
 from chaos_trials import HOSPITALS, Fault, Pace, Trial, plan_trials
-from chaos_verdict import Verdict, judge, read_verdict
+from chaos_verdict import Verdict, find_tracebacks, judge, read_verdict
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
@@ -35,9 +35,6 @@ from scripts import script_command
 from federated_health.data.manifest import find_hospital
 
 JUDGE_SECONDS = 120.0
-
-TOO_LATE = "sent its reply too late"
-"""The only reason for a rejection that is not the hospital's fault."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,19 +77,28 @@ class Chaos:
 
     async def run(self, trial: Trial) -> Outcome:
         """Execute one run, after the undisturbed run that it is compared with."""
-        if trial.reference not in self._references:
-            self._references[trial.reference] = asyncio.ensure_future(self._run_reference(trial.reference))
-        pace, reference = await self._references[trial.reference]
-        folder = self._folder / f"{trial.number:03d}"
+        pace = reference = None
+        if trial.fault is not Fault.HOSTILE_SERVER:
+            if trial.reference not in self._references:
+                self._references[trial.reference] = asyncio.ensure_future(self._run_reference(trial.reference))
+            pace, reference = await self._references[trial.reference]
+        folder = self._folder / trial.folder
         async with self._slots:
-            run = await Run(trial, folder, self._data).execute(pace)
-            verdict = await self._judge(trial, folder)
-        is_compared = trial.min_hospitals == HOSPITALS
-        identical = verdict.weights == reference.weights if is_compared else None
-        problems = [*run.problems, *verdict.problems]
+            run = Run(trial, folder, self._data)
+            outcome = await run.execute(pace)
+            verdict = await self._judge(trial, folder) if reference and not outcome.refusal else Verdict()
+        problems = [*outcome.problems, *verdict.problems, *find_tracebacks(folder)]
+        identical = verdict.weights == reference.weights if reference and trial.is_complete else None
         if identical is False:
             problems.append("the weights are not those of the undisturbed run")
-        problems += _check_rejections(trial, verdict, list(self._data)[trial.victim])
+        problems += find_wrong_blame(
+            trial,
+            verdict,
+            victim=run.victim,
+            liars=run.liars,
+            output=run.server_output(),
+            undisturbed_auc=reference.roc_auc if reference else 0.0,
+        )
         if not problems:
             shutil.rmtree(folder)
         faults = verdict.metrics.get("faults", {})
@@ -100,21 +106,21 @@ class Chaos:
             number=trial.number,
             fault=str(trial.fault),
             description=trial.describe(list(self._data)),
-            struck=run.struck,
-            waiting=tuple(run.waiting),
+            struck=outcome.struck,
+            waiting=tuple(outcome.waiting),
             identical=identical,
             repeated=faults.get("repeated_rounds", 0),
             resumed_after=tuple(faults.get("resumed_after", ())),
-            seconds=round(run.seconds, 1),
+            seconds=round(outcome.seconds, 1),
             problems=tuple(problems),
         )
 
     async def _run_reference(self, trial: Trial) -> tuple[Pace, Verdict]:
-        folder = self._folder / f"{'real' if trial.is_real else 'light'}-{trial.strategy}"
+        folder = self._folder / trial.folder
         async with self._slots:
             run = await Run(trial, folder, self._data).execute(None)
             verdict = await self._judge(trial, folder)
-        if problems := [*run.problems, *verdict.problems]:
+        if problems := [*run.problems, *verdict.problems, *find_tracebacks(folder)]:
             sys.exit(f"the undisturbed run in {folder} failed: {'; '.join(problems)}")
         return run.pace, verdict
 
@@ -129,26 +135,6 @@ def _create_hospitals(folder: Path) -> dict[str, Path]:
     """The CSV of each hospital, by name."""
     subprocess.run(script_command("create_dataset.py", "--out", folder), check=True, stdout=subprocess.DEVNULL)
     return {name: path for path, name in (find_hospital(folder, number + 1) for number in range(HOSPITALS))}
-
-
-def _check_rejections(trial: Trial, verdict: Verdict, name: str) -> list[str]:
-    """Problems with the rejections in metrics.json, which should be each invalid reply, and late replies of others.
-
-    A hospital that is disconnected for an invalid message may miss the rounds of its further ones.
-    """
-    faults, poison = verdict.metrics.get("faults", {}), trial.poison
-    rejected, problems = faults.get("rejected", {}), []
-    if poison is not None:
-        # gRPC ends a stream with a far too large message, and does not tell the server why.
-        reasons_of = faults.get("unanswered", {}) if poison.kind == FAR_TOO_LARGE else rejected
-        counted = sum(reasons_of.get(name, {}).values())
-        if counted < (1 if poison.kind in ON_THE_WAY else poison.times):
-            problems.append(f"{counted} of {poison.times} invalid replies are counted")
-    for hospital, reasons in rejected.items():
-        wrong = [reason for reason in reasons if reason != TOO_LATE]
-        if wrong and (poison is None or hospital != name):
-            problems.append(f"a reply of {hospital} is rejected: {', '.join(wrong)}")
-    return problems
 
 
 async def run_all(
@@ -228,7 +214,7 @@ def main() -> None:
         flags.json.write_text(json.dumps(summarise(outcomes, time.monotonic() - started), indent=2))
     failed = [outcome for outcome in outcomes if outcome.problems]
     for outcome in failed:
-        where = folder / f"{outcome.number:03d}"
+        where = next(folder.glob(f"{outcome.number:03d}*"))
         line = f"#{outcome.number} failed ({'; '.join(outcome.problems)}): see {where}"
         console.print(line, soft_wrap=True)
     if not failed:

@@ -1,9 +1,13 @@
-"""A proxy on loopback between a hospital and its server, which can interrupt their connection."""
+"""Proxies on loopback: a link between a hospital and its server, which can be cut or slow, and an HTTP proxy."""
 
 import asyncio
+import re
 from contextlib import suppress
 
 CHUNK = 2**16
+
+TICK = 0.05
+"""Seconds of transmission per piece that a slow link forwards."""
 
 NOISE = bytes(range(256)) * 4
 """Bytes that are not a frame of HTTP/2."""
@@ -12,13 +16,18 @@ NOISE = bytes(range(256)) * 4
 class Link:
     """Forwards one hospital's connections to the server, in an event loop, between `open` and `close`.
 
+    Args:
+        rate: bytes per second in each direction; None for no limit.
+
     Attributes:
         address: HOST:PORT to which the hospital connects.
+        connections: number of connections so far.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, rate: float | None = None) -> None:
         self.address = ""
-        self._host, self._port = host, port
+        self.connections = 0
+        self._host, self._port, self._rate = host, port, rate
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._is_refusing = False
@@ -65,6 +74,7 @@ class Link:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self.connections += 1
         try:
             if not self._is_refusing:
                 await self._flowing.wait()
@@ -78,7 +88,7 @@ class Link:
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward both ways until either side ends."""
-        from_server, to_server = await asyncio.open_connection(self._host, self._port)
+        from_server, to_server = await self._connect(reader, writer)
         self._writers[writer] = to_server
         ways = [
             asyncio.ensure_future(self._forward(reader, to_server)),
@@ -93,9 +103,35 @@ class Link:
             to_server.close()  # before the wait, which `close` may cancel; pending bytes are still sent
             await asyncio.gather(*ways, return_exceptions=True)
 
+    async def _connect(
+        self, _reader: asyncio.StreamReader, _writer: asyncio.StreamWriter
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(self._host, self._port)
+
     async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        while chunk := await source.read(CHUNK):
+        size = CHUNK if self._rate is None else max(1, int(self._rate * TICK))
+        while chunk := await source.read(size):
+            if self._rate is not None:
+                await asyncio.sleep(len(chunk) / self._rate)
             await self._flowing.wait()
             sink.write(chunk)
             await sink.drain()
         await self._flowing.wait()  # an interruption also holds back the end of a connection
+
+
+class ConnectProxy(Link):
+    """An HTTP proxy, which connects to where its clients ask for (CONNECT, RFC 9110)."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(host, 0)
+
+    async def _connect(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        request = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        target = re.match(r"CONNECT (\S+):([0-9]+) ", request)
+        if target is None:
+            raise ConnectionError("not a CONNECT request")
+        streams = await asyncio.open_connection(target[1].strip("[]"), int(target[2]))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        return streams

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from chaos_conditions import ORDINARY, Conditions
 from scripts import PROJECT
 
 POLL_SECONDS = 0.02
@@ -34,12 +35,15 @@ class Process:
     Args:
         log: file to which its output is appended.
         call: function to run; it is pickled with its arguments.
+        conditions: under which it starts; the ordinary ones by default.
     """
 
-    def __init__(self, log: Path, call: Callable[..., None], *arguments: Any) -> None:
+    def __init__(
+        self, log: Path, call: Callable[..., None], *arguments: Any, conditions: Conditions = ORDINARY
+    ) -> None:
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
-        self._process = forks.Process(target=_begin, args=(log, call, arguments), daemon=True)
+        self._process = forks.Process(target=_begin, args=(log, conditions, call, arguments), daemon=True)
         self._process.start()
 
     @property
@@ -94,12 +98,13 @@ def run_script(name: str, flags: Sequence[str]) -> None:
     utils.run_script((lambda: serve(server.app)) if name == "server.py" else (lambda: run_client(client.app)))
 
 
-def _begin(log: Path, call: Callable[..., None], arguments: Sequence[Any]) -> None:
+def _begin(log: Path, conditions: Conditions, call: Callable[..., None], arguments: Sequence[Any]) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for standard in (1, 2):
         os.dup2(descriptor, standard)
     os.close(descriptor)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a text file, with nothing buffered at a kill -9
+    conditions.enter()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     call(*arguments)
 

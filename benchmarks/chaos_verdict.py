@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from chaos_hospital import light_app
-from chaos_trials import Trial
+from chaos_trials import Fault, Trial
 
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.ml.keras_models import predict
@@ -40,6 +40,11 @@ class Verdict:
     complete: bool = False
     metrics: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def roc_auc(self) -> float:
+        """The federation's ROC-AUC on held-out patients; 0 if it is not known."""
+        return float((self.metrics.get("federation") or {}).get("roc_auc") or 0.0)
+
 
 def judge(trial: Trial, folder: Path, data: Mapping[str, Path]) -> None:
     """Write the verdict into the run's folder; to be run in a forked process, since it loads Keras."""
@@ -58,11 +63,14 @@ def read_verdict(folder: Path) -> Verdict:
         return Verdict(problems=["the run could not be checked"])
 
 
+def find_tracebacks(folder: Path) -> list[str]:
+    """Problems: output of a process that is meant for developers."""
+    texts = {log.name: log.read_text(errors="replace") for log in sorted(folder.glob("*.txt"))}
+    return [f"a traceback in {name}" for name, text in texts.items() if "Traceback (most recent call last)" in text]
+
+
 def _check(verdict: Verdict, trial: Trial, folder: Path, data: Mapping[str, Path]) -> None:
     out, problems = folder / "run", verdict.problems
-    for log in folder.glob("*.txt"):
-        if "Traceback (most recent call last)" in log.read_text(errors="replace"):
-            problems.append(f"a traceback in {log.name}")
     verdict.metrics = json.loads((out / METRICS).read_text())
     if verdict.metrics["rounds"] != trial.rounds or "stopped" in verdict.metrics:
         problems.append("metrics.json does not cover all rounds")
@@ -84,7 +92,11 @@ def _check(verdict: Verdict, trial: Trial, folder: Path, data: Mapping[str, Path
         problems.append("rounds.csv does not hold each round once, in order")
         return
     verdict.complete = all(len(names) == len(data) for _, names in contributions)
-    if not trial.is_real and verdict.weights != replay(trial, data, dict(contributions)):
+    if (
+        not trial.is_real
+        and trial.fault is not Fault.LIAR
+        and verdict.weights != replay(trial, data, dict(contributions))
+    ):
         problems.append("the weights are not those that the updates in rounds.csv give")
 
 
@@ -113,7 +125,13 @@ def replay(trial: Trial, data: Mapping[str, Path], contributions: Mapping[int, f
     contexts = {name: hospital_context(name, {"data": str(path)}) for name, path in data.items()}
     defaults = Settings()
     settings = replace(
-        defaults, hospitals=len(data), min_hospitals=1, rounds=trial.rounds, strategy=trial.strategy, appraisal=False
+        defaults,
+        hospitals=len(data),
+        min_hospitals=1,
+        rounds=trial.rounds,
+        hidden=trial.hidden,
+        strategy=trial.strategy,
+        appraisal=False,
     )
     run = PlainRun(InProcessTransport(app, contexts), settings)
     run.run()

@@ -1,7 +1,8 @@
-"""Send 100,000 malformed replies through the server's whole path from bytes to figures; prints JSON.
+"""Send 100,000 malformed messages through a side's whole path, from bytes to figures or answers; prints JSON.
 
-Exits with 1 if a reply raises an unexpected exception, if memory grows beyond a limit, or if time runs out. A reply
-that takes about HANG_SECONDS ends the process with a traceback of where it hangs.
+The server gets hospitals' replies, and a hospital a server's messages, which are also out of order. Exits with 1 if a
+message raises an unexpected exception, if memory grows beyond a limit, or if time runs out. A message that takes about
+HANG_SECONDS ends the process with a traceback of where it hangs.
 """
 
 import argparse
@@ -11,12 +12,15 @@ import logging
 import sys
 import time
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
+import malformed_messages
+import malformed_requests
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from malformed_messages import Example, corrupt, examples, original_messages, receive
 from measuring import memory_of
+
+SIDES = {"server": malformed_messages, "hospital": malformed_requests}
 
 BATCH = 5_000
 """Examples per seed: hypothesis keeps everything that it drew in one call."""
@@ -27,22 +31,21 @@ MAX_MEMORY_MIB = 150
 HANG_SECONDS = 60
 
 
-def run(number: int, seconds: float) -> dict[str, Any]:
-    """Try this many examples, or fewer if time runs out."""
-    originals = original_messages()
-    outcomes: dict[str, Counter[str]] = {kind: Counter() for kind in originals}
+def run(side: str, number: int, seconds: float) -> dict[str, Any]:
+    """Try this many messages, or fewer if time runs out."""
+    module = SIDES[side]
+    outcomes: dict[str, Counter[str]] = defaultdict(Counter)
     slowest = armed = 0.0
     began, before = time.perf_counter(), None
 
-    def examine(example: Example) -> None:
+    def examine(example: Any) -> None:
         nonlocal slowest, armed
-        kind, operations, read_as = example
-        parts = corrupt(originals[kind], operations)
         started = time.perf_counter()
         if started - armed > 1:  # not each time: it starts a thread
             faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
             armed = started
-        outcomes[kind][receive(parts, read_as)] += 1
+        for kind, outcome in module.examine(example):
+            outcomes[kind][outcome] += 1
         slowest = max(slowest, time.perf_counter() - started)
 
     done = 0
@@ -54,14 +57,15 @@ def run(number: int, seconds: float) -> dict[str, Any]:
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
-        seed(done)(batch(given(examples())(examine)))()
+        seed(done)(batch(given(module.examples())(examine)))()
         done = sum(counter.total() for counter in outcomes.values())
         before = before or memory_of()["peak_mib"]  # after the first batch, which loads everything that is loaded once
     faulthandler.cancel_dump_traceback_later()
     peak = memory_of()["peak_mib"]
     growth = peak - (before or 0.0)
     return {
-        "examples": done,
+        "side": side,
+        "messages": done,
         "outcomes": {kind: dict(sorted(counter.items())) for kind, counter in outcomes.items()},
         "seconds": round(time.perf_counter() - began, 1),
         "slowest_ms": round(1000 * slowest, 1),
@@ -73,13 +77,15 @@ def run(number: int, seconds: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--examples", type=int, default=100_000)
+    parser.add_argument("--side", choices=SIDES, default="server", help="who receives the messages")
+    parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=1800.0, help="time limit; exceeding it is a failure")
     flags = parser.parse_args()
     warnings.simplefilter("error")  # NumPy's too: no number of a peer should cause one
     for name in ("flwr", "federated_health"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    result = run(flags.examples, flags.seconds)
+    with malformed_requests.arithmetic_models():
+        result = run(flags.side, flags.messages, flags.seconds)
     print(json.dumps(result, indent=2))
     sys.exit(not result["good"])
 
