@@ -8,8 +8,6 @@ from functools import partial
 from io import FileIO
 from pathlib import Path
 
-from federated_health.files import sync_folder
-
 if os.name != "nt":
     import fcntl
 
@@ -24,8 +22,22 @@ def open_to_append(path: Path, *, lock: bool = False) -> Iterator[FileIO]:
         if lock and os.name != "nt":
             fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_size == 0:
-            sync_folder(path.parent)
+            _sync_folder(path.parent)
         yield file
+
+
+def _sync_folder(folder: Path) -> None:
+    """As `files.sync_folder`, so that a client need not load that module."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def append(file: FileIO, content: bytes) -> None:
