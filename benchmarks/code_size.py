@@ -2,8 +2,8 @@
 
 A plain run is FedAvg with two hospitals and three rounds over loopback, without TLS, encryption and privacy. Imports
 are recorded by a finder in a `sitecustomize.py`, which every process of a side loads, child processes too. A script
-counts as a module. Modules that are first imported after the last round ended, which is when the server added it to the
-history beside the checkpoints, are counted apart: they evaluate the final model and write it and the report.
+counts as a module. Modules that are first imported after the last round ended, which is when the server wrote its line
+to history.jsonl, are counted apart: they evaluate the final model and write it and the report.
 
 The files of a train message are those with Python code that runs between the call of the strategy's `configure_train`
 in round 2 and the return of its `aggregate_train`, in a run in one process.

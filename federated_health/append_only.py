@@ -3,12 +3,10 @@
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from io import FileIO
 from pathlib import Path
-
-from federated_health.files import sync_folder
 
 if os.name != "nt":
     import fcntl
@@ -23,9 +21,17 @@ def open_to_append(path: Path, *, lock: bool = False) -> Iterator[FileIO]:
     with open(path, "a+b", buffering=0, opener=partial(os.open, mode=0o600)) as file:
         if lock and os.name != "nt":
             fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(file.fileno()).st_size == 0:
-            sync_folder(path.parent)
+        if os.name != "nt" and os.fstat(file.fileno()).st_size == 0:
+            _sync_folder(path.parent)
         yield file
+
+
+def _sync_folder(folder: Path) -> None:
+    """As `files.sync_folder`, so that a client need not load that module."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    with suppress(OSError):  # a file system that cannot; the first line is synced in any case
+        os.fsync(descriptor)
+    os.close(descriptor)
 
 
 def append(file: FileIO, content: bytes) -> None:

@@ -37,10 +37,10 @@ def disk(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def record(tmp_path: Path, disk: Path) -> Callable[[Callable[[], None]], Record]:
+def record(tmp_path: Path, disk: Path) -> Callable[[Callable[[], object]], Record]:
     """Records what a function does to `disk`."""
 
-    def run(act: Callable[[], None]) -> Record:
+    def run(act: Callable[[], object]) -> Record:
         shutil.rmtree(tmp_path / "record", ignore_errors=True)
         with recorded(disk, tmp_path / "record"):
             act()
@@ -49,7 +49,7 @@ def record(tmp_path: Path, disk: Path) -> Callable[[Callable[[], None]], Record]
     return run
 
 
-Recording = Callable[[Callable[[], None]], Record]
+Recording = Callable[[Callable[[], object]], Record]
 
 
 def outcomes(record: Record, folder: Path) -> list[dict[str, bytes]]:

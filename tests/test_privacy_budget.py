@@ -638,7 +638,7 @@ def test_an_account_that_is_missing_where_it_was_is_an_error(csv: Path, tmp_path
     PrivacyBudget.beside(csv, "a", tmp_path / "records").spend(PLAN)
     (tmp_path / "records" / "privacy-a.jsonl").unlink()
     with pytest.raises(PrivacyError, match=r"records/privacy-a\.jsonl: .* is missing"):
-        PrivacyBudget.beside(csv, "a", folder and tmp_path / folder)
+        PrivacyBudget.beside(csv, "a", tmp_path / folder if folder else None)
 
 
 def test_a_folder_that_cannot_be_written_to_is_an_error_before_the_first_round(

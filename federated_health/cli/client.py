@@ -18,20 +18,12 @@ from federated_health.data.task_files import DEFAULT_TASK, TASK_FILE, TASKS
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError, LedgerError, NetworkError, check_installed
 from federated_health.hospital import handlers
-from federated_health.hospital.ledger import Ledger
+from federated_health.hospital.ledger import LEDGER, Ledger
 from federated_health.messages.content import ENCRYPTED_ONLY
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.networks import Network, agreement_of
 from federated_health.ml.targets import target_of
-from federated_health.names import (
-    ALLOWED_EPSILON,
-    DEFAULT_ADDRESS,
-    DEFAULT_DATA,
-    DEFAULT_WAIT,
-    LEDGER,
-    MAPPING,
-    NETWORK,
-)
+from federated_health.names import ALLOWED_EPSILON, DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAPPING, NETWORK
 from federated_health.transport.app_calls import App, hospital_context
 from federated_health.transport.channels import check_address, proxy_of
 from federated_health.transport.stream_client import join_run, report_unfit

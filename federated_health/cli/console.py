@@ -166,11 +166,7 @@ def run_process(main: Callable[[], None]) -> NoReturn:
 
 @contextmanager
 def interrupts_deferred(announcement: str) -> Iterator[None]:
-    """Defer Ctrl-C or SIGTERM to the end of the block, for example while results are saved; a second one ends it.
-
-    Args:
-        announcement: line to print at the first one.
-    """
+    """Defer Ctrl-C or SIGTERM to the end of the block, and announce that; a second one ends the block at once."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread can set signal handlers
         yield
         return

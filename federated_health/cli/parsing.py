@@ -66,16 +66,16 @@ def add_subcommand(subcommands: Any, name: str, run: Command, help: str, example
     return subcommand
 
 
-def path(text: str) -> Path:
-    """Type of a flag that names a file or folder: an empty path would be the current folder."""
-    return Path(path_text(text))
-
-
 def path_text(text: str) -> str:
-    """As `path`, for a setting, whose empty text would mean that the flag is not given."""
+    """Type of a setting that is a path; an empty one would mean that the flag is not given."""
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got ''")
     return text
+
+
+def path(text: str) -> Path:
+    """Type of a flag that is a path; an empty one would be the current folder."""
+    return Path(path_text(text))
 
 
 def _number(kind: Callable[[str], Number], rule: str, allowed: Callable[[Number], bool]) -> Callable[[str], Number]:

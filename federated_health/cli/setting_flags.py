@@ -11,8 +11,6 @@ from federated_health.setting_fields import flag_of
 _readers: Mapping[Any, Callable[[str], Any]] = {str: str, int: whole, float: number}
 """Readers of a setting's value by its type; `Settings` checks the range, also of Flower's run config."""
 
-PATH_UNITS = ("DIR", "FILE")
-
 
 def by_flag(flags: argparse.Namespace) -> dict[str, Any]:
     """Parsed values by flag, spelled with dashes as in the settings and the run config."""
@@ -39,6 +37,6 @@ def add_settings(parser: argparse.ArgumentParser, settings: type[Any], *, leave_
         keywords: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
         if setting.type is not bool:
             choices, unit = rules["choices"] or None, rules["unit"] or None
-            reader = path_text if unit in PATH_UNITS else _readers[setting.type]
+            reader = path_text if unit in ("DIR", "FILE") else _readers[setting.type]
             keywords = {"type": reader, "choices": choices, "metavar": unit}
         group.add_argument(f"--{flag}", default=argparse.SUPPRESS, help=text.replace("%", "%%"), **keywords)

@@ -23,6 +23,7 @@ from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import TASK_FILE, find_task
 from federated_health.data.tasks import Task, find_difference, read_agreement
 from federated_health.errors import AnswerError, DataError, EncryptionError, JoinError
+from federated_health.hospital.ledger import LEDGER
 from federated_health.hospital.message_limits import answering, check_config
 from federated_health.messages.content import (
     ARRAYS,
@@ -53,7 +54,7 @@ from federated_health.ml.metrics import EvaluationSums
 from federated_health.ml.networks import FILE, Network, Weights, agreement_of, weight_shapes
 from federated_health.ml.normalisation import MIN_OBSERVED, Normalisation, column_sums, withheld_sums
 from federated_health.ml.targets import target_of
-from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON, LEDGER, MAPPING, NETWORK, PROXIMAL_MU
+from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON, MAPPING, NETWORK, PROXIMAL_MU
 from federated_health.transport.app_calls import hospital_context
 
 if TYPE_CHECKING:

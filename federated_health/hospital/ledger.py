@@ -37,6 +37,9 @@ from federated_health.errors import LedgerError
 from federated_health.messages.content import CONFIG, ROUND
 from federated_health.messages.records import NumpyArray
 
+LEDGER = "ledger"
+"""Key of a node's config: the folder of the egress ledger and the privacy account, if it is not the CSV's."""
+
 ERROR = "error"
 """Record of an error reply."""
 

@@ -211,22 +211,6 @@ class CheckpointFolder:
         self._end = Position(len(history), size + len(lines), self._hash.hexdigest())
         return self._end
 
-    def finish(self) -> None:
-        """Keep the history and the last checkpoint only, marked as that of a finished run, or raise CheckpointError.
-
-        The mark is on disk before anything is removed.
-        """
-        finished = self.path / self._newest[0].name.replace(ROUND, FINISHED)
-        try:
-            self._newest[0].replace(finished)
-            sync_folder(self.path)
-            for other in self.files():
-                if other != finished:
-                    other.unlink()
-        except OSError as error:
-            raise CheckpointError(f"{self.path}: cannot be written to ({reason_of(error)})") from None
-        self._newest = [finished]
-
     def is_finished(self) -> bool:
         """Whether the checkpoint that was loaded is that of a finished run."""
         return any(path.name.startswith(FINISHED) for path in self._newest[:1])
@@ -246,19 +230,25 @@ class CheckpointFolder:
         except OSError:
             return True
 
-    def remove(self) -> None:
+    def remove(self, *, but_last: bool = False) -> None:
         """Remove what `save` made, the newest checkpoint last, or raise CheckpointError.
 
         If no round of a new run was saved, the checkpoints of an earlier one stay.
+
+        Args:
+            but_last: keep the last checkpoint, marked as that of a finished run before others go, and the history.
         """
-        first = self.path / name_of(0)
+        stays: list[Path] = []
         try:
-            files = self.files()
-            if self._newest == [first] != files:
-                first.unlink(missing_ok=True)
-                return
-            for path in [self.path / PARTIAL, *reversed(files), self.path / HISTORY]:
-                path.unlink(missing_ok=True)
+            if but_last:
+                last = self._newest[0].replace(self.path / self._newest[0].name.replace(ROUND, FINISHED))
+                sync_folder(self.path)
+                stays = [last, self.path / HISTORY]
+            elif self._newest == [first := self.path / name_of(0)] != self.files():
+                stays = [*(path for path in self.files() if path != first), self.path / HISTORY]
+            for path in [self.path / PARTIAL, *reversed(self.files()), self.path / HISTORY]:
+                if path not in stays:
+                    path.unlink(missing_ok=True)
         except OSError as error:
             raise CheckpointError(f"{self.path}: cannot be removed ({reason_of(error)})") from None
         with suppress(OSError):  # it is not there, or holds other files

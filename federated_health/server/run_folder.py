@@ -159,7 +159,7 @@ class RunFolder:
         if run.weights is None or (run.privacy is not None and not stopped):
             self._checkpoints.remove()
         elif not stopped:
-            self._checkpoints.finish()
+            self._checkpoints.remove(but_last=True)
 
 
 def files_of_run(path: Path) -> list[str]:

@@ -163,7 +163,7 @@ def install(root: Path, store: Path) -> Callable[[], None]:
         sys.addaudithook(_audit)
         install.is_hooked = True  # type: ignore[attr-defined]
     real_sync, real_output = os.fsync, sys.stdout
-    os.fsync, sys.stdout = _recorded_sync(real_sync), _RecordedStream(real_output)
+    os.fsync, sys.stdout = _recorded_sync(real_sync), _RecordedStream(real_output)  # type: ignore[assignment]
     _recorder = Recorder(root, store)
 
     def end() -> None:
