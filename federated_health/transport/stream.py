@@ -90,10 +90,10 @@ class Stream:
             await self.context.send_initial_metadata(((MAX_MESSAGE_KEY, str(self.max_message_bytes)), *proof))
 
     async def signal(self) -> None:
-        """Send a part without content now and then, while the stream lives; see `channels.signal_seconds`."""
+        """Send a part without content now and then, while the stream lives; see `channels.KEEPALIVE_SECONDS`."""
         is_open = True
         while is_open:
-            await asyncio.sleep(channels.signal_seconds())
+            await asyncio.sleep(channels.KEEPALIVE_SECONDS / 2)
             writing = self._write(Serialised(b""), asyncio.get_running_loop().create_future())
             is_open = await asyncio.shield(asyncio.ensure_future(writing))  # as in `exchange`
 

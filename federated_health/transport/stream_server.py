@@ -19,11 +19,12 @@ from flwr.app import Message
 from federated_health.data.tasks import find_difference, read_agreement
 from federated_health.errors import StorageError
 from federated_health.names import is_hospital_name, node_id_of, printable
-from federated_health.transport import channels, liveness
+from federated_health.transport import channels
 from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL
 from federated_health.transport.framing import Serialised, serialise_content
 from federated_health.transport.interface import Problem, ReplyFutures, error_reply
 from federated_health.transport.listening import listen, max_streams, server_options
+from federated_health.transport.liveness import CAN_COUNT, count_received
 from federated_health.transport.stream import Problems, Stream
 
 if TYPE_CHECKING:
@@ -63,13 +64,14 @@ class _Servicer:
         self._agreement = agreement
         self._on_change = on_change
         self._max_message_bytes = max_message_bytes
-        self._security = self._admission = self._prover = None
+        self._security = self._admission = None
+        self._prove: Callable[[grpc.aio.ServicerContext], Sequence[tuple[str, str | bytes]]] = lambda _: ()
         if tls is not None:
             from federated_health import security  # noqa: PLC0415  # optional feature
 
             self._security = security.load()
             self._admission = self._security.admission.Admission(tls, on_change)
-            self._prover = self._security.proof.Prover(tls)
+            self._prove = self._security.proof.Prover(tls).answer
         self._announced: set[str] = set()  # rejections since a hospital last joined
         self._room = max_streams()
 
@@ -128,26 +130,15 @@ class _Servicer:
         await context.send_initial_metadata(self._prove(context))
         return b""
 
-    def _prove(self, context: grpc.aio.ServicerContext) -> Sequence[tuple[str, str | bytes]]:
-        """Metadata that answers a hospital's challenge; none without TLS."""
-        if self._prover is None or self._security is None:
-            return ()
-        metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
-        challenge = metadata.get(self._security.proof.CHALLENGE_KEY, "")
-        proof: Sequence[tuple[str, str | bytes]] = self._prover.prove(
-            challenge, self._security.certificates.peer_certificate(context.auth_context())
-        )
-        return proof
-
     async def watch(self) -> None:
         """End streams of which no byte has arrived for too long, until the server stops."""
-        while liveness.CAN_COUNT and not self.ending.done():
-            await asyncio.wait({self.ending}, timeout=channels.max_silence_seconds() / 8)
-            received = liveness.count_received()
+        while CAN_COUNT and not self.ending.done():
+            limit = channels.MAX_SILENCE * channels.KEEPALIVE_SECONDS
+            await asyncio.wait({self.ending}, timeout=limit / 8)
+            received = count_received()
             for stream in self.streams.values():
-                peer = liveness.parse_peer(unquote(str(stream.context.peer())))
-                seconds = stream.silence.seconds(peer and received.get(peer))
-                if seconds > channels.max_silence_seconds() and not stream.silent.done():
+                seconds = stream.silence.seconds(received.get(unquote(str(stream.context.peer()))))
+                if seconds > limit and not stream.silent.done():
                     stream.silent.set_result(None)
 
     async def _abort(
