@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from federated_health.messages.records import NumpyArray
 from federated_health.names import node_id_of
 from federated_health.transport import backoff, channels, liveness, reconnect
-from federated_health.transport.liveness import Silence, count_received
+from federated_health.transport.liveness import Traffic, count_received
 from tests.support.slow_proxy import SlowProxy
 from tests.support.streams import LightHospital, answer_of, await_reply, server, wait_for_hospitals, wait_until
 
@@ -102,17 +102,22 @@ def test_received_bytes_are_counted_per_connection(host: str, family: socket.Add
         assert accepted.recv(2000)  # the connections are still open
 
 
-def test_silence_counts_from_the_last_change(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_counts_from_the_last_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    silence = Silence()
-    assert silence.seconds(None) == 0
-    now = 110.0
-    assert silence.seconds(None) == 0  # no connection yet
-    assert silence.seconds(7) == 0
-    now = 115.0
-    assert silence.seconds(7) == 5
-    assert silence.seconds(8) == 0
+    traffic, silences = Traffic(), []
+    for now, received in ((100, 0), (110, 0), (120, 7), (125, 7), (129, 7), (130, 8), (131, 8)):  # noqa: B007
+        traffic.look(received, 0)
+        silences.append(traffic.silence)
+    assert silences == [0, 0, 0, 5, 9, 0, 1]  # none before there is a connection
+
+
+def test_a_signal_is_needed_while_a_message_keeps_arriving_and_nothing_is_sent() -> None:
+    traffic, needed = Traffic(), []
+    for received, sent in ((1000, 0), (1000, 0), (2000, 0), (2040, 0), (3000, 0), (4000, 1), (5000, 1), (5000, 1)):
+        traffic.look(received, sent)
+        needed.append(traffic.needs_signal)
+    assert needed == [False, False, True, False, True, False, True, False]
 
 
 def test_without_counting_grpc_waits_for_the_answer_to_a_ping(monkeypatch: pytest.MonkeyPatch) -> None:

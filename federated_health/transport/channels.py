@@ -16,11 +16,7 @@ MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 MAX_METADATA_BYTES = 128 * 1024  # they hold a hospital's task agreement; gRPC's own limit is 8 KiB
 
 KEEPALIVE_SECONDS = 20.0
-"""Silence after which either end sends a ping.
-
-Each end of a stream also sends a part without content in half this time: the receiver of a large message has nothing
-else to send, and its answers to pings wait in line.
-"""
+"""Silence after which either end sends a ping."""
 
 MAX_SILENCE = 1.75
 """Time without a byte after which either end closes a stream, in keepalives: a ping and its answer fit in."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 OPEN_FILES, RECEIVED = Path("/proc/self/fd"), slice(128, 136)
 
@@ -18,22 +19,50 @@ CAN_COUNT = sys.platform == "linux" and OPEN_FILES.is_dir()
 """Whether this system counts bytes; without, gRPC's pings decide alone."""
 
 
-class Silence:
-    """The time since what a connection has received last changed."""
+LOOKS = 8
+"""Looks at a connection within the longest silence."""
+
+SIGNAL_BYTES = 256
+"""Bytes per look that are more than pings: a message is arriving."""
+
+
+class Traffic:
+    """What a connection has received, looked at from time to time.
+
+    Attributes:
+        silence: seconds since something arrived; 0 where there is no connection.
+        needs_signal: whether a message keeps arriving while this end sends nothing, which the other end needs to see.
+    """
 
     def __init__(self) -> None:
-        self._received: object = None
+        self.silence = 0.0
+        self.needs_signal = False
+        self._received = self._sent = self._arrivals = 0
         self._since = time.monotonic()
 
-    def seconds(self, received: object) -> float:
-        """Seconds of silence, given what has been received so far; 0 where there is no connection."""
+    def look(self, received: int, sent: int) -> None:
+        """Compare with the last look: the bytes received so far, and the messages sent so far."""
         if received != self._received or not received:
-            self._received, self._since = received, time.monotonic()
-        return time.monotonic() - self._since
+            self._since = time.monotonic()
+        arriving = received - self._received >= SIGNAL_BYTES
+        self._arrivals = arriving + (self._arrivals if sent == self._sent else 0)
+        self._received, self._sent = received, sent
+        self.silence = time.monotonic() - self._since
+        self.needs_signal = arriving and self._arrivals > 1  # once may be a short message, which will be answered
 
 
-def count_received() -> dict[str, int]:
-    """Number of bytes that each TCP connection of this process has received, by its peer as gRPC writes it."""
+_last_count: tuple[float, dict[str, int]] = (0.0, {})
+
+
+def count_received(max_age: float = 0.0) -> dict[str, int]:
+    """Number of bytes that each TCP connection of this process has received, by its peer as gRPC writes it.
+
+    Args:
+        max_age: seconds that the count may be old, for a process of many hospitals.
+    """
+    global _last_count
+    if time.monotonic() - _last_count[0] < max_age:
+        return _last_count[1]
     received = {}
     for file in OPEN_FILES.iterdir():
         with suppress(OSError, ValueError):  # not a connection, or closed meanwhile
@@ -46,19 +75,36 @@ def count_received() -> dict[str, int]:
             host = host.removeprefix("::ffff:")
             peer = f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
             received[peer] = int.from_bytes(facts[RECEIVED], sys.byteorder)
+    _last_count = time.monotonic(), received
     return received
 
 
+class Sender(Protocol):
+    """The sending end of a stream: the number of messages so far, and a way to send a part without content."""
+
+    sent: int
+
+    def signal(self) -> None: ...
+
+
 @contextmanager
-def watched(port: int, limit: float, on_silence: Callable[[], None]) -> Iterator[None]:
-    """Call `on_silence` once connections to a server's port have been silent for `limit` seconds within the block."""
+def watched(port: int, limit: float, stream: Sender, on_silence: Callable[[], None]) -> Iterator[None]:
+    """Watch this process's connections to a server's port during the block.
+
+    Args:
+        limit: seconds of silence after which `on_silence` is called once.
+        stream: is asked for a signal while a message keeps arriving.
+    """
     ended = threading.Event()
 
     def watch() -> None:
-        silence = Silence()
-        while not ended.wait(limit / 8):
-            received = [item for item in sorted(count_received().items()) if item[0].endswith(f":{port}")]
-            if silence.seconds(received) > limit:
+        traffic = Traffic()
+        while not ended.wait(limit / LOOKS):
+            counts = count_received(limit / LOOKS / 2)
+            traffic.look(sum(count for peer, count in counts.items() if peer.endswith(f":{port}")), stream.sent)
+            if traffic.needs_signal:
+                stream.signal()
+            if traffic.silence > limit:
                 on_silence()
                 return
 

@@ -7,7 +7,8 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from queue import Empty, SimpleQueue
+from contextlib import ExitStack
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
 
@@ -100,8 +101,10 @@ def join_run(
     while True:
         began, limit = time.monotonic(), None
         max_silence = channels.MAX_SILENCE * channels.KEEPALIVE_SECONDS
-        with _open_channel(address, tls) as channel, watched(port, max_silence, channel.close):
+        with ExitStack() as stack:
+            channel = stack.enter_context(_open_channel(address, tls))
             stream = _HospitalStream(channel, ledger)
+            stack.enter_context(watched(port, max_silence, stream, channel.close))
             try:
                 call, limit = _begin(stream, channel, metadata, check, reconnector)
                 if limit is not None:
@@ -223,6 +226,7 @@ class _HospitalStream:
         self._begin = channel.stream_stream(JOIN_METHOD)
         self._ledger = ledger
         self._replies: SimpleQueue[Serialised | None] = SimpleQueue()
+        self.sent = 0
 
     def begin(self, kind: str, metadata: Sequence[tuple[str, str]], timeout: float | None = None) -> grpc.Call:
         """Begin the stream with metadata; iterating over the call yields the parts of the server's messages."""
@@ -243,18 +247,17 @@ class _HospitalStream:
             reply = failed_reply(message, reason)
             envelope, serialised = serialise_reply(reply)
         self._ledger.record_reply(message, reply, envelope, serialised.header, serialised.arrays)
+        self.sent += 1
         self._replies.put(serialised)
 
     def _parts(self) -> Iterator[bytes]:
-        while True:
-            try:
-                reply = self._replies.get(timeout=channels.KEEPALIVE_SECONDS / 2)
-            except Empty:
-                yield b""
-                continue
-            if reply is None:
-                return
+        for reply in iter(self._replies.get, None):
             yield from reply.parts()
+
+    def signal(self) -> None:
+        """Send a part without content, unless a reply is on its way."""
+        if self._replies.empty():
+            self._replies.put(Serialised(b""))
 
     def close(self) -> None:
         """Send nothing more."""

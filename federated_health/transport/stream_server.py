@@ -24,7 +24,7 @@ from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL
 from federated_health.transport.framing import Serialised, serialise_content
 from federated_health.transport.interface import Problem, ReplyFutures, error_reply
 from federated_health.transport.listening import listen, max_streams, server_options
-from federated_health.transport.liveness import CAN_COUNT, count_received
+from federated_health.transport.liveness import CAN_COUNT, LOOKS, count_received
 from federated_health.transport.stream import Problems, Stream
 
 if TYPE_CHECKING:
@@ -100,11 +100,7 @@ class _Servicer:
             self._announced.clear()
             self._on_change(f"{name} {'reconnected' if previous else 'joined'}")
             await stream.accept(self._prove(context))
-            signalling = asyncio.ensure_future(stream.signal())
-            try:
-                await self._read(stream)
-            finally:
-                signalling.cancel()
+            await self._read(stream)
         except asyncio.CancelledError:
             # gRPC does not report which of the two happened.
             if stream.awaited and not self.ending.done():
@@ -132,14 +128,18 @@ class _Servicer:
 
     async def watch(self) -> None:
         """End streams of which no byte has arrived for too long, until the server stops."""
+        signals: set[asyncio.Task[None]] = set()
         while CAN_COUNT and not self.ending.done():
             limit = channels.MAX_SILENCE * channels.KEEPALIVE_SECONDS
-            await asyncio.wait({self.ending}, timeout=limit / 8)
+            await asyncio.wait({self.ending}, timeout=limit / LOOKS)
             received = count_received()
             for stream in self.streams.values():
-                seconds = stream.silence.seconds(received.get(unquote(str(stream.context.peer()))))
-                if seconds > limit and not stream.silent.done():
+                stream.traffic.look(received.get(unquote(str(stream.context.peer())), 0), stream.sent)
+                if stream.traffic.needs_signal:
+                    signals.add(asyncio.create_task(stream.signal()))
+                if stream.traffic.silence > limit and not stream.silent.done():
                     stream.silent.set_result(None)
+            signals = {signal for signal in signals if not signal.done()}
 
     async def _abort(
         self, context: grpc.aio.ServicerContext, code: grpc.StatusCode, reason: str, announcement: str
