@@ -62,7 +62,7 @@ def joins(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     async def noting_join(self: _Servicer, requests: object, context: object) -> None:
         begun.append(str(dict(context.invocation_metadata())["hospital"]))  # type: ignore[attr-defined]
-        await join(self, requests, context)  # type: ignore[arg-type]
+        await join(self, requests, context)
 
     monkeypatch.setattr(_Servicer, "Join", noting_join)
     return begun
@@ -228,7 +228,7 @@ def test_the_certificate_in_an_answer_is_checked(federation: DemoIdentities, own
         (lambda: (*prove_as(server(["fl.example.org"]))[:1], ("server-signature-bin", b"x")), "does not hold the key"),
     ):
         ((_, challenge),) = check.challenge()
-        reason = check.rejection_reason(forge())  # type: ignore[no-untyped-call]
+        reason = check.rejection_reason(forge())  # type: ignore[arg-type]
         assert reason is not None
         assert word in reason
         assert check.expiry_reason() is not None
