@@ -22,8 +22,6 @@ from federated_health.security.admission import Admission
 from federated_health.security.identity import KEY, Identity
 from federated_health.security.parties import Role
 
-PROVE_METHOD = "/flwr.proto.FlowerService/Prove"
-
 CHALLENGE_KEY, CERTIFICATE_KEY, SIGNATURE_KEY = "server-challenge", "server-certificate-bin", "server-signature-bin"
 """Metadata keys of the hospital's challenge, in hex, and of the server's certificate (DER) and signature."""
 
@@ -87,20 +85,21 @@ class ServerCheck:
 
     def ask(
         self,
-        channel: grpc.Channel,
+        prove: grpc.UnaryUnaryMultiCallable,
         limited: Callable[[grpc.Call], AbstractContextManager[object]] = nullcontext,
         timeout: float | None = None,
     ) -> grpc.Call | None:
-        """Have the server of a channel prove itself; JoinError if it is rejected.
+        """Have a server prove itself; JoinError if it is rejected.
 
         Args:
+            prove: the method of the server that does.
             limited: limits the time that a call takes.
             timeout: time limit in seconds.
 
         Returns:
             A call that failed, if the server cannot be reached.
         """
-        call = channel.unary_unary(PROVE_METHOD).future(b"", timeout, self.challenge())
+        call = prove.future(b"", timeout, self.challenge())
         with limited(call):
             code = call.code()
         if code not in (grpc.StatusCode.OK, grpc.StatusCode.UNIMPLEMENTED):

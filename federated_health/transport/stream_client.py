@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 JOIN_METHOD = "/flwr.proto.FlowerService/Join"
+PROVE_METHOD = "/flwr.proto.FlowerService/Prove"
 
 JOIN, UNFIT = "join", "unfit"
 """Kinds of metadata in the ledger: from a hospital that joins, and from one that may not join."""
@@ -157,8 +158,9 @@ def report_unfit(
     metadata = (*_join_metadata(name, agreement), ("unfit", reason))
     with _open_channel(address, tls) as channel:
         if tls is not None:
+            prove = channel.unary_unary(PROVE_METHOD)
             try:
-                if _make_check(address, tls, lambda _: None).ask(channel, timeout=UNFIT_SECONDS):
+                if _make_check(address, tls, lambda _: None).ask(prove, timeout=UNFIT_SECONDS):
                     return  # the server cannot be reached
             except JoinError:
                 return
@@ -197,7 +199,7 @@ def _begin(
         The call and the size limit of a reply, in bytes; a call that has ended and None if the server does not accept.
     """
     if check is not None:
-        if failed := check.ask(channel, reconnector.limited):
+        if failed := check.ask(channel.unary_unary(PROVE_METHOD), reconnector.limited):
             return failed, None
         metadata = (*metadata, *check.challenge())
     call = stream.begin(JOIN, metadata)
