@@ -15,7 +15,16 @@ from typing import Protocol
 
 OPEN_FILES, RECEIVED = Path("/proc/self/fd"), slice(128, 136)
 
-CAN_COUNT = sys.platform == "linux" and OPEN_FILES.is_dir()
+
+def _can_count() -> bool:
+    if sys.platform != "linux" or not OPEN_FILES.is_dir():
+        return False
+    with suppress(OSError), socket.socket() as unconnected:
+        return len(unconnected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, RECEIVED.stop)) == RECEIVED.stop
+    return False
+
+
+CAN_COUNT = _can_count()
 """Whether this system counts bytes; without, gRPC's pings decide alone."""
 
 
@@ -64,7 +73,11 @@ def count_received(max_age: float = 0.0) -> dict[str, int]:
     if time.monotonic() - _last_count[0] < max_age:
         return _last_count[1]
     received = {}
-    for file in OPEN_FILES.iterdir():
+    try:
+        files = list(OPEN_FILES.iterdir())
+    except OSError:  # too many open files: nothing new is known
+        return _last_count[1]
+    for file in files:
         with suppress(OSError, ValueError):  # not a connection, or closed meanwhile
             connection = socket.socket(fileno=int(file.name))
             try:

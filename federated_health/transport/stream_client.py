@@ -16,7 +16,7 @@ import grpc
 from flwr.app import Context, Message
 
 from federated_health.data.tasks import write_agreement
-from federated_health.errors import JoinError, MissingLibraryError
+from federated_health.errors import CertificateError, JoinError, MissingLibraryError
 from federated_health.messages.records import NumpyArray
 from federated_health.transport import channels
 from federated_health.transport.app_calls import App, call_app, failed_reply
@@ -162,7 +162,7 @@ def report_unfit(
             try:
                 if _make_check(address, tls, lambda _: None).ask(prove, timeout=UNFIT_SECONDS):
                     return  # the server cannot be reached
-            except JoinError:
+            except (JoinError, CertificateError):
                 return
         stream = _HospitalStream(channel, ledger)
         stream.close()
