@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from federated_health.messages.records import NumpyArray
 from federated_health.names import node_id_of
 from federated_health.transport import backoff, channels, liveness, reconnect
-from federated_health.transport.liveness import Silence, count_received, parse_peer
+from federated_health.transport.liveness import Traffic, count_received
 from tests.support.slow_proxy import SlowProxy
 from tests.support.streams import LightHospital, answer_of, await_reply, server, wait_for_hospitals, wait_until
 
@@ -82,44 +82,42 @@ def test_a_link_that_is_cut_in_the_middle_of_a_slow_message_is_noticed() -> None
 # The parts
 
 
-def test_received_bytes_are_counted_per_connection() -> None:
+def name_of(end: socket.socket) -> str:
+    """An end of a connection as gRPC writes it."""
+    host, port, *_ = end.getsockname()
+    return f"ipv6:[{host}]:{port}" if end.family == socket.AF_INET6 else f"ipv4:{host}:{port}"
+
+
+@pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
+def test_received_bytes_are_counted_per_connection(host: str, family: socket.AddressFamily) -> None:
     with (
-        socket.create_server(("127.0.0.1", 0)) as listener,
-        socket.create_connection(listener.getsockname()) as first,
+        socket.create_server((host, 0), family=family) as listener,
+        socket.create_connection(listener.getsockname()[:2]) as first,
         listener.accept()[0] as accepted,
     ):
         first.sendall(bytes(1000))
-        wait_until(lambda: count_received()[first.getsockname()] == 1000)
-        assert count_received()[listener.getsockname()] == 0  # what the other end has received
+        wait_until(lambda: count_received()[name_of(first)] == 1000)
+        assert count_received()[name_of(listener)] == 0  # what the other end has received
         first.sendall(bytes(1))
         assert accepted.recv(2000)  # the connections are still open
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("ipv4:192.0.2.7:50000", ("192.0.2.7", 50000)),
-        ("ipv6:[2001:db8::1]:50000", ("2001:db8::1", 50000)),
-        ("ipv6:[::ffff:192.0.2.7]:50000", ("192.0.2.7", 50000)),
-        ("unix:", None),
-        ("", None),
-    ],
-)
-def test_the_peer_of_a_call_is_found_in_its_text(text: str, expected: tuple[str, int] | None) -> None:
-    assert parse_peer(text) == expected
-
-
-def test_silence_counts_from_the_last_change(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_counts_from_the_last_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    silence = Silence()
-    assert silence.seconds(None) == 0
-    now = 110.0
-    assert silence.seconds(None) == 0  # no connection yet
-    assert silence.seconds(7) == 0
-    now = 115.0
-    assert silence.seconds(7) == 5
-    assert silence.seconds(8) == 0
+    traffic, silences = Traffic(), []
+    for now, received in ((100, 0), (110, 0), (120, 7), (125, 7), (129, 7), (130, 8), (131, 8)):  # noqa: B007
+        traffic.look(received, 0)
+        silences.append(traffic.silence)
+    assert silences == [0, 0, 0, 5, 9, 0, 1]  # none before there is a connection
+
+
+def test_a_signal_is_needed_while_a_message_keeps_arriving_and_nothing_is_sent() -> None:
+    traffic, needed = Traffic(), []
+    for received, sent in ((1000, 0), (1000, 0), (2000, 0), (2040, 0), (3000, 0), (4000, 1), (5000, 1), (5000, 1)):
+        traffic.look(received, sent)
+        needed.append(traffic.needs_signal)
+    assert needed == [False, False, True, False, True, False, True, False]
 
 
 def test_without_counting_grpc_waits_for_the_answer_to_a_ping(monkeypatch: pytest.MonkeyPatch) -> None:

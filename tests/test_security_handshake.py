@@ -14,7 +14,7 @@ import pytest
 from federated_health.security.handshake import ConnectionProblem, find_connection_problem
 from federated_health.security.identity import Identity
 from federated_health.security.parties import hospital, server
-from federated_health.transport.reconnect import speaks_tls
+from federated_health.transport.plaintext import speaks_tls
 from tests.support.identities import Signer, expired, not_yet, usual, write_identity
 
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"
@@ -98,7 +98,7 @@ def test_a_server_that_accepts_the_certificate_is_no_problem(
 ) -> None:
     with listener(tls_server(write_identity(tmp_path / "s", server(()), signer), newest=newest)) as port:
         assert look(port, own, host) is None
-        assert speaks_tls("127.0.0.1", port)
+        assert speaks_tls("127.0.0.1", port, 2.0)
 
 
 @pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
@@ -179,7 +179,7 @@ def test_a_server_without_encryption_is_a_final_problem(greeting: bytes, own: Id
 
     with listener(greet) as port:
         assert_problem(look(port, own), "does not use TLS", is_final=True)
-        assert not speaks_tls("127.0.0.1", port)
+        assert not speaks_tls("127.0.0.1", port, 2.0)
 
 
 def test_a_handshake_ended_without_a_reason_is_not_final(signer: Signer, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_an_absent_or_silent_server_is_not_final(own: Identity) -> None:
         assert_problem(problem, "does not answer", is_final=False)
         assert not speaks_tls("127.0.0.1", port, 0.2)
     assert_problem(look(port, own), "Connection refused", is_final=False)
-    assert not speaks_tls("127.0.0.1", port)
+    assert not speaks_tls("127.0.0.1", port, 2.0)
     too_long = "a" * 70 + ".example"  # no DNS can hold it
     assert_problem(look(port, own, too_long), "cannot be reached", is_final=False)
 

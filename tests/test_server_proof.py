@@ -32,7 +32,7 @@ from tests.support.streams import (
 )
 from tests.support.wire import UNWRITTEN
 
-HOST = "127.0.0.1"
+ADDRESS = "127.0.0.1:8080"
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def joins(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     async def noting_join(self: _Servicer, requests: object, context: object) -> None:
         begun.append(str(dict(context.invocation_metadata())["hospital"]))  # type: ignore[attr-defined]
-        await join(self, requests, context)  # type: ignore[arg-type]
+        await join(self, requests, context)
 
     monkeypatch.setattr(_Servicer, "Join", noting_join)
     return begun
@@ -182,9 +182,9 @@ def test_a_server_rejected_while_the_hospital_trains_gets_no_reply(
 
 
 @contextmanager
-def answered(own: Identity, forge: Callable[[str], Metadata], host: str = HOST) -> Iterator[str | None]:
+def answered(own: Identity, forge: Callable[[str], Metadata], address: str = ADDRESS) -> Iterator[str | None]:
     """Why a hospital rejects the answer to its challenge; None if it accepts."""
-    check = ServerCheck(own, host, lambda _: None)
+    check = ServerCheck(own, address, lambda _: None)
     ((key, challenge),) = check.challenge()
     assert key == CHALLENGE_KEY
     reason = check.rejection_reason(forge(challenge))
@@ -194,8 +194,8 @@ def answered(own: Identity, forge: Callable[[str], Metadata], host: str = HOST) 
 
 def test_a_valid_server_proves_itself(federation: DemoIdentities, own: Identity) -> None:
     prover = Prover(federation.server)
-    for host in (HOST, "localhost", "LOCALHOST", "::1"):
-        with answered(own, lambda challenge: prover.prove(challenge, own.certificate), host) as reason:
+    for host in ("127.0.0.1", "localhost", "LOCALHOST", "[::1]"):
+        with answered(own, lambda challenge: prover.prove(challenge, own.certificate), f"{host}:8080") as reason:
             assert reason is None
 
 
@@ -214,7 +214,7 @@ def test_the_certificate_in_an_answer_is_checked(federation: DemoIdentities, own
         identity = write_identity(tmp_path / "other", party, signer, **given)  # type: ignore[arg-type]
         return Prover(identity).prove(challenge, own.certificate)
 
-    check = ServerCheck(own, "fl.example.org", lambda _: None)
+    check = ServerCheck(own, "fl.example.org:8080", lambda _: None)
     for forge, word in (
         (lambda: prove_as(hospital("b")), "is for hospital b"),
         (lambda: prove_as(server(["fl.example.org"]), Signer()), "signed by another authority"),
@@ -228,7 +228,7 @@ def test_the_certificate_in_an_answer_is_checked(federation: DemoIdentities, own
         (lambda: (*prove_as(server(["fl.example.org"]))[:1], ("server-signature-bin", b"x")), "does not hold the key"),
     ):
         ((_, challenge),) = check.challenge()
-        reason = check.rejection_reason(forge())  # type: ignore[no-untyped-call]
+        reason = check.rejection_reason(forge())  # type: ignore[arg-type]
         assert reason is not None
         assert word in reason
         assert check.expiry_reason() is not None

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -153,6 +154,30 @@ def test_an_unknown_host_is_named_as_the_obstacle_without_tls(monkeypatch: pytes
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     assert "Name or service not known" in reconnect.find_obstacle("nowhere.example:1", None, 1.0)
+
+
+@pytest.mark.parametrize(("closes", "word"), [(True, "closes the connection at once"), (False, "does not answer")])
+def test_a_server_that_takes_a_connection_and_says_nothing_may_be_full(closes: bool, word: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def close_all() -> None:
+            with suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        accepting = threading.Thread(target=close_all if closes else lambda: None)
+        accepting.start()
+        obstacle = reconnect.find_obstacle(f"127.0.0.1:{listener.getsockname()[1]}", None, 1.0)
+        listener.shutdown(socket.SHUT_RDWR)
+        accepting.join(10)
+    assert word in obstacle
+    assert "too many connections" in obstacle
+
+
+def test_a_server_that_speaks_is_no_obstacle() -> None:
+    with server() as (_, address):
+        assert reconnect.find_obstacle(address, None, 10.0) == ""
+    assert reconnect.find_obstacle(address, None, 1.0) == ""  # nobody listens any more: only the server is missing
 
 
 def test_the_wait_for_a_taken_name_starts_anew_after_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,15 +7,16 @@ a valid one: that one would sign the certificate of the connection to it, whose 
 
 import secrets
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from hashlib import sha256
 
+import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from federated_health.errors import CertificateError
+from federated_health.errors import CertificateError, JoinError
 from federated_health.security import certificates, parties
 from federated_health.security.admission import Admission
 from federated_health.security.identity import KEY, Identity
@@ -43,6 +44,12 @@ class Prover:
         self._key = certificates.read_key(identity.folder / KEY)
         self._certificate = identity.certificate.public_bytes(Encoding.DER)
 
+    def answer(self, context: grpc.aio.ServicerContext) -> Metadata:
+        """Metadata that answers the challenge of a call, if it has one."""
+        metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+        hospital = certificates.peer_certificate(context.auth_context())
+        return self.prove(metadata.get(CHALLENGE_KEY, ""), hospital)
+
     def prove(self, challenge: str, hospital: x509.Certificate | None) -> Metadata:
         """Metadata that answers a challenge; empty without a challenge or a certificate of the hospital."""
         if hospital is None or not 0 < len(challenge) <= MAX_CHALLENGE_LENGTH:
@@ -56,16 +63,17 @@ class ServerCheck:
 
     Args:
         identity: the hospital's.
-        host: name or address of the server, which its certificate must hold.
+        address: HOST:PORT of the server; its certificate must hold the host.
         announce: receives a line, once per change, when `revoked.pem` cannot be used.
 
     Raises:
         CertificateError: `revoked.pem` cannot be used, or revokes the hospital itself.
     """
 
-    def __init__(self, identity: Identity, host: str, announce: Callable[[str], None]) -> None:
+    def __init__(self, identity: Identity, address: str, announce: Callable[[str], None]) -> None:
         self._own = identity.certificate
-        self._host = host
+        self._address = address
+        self._host = address.rpartition(":")[0]
         self._admission = Admission(identity, announce)
         self._certificate: x509.Certificate | None = None
         self._challenge = ""
@@ -74,6 +82,40 @@ class ServerCheck:
         """Metadata with a new challenge. From now on only its answer counts."""
         self._challenge, self._certificate = secrets.token_hex(16), None
         return ((CHALLENGE_KEY, self._challenge),)
+
+    def ask(
+        self,
+        prove: grpc.UnaryUnaryMultiCallable,
+        limited: Callable[[grpc.Call], AbstractContextManager[object]] = nullcontext,
+        timeout: float | None = None,
+    ) -> grpc.Call | None:
+        """Have a server prove itself; JoinError if it is rejected.
+
+        Args:
+            prove: the method of the server that does.
+            limited: limits the time that a call takes.
+            timeout: time limit in seconds.
+
+        Returns:
+            A call that failed, if the server cannot be reached.
+        """
+        call = prove.future(b"", timeout, self.challenge())
+        with limited(call):
+            code = call.code()
+        if code not in (grpc.StatusCode.OK, grpc.StatusCode.UNIMPLEMENTED):
+            return call
+        self.check_answer(call.initial_metadata())
+        return None
+
+    def check_answer(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> None:
+        """Raise JoinError if the server that answered the challenge with this metadata is rejected."""
+        if reason := self.rejection_reason(metadata):
+            raise JoinError(f"{self._address}: {reason}")
+
+    def check_validity(self) -> None:
+        """Raise JoinError if the server has not been accepted, or has expired or been revoked since. Cheap."""
+        if reason := self.expiry_reason():
+            raise JoinError(f"{self._address}: {reason}")
 
     def rejection_reason(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:
         """Why the server that answered the challenge with this metadata is rejected; None if it is accepted."""
@@ -96,7 +138,7 @@ class ServerCheck:
         return "the server does not hold the key of its certificate, or passes another server's answers on"
 
     def expiry_reason(self) -> str | None:
-        """Why the accepted server is now rejected (expired or revoked); None if it is not. Cheap per message."""
+        """Why the server is now rejected; None if it is not."""
         if self._certificate is None:
             return "the server has not proved its certificate"
         return self._admission.expiry_reason(self._certificate, Role.SERVER)

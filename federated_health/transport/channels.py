@@ -16,10 +16,16 @@ MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 MAX_METADATA_BYTES = 128 * 1024  # they hold a hospital's task agreement; gRPC's own limit is 8 KiB
 
 KEEPALIVE_SECONDS = 20.0
-"""Silence after which either end sends a ping, so that a live connection is never silent for long."""
+"""Silence after which either end sends a ping."""
+
+MAX_SILENCE = 1.75
+"""Time without a byte after which either end closes a stream, in keepalives: a ping and its answer fit in."""
 
 MAX_PING_SECONDS = 3600.0
 """Time limit for the answer to a ping, which on a slow link waits behind a large message."""
+
+DIRECT = (("grpc.enable_http_proxy", 0), ("grpc.address_http_proxy_enabled_addresses", ""))
+"""Options of a channel that uses no proxy, whatever the environment says."""
 
 PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 """Environment variables by which gRPC finds a proxy. The first one that is set counts, even if it is empty."""
@@ -62,19 +68,6 @@ def channel_options(keepalive: float) -> list[tuple[str, int]]:
 CHANNEL_OPTIONS = channel_options(KEEPALIVE_SECONDS)
 
 
-def signal_seconds() -> float:
-    """Time after which each end of a stream sends a part without content.
-
-    The receiver of a large message has nothing else to send, and gRPC answers pings in the order of their arrival.
-    """
-    return KEEPALIVE_SECONDS / 2
-
-
-def max_silence_seconds() -> float:
-    """Time without a byte after which either end of a stream closes it: a ping and its answer fit in."""
-    return 1.75 * KEEPALIVE_SECONDS
-
-
 def check_address(address: str, *, encrypted: bool = False, insecure: bool = False) -> None:
     """Raise AddressError for a malformed address, or for one beyond this machine without TLS or permission.
 
@@ -99,29 +92,13 @@ def is_loopback(host: str) -> bool:
 
 
 def proxy_of(address: str, *, encrypted: bool = True) -> "Proxy | None":
-    """The proxy through which a hospital reaches its server; None for a direct connection.
-
-    Raises:
-        AddressError: messages would pass through it without encryption.
-    """
+    """The proxy to a hospital's server, see `proxies.find_proxy`; None for a direct connection."""
     host, _ = split_address(address)
-    if is_loopback(host) or not any(os.environ.get(name) for name in PROXY_VARIABLES):
+    if is_loopback(host) or not any(name in os.environ for name in PROXY_VARIABLES):
         return None
-    from federated_health.transport.proxies import find_proxy  # noqa: PLC0415  # only where there is a proxy
+    from federated_health.transport.proxies import find_proxy  # noqa: PLC0415  # only where there may be a proxy
 
-    proxy = find_proxy(host)
-    if proxy and not encrypted:
-        raise AddressError(
-            f"address {address}: without --tls, {proxy} could read and change all messages: use --tls, or, for a "
-            f"direct connection, add {host} to no_proxy"
-        )
-    return proxy
-
-
-def proxy_options(proxy: "Proxy | None") -> list[tuple[str, int | str]]:
-    """gRPC options with which exactly this proxy is used, or none, whatever the environment says."""
-    route = ("grpc.http_proxy", proxy.url) if proxy else ("grpc.enable_http_proxy", 0)
-    return [route, ("grpc.address_http_proxy_enabled_addresses", "")]
+    return find_proxy(host, encrypted=encrypted)
 
 
 def split_address(address: str) -> tuple[str, int]:

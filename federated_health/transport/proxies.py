@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
+from federated_health.errors import AddressError
 from federated_health.names import printable
 from federated_health.transport.channels import PROXY_VARIABLES
 
@@ -39,6 +40,11 @@ class Proxy:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"the proxy {printable(host, 100)}:{self.port} of {self.variable}"
 
+    @property
+    def options(self) -> tuple[tuple[str, int | str], ...]:
+        """Options of a gRPC channel that uses this proxy, whatever the environment says."""
+        return (("grpc.http_proxy", self.url), ("grpc.address_http_proxy_enabled_addresses", ""))
+
     def connect(self, host: str, port: int, timeout: float) -> socket.socket:
         """A connection through the proxy; OSError if the proxy cannot be reached or refuses."""
         try:
@@ -64,8 +70,8 @@ class Proxy:
         return connection
 
 
-def find_proxy(host: str) -> Proxy | None:
-    """The proxy through which gRPC would reach a host, or None."""
+def find_proxy(host: str, *, encrypted: bool = True) -> Proxy | None:
+    """The proxy through which gRPC would reach a host, or None; AddressError if it could read the messages."""
     variable = next((name for name in PROXY_VARIABLES if name in os.environ), None)
     if variable is None or _is_exception(host):
         return None
@@ -73,7 +79,13 @@ def find_proxy(host: str) -> Proxy | None:
     with suppress(ValueError):  # a malformed port or address
         parts = urlsplit(url)
         if parts.scheme == "http" and parts.hostname:
-            return Proxy(parts.hostname, parts.port or DEFAULT_PORT, variable, url)
+            proxy = Proxy(parts.hostname, parts.port or DEFAULT_PORT, variable, url)
+            if encrypted:
+                return proxy
+            raise AddressError(
+                f"host {host}: without --tls, {proxy} could read and change all messages: use --tls, or, for a direct "
+                f"connection, add {host} to no_proxy"
+            )
     return None
 
 

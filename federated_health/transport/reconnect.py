@@ -1,12 +1,10 @@
 """Reconnecting: how long a hospital waits for its server, and what it reports meanwhile."""
 
 import logging
-import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import grpc
@@ -41,10 +39,6 @@ PREFLIGHT_SECONDS = 2.0
 
 SILENT_SECONDS = 5.0
 """Seconds after which an unanswered attempt is announced."""
-
-
-BUSY = "it has too many connections, is stopping or hangs"
-"""Why a server that takes a connection may say nothing."""
 
 
 def name_taken_seconds() -> float:
@@ -154,31 +148,6 @@ def find_obstacle(address: str, tls: "Identity | None", left: float) -> str:
         if problem and problem.is_final:
             raise JoinError(f"{address}: {problem.reason}")
         return f": {problem.reason}" if problem else ""
-    try:
-        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (socket.gaierror, UnicodeError) as error:
-        return f": it cannot be reached ({getattr(error, 'strerror', None) or 'no such name'})"
-    if speaks_tls(host, port, timeout):
-        raise JoinError(
-            f"{address}: the server speaks TLS: joining needs --tls, the folder of this hospital's key and certificate"
-        )
-    with suppress(OSError), socket.create_connection((host, port), timeout=timeout) as connection:
-        connection.settimeout(timeout)
-        try:
-            greeting = connection.recv(1)  # a gRPC server speaks first
-        except TimeoutError:
-            return f": the server does not answer: {BUSY}"
-        except ConnectionResetError:
-            greeting = b""
-        if not greeting:
-            return f": the server closes the connection at once: {BUSY}"
-    return ""
+    from federated_health.transport.plaintext import find_plaintext_obstacle  # noqa: PLC0415  # rarely needed
 
-
-def speaks_tls(host: str, port: int, timeout: float = PREFLIGHT_SECONDS) -> bool:
-    """Whether a server completes a TLS handshake, with any certificate."""
-    try:
-        ssl.get_server_certificate((host, port), timeout=timeout)
-    except (OSError, ValueError):  # ValueError: a host name that no DNS can hold
-        return False
-    return True
+    return find_plaintext_obstacle(host, port, address, timeout)

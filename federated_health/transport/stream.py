@@ -12,12 +12,11 @@ import grpc
 from flwr.app import Message
 
 from federated_health.names import node_id_of
-from federated_health.transport import channels
 from federated_health.transport.announcements import Announcements, log_safely
 from federated_health.transport.channels import MAX_MESSAGE_KEY, MAX_REPLY_BYTES
 from federated_health.transport.framing import Receiver, Serialised, UndecodableError, serialise_message
 from federated_health.transport.interface import Problem, error_reply
-from federated_health.transport.liveness import Silence
+from federated_health.transport.liveness import Traffic
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +64,8 @@ class Stream:
         find_obstacle: returns why the hospital is no longer admitted, or None while it is.
         expelled: done, with the reason, once the hospital is no longer admitted.
         silent: done once no byte of the hospital has arrived for too long.
-        silence: the time since the last one.
+        traffic: what has arrived.
+        sent: number of messages sent so far.
     """
 
     name: str
@@ -79,7 +79,8 @@ class Stream:
     find_obstacle: Callable[[], str | None] = lambda: None
     expelled: "asyncio.Future[str]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     silent: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    silence: Silence = field(default_factory=Silence)
+    traffic: Traffic = field(default_factory=Traffic)
+    sent: int = 0
     _past: OrderedDict[str, str] = field(default_factory=OrderedDict)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)  # gRPC takes one write per stream at a time
     _logged: set[str] = field(default_factory=set)
@@ -93,12 +94,9 @@ class Stream:
             await self.context.send_initial_metadata(((MAX_MESSAGE_KEY, str(self.max_message_bytes)), *proof))
 
     async def signal(self) -> None:
-        """Send a part without content now and then, while the stream lives; see `channels.signal_seconds`."""
-        is_open = True
-        while is_open:
-            await asyncio.sleep(channels.signal_seconds())
-            writing = self._write(Serialised(b""), asyncio.get_running_loop().create_future())
-            is_open = await asyncio.shield(asyncio.ensure_future(writing))  # as in `exchange`
+        """Send a part without content, unless a message is on its way."""
+        if not self._writing.locked():
+            await self._write(Serialised(b""), asyncio.get_running_loop().create_future())
 
     async def exchange(self, key: str, message: Message, content: Serialised) -> Message:
         """Send a message and return its reply, or an error reply if the stream ends first.
@@ -114,6 +112,7 @@ class Stream:
         waiter: asyncio.Future[Message | str] = asyncio.get_running_loop().create_future()
         self.awaited[key] = waiter
         past = TOO_LATE
+        self.sent += 1
         # A write that has begun ends even if the exchange is cancelled: gRPC cannot cancel it.
         writing = asyncio.ensure_future(self._write(serialised, waiter))
         try:

@@ -7,7 +7,8 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from queue import Empty, SimpleQueue
+from contextlib import ExitStack
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
 
@@ -15,7 +16,7 @@ import grpc
 from flwr.app import Context, Message
 
 from federated_health.data.tasks import write_agreement
-from federated_health.errors import JoinError, MissingLibraryError
+from federated_health.errors import CertificateError, JoinError, MissingLibraryError
 from federated_health.messages.records import NumpyArray
 from federated_health.transport import channels
 from federated_health.transport.app_calls import App, call_app, failed_reply
@@ -100,22 +101,27 @@ def join_run(
     obstacle: MissingLibraryError | None = None
     while True:
         began, limit = time.monotonic(), None
-        with _open_channel(address, tls) as channel, watched(port, channels.max_silence_seconds(), channel.close):
+        max_silence = channels.MAX_SILENCE * channels.KEEPALIVE_SECONDS
+        with ExitStack() as stack:
+            channel = stack.enter_context(_open_channel(address, tls))
             stream = _HospitalStream(channel, ledger)
+            stack.enter_context(watched(port, max_silence, stream, channel.close))
             try:
-                call, limit = _begin(stream, channel, metadata, check, reconnector, address)
+                call, limit = _begin(stream, channel, metadata, check, reconnector)
                 if limit is not None:
                     announce(f"joined {address} as {name}{note}")
                     note = " again"
                     prepare()
                 for message in _read_messages(call, address):
-                    _check_validity(check, address)
+                    if check is not None:
+                        check.check_validity()
                     try:
                         reply = call_app(app, message, context)
                     except MissingLibraryError as error:
                         obstacle = error
                         reply = failed_reply(message, error.reason)
-                    _check_validity(check, address)  # training may take long
+                    if check is not None:
+                        check.check_validity()  # again, since training may take long
                     stream.send(message, reply, limit or MAX_REPLY_BYTES)
                     if obstacle is not None:
                         break
@@ -152,9 +158,11 @@ def report_unfit(
     metadata = (*_join_metadata(name, agreement), ("unfit", reason))
     with _open_channel(address, tls) as channel:
         if tls is not None:
-            check = _make_check(address, tls, lambda _: None)
-            proof = channel.unary_unary(PROVE_METHOD).future(b"", UNFIT_SECONDS, check.challenge())
-            if check.rejection_reason(proof.initial_metadata()):
+            prove = channel.unary_unary(PROVE_METHOD)
+            try:
+                if _make_check(address, tls, lambda _: None).ask(prove, timeout=UNFIT_SECONDS):
+                    return  # the server cannot be reached
+            except (JoinError, CertificateError):
                 return
         stream = _HospitalStream(channel, ledger)
         stream.close()
@@ -169,7 +177,7 @@ def _open_channel(address: str, tls: "Identity | None" = None) -> grpc.Channel:
         AddressError: a proxy could read the messages.
     """
     proxy = channels.proxy_of(address, encrypted=tls is not None)
-    options = [*channels.CHANNEL_OPTIONS, *channels.proxy_options(proxy)]
+    options = (*channels.CHANNEL_OPTIONS, *(proxy.options if proxy else channels.DIRECT))
     if tls is None:
         return grpc.insecure_channel(address, options=options)
     credentials = grpc.ssl_channel_credentials(tls.authority_bytes, tls.read_key(), tls.certificate_bytes)
@@ -182,52 +190,31 @@ def _begin(
     metadata: Sequence[tuple[str, str]],
     check: "ServerCheck | None",
     reconnector: Reconnector,
-    address: str,
 ) -> tuple[grpc.Call, int | None]:
-    """Begin a stream, and wait until the server accepts; returns its call and the size limit of a reply, in bytes.
+    """Begin a stream, and wait until the server accepts; JoinError if its certificate is rejected.
 
-    With TLS, the server is checked before the metadata leaves, and again on the stream itself, since gRPC may have
-    connected once more in between.
+    The server is checked before the metadata leaves, and again on the stream, for which gRPC may connect once more.
 
     Returns:
-        If the server refuses or cannot be reached, a call that has ended, and None.
-
-    Raises:
-        JoinError: the server's certificate is rejected.
+        The call and the size limit of a reply, in bytes; a call that has ended and None if the server does not accept.
     """
     if check is not None:
-        call = channel.unary_unary(PROVE_METHOD).future(b"", metadata=check.challenge())
-        with reconnector.limited(call):
-            code = call.code()
-        if code not in (grpc.StatusCode.OK, grpc.StatusCode.UNIMPLEMENTED):
-            return call, None
-        _check_proof(check, call, address)
+        if failed := check.ask(channel.unary_unary(PROVE_METHOD), reconnector.limited):
+            return failed, None
         metadata = (*metadata, *check.challenge())
     call = stream.begin(JOIN, metadata)
     with reconnector.limited(call):
         limit = _read_limit(call.initial_metadata())
     if check is not None and limit is not None:
-        _check_proof(check, call, address)
+        check.check_answer(call.initial_metadata())
     return call, limit
 
 
 def _make_check(address: str, tls: "Identity", announce: Callable[[str], None]) -> "ServerCheck":
     from federated_health import security  # noqa: PLC0415  # optional feature
 
-    check: ServerCheck = security.load().proof.ServerCheck(tls, channels.split_address(address)[0], announce)
+    check: ServerCheck = security.load().proof.ServerCheck(tls, address, announce)
     return check
-
-
-def _check_proof(check: "ServerCheck", call: grpc.Call, address: str) -> None:
-    """Raise JoinError unless the server has answered the call's challenge with a valid certificate."""
-    if reason := check.rejection_reason(call.initial_metadata()):
-        raise JoinError(f"{address}: {reason}")
-
-
-def _check_validity(check: "ServerCheck | None", address: str) -> None:
-    """Raise JoinError if the server's certificate has expired, or is revoked by a list that came meanwhile."""
-    if check is not None and (reason := check.expiry_reason()):
-        raise JoinError(f"{address}: {reason}")
 
 
 class _HospitalStream:
@@ -241,6 +228,7 @@ class _HospitalStream:
         self._begin = channel.stream_stream(JOIN_METHOD)
         self._ledger = ledger
         self._replies: SimpleQueue[Serialised | None] = SimpleQueue()
+        self.sent = 0
 
     def begin(self, kind: str, metadata: Sequence[tuple[str, str]], timeout: float | None = None) -> grpc.Call:
         """Begin the stream with metadata; iterating over the call yields the parts of the server's messages."""
@@ -261,18 +249,17 @@ class _HospitalStream:
             reply = failed_reply(message, reason)
             envelope, serialised = serialise_reply(reply)
         self._ledger.record_reply(message, reply, envelope, serialised.header, serialised.arrays)
+        self.sent += 1
         self._replies.put(serialised)
 
     def _parts(self) -> Iterator[bytes]:
-        while True:
-            try:
-                reply = self._replies.get(timeout=channels.signal_seconds())
-            except Empty:
-                yield b""
-                continue
-            if reply is None:
-                return
+        for reply in iter(self._replies.get, None):
             yield from reply.parts()
+
+    def signal(self) -> None:
+        """Send a part without content, unless a reply is on its way."""
+        if self._replies.empty():
+            self._replies.put(Serialised(b""))
 
     def close(self) -> None:
         """Send nothing more."""

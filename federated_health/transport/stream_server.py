@@ -21,12 +21,13 @@ from flwr.app import Message
 from federated_health.data.tasks import find_difference, read_agreement
 from federated_health.errors import StorageError
 from federated_health.names import is_hospital_name, node_id_of, printable
-from federated_health.transport import channels, liveness
+from federated_health.transport import channels
 from federated_health.transport.announcements import CONNECTIONS, FAILED_CHECKS, HOSPITALS, REJECTIONS, Announcements
 from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL, split_address
 from federated_health.transport.framing import Serialised, serialise_content
 from federated_health.transport.interface import Problem, ReplyFutures, error_reply
 from federated_health.transport.listening import has_strangers, listen, max_connections, max_streams, server_options
+from federated_health.transport.liveness import CAN_COUNT, LOOKS, count_received
 from federated_health.transport.stream import Problems, Stream
 
 if TYPE_CHECKING:
@@ -81,15 +82,16 @@ class _Servicer:
         self.watching: asyncio.Future[None] | None = None
         self._agreement = agreement
         self._max_message_bytes = max_message_bytes
-        self._security = self._admission = self._reminders = self._prover = None
+        self._security = self._admission = self._reminders = None
         self._connections: ConnectionLimits | None = None
+        self._prove: Callable[[grpc.aio.ServicerContext], Sequence[tuple[str, str | bytes]]] = lambda _: ()
         if tls is not None:
             from federated_health import security  # noqa: PLC0415  # optional feature
 
             self._security = security.load()
             self._admission = self._security.admission.Admission(tls, self.announcements.announce)
             self._reminders = self._security.identity.ExpiryReminders(tls)
-            self._prover = self._security.proof.Prover(tls)
+            self._prove = self._security.proof.Prover(tls).answer
         self._announced: OrderedDict[str, str] = OrderedDict()  # the latest rejections, with the hospital's name
         self._port = port
         self._rejected_calls: Counter[str] = Counter()  # by peer, since the last check
@@ -121,11 +123,7 @@ class _Servicer:
             self._announced = OrderedDict(item for item in self._announced.items() if item[1] != name)
             self.announcements.announce(f"{name} {'reconnected' if previous else 'joined'}", name, HOSPITALS)
             await stream.accept(self._prove(context))
-            signalling = asyncio.ensure_future(stream.signal())
-            try:
-                await self._read(stream)
-            finally:
-                signalling.cancel()
+            await self._read(stream)
         except asyncio.CancelledError:
             # gRPC does not report which of the two happened.
             if stream.awaited and not self.ending.done():
@@ -151,27 +149,20 @@ class _Servicer:
         await context.send_initial_metadata(self._prove(context))
         return b""
 
-    def _prove(self, context: grpc.aio.ServicerContext) -> Sequence[tuple[str, str | bytes]]:
-        """Metadata that answers a hospital's challenge; none without TLS."""
-        if self._prover is None or self._security is None:
-            return ()
-        metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
-        challenge = metadata.get(self._security.proof.CHALLENGE_KEY, "")
-        proof: Sequence[tuple[str, str | bytes]] = self._prover.prove(
-            challenge, self._security.certificates.peer_certificate(context.auth_context())
-        )
-        return proof
-
     async def watch(self) -> None:
         """End streams of which no byte has arrived for too long, until the server stops."""
-        while liveness.CAN_COUNT and not self.ending.done():
-            await asyncio.wait({self.ending}, timeout=channels.max_silence_seconds() / 8)
-            received = liveness.count_received()
+        signals: set[asyncio.Task[None]] = set()
+        while CAN_COUNT and not self.ending.done():
+            limit = channels.MAX_SILENCE * channels.KEEPALIVE_SECONDS
+            await asyncio.wait({self.ending}, timeout=limit / LOOKS)
+            received = count_received()
             for stream in self.streams.values():
-                peer = liveness.parse_peer(unquote(str(stream.context.peer())))
-                seconds = stream.silence.seconds(peer and received.get(peer))
-                if seconds > channels.max_silence_seconds() and not stream.silent.done():
+                stream.traffic.look(received.get(unquote(str(stream.context.peer())), 0), stream.sent)
+                if stream.traffic.needs_signal:
+                    signals.add(asyncio.create_task(stream.signal()))
+                if stream.traffic.silence > limit and not stream.silent.done():
                     stream.silent.set_result(None)
+            signals = {signal for signal in signals if not signal.done()}
 
     async def _abort(
         self, context: grpc.aio.ServicerContext, code: grpc.StatusCode, reason: str, verb: str, name: str

@@ -85,7 +85,8 @@ class Wire(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships no typ
     def _record(self, hospital: str, messages: Iterator[bytes]) -> Iterator[bytes]:
         with suppress(Exception):  # gRPC raises a bare Exception if a stream is cut
             for content in messages:
-                self._sent.append((hospital, content))
+                if content:  # a part without content says only that the hospital is there
+                    self._sent.append((hospital, content))
                 yield content
 
 
