@@ -49,7 +49,7 @@ class Watch:
         self.slowest = max(self.slowest, time.perf_counter() - self._started)
 
 
-def run(number: int, seconds: float, *, of_requests: bool = False) -> dict[str, Any]:
+def run(number: int, seconds: float, *, first_seed: int = 0, of_requests: bool = False) -> dict[str, Any]:
     """Try this many messages, or fewer if time runs out."""
     outcomes: dict[str, Counter[str]] = defaultdict(Counter)
     watch, began, before = Watch(), time.perf_counter(), None
@@ -81,7 +81,7 @@ def run(number: int, seconds: float, *, of_requests: bool = False) -> dict[str, 
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
-        seed(batches)(batch(given(drawn)(examine)))()
+        seed(first_seed + batches)(batch(given(drawn)(examine)))()
         done, batches = sum(counter.total() for counter in outcomes.values()), batches + 1
         before = before or memory_of()["peak_mib"]  # after the first batch, which loads everything that is loaded once
     faulthandler.cancel_dump_traceback_later()
@@ -104,12 +104,13 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=1800.0, help="time limit; exceeding it is a failure")
     parser.add_argument("--requests", action="store_true", help="to a hospital, from a server")
+    parser.add_argument("--seed", type=int, default=0, help="of the first batch; batches count on from it")
     flags = parser.parse_args()
     warnings.simplefilter("error")  # NumPy's too: no number of a peer should cause one
     for name in ("flwr", "federated_health"):
         logging.getLogger(name).setLevel(logging.CRITICAL if flags.requests else logging.ERROR)
     with malformed_requests.quick_models() if flags.requests else nullcontext():
-        result = run(flags.examples, flags.seconds, of_requests=flags.requests)
+        result = run(flags.examples, flags.seconds, first_seed=flags.seed, of_requests=flags.requests)
     print(json.dumps(result, indent=2))
     sys.exit(not result["good"])
 

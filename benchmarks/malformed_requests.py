@@ -141,7 +141,7 @@ class QuickModel:
 
 
 def quick_models() -> AbstractContextManager[Any]:
-    """Have hospitals use a QuickModel, and do without the bootstrap of the benefit of joining."""
+    """Have hospitals use a QuickModel."""
     return mock.patch.multiple(handlers, local_model=QuickModel)
 
 
@@ -187,7 +187,7 @@ class HostileSession:
         """The outcome of a message.
 
         Raises:
-            AssertionError: it was answered, and a run would not hold it; or the reason of a refusal is not a short line.
+            AssertionError: it was answered, and no run would hold it; or a reason of a refusal is not a short line.
         """
         reply = call_app(handlers.answer, message, self.context)
         serialise_reply(reply)

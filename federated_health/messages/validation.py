@@ -178,7 +178,7 @@ def read_metrics(content: RecordDict, keys: set[str], optional: set[str] | None 
 def read_whole(metrics: MetricRecord, key: str, minimum: int) -> int:
     """A whole number of at least `minimum`."""
     value = metrics.get(key)
-    if not isinstance(value, int) or value < minimum:
+    if type(value) is not int or value < minimum:
         raise MalformedMessageError(f"its {key} is not a whole number of at least {minimum}")
     return value
 
