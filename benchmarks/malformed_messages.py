@@ -6,7 +6,6 @@ For `decoder.py`, which tries very many, and for the tests, which try a few.
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from itertools import chain
 from types import SimpleNamespace
 from typing import Any
@@ -375,24 +374,11 @@ def corrupt(original: Original, operations: list[Operation]) -> list[bytes]:
     return parts
 
 
-def draw_operations() -> st.SearchStrategy[list[Operation]]:
-    """Up to three operations on a message."""
-    names = st.sampled_from(["field", "field", "field", "type", "type", "swap", "bytes", "bytes", "parts"])
-    return st.lists(st.tuples(names, st.integers(0, 2**32)), min_size=1, max_size=3)
-
-
 def examples() -> st.SearchStrategy[Example]:
     """Replies of every kind with up to three operations, most often read as their own kind."""
-    kinds, operations = sorted(READERS), draw_operations()
+    kinds = sorted(READERS)
+    names = st.sampled_from(["field", "field", "field", "type", "type", "swap", "bytes", "bytes", "parts"])
+    operations = st.lists(st.tuples(names, st.integers(0, 2**32)), min_size=1, max_size=3)
     own = st.sampled_from([*kinds]).flatmap(lambda kind: st.tuples(st.just(kind), operations, st.just(kind)))
     other = st.tuples(st.sampled_from([*kinds, "error"]), operations, st.sampled_from(kinds))
     return st.one_of(own, own, other)
-
-
-def examine(example: Example) -> list[tuple[str, str]]:
-    """Kind of an example's original, and the outcome of the corrupted message."""
-    kind, operations, read_as = example
-    return [(kind, receive(corrupt(_originals_once()[kind], operations), read_as))]
-
-
-_originals_once = cache(original_messages)

@@ -1,39 +1,33 @@
-"""A server's messages, corrupted, repeated and out of order, and a hospital's whole path from bytes to an answer.
+"""A server's messages to a hospital, valid, corrupted and out of order, and the hospital's whole path to its reply.
 
-For `decoder.py`, which tries very many, and for the tests, which try a few. Scores and updates are arithmetic instead
-of Keras's; everything else is the hospital's own code. `malformed_messages` does the same with a server.
+For `decoder.py`, which tries very many, and for the tests, which try a few. The hospital's handlers are the real ones;
+its network is replaced, so that a message costs what the handlers cost.
 """
 
-import logging
 import math
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
-from unittest.mock import patch
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any
+from unittest import mock
 
 import numpy as np
-import numpy.typing as npt
-from flwr.app import Context, Message
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from hypothesis import strategies as st
-from malformed_messages import MAX_BYTES, Operation, Original, corrupt, draw_operations
+from malformed_messages import MAX_BYTES, TASK, Operation, Original, corrupt
 
-from federated_health.data.dataset_folder import write_hospitals
-from federated_health.data.hospital import Hospital, load_hospital
-from federated_health.data.partitions import Partition, divide
-from federated_health.data.sources.source import read_uci
-from federated_health.data.task_files import HEART_DISEASE
-from federated_health.errors import AnswerError, UserError
+from federated_health.data.hospital import Hospital, Patients
+from federated_health.data.tasks import write_agreement
 from federated_health.hospital import handlers
 from federated_health.hospital.handlers import InMemoryHospital
-from federated_health.messages.content import REGISTRATION, TrainConfig
-from federated_health.ml.networks import Network, Weights, weight_shapes
+from federated_health.messages.content import TrainConfig
+from federated_health.messages.records import weights_to_record
+from federated_health.ml.networks import Network, Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.targets import target_of
-from federated_health.server.plain_run import PlainRun
-from federated_health.settings import Settings
+from federated_health.transport.app_calls import call_app
 from federated_health.transport.framing import (
     Receiver,
     UndecodableError,
@@ -43,139 +37,244 @@ from federated_health.transport.framing import (
 )
 from federated_health.transport.interface import InProcessTransport
 
-NAME, FILE = "switzerland", "client_3.csv"
-"""The smallest hospital; it has too few patients of a class for comparisons of models, which take long."""
+NETWORK = Network("logistic")
+TRAIN_ROWS, TEST_ROWS = 60, 40
+MEASUREMENTS = len(TASK.measurements)
 
-MAX_PASSES = 10**8
-"""Most rows, over all epochs, that a hospital trains on for one message."""
+CONFIG = TrainConfig(
+    task=TASK.name,
+    schema=TASK.schema_hash,
+    network=NETWORK,
+    strategy="fedavg",
+    strategy_args="",
+    rounds=0,
+    local_epochs=2,
+    batch_size=16,
+    learning_rate=0.1,
+    l2=0.01,
+    seed=42,
+    threshold=0.5,
+    normalisation=Normalisation(mean=(50.0,) * MEASUREMENTS, variance=(100.0,) * MEASUREMENTS),
+)
 
-MAX_REASON = 500
-"""Most characters of the reason with which a hospital refuses a message."""
+REGISTRATION, TRAIN, EVALUATE = "query.statistics", "train", "evaluate"
+THRESHOLD, FINAL, BENEFIT = "evaluate.threshold", "evaluate.final", "evaluate.appraisal"
+KINDS = (REGISTRATION, TRAIN, EVALUATE, THRESHOLD, FINAL, BENEFIT)
 
-Example = tuple[bool, list[tuple[int, list[Operation]]]]
-"""Whether the sequence begins with a registration; then position of each message in the run, and its corruption."""
+Step = tuple[str, int, int, list[Operation]]
+"""Kind of a message, its round, the seed of its weights, and how it is corrupted."""
 
 
-class ArithmeticModel:
-    """A hospital's model whose scores and updates are arithmetic, and that checks what it is asked to do."""
+def request(
+    kind: str, number: int = 1, weights: int | Weights = 1, config: TrainConfig = CONFIG, **more: Any
+) -> Message:
+    """A message as an honest server sends it.
 
-    may_measure = True
+    Args:
+        number: of the round; in the last messages of a run, the number of rounds.
+        weights: or the seed of random ones.
+        more: values of the record config, with underscores for dashes, that replace those of the config or are added.
+    """
+    InProcessTransport(None, {})  # type: ignore[arg-type]  # gives this process the identity that messages need
+    added = {name.replace("_", "-"): value for name, value in more.items()}
+    if kind == REGISTRATION:
+        terms = {"task": TASK.name, "schema": TASK.schema_hash, "terms": write_agreement(TASK.agreement)}
+        return Message(RecordDict({"config": ConfigRecord({**terms, **added})}), 1, kind)
+    in_rounds = kind in (TRAIN, EVALUATE)
+    record = replace(config, rounds=number - in_rounds).to_record()
+    record.update({"server-round": number, **added} if in_rounds else added)
+    arrays = initial_weights(TASK, NETWORK, weights) if isinstance(weights, int) else weights
+    return Message(RecordDict({"arrays": weights_to_record(arrays), "config": record}), 1, kind)
 
-    def __init__(self, hospital: Hospital, network: Network, _normalisation: Normalisation) -> None:
-        self.hospital, self.target = hospital, target_of(hospital.task)
-        self.shapes = weight_shapes(hospital.task, network)
-        self.train_rows = len(hospital.train)
+
+def rows_of(rows: int) -> Patients:
+    """Patients with values that repeat."""
+    numbers = np.arange(rows)
+    values = [
+        column.low + numbers * 7 % 13 / 13 * (column.high - column.low)
+        if column in TASK.measurements
+        else np.array(list(column.codes), dtype=float)[numbers % len(column.codes)]
+        for column in TASK.columns
+    ]
+    return Patients(np.array(values, dtype=np.float64).T, (numbers % 2).astype(np.float32))
+
+
+@dataclass
+class QuickModel:
+    """In place of a hospital's network: a risk by the first column, without training; checks how much is asked."""
+
+    hospital: Hospital
+    network: Network
+    normalisation: Normalisation
+
+    @property
+    def target(self) -> Any:
+        return target_of(self.hospital.task)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return weight_shapes(self.hospital.task, self.network)
+
+    train_rows, may_measure = TRAIN_ROWS, True
 
     def train(
-        self, weights: Weights, config: TrainConfig, _number: int, proximal_mu: float = 0.0
+        self, weights: Weights, config: TrainConfig, number: int, proximal_mu: float = 0.0
     ) -> tuple[Weights, float]:
-        for value in (config.learning_rate, config.l2, proximal_mu, *config.normalisation.mean):
-            if not math.isfinite(value):
-                raise AssertionError("a hospital trains with a setting that is not finite")
-        if not 0 < config.local_epochs * self.train_rows <= MAX_PASSES:
-            raise AssertionError("a hospital trains for a long time, or not at all")
-        return {name: array + np.float32(0.01) for name, array in weights.items()}, 0.5
+        if not (0 <= number <= 100_000 and 0 <= proximal_mu <= 1e6):
+            raise AssertionError("it trains a round, or with a proximal term, that it should refuse")
+        if config.local_epochs * max(config.batch_size, self.train_rows) > 10**8:
+            raise AssertionError("it works more than it should")
+        return weights, 0.5
 
-    def score(self, weights: Weights) -> npt.NDArray[np.float32]:
-        if not all(np.isfinite(array).all() for array in weights.values()):
-            raise AssertionError("a hospital evaluates weights that are not finite")
-        return self._score(self.hospital.test.values)
+    def score(self, weights: Weights) -> Any:
+        return self._score(self.hospital.test, weights)
 
-    def score_shuffled(self, weights: Weights, _column: int, _order: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+    def score_training(self, weights: Weights) -> Any:
+        return self._score(self.hospital.train, weights)
+
+    def score_shuffled(self, weights: Weights, _column: int, _order: Any) -> Any:
         return self.score(weights)
 
-    def score_training(self, _weights: Weights) -> npt.NDArray[np.float32]:
-        return self._score(self.hospital.train.values)
-
-    def _score(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-        return ((values[:, 0] - 55) / 10).astype(np.float32)
+    def _score(self, rows: Patients, weights: Weights) -> Any:
+        bias = float(np.clip(next(reversed(weights.values())).ravel()[0], -10, 10))
+        return ((rows.values[:, 0] - 50) / 10 + bias).astype(np.float32)
 
 
-@cache
-def hospital() -> Hospital:
-    with tempfile.TemporaryDirectory() as folder:
-        source, partition = read_uci(), Partition(by="hospital", seed=42)
-        write_hospitals(Path(folder), source, divide(source, partition), partition=partition.describe())
-        return load_hospital(Path(folder) / FILE, HEART_DISEASE, NAME, 0)
+def quick_models() -> AbstractContextManager[Any]:
+    """Have hospitals use a QuickModel."""
+    return mock.patch.multiple(handlers, local_model=QuickModel)
 
 
-@contextmanager
-def arithmetic_models() -> Iterator[None]:
-    """Use arithmetic instead of Keras at hospitals of this process; their log is not shown."""
-    with patch.object(handlers, "local_model", ArithmeticModel):
-        logging.getLogger("federated_health").setLevel(logging.CRITICAL)
-        yield
+def open_hospital() -> InMemoryHospital:
+    """A hospital that knows nothing yet."""
+    return InMemoryHospital(Hospital("cleveland", TASK, rows_of(TRAIN_ROWS), rows_of(TEST_ROWS)))
 
 
-@cache
-def original_messages() -> list[tuple[str, Original]]:
-    """Kind and parts of each message of a short run, in order; of a round also one with a network of large arrays."""
-    messages: list[tuple[str, Original]] = []
+@dataclass
+class HostileSession:
+    """One hospital's process, and what a server learns from it; refuses what the hospital should have refused.
 
-    def record(message: Message, context: Context) -> Message:
-        header, *chunks = serialise_message(
-            message, f"{len(messages):016x}", serialise_content(message.content)
-        ).parts()
-        messages.append((message.metadata.message_type, (ProtoMessage.FromString(header), chunks)))
-        return handlers.answer(message, context)
-
-    for settings in (Settings(rounds=3, hospitals=1), Settings(rounds=1, hospitals=1, hidden="600", appraisal=False)):
-        PlainRun(InProcessTransport(record, {NAME: InMemoryHospital(hospital())}), settings).run()
-    return messages
-
-
-def examples() -> st.SearchStrategy[Example]:
-    """Up to eight messages of a run, in any order, of which about half are corrupted."""
-    positions = st.integers(0, len(original_messages()) - 1)
-    message = st.tuples(positions, st.one_of(st.just([]), draw_operations()))
-    return st.tuples(st.booleans(), st.lists(message, min_size=1, max_size=8))
-
-
-def examine(example: Example) -> list[tuple[str, str]]:
-    """Process a server's messages as a hospital that has just joined; the kind of each message, and its outcome.
-
-    Raises:
-        Exception: an unexpected error, or an answer that a hospital must not give.
+    Attributes:
+        outcomes: of the messages, in order: answered, refused, failed (for a reason that was not foreseen), not a
+            message, too large, wrong chunk or incomplete.
     """
-    joins, sequence = example
-    originals, context = original_messages(), InMemoryHospital(hospital())
-    outcomes, has_registered = [], False
-    for position, operations in [(0, []), *sequence] if joins else sequence:
-        kind, original = originals[position]
-        outcome, answered_kind = receive(corrupt(original, operations), context)
-        has_registered = has_registered or answered_kind == REGISTRATION
-        if answered_kind and not has_registered:
-            raise AssertionError(f"a hospital answers {answered_kind} before it is asked to register")
-        outcomes.append((kind, outcome))
-    return outcomes
 
+    context: InMemoryHospital = field(default_factory=open_hospital)
+    outcomes: list[str] = field(default_factory=list)
+    _trained: int = 0
+    _is_known: bool = False
+    _evaluated: set[bytes] = field(default_factory=set)
+    _contents: defaultdict[tuple[str, int], set[bytes]] = field(default_factory=lambda: defaultdict(set))
 
-def receive(parts: Sequence[bytes], context: Context) -> tuple[str, str]:
-    """Process a server's bytes as a hospital.
+    def receive(self, parts: Sequence[bytes]) -> str:
+        """Process a server's bytes as the hospital's stream does, and return the outcome of the first message."""
+        receiver = Receiver(MAX_BYTES)
+        outcome = "incomplete"
+        for part in parts:
+            try:
+                message = receiver.add(part)
+            except UndecodableError as error:
+                words = {"more than": "too large", "chunk": "wrong chunk"}
+                outcome = next((words[word] for word in words if word in str(error)), "not a message")
+                break
+            if message is not None:
+                outcome = self.answer(message)
+                break
+        self.outcomes.append(outcome)
+        return outcome
 
-    Returns:
-        What the first part that leads to something leads to: `answered`, `refused`, or `not a message`, which ends the
-        stream; or `incomplete`. Then the kind of the message that is answered, or nothing.
+    def answer(self, message: Message) -> str:
+        """The outcome of a message.
 
-    Raises:
-        Exception: an unexpected error, which would end the hospital, or leave the server without a reason.
-    """
-    receiver = Receiver(MAX_BYTES)
-    for part in parts:
-        try:
-            message = receiver.add(part)
-        except UndecodableError:
-            return "not a message", ""
-        if message is None:
-            continue
-        try:
-            reply = handlers.answer(message, context)
-        except AnswerError as error:
-            if not isinstance(error.error, UserError):
-                raise error.error from None
-            if not str(error).isprintable() or len(str(error)) > MAX_REASON:
-                raise AssertionError("the reason is not a short line") from None
-            return "refused", ""
+        Raises:
+            AssertionError: it was answered, and no run would hold it; or a reason of a refusal is not a short line.
+        """
+        reply = call_app(handlers.answer, message, self.context)
         serialise_reply(reply)
-        return "answered", message.metadata.message_type
-    return "incomplete", ""
+        if not reply.has_error():
+            self._check_answered(message)
+            return "answered"
+        if not reply.error.reason.isprintable() or len(reply.error.reason) > 1_000:
+            raise AssertionError("the reason is not a short line")
+        return "failed" if reply.error.reason.endswith(" at the hospital") else "refused"
+
+    def _check_answered(self, message: Message) -> None:
+        kind, config = message.metadata.message_type, message.content.config_records["config"]
+        content = serialise_content(message.content).header
+        if kind == REGISTRATION:
+            self._is_known = True
+        elif not (kind == TRAIN or self._is_known):
+            raise AssertionError("it answered before a registration or a training")
+        number = 0
+        if kind in (TRAIN, EVALUATE):
+            self._trained += kind == TRAIN
+            self._is_known = True
+            number = config.get("server-round", config["rounds"])
+            if kind == EVALUATE or config.get("evaluate-first") is True:
+                self._evaluated.add(content)
+        if len(self._evaluated) > self._trained + 3 or len(self._evaluated) > 1 + 4 * self._trained:
+            raise AssertionError("it evaluated more than it trained")
+        contents = self._contents[kind, number]
+        contents.add(content)
+        if len(contents) > (4 if kind == TRAIN else 3):
+            raise AssertionError("it answered too many different messages")
+        for name, (low, high) in LIMITS.items():
+            values = config.get(name, low)
+            for value in values if isinstance(values, list) else [values]:
+                if isinstance(value, bool) or not (math.isfinite(value) and low <= value <= high):
+                    raise AssertionError(f"it answered with an impossible {name}")
+
+
+LIMITS: Mapping[str, tuple[float, float]] = {
+    "rounds": (0, 100_000),
+    "server-round": (1, 100_000),
+    "local_epochs": (1, 10_000),
+    "batch_size": (0, 1_000_000),
+    "learning_rate": (5e-324, 1e6),
+    "l2": (0, 1e6),
+    "proximal-mu": (0, 1e6),
+    "seed": (0, 2**31 - 1),
+    "threshold": (0, 1),
+    "dropout": (0, 1),
+    "mean": (-1e30, 1e30),
+    "variance": (5e-324, 1e60),
+    "class_weights": (0, 1e9),
+}
+
+
+def original_of(kind: str, number: int, weights: int) -> Original:
+    """A message of an honest server, as it is sent."""
+    more = {"evaluate_first": True} if kind == TRAIN and number > 1 else {}
+    message = request(kind, number, weights, **more)
+    header, *chunks = serialise_message(message, "0123456789abcdef", serialise_content(message.content)).parts()
+    return ProtoMessage.FromString(header), chunks
+
+
+def steps() -> st.SearchStrategy[list[Step]]:
+    """Messages to one hospital: those of a run in their order, and others; each valid or corrupted."""
+    names = st.sampled_from(["field", "field", "field", "type", "type", "swap", "bytes", "parts"])
+    operations = st.one_of(st.just([]), st.lists(st.tuples(names, st.integers(0, 2**32)), min_size=1, max_size=3))
+    rounds, seeds = st.integers(1, 5), st.integers(1, 4)
+    step = st.tuples(st.sampled_from([*KINDS, TRAIN, TRAIN, EVALUATE]), rounds, seeds, operations)
+    in_order = [(REGISTRATION, 1, 1, []), (TRAIN, 1, 1, []), (TRAIN, 2, 2, [])]
+    return st.tuples(st.integers(0, 3), st.lists(step, min_size=1, max_size=12)).map(
+        lambda drawn: [*in_order[: drawn[0]], *drawn[1]]
+    )
+
+
+def play(drawn: Sequence[Step], originals: Mapping[tuple[str, int, int], Original]) -> HostileSession:
+    """Send messages to one new hospital."""
+    session = HostileSession()
+    for kind, number, weights, operations in drawn:
+        session.receive(corrupt(originals[kind, number, weights], operations))
+    return session
+
+
+def all_originals() -> dict[tuple[str, int, int], Original]:
+    """Every message that `steps` may draw."""
+    return {
+        (kind, number, weights): original_of(kind, number, weights)
+        for kind in KINDS
+        for number in range(1, 6)
+        for weights in range(1, 5)
+    }

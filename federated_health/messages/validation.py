@@ -181,7 +181,7 @@ def read_metrics(content: RecordDict, keys: set[str], optional: set[str] | None 
 def read_whole(metrics: MetricRecord, key: str, minimum: int, maximum: float = np.inf) -> int:
     """A whole number of at least `minimum`, and at most `maximum`."""
     value = metrics.get(key)
-    if not isinstance(value, int) or value < minimum:
+    if type(value) is not int or value < minimum:
         raise MalformedMessageError(f"its {key} is not a whole number of at least {minimum}")
     if value > maximum:
         raise MalformedMessageError(f"its {key}: expected at most {maximum:,}")
