@@ -14,14 +14,13 @@ from federated_health.errors import RunError, SettingsError
 from federated_health.messages.content import NUM_EXAMPLES, Registration, Update
 from federated_health.messages.records import METRICS, MalformedMessageError
 from federated_health.messages.validation import MAX_ROWS, read_registration
-from federated_health.ml.metrics import EvaluationSums
 from federated_health.ml.normalisation import ColumnSums, column_sums, withheld_sums
 from federated_health.ml.strategies import STRATEGIES
-from federated_health.ml.targets import target_of
 from federated_health.ml.targets.binary import Counts
 from federated_health.names import FEDERATION
 from federated_health.server import opposed_updates
-from federated_health.server.opposed_updates import draw_positions, find_opposed, name_most_opposed, note_harm, take
+from federated_health.server.final_evaluation import _check_for_harm
+from federated_health.server.opposed_updates import draw_positions, find_opposed, name_most_opposed, take
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.problem_log import ProblemLog
 from federated_health.server.same_rows import find_same_rows
@@ -417,20 +416,22 @@ def counts_of(positives: int, negatives: int, loss: float) -> Counts:
         (0.90, counts_of(100, 200, 0.7), ""),
         (None, counts_of(100, 200, 0.7), ""),
         (0.90, counts_of(100, 200, 1.3), "2.2 times"),
-        (None, None, ""),
+        (0.49, counts_of(100, 200, 1.3), "2.2 times"),
+        (None, counts_of(100, 200, 1.1), ""),
         (0.1, Counts(), ""),
     ],
 )
 def test_a_model_worse_than_chance_or_than_an_earlier_one_is_reported(
-    auc: float | None, counts: EvaluationSums | None, what: str
+    auc: float | None, counts: Counts, what: str
 ) -> None:
-    problems, target = ProblemLog(), target_of(HEART_DISEASE)
-    note_harm(target, counts, auc, 0.6, problems)
-    texts = problems.data_warnings.get(FEDERATION, [])
+    run = run_of(three())
+    run.lowest_loss = 0.6
+    _check_for_harm(run, counts, {"roc_auc": auc})
+    texts = run.problems.data_warnings.get(FEDERATION, [])
     assert [what in text for text in texts] == ([True] if what else [])
-    problems.opposed_updates.update({"b": 4, "a": 1})
-    note_harm(target, counts, auc, 0.6, problems)
-    assert all("updates of b" in text for text in problems.data_warnings.get(FEDERATION, [])[1:])
+    run.problems.opposed_updates.update({"b": 4, "a": 1})
+    _check_for_harm(run, counts, {"roc_auc": auc})
+    assert all("updates of b" in text for text in run.problems.data_warnings.get(FEDERATION, [])[1:])
 
 
 def test_of_hospitals_that_opposed_equally_often_all_are_named() -> None:

@@ -17,7 +17,7 @@ from federated_health.messages.content import CLASS_COUNTS, CONFIG, REGISTRATION
 from federated_health.messages.records import MalformedMessageError
 from federated_health.messages.validation import read_registration
 from federated_health.ml.targets import target_of
-from federated_health.server.replies import AcceptedReply, Content, ReplyCollector, find_lasting_cause
+from federated_health.server.replies import AcceptedReply, Content, ReplyCollector
 from federated_health.server.suspicious_hospitals import check_registrations
 from federated_health.settings import Settings
 from federated_health.transport.backoff import Backoff
@@ -171,6 +171,8 @@ class Participants:
                 if self._collector.silent.keys().isdisjoint(nodes):
                     self._collector.longest_round = max(self._collector.longest_round, time.monotonic() - began)
                 return updates
+            from federated_health.server.lasting_failures import find_lasting_cause  # noqa: PLC0415  # after a failure
+
             asked = {self._names[node] for node in nodes}
             spare = len(asked | self.registrations.keys()) - needed
             repeats = {
