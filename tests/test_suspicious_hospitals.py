@@ -163,7 +163,8 @@ def test_every_strategy_that_weighs_by_rows_respects_the_limit(strategy: str, mo
 
 
 def test_without_a_limit_the_weights_stay_the_declared_rows_as_whole_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    run, seen = run_of(three(), rounds=1), []
+    run = run_of(three(), rounds=1)
+    seen: list[object] = []
     aggregate = run.strategy.aggregate_train
 
     def see(number: int, replies: Any) -> Any:
@@ -289,7 +290,8 @@ def test_an_update_is_opposed_if_the_others_agree_and_it_points_elsewhere(
 
 
 def test_a_sample_of_the_weights_is_the_same_in_every_round_and_at_most_as_large_as_asked() -> None:
-    weights = {"one": np.arange(6.0).reshape(2, 3), "none": np.zeros((0, 4)), "two": np.arange(10.0, 14)}
+    arrays = {"one": np.arange(6).reshape(2, 3), "none": np.zeros((0, 4)), "two": np.arange(10, 14)}
+    weights = {name: array.astype(np.float32) for name, array in arrays.items()}
     assert take(weights, draw_positions(weights, 100)).tolist() == [0, 1, 2, 3, 4, 5, 10, 11, 12, 13]
     sample = take(weights, draw_positions(weights, 7))
     assert len(set(sample)) == 7
@@ -388,12 +390,14 @@ def test_a_run_that_diverges_names_the_hospital_that_opposed_the_others() -> Non
         spoiled = spoil(update)
         return replace(spoiled, loss=math.nan) if len(rounds) >= 7 else spoiled
 
-    hospitals, spoil, rounds = hospitals_with(worse), reporting(worse), []
+    hospitals, spoil = hospitals_with(worse), reporting(worse)
+    rounds: list[int] = []
     hospitals[0].spoil = diverging
     run = run_of(hospitals, rounds=20, min_hospitals=3)
     run.gather()
     with pytest.raises(RunError, match=r"diverged at a; .*learning-rate; .* updates of c were opposed .* fedmedian"):
-        rounds.extend(completed for completed in run.rounds() if not rounds.append(completed.number))  # type: ignore[func-returns-value]
+        for completed in run.rounds():
+            rounds.append(completed.number)
 
 
 # A model that was harmed

@@ -164,17 +164,13 @@ class PlainRun(FederatedRun):
         completed = summarise_round(averaged.number, averaged.updates, averaged.counts)
         self.weights = averaged.weights
         self.history.append(completed)
-        self._note_losses([completed])
+        self.lowest_loss = min([self.lowest_loss, *_losses_of([completed])])
         return completed
-
-    def _note_losses(self, rounds: Iterable[Round]) -> None:
-        self.lowest_loss = min([self.lowest_loss, *_losses_of(rounds)])
 
     def _has_worsened(self) -> bool:
         """Whether the last completed round's held-out loss is a fifth above the lowest; not where all are near 0."""
         first, last = _losses_of(self.history[:1]), _losses_of(self.history[-1:])
-        lowest = self.lowest_loss
-        return bool(first and last) and last[0] - lowest > max(0.2 * lowest, 0.05 * first[0])
+        return bool(first and last) and last[0] - self.lowest_loss > max(0.2 * self.lowest_loss, 0.05 * first[0])
 
     def evaluate(self) -> dict[str, Any]:
         """Choose the threshold, then evaluate the final weights with it (see `FederatedRun.evaluate`)."""
@@ -203,7 +199,7 @@ class PlainRun(FederatedRun):
         write_state(self.settings.strategy, self.strategy, checkpoint.strategy_state, self._shapes)
         self.weights = dict(checkpoint.weights)
         super().resume(checkpoint)
-        self._note_losses(self.history)
+        self.lowest_loss = min(_losses_of(self.history), default=math.inf)
 
     def read_evaluation_of(self, node: int, content: RecordDict, *, final: bool = False) -> Evaluation:
         """Read a hospital's evaluation, of the final weights or of a round's."""
