@@ -160,7 +160,8 @@ class Participants:
             RunError: there were too few for longer than the settings' `wait`, or all failed as another attempt would.
         """
         needed, backoff = self._settings.min_updates, Backoff(self._settings.wait)
-        failures, repeats = dict[str, str](), dict[str, int]()
+        failures: dict[str, str] = {}
+        repeats: dict[str, int] = {}
         while True:
             nodes = self.wait_for(needed, f"round {number}", logger.warning, backoff.deadline)
             earlier, failures = failures, {}
