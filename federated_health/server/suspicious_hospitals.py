@@ -42,7 +42,7 @@ def check_registrations(registrations: Mapping[str, Registration], settings: Set
 
 
 def check_rows(name: str, registrations: Mapping[str, Registration], settings: Settings, problems: ProblemLog) -> None:
-    """Record if a hospital's declared rows give it a large share of the average, or are not covered by its statistics."""
+    """Record if a hospital declares rows that give it a large share of the average, or that nothing else covers."""
     rows, total = registrations[name].train_examples, sum(part.train_examples for part in registrations.values())
     share = min(rows / total, settings.max_share)
     is_weighed = not STRATEGIES[settings.strategy].equal_weights
