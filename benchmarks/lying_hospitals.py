@@ -120,11 +120,11 @@ def lying_cases(seeds: int) -> Iterator[Case]:
                 )
         for pair in combinations(range(4), 2):
             yield Case(label="two of four collude: opposite", seed=seed, liars=pair, lie="opposite")
-        for names in combinations(NAMES, 3):
+        for three in combinations(NAMES, 3):
             for lie in ("opposite", "opposite, 5 times as long"):
-                yield Case(label=f"one of three: {lie}", seed=seed, partition=names, liars=(seed % 3,), lie=lie)
-        for names in combinations(NAMES, 2):
-            yield Case(label="one of two: opposite", seed=seed, partition=names, liars=(seed % 2,), lie="opposite")
+                yield Case(label=f"one of three: {lie}", seed=seed, partition=three, liars=(seed % 3,), lie=lie)
+        for two in combinations(NAMES, 2):
+            yield Case(label="one of two: opposite", seed=seed, partition=two, liars=(seed % 2,), lie="opposite")
         for hospitals in (4, 10):
             for lie in ("opposite", "opposite, 5 times as long"):
                 yield Case(

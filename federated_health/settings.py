@@ -304,13 +304,8 @@ class Settings:
             )
         if 0 < self.max_update_norm < 1:
             raise SettingsError(f"max-update-norm: expected 0 or at least 1, got {self.max_update_norm!r}")
-        if (
-            self.encrypt
-            or self.dp_epsilon
-            or self.class_weight != "none"
-            or self.strategy == "qfedavg"
-            or self.max_share < 1
-        ):
+        is_special = self.class_weight != "none" or self.strategy == "qfedavg" or self.max_share < 1
+        if self.encrypt or self.dp_epsilon or is_special:
             from federated_health.setting_conflicts import check_conflicts  # noqa: PLC0415  # of these settings only
 
             check_conflicts(self)

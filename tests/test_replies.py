@@ -8,8 +8,9 @@ from flwr.app import Message, MetricRecord, RecordDict
 
 from federated_health.messages.content import Update
 from federated_health.messages.validation import read_update
+from federated_health.server.lasting_failures import find_lasting_cause
 from federated_health.server.problem_log import ProblemLog
-from federated_health.server.replies import ReplyCollector, find_lasting_cause, find_outsized
+from federated_health.server.replies import ReplyCollector, find_outsized
 from federated_health.transport.interface import Problem
 from tests.support.updates import NAMES, ROWS, SHAPES, accept, error_reply, reply, update_of, updates
 

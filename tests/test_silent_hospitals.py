@@ -14,7 +14,7 @@ from flwr.app import Message
 from federated_health.errors import RunError
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
-from federated_health.server import participants, replies
+from federated_health.server import lasting_failures, participants
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import ReplyCollector
@@ -147,7 +147,7 @@ def test_a_hospital_that_leaves_and_returns_while_it_is_silent_is_pinged_again()
     next(run.rounds())
     assert run.participants.absent() == ["b"]
     grid.gone = {"b"}
-    ((_, (future, ping)),) = [(0, waiting) for waiting in grid._waiting["b"] if not waiting[0].cancelled()]
+    ((future, ping),) = [waiting for waiting in grid._waiting["b"] if not waiting[0].cancelled()]
     future.set_result(interface.error_reply(ping, "its connection was lost"))
     assert run.participants.absent() == ["b"]
     grid.hung, grid.gone = {}, set()
@@ -396,7 +396,7 @@ def test_a_needed_hospital_that_fails_three_times_in_the_same_way_ends_the_run_w
     rounds = run.rounds()
     with pytest.raises(RunError, match="b: ZeroDivisionError at the hospital"):
         list(rounds)
-    assert broken.received["b", "train"] == 1 + replies.MAX_SAME_FAILURES
+    assert broken.received["b", "train"] == 1 + lasting_failures.MAX_SAME_FAILURES
     assert run.last_round is not None
 
 
@@ -416,5 +416,17 @@ def test_a_failure_of_single_hospitals_is_lasting_if_it_repeats_and_too_few_othe
 ) -> None:
     failures = dict.fromkeys("bc", "its weights are of another shape") | {"d": "PermissionError at the hospital"}
     failures = {name: failures[name] for name in repeats}
-    cause = replies.find_lasting_cause(set("abcd"), failures, failures, spare=spare, repeats=repeats)
+    cause = lasting_failures.find_lasting_cause(set("abcd"), failures, failures, spare=spare, repeats=repeats)
     assert cause is None if expected is None else str(cause).endswith(expected)
+
+
+def test_a_ping_that_was_lost_on_its_way_does_not_count_as_an_answer() -> None:
+    grid = Hanging(three_with_scores(), {"b": "train"})
+    run = run_with(grid)
+    next(run.rounds())
+    assert run.participants.absent() == ["b"]
+    ((future, ping),) = [waiting for waiting in grid._waiting["b"] if not waiting[0].cancelled()]
+    future.set_result(interface.error_reply(ping, "the message has expired", interface.LATE))
+    assert run.participants.absent() == ["b"]
+    assert run.participants.absent() == ["b"]
+    assert grid.received["b", REGISTRATION] == 3

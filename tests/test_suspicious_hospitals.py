@@ -14,14 +14,13 @@ from federated_health.errors import RunError, SettingsError
 from federated_health.messages.content import NUM_EXAMPLES, Registration, Update
 from federated_health.messages.records import METRICS, MalformedMessageError
 from federated_health.messages.validation import MAX_ROWS, read_registration
-from federated_health.ml.metrics import EvaluationSums
 from federated_health.ml.normalisation import ColumnSums, column_sums, withheld_sums
 from federated_health.ml.strategies import STRATEGIES
-from federated_health.ml.targets import target_of
 from federated_health.ml.targets.binary import Counts
 from federated_health.names import FEDERATION
 from federated_health.server import opposed_updates
-from federated_health.server.opposed_updates import draw_positions, find_opposed, name_most_opposed, note_harm, take
+from federated_health.server.final_evaluation import _check_for_harm
+from federated_health.server.opposed_updates import draw_positions, find_opposed, name_most_opposed, take
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.problem_log import ProblemLog
 from federated_health.server.same_rows import find_same_rows
@@ -164,7 +163,8 @@ def test_every_strategy_that_weighs_by_rows_respects_the_limit(strategy: str, mo
 
 
 def test_without_a_limit_the_weights_stay_the_declared_rows_as_whole_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    run, seen = run_of(three(), rounds=1), []
+    run = run_of(three(), rounds=1)
+    seen: list[object] = []
     aggregate = run.strategy.aggregate_train
 
     def see(number: int, replies: Any) -> Any:
@@ -290,7 +290,8 @@ def test_an_update_is_opposed_if_the_others_agree_and_it_points_elsewhere(
 
 
 def test_a_sample_of_the_weights_is_the_same_in_every_round_and_at_most_as_large_as_asked() -> None:
-    weights = {"one": np.arange(6.0).reshape(2, 3), "none": np.zeros((0, 4)), "two": np.arange(10.0, 14)}
+    arrays = {"one": np.arange(6).reshape(2, 3), "none": np.zeros((0, 4)), "two": np.arange(10, 14)}
+    weights = {name: array.astype(np.float32) for name, array in arrays.items()}
     assert take(weights, draw_positions(weights, 100)).tolist() == [0, 1, 2, 3, 4, 5, 10, 11, 12, 13]
     sample = take(weights, draw_positions(weights, 7))
     assert len(set(sample)) == 7
@@ -387,14 +388,14 @@ def test_a_resumed_run_remembers_the_lowest_loss_and_the_opposed_updates() -> No
 def test_a_run_that_diverges_names_the_hospital_that_opposed_the_others() -> None:
     def diverging(update: Update) -> Update:
         spoiled = spoil(update)
-        return replace(spoiled, loss=math.nan) if len(rounds) >= 7 else spoiled
+        return replace(spoiled, loss=math.nan) if len(run.history) >= 7 else spoiled
 
-    hospitals, spoil, rounds = hospitals_with(worse), reporting(worse), []
+    hospitals, spoil = hospitals_with(worse), reporting(worse)
     hospitals[0].spoil = diverging
     run = run_of(hospitals, rounds=20, min_hospitals=3)
     run.gather()
     with pytest.raises(RunError, match=r"diverged at a; .*learning-rate; .* updates of c were opposed .* fedmedian"):
-        rounds.extend(completed for completed in run.rounds() if not rounds.append(completed.number))  # type: ignore[func-returns-value]
+        list(run.rounds())
 
 
 # A model that was harmed
@@ -417,20 +418,22 @@ def counts_of(positives: int, negatives: int, loss: float) -> Counts:
         (0.90, counts_of(100, 200, 0.7), ""),
         (None, counts_of(100, 200, 0.7), ""),
         (0.90, counts_of(100, 200, 1.3), "2.2 times"),
-        (None, None, ""),
+        (0.49, counts_of(100, 200, 1.3), "2.2 times"),
+        (None, counts_of(100, 200, 1.1), ""),
         (0.1, Counts(), ""),
     ],
 )
 def test_a_model_worse_than_chance_or_than_an_earlier_one_is_reported(
-    auc: float | None, counts: EvaluationSums | None, what: str
+    auc: float | None, counts: Counts, what: str
 ) -> None:
-    problems, target = ProblemLog(), target_of(HEART_DISEASE)
-    note_harm(target, counts, auc, 0.6, problems)
-    texts = problems.data_warnings.get(FEDERATION, [])
+    run = run_of(three())
+    run.lowest_loss = 0.6
+    _check_for_harm(run, counts, {"roc_auc": auc})
+    texts = run.problems.data_warnings.get(FEDERATION, [])
     assert [what in text for text in texts] == ([True] if what else [])
-    problems.opposed_updates.update({"b": 4, "a": 1})
-    note_harm(target, counts, auc, 0.6, problems)
-    assert all("updates of b" in text for text in problems.data_warnings.get(FEDERATION, [])[1:])
+    run.problems.opposed_updates.update({"b": 4, "a": 1})
+    _check_for_harm(run, counts, {"roc_auc": auc})
+    assert all("updates of b" in text for text in run.problems.data_warnings.get(FEDERATION, [])[1:])
 
 
 def test_of_hospitals_that_opposed_equally_often_all_are_named() -> None:

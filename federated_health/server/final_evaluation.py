@@ -16,10 +16,9 @@ from federated_health.messages.content import TrainingScores
 from federated_health.messages.records import weights_to_record
 from federated_health.messages.validation import read_training_scores
 from federated_health.ml.curves import choose_threshold
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, merge_counts
-from federated_health.server.opposed_updates import note_harm
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, EvaluationSums, merge_counts
 from federated_health.server.plain_run import PlainRun
-from federated_health.server.replies import AcceptedReply, Content, find_lasting_cause
+from federated_health.server.replies import AcceptedReply, Content
 from federated_health.server.run import FederatedRun
 from federated_health.server.run_summary import summarise_benefits, summarise_run
 from federated_health.transport.backoff import Backoff
@@ -29,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
 """Largest number of times that a hospital gets the same message."""
+
+MUCH_WORSE = 2.0
+"""Multiple of the best round's held-out loss above which a final model is reported as harmed."""
 
 
 def evaluate_final_weights(run: PlainRun) -> dict[str, Any]:
@@ -51,9 +53,17 @@ def evaluate_final_weights(run: PlainRun) -> dict[str, Any]:
     gained = {reply.hospital: reply.content for reply in benefits}
     figures = summarise_run(run.target, run.evaluations, run.train_examples)
     if evaluations:
-        counts = merge_counts(reply.content.counts for reply in evaluations)
-        note_harm(run.target, counts, figures["federation"].get("roc_auc"), run.lowest_loss, run.problems)
+        _check_for_harm(run, merge_counts(reply.content.counts for reply in evaluations), figures["federation"])
     return figures | summarise_benefits(gained, run.evaluations, task, run.problems.data_warnings)
+
+
+def _check_for_harm(run: PlainRun, counts: EvaluationSums, figures: dict[str, Any]) -> None:
+    """Record in the problem log that the final model is worse than chance, or much worse than in its best round."""
+    roc_auc, is_worse = figures.get("roc_auc"), counts.loss is not None and counts.loss > MUCH_WORSE * run.lowest_loss
+    if is_worse or (roc_auc is not None and roc_auc < 0.5):
+        from federated_health.server.opposed_updates import note_harm  # noqa: PLC0415  # of failed runs only
+
+        note_harm(run.target, counts, roc_auc, run.lowest_loss if is_worse else None, run.problems)
 
 
 def _choose_threshold(run: PlainRun) -> float:
@@ -106,9 +116,12 @@ def ask_all(
         awaited = [name for name in run.registrations if name not in accepted and attempts[name] < MAX_ATTEMPTS]
         if len(accepted) >= needed or not awaited:
             break
-        if not accepted and (cause := find_lasting_cause([names[node] for node in nodes], failures, earlier)):
-            logger.warning("%s: %s", message_type, cause)
-            break
+        if not accepted:
+            from federated_health.server.lasting_failures import find_lasting_cause  # noqa: PLC0415  # after a failure
+
+            if cause := find_lasting_cause([names[node] for node in nodes], failures, earlier):
+                logger.warning("%s: %s", message_type, cause)
+                break
         answered = f"{message_type}: {len(accepted)} of {len(run.registrations)} hospitals answered"
         if (now := time.monotonic()) >= next_log:
             limit = f"waiting up to {run.settings.wait:g} s for {', '.join(sorted(awaited))}"

@@ -32,9 +32,6 @@ OPPOSED, AGREED = -0.1, 0.1
 MIN_ROUNDS = 3
 """Number of rounds with an opposed update from which a hospital is named."""
 
-MUCH_WORSE = 2.0
-"""Multiple of the lowest held-out loss above which a final model is reported as harmed."""
-
 ADVICE = "--strategy fedmedian and --strategy trimmed resist single hospitals"
 
 
@@ -114,23 +111,21 @@ def name_most_opposed(problems: ProblemLog) -> str:
 
 
 def note_harm(
-    target: Target[Any], counts: EvaluationSums | None, roc_auc: float | None, lowest_loss: float, problems: ProblemLog
+    target: Target[Any], counts: EvaluationSums, roc_auc: float | None, lowest_loss: float | None, problems: ProblemLog
 ) -> None:
-    """Warn of a federated model that is worse than chance, or much worse than in an earlier round.
+    """Warn of a federated model that is worse than chance, or else than in its best round.
 
-    The ROC-AUC must be below 0.5 by more than two standard errors: without a relation one is at most sqrt(1 / (6 n)),
-    where n is the number of rows of the rarest class.
+    It is worse than chance if its ROC-AUC is below 0.5 by more than two standard errors: without a relation one is at
+    most sqrt(1 / (6 n)), where n is the number of rows of the rarest class.
 
     Args:
         counts: of the final weights.
-        lowest_loss: of all rounds.
+        lowest_loss: of all rounds, if that of the final weights is much higher.
     """
-    if counts is None or counts.loss is None:
-        return
     rarest = max(1, min(target.rows_of_groups(counts).values(), default=1))
     if roc_auc is not None and roc_auc < 0.5 - 2 * (1 / (6 * rarest)) ** 0.5:
         what = f"the model's ROC-AUC of {roc_auc:.2f} is worse than chance"
-    elif counts.loss > MUCH_WORSE * lowest_loss:
+    elif lowest_loss and counts.loss:
         what = f"the model's held-out loss is {counts.loss / lowest_loss:.1f} times that of its best round"
     else:
         return

@@ -17,11 +17,11 @@ from federated_health.messages.content import CLASS_COUNTS, CONFIG, REGISTRATION
 from federated_health.messages.records import MalformedMessageError
 from federated_health.messages.validation import read_registration
 from federated_health.ml.targets import target_of
-from federated_health.server.replies import AcceptedReply, Content, ReplyCollector, find_lasting_cause
-from federated_health.server.suspicious_hospitals import check_registrations
+from federated_health.server.replies import AcceptedReply, Content, ReplyCollector
+from federated_health.server.suspicious_hospitals import check_registrations, check_rows
 from federated_health.settings import Settings
 from federated_health.transport.backoff import Backoff
-from federated_health.transport.interface import LOG_INTERVAL, Transport, is_unavailable
+from federated_health.transport.interface import LOG_INTERVAL, Transport, has_failed, is_unavailable
 
 if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan
@@ -160,7 +160,8 @@ class Participants:
             RunError: there were too few for longer than the settings' `wait`, or all failed as another attempt would.
         """
         needed, backoff = self._settings.min_updates, Backoff(self._settings.wait)
-        failures, repeats = dict[str, str](), dict[str, int]()
+        failures: dict[str, str] = {}
+        repeats: dict[str, int] = {}
         while True:
             nodes = self.wait_for(needed, f"round {number}", logger.warning, backoff.deadline)
             earlier, failures = failures, {}
@@ -171,6 +172,8 @@ class Participants:
                 if self._collector.silent.keys().isdisjoint(nodes):
                     self._collector.longest_round = max(self._collector.longest_round, time.monotonic() - began)
                 return updates
+            from federated_health.server.lasting_failures import find_lasting_cause  # noqa: PLC0415  # after a failure
+
             asked = {self._names[node] for node in nodes}
             spare = len(asked | self.registrations.keys()) - needed
             repeats = {
@@ -236,8 +239,8 @@ class Participants:
             node = pending.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
             known = self._nodes[node]
             known.request = None
-            if not is_unavailable(reply):
-                known.has_answered = True
+            known.has_answered = known.has_answered or not is_unavailable(reply)
+            if not reply.has_error() or has_failed(reply):
                 self._collector.end_silence(node, known.name)
         asked_as = {node: known.name for node, known in self._nodes.items() if known.name}
         for registered in self._collector.accept(replies, asked_as | self._names, self._read):
@@ -305,7 +308,9 @@ class Participants:
             if known is None or not self.has_begun:
                 self.registrations[name] = registration
             if known is None and self.has_begun:
-                self.check_registrations()
+                check_rows(name, self.registrations, self._settings, self._collector.problems)
+                for text in self._collector.problems.data_warnings.get(name, []):
+                    logger.warning("%s: %s", name, text)
 
     def _read(self, node: int, content: RecordDict) -> Registration:
         task = self._settings.task_declaration

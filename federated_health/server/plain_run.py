@@ -1,7 +1,7 @@
 """A run whose server reads the weights that it averages: the round loop over a Flower strategy."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -56,7 +56,8 @@ class PlainRun(FederatedRun):
         self.weights = initial_weights(settings.task_declaration, settings.network_declaration, settings.seed)
         self.strategy = strategy or make_strategy(settings)
         self._shapes = weight_shapes(settings.task_declaration, settings.network_declaration)
-        self.lowest_loss = math.inf
+        self.lowest_loss, self._last_loss = math.inf, -math.inf
+        self._first_loss: float | None = None
         self.target = target_of(settings.task_declaration)
 
     def _begin(self) -> None:
@@ -164,17 +165,19 @@ class PlainRun(FederatedRun):
         completed = summarise_round(averaged.number, averaged.updates, averaged.counts)
         self.weights = averaged.weights
         self.history.append(completed)
-        self._note_losses([completed])
+        self._note_loss(completed)
         return completed
 
-    def _note_losses(self, rounds: Iterable[Round]) -> None:
-        self.lowest_loss = min([self.lowest_loss, *_losses_of(rounds)])
+    def _note_loss(self, completed: Round) -> None:
+        counts = completed.federation.counts
+        if counts is not None and (loss := counts.loss) is not None:
+            self._first_loss = loss if self._first_loss is None else self._first_loss
+            self._last_loss, self.lowest_loss = loss, min(loss, self.lowest_loss)
 
     def _has_worsened(self) -> bool:
-        """Whether the last completed round's held-out loss is a fifth above the lowest; not where all are near 0."""
-        first, last = _losses_of(self.history[:1]), _losses_of(self.history[-1:])
-        lowest = self.lowest_loss
-        return bool(first and last) and last[0] - lowest > max(0.2 * lowest, 0.05 * first[0])
+        """Whether the last known held-out loss is a fifth above the lowest; not where all are near 0."""
+        rise = self._last_loss - self.lowest_loss
+        return rise > 0 and rise > max(0.2 * self.lowest_loss, 0.05 * (self._first_loss or 0.0))
 
     def evaluate(self) -> dict[str, Any]:
         """Choose the threshold, then evaluate the final weights with it (see `FederatedRun.evaluate`)."""
@@ -203,7 +206,8 @@ class PlainRun(FederatedRun):
         write_state(self.settings.strategy, self.strategy, checkpoint.strategy_state, self._shapes)
         self.weights = dict(checkpoint.weights)
         super().resume(checkpoint)
-        self._note_losses(self.history)
+        for completed in self.history:
+            self._note_loss(completed)
 
     def read_evaluation_of(self, node: int, content: RecordDict, *, final: bool = False) -> Evaluation:
         """Read a hospital's evaluation, of the final weights or of a round's."""
@@ -223,12 +227,6 @@ class _AveragedRound:
     updates: dict[str, Update]
     weights: Weights
     counts: dict[str, EvaluationSums] = field(default_factory=dict)
-
-
-def _losses_of(rounds: Iterable[Round]) -> list[float]:
-    """Held-out losses of rounds, as far as they are known."""
-    counts = [completed.federation.counts for completed in rounds]
-    return [part.loss for part in counts if part is not None and part.loss is not None]
 
 
 def summarise_round(number: int, updates: Mapping[str, Update], counts: Mapping[str, EvaluationSums]) -> Round:

@@ -1,6 +1,5 @@
 """The reply collector: waits for replies and validates them, in an order that depends on names alone."""
 
-import builtins
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -13,7 +12,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from federated_health.messages.content import EQUAL_WEIGHT, NUM_EXAMPLES, Update
-from federated_health.messages.records import DIVERGED, METRICS, MalformedMessageError, distance_between
+from federated_health.messages.records import METRICS, MalformedMessageError, distance_between
 from federated_health.ml.networks import Weights
 from federated_health.names import printable
 from federated_health.server.problem_log import ProblemLog
@@ -26,9 +25,6 @@ Content = TypeVar("Content")
 
 MIN_PATIENCE, PATIENCE_FACTOR = 60.0, 10.0
 """Seconds that a hospital has at least for a reply of a round, and the same in durations of the longest round."""
-
-MAX_SAME_FAILURES = 3
-"""Number of times that a hospital whose update is needed may fail in the same way in a row."""
 
 
 def grid_of(nodes: list[int]) -> Grid:
@@ -199,55 +195,6 @@ def find_outsized(norms: Mapping[str, float], factor: float) -> set[str]:
         return set()
     median = sorted(norms.values())[(len(norms) - 1) // 2]
     return {name for name, norm in norms.items() if norm > factor * median > 0}
-
-
-def find_lasting_cause(
-    asked: Collection[str],
-    failures: Mapping[str, str],
-    earlier: Mapping[str, str],
-    *,
-    spare: int | None = None,
-    repeats: Mapping[str, int] = {},
-) -> str | None:
-    """Why another attempt would fail, too; else None.
-
-    Too many hospitals diverged, all failed as before, or too many failed MAX_SAME_FAILURES times in the same way.
-    Training that diverged would diverge again, since it depends on the round only.
-
-    Args:
-        asked: names of the hospitals that were asked.
-        failures, earlier: `ReplyCollector.failures` of this attempt and of the one before.
-        spare: number of hospitals that may fail; by default all but one of those asked.
-        repeats: hospital -> number of attempts in a row that failed in the same way.
-    """
-    diverged = sorted(name for name, reason in failures.items() if reason.startswith(DIVERGED))
-    if asked and len(diverged) > (len(asked) - 1 if spare is None else spare):
-        where = "every hospital" if len(diverged) == len(asked) else ", ".join(diverged)
-        return f"training diverged at {where}; try a smaller --learning-rate"
-    if asked and set(failures) == set(asked) and failures == earlier:
-        return f"every hospital failed twice in the same way, and its own log says more: {_list_causes(failures)}"
-    stuck = {
-        name: reason
-        for name, reason in failures.items()
-        if repeats.get(name, 0) >= MAX_SAME_FAILURES and not may_pass(reason)
-    }
-    if spare is not None and len(stuck) > spare:
-        times = f"failed {MAX_SAME_FAILURES} times in the same way, and its update is needed"
-        return f"a hospital {times}; its own log says more: {_list_causes(stuck)}"
-    return None
-
-
-def may_pass(reason: str) -> bool:
-    """Whether a failure is an exception of the hospital's machine, such as a full disk, rather than of its work."""
-    kind = getattr(builtins, reason.removesuffix(" at the hospital"), None)
-    return isinstance(kind, type) and issubclass(kind, OSError | MemoryError)
-
-
-def _list_causes(failures: Mapping[str, str]) -> str:
-    hospitals_by_reason: dict[str, list[str]] = {}
-    for name, reason in sorted(failures.items()):
-        hospitals_by_reason.setdefault(reason, []).append(name)
-    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in hospitals_by_reason.items())
 
 
 def merge_evaluations(contents: list[RecordDict], _weighted_by: str) -> MetricRecord:

@@ -26,11 +26,9 @@ def check_registrations(registrations: Mapping[str, Registration], settings: Set
     Of hospitals that withheld sums and associations, as under differential privacy, only the numbers of rows are known.
     """
     hospitals = dict(sorted(registrations.items()))
+    for name in hospitals:
+        check_rows(name, hospitals, settings, problems)
     rows = {name: registration.train_examples for name, registration in hospitals.items()}
-    warn_of_shares(rows, settings, problems)
-    for name, registration in hospitals.items():
-        for text in describe_uncovered_rows(registration):
-            problems.warn(name, text)
     released = {name: registration for name, registration in hospitals.items() if registration.sums.are_released}
     if any(high <= low + max(1, low // 1000) for low, high in pairwise(sorted(rows[name] for name in released))):
         from federated_health.server.same_rows import find_same_rows  # noqa: PLC0415  # with nearly as many rows only
@@ -43,19 +41,19 @@ def check_registrations(registrations: Mapping[str, Registration], settings: Set
         problems.warn(name, text)
 
 
-def warn_of_shares(rows: Mapping[str, int], settings: Settings, problems: ProblemLog) -> None:
-    """Record a hospital whose declared rows give it a large share of the average."""
-    if STRATEGIES[settings.strategy].equal_weights:
-        return
-    limit = max(MIN_SHARE, SHARE_OF_EQUAL / max(len(rows), 1))
-    for name, number in rows.items():
-        share = min(number / sum(rows.values()), settings.max_share)
-        if share > limit:
-            problems.warn(
-                name,
-                f"its {number:,} declared training rows give it {share:.1%} of the average; which it cannot verify; "
-                f"--max-share limits a hospital's share, and --strategy average weighs all the same",
-            )
+def check_rows(name: str, registrations: Mapping[str, Registration], settings: Settings, problems: ProblemLog) -> None:
+    """Record if a hospital declares rows that give it a large share of the average, or that nothing else covers."""
+    rows, total = registrations[name].train_examples, sum(part.train_examples for part in registrations.values())
+    share = min(rows / total, settings.max_share)
+    is_weighed = not STRATEGIES[settings.strategy].equal_weights
+    if is_weighed and share > max(MIN_SHARE, SHARE_OF_EQUAL / len(registrations)):
+        problems.warn(
+            name,
+            f"its {rows:,} declared training rows give it {share:.1%} of the average, and cannot be verified; "
+            "--max-share limits a hospital's share, and --strategy average weighs all the same",
+        )
+    for text in describe_uncovered_rows(registrations[name]):
+        problems.warn(name, text)
 
 
 def describe_uncovered_rows(registration: Registration) -> list[str]:
