@@ -208,3 +208,15 @@ def test_a_problem_that_cannot_be_logged_ends_no_stream() -> None:
             wait_until(lambda: bool(grid.pull_messages([key])))
     finally:
         log.removeHandler(handler)
+
+
+def test_an_exit_in_the_event_loop_ends_no_stream() -> None:
+    def leave() -> None:
+        raise SystemExit(1)
+
+    with server() as (grid, address):
+        hospital = LightHospital("a", address)
+        wait_for_hospitals(grid)
+        grid._loop.call_soon_threadsafe(leave)
+        assert answer_of(grid.send_and_receive([question("a", 1)], timeout=10)[0]) == ("a", 1)
+    assert hospital.end() is None

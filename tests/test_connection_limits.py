@@ -239,11 +239,11 @@ def test_connections_without_a_hospital_take_half_of_the_room_that_hospitals_lea
     limits = port.limits(12)
     for _ in range(5):
         port.open()
-    limits.close_excess(joined)
+    assert not limits.close_excess(joined)
     assert port.open_now() == list(range(7))  # 5 of (12 - 2) / 2
     assert port.lines == []
     port.open()
-    limits.close_excess(joined)
+    assert limits.close_excess(joined)
     assert port.open_now() == [0, 1, 3, 4, 5, 6, 7]
     (line,) = port.lines
     assert "8 of at most 12 connections; 6 have no hospital, 6 of these from 127.0.0.1: closed the oldest 1" in line
@@ -334,6 +334,7 @@ def test_connections_over_ipv6_are_recognised() -> None:
     [
         ("ipv4:10.0.0.7:54321", ("10.0.0.7", 54321)),
         ("ipv6:%5B::1%5D:80", ("::1", 80)),
+        ("ipv6:%5B::ffff:10.0.0.7%5D:80", ("10.0.0.7", 80)),
         ("ipv6:[fe80::1%25eth0]:80", ("fe80::1%eth0", 80)),
         ("unix:/tmp/socket", ("", 0)),
         ("", ("", 0)),

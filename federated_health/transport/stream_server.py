@@ -55,7 +55,7 @@ CHECK_SECONDS = 1.0
 """Time between two checks of the connections and of the server's certificate."""
 
 MIN_CHECK_SECONDS = 0.02
-"""Time between two checks of the connections while many have no hospital."""
+"""Shortest time between two checks of the connections, while surplus ones are being closed."""
 
 MAX_PEERS = 10_000
 """Largest number of peers whose rejected calls are counted."""
@@ -183,17 +183,17 @@ class _Servicer:
     async def keep_checking(self) -> None:
         """Check connections and certificates until the server stops."""
         while not self.ending.done():
-            began, found = time.thread_time(), False
+            began, soon = time.thread_time(), False
             try:
-                found = self._check()
+                soon = self._check()
             except Exception as error:
                 self.announcements.announce(f"connections could not be checked: {error!r}", FAILED_CHECKS)
             # The checks take at most a fifth of a processor.
-            pause = max(MIN_CHECK_SECONDS, 5 * (time.thread_time() - began)) if found else CHECK_SECONDS
+            pause = max(MIN_CHECK_SECONDS, 5 * (time.thread_time() - began)) if soon else CHECK_SECONDS
             await asyncio.wait({self.ending}, timeout=min(pause, CHECK_SECONDS))
 
     def _check(self) -> bool:
-        """Announce what is due, close surplus connections, and return whether there are any."""
+        """Announce what is due, close surplus connections, and return whether there were any just now."""
         self.announcements.end_minute()
         for line in self._reminders.due() if self._reminders else ():
             self.announcements.announce(line)
@@ -205,10 +205,9 @@ class _Servicer:
 
             announce = lambda line: self.announcements.announce(line, CONNECTIONS)  # noqa: E731
             self._connections = ConnectionLimits(self._port, max_connections(), announce)
-        self._connections.close_excess((stream.context.peer() for stream in self.streams.values()), rejected)
         for peer in rejected:
             del self._rejected_calls[peer]
-        return True
+        return self._connections.close_excess([stream.context.peer() for stream in self.streams.values()], rejected)
 
     async def _read(self, stream: Stream) -> None:
         """Deliver replies until the hospital leaves, reconnects elsewhere or is expelled, or the server stops."""
