@@ -85,7 +85,8 @@ def test_lines_without_a_kind_are_not_limited() -> None:
     assert len(lines) == 100
 
 
-def test_a_hospital_that_joins_and_leaves_again_and_again_writes_few_lines() -> None:
+def test_a_hospital_that_joins_and_leaves_again_and_again_writes_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_server, "FLAPPING_SECONDS", 0.0)
     lines: list[str] = []
     with server(lines) as (grid, address):
         other = LightHospital("b", address)
@@ -100,9 +101,23 @@ def test_a_hospital_that_joins_and_leaves_again_and_again_writes_few_lines() -> 
     assert other.end() is None
 
 
+def test_a_hospital_that_flaps_is_delayed_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_server, "FLAPPING_SECONDS", 3_600.0)
+    monkeypatch.setattr(stream_server, "GRACE_SECONDS", 0.1)
+    with server() as (grid, address):
+        for number in range(MAX_LINES // 2):
+            with RawHospital("a", address, process=str(number)) as flapping:
+                flapping.call.initial_metadata()
+            wait_for_hospitals(grid, 0)
+        with RawHospital("a", address), RawHospital("b", address) as other:
+            other.call.initial_metadata()
+            assert list(grid.names().values()) == ["b"]
+
+
 def test_a_problem_that_a_hospital_repeats_on_each_new_stream_is_logged_a_few_times(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(stream_server, "FLAPPING_SECONDS", 0.0)
     caplog.set_level(logging.WARNING)
     with server() as (grid, address):
         for number in range(2 * MAX_LINES):

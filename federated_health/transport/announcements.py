@@ -55,6 +55,10 @@ class Announcements:
                 return False
         return True
 
+    def has_room(self, kind: str) -> bool:
+        """Whether a line of this kind would be shown."""
+        return self._counts[kind] < _limit_of(kind)
+
     def end_minute(self, *, early: bool = False) -> None:
         """Say how many lines were left out in a minute that is over, or `early` in the current one."""
         if early or self._clock() >= self._minute_ends:

@@ -51,6 +51,9 @@ MAX_REFUSALS = 1000
 MAX_REJECTED_CALLS = 10
 """Number of rejected calls after which a connection is closed; a hospital connects anew for every attempt."""
 
+FLAPPING_SECONDS = 1.0
+"""Time after which a hospital joins that has already caused many lines in this minute: it must not slow the others."""
+
 CHECK_SECONDS = 1.0
 """Time between two checks of the connections and of the server's certificate."""
 
@@ -106,6 +109,8 @@ class _Servicer:
             if rejection := self._admission.rejection_reason(certificate, role, name):
                 refusal = grpc.StatusCode.PERMISSION_DENIED, rejection
             stream.find_obstacle = partial(self._admission.expiry_reason, certificate, role)
+        if not refusal and not self.announcements.has_room(name):
+            await asyncio.sleep(FLAPPING_SECONDS)
         if refusal := refusal or self._refuse(name, metadata):
             code, reason = refusal
             await self._abort(context, code, reason, "rejected", name)
