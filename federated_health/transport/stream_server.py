@@ -21,7 +21,7 @@ from flwr.app import Message
 from federated_health.data.tasks import find_difference, read_agreement
 from federated_health.errors import StorageError
 from federated_health.names import is_hospital_name, node_id_of, printable
-from federated_health.transport.announcements import CONNECTIONS, FAILED_CHECKS, HOSPITALS, REJECTIONS, Announcements
+from federated_health.transport.announcements import CONNECTIONS, HOSPITALS, REJECTIONS, Announcements
 from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL, split_address
 from federated_health.transport.framing import Serialised, serialise_content
 from federated_health.transport.interface import Problem, ReplyFutures, error_reply
@@ -46,7 +46,7 @@ SETTLING_SECONDS = 0.05
 """Time to distinguish a broken stream from a closed one: gRPC reports both as closed, then cancels the broken one."""
 
 MAX_REFUSALS = 1000
-"""Number of the latest rejections that are not announced again until the hospital has joined."""
+"""Number of the latest rejections that are not announced again until the hospital has joined, and of counted peers."""
 
 MAX_REJECTED_CALLS = 10
 """Number of rejected calls after which a connection is closed; a hospital connects anew for every attempt."""
@@ -54,14 +54,8 @@ MAX_REJECTED_CALLS = 10
 FLAPPING_SECONDS = 1.0
 """Time after which a hospital joins that has already caused many lines in this minute: it must not slow the others."""
 
-CHECK_SECONDS = 1.0
-"""Time between two checks of the connections and of the server's certificate."""
-
-MIN_CHECK_SECONDS = 0.02
-"""Shortest time between two checks of the connections, while surplus ones are being closed."""
-
-MAX_PEERS = 10_000
-"""Largest number of peers whose rejected calls are counted."""
+CHECK_SECONDS, MIN_CHECK_SECONDS = 1.0, 0.02
+"""Time between two checks of connections and certificate, and the shortest while surplus connections are closed."""
 
 
 class _Servicer:
@@ -156,7 +150,7 @@ class _Servicer:
             self._announced[line] = name
             if len(self._announced) > MAX_REFUSALS:
                 self._announced.popitem(last=False)
-        if len(self._rejected_calls) >= MAX_PEERS:
+        if len(self._rejected_calls) >= MAX_REFUSALS:
             self._rejected_calls.clear()
         self._rejected_calls[context.peer()] += 1
         await context.abort(code, reason)
@@ -192,7 +186,7 @@ class _Servicer:
             try:
                 soon = self._check()
             except Exception as error:
-                self.announcements.announce(f"connections could not be checked: {error!r}", FAILED_CHECKS)
+                self.announcements.announce(f"connections could not be checked: {error!r}", CONNECTIONS)
             # The checks take at most a fifth of a processor.
             pause = max(MIN_CHECK_SECONDS, 5 * (time.thread_time() - began)) if soon else CHECK_SECONDS
             await asyncio.wait({self.ending}, timeout=min(pause, CHECK_SECONDS))
