@@ -259,6 +259,14 @@ def test_the_address_with_the_most_connections_loses_them_first_and_its_oldest_b
     assert "from 127.0.0.2" in port.lines[0]
 
 
+def test_the_oldest_are_closed_where_each_has_an_address_of_its_own(port: Port) -> None:
+    limits = port.limits(6)
+    for number in range(5):
+        port.open(f"127.0.0.{number + 2}")
+        limits.close_excess([])
+    assert port.open_now() == [2, 3, 4]
+
+
 def test_new_connections_outlive_those_of_the_previous_check(port: Port) -> None:
     limits = port.limits(20)
     for _ in range(10):

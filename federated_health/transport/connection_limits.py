@@ -84,13 +84,13 @@ class ConnectionLimits:
         now, peers = time.monotonic(), {peer_of(text) for text in joined}
         waiting = [connection for connection in self._connections() if connection.peer not in peers]
         self._first_seen = {one.socket: self._first_seen.get(one.socket, now) for one in waiting}
-        waiting.sort(key=lambda one: (self._first_seen[one.socket], one.socket), reverse=True)
+        waiting.sort(key=lambda one: (self._first_seen[one.socket], one.socket))
         counts: Counter[bytes | str] = Counter()
         ranks = {}  # 1 is the newest connection of an address
-        for connection in waiting:
+        for connection in reversed(waiting):
             counts[connection.network] += 1
             ranks[connection] = counts[connection.network]
-        waiting.sort(key=ranks.__getitem__, reverse=True)
+        waiting.sort(key=ranks.__getitem__, reverse=True)  # the oldest stay first among equals
         excess = max(0, len(waiting) - max(0, self._room - len(peers)) // 2)
         ended, others = waiting[:excess], waiting[excess:]
         unwanted = {peer_of(text) for text in rejected}
