@@ -6,7 +6,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -366,18 +366,17 @@ def test_a_system_without_a_list_of_open_files_closes_nothing(port: Port, monkey
         monkeypatch.setattr(module, "OPEN_FILES", "/no/such/folder")
     monkeypatch.setattr(listening, "OTHER_FILES", 0)
     peer = port.open()
-    assert not listening.has_strangers(0)
+    assert not listening.has_strangers(0, 1)
     port.limits(0).close_excess([], [peer])
     assert port.open_now() == [0]
 
 
-def test_many_open_files_beyond_the_hospitals_and_the_reserve_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = len(list(Path(listening.OPEN_FILES).iterdir()))
-    monkeypatch.setattr(listening, "OTHER_FILES", now + 10)
-    assert not listening.has_strangers(0)
-    with ExitStack() as stack:
-        for _ in range(8):
-            stack.enter_context(socket.socket())
-            stack.enter_context(socket.socket())
-        assert listening.has_strangers(0)
-        assert not listening.has_strangers(10)
+@pytest.mark.parametrize(("room", "threshold"), [(2500, 100), (200, 70), (50, 32), (1, 20)])
+def test_many_open_files_besides_those_of_hospitals_are_noticed(
+    room: int, threshold: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(listening, "OPEN_FILES", str(tmp_path))
+    for number in range(threshold + 5):
+        (tmp_path / str(number)).touch()
+    assert not listening.has_strangers(5, room)
+    assert listening.has_strangers(4, room)

@@ -87,7 +87,7 @@ class _Servicer:
         self._announced: OrderedDict[str, str] = OrderedDict()  # the latest rejections, with the hospital's name
         self._port = port
         self._rejected_calls: Counter[str] = Counter()  # by peer, since the last check
-        self._room = max_streams()
+        self._room, self._max_connections = max_streams(), max_connections()
 
     async def Join(self, _requests: Any, context: grpc.aio.ServicerContext) -> None:
         """One hospital's stream, from joining to its end."""
@@ -197,13 +197,13 @@ class _Servicer:
         for line in self._reminders.due() if self._reminders else ():
             self.announcements.announce(line)
         rejected = {peer for peer, calls in self._rejected_calls.items() if calls >= MAX_REJECTED_CALLS}
-        if not rejected and not has_strangers(len(self.streams)):
+        if not rejected and not has_strangers(len(self.streams), self._max_connections):
             return False
         if self._connections is None:
             from federated_health.transport.connection_limits import ConnectionLimits  # noqa: PLC0415  # rarely needed
 
             announce = lambda line: self.announcements.announce(line, CONNECTIONS)  # noqa: E731
-            self._connections = ConnectionLimits(self._port, max_connections(), announce)
+            self._connections = ConnectionLimits(self._port, self._max_connections, announce)
         for peer in rejected:
             del self._rejected_calls[peer]
         return self._connections.close_excess([stream.context.peer() for stream in self.streams.values()], rejected)
