@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from federated_health.names import node_id_of
 from federated_health.processes import free_port
 from federated_health.server.plain_run import PlainRun
 from federated_health.transport import announcements, stream_server
@@ -235,3 +236,17 @@ def test_an_exit_in_the_event_loop_ends_no_stream() -> None:
         grid._loop.call_soon_threadsafe(leave)
         assert answer_of(grid.send_and_receive([question("a", 1)], timeout=10)[0]) == ("a", 1)
     assert hospital.end() is None
+
+
+def test_an_error_in_an_exchange_costs_that_reply_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with server() as (grid, address):
+        hospitals = [LightHospital(name, address) for name in "ab"]
+        wait_for_hospitals(grid, 2)
+        stream = grid._servicer.streams[node_id_of("a")]
+        monkeypatch.setattr(stream, "find_obstacle", lambda: 1 / 0)
+        failed, good = grid.send_and_receive([question("a", 1), question("b", 2)], timeout=10)
+        assert failed.error.reason == "ZeroDivisionError at the server"
+        assert answer_of(good) == ("b", 2)
+        monkeypatch.undo()
+        assert answer_of(grid.send_and_receive([question("a", 3)], timeout=10)[0]) == ("a", 3)
+    assert [hospital.end() for hospital in hospitals] == [None, None]

@@ -21,7 +21,7 @@ from flwr.app import Message
 from federated_health.data.tasks import find_difference, read_agreement
 from federated_health.errors import StorageError
 from federated_health.names import is_hospital_name, node_id_of, printable
-from federated_health.transport.announcements import CONNECTIONS, HOSPITALS, REJECTIONS, Announcements
+from federated_health.transport.announcements import CONNECTIONS, HOSPITALS, REJECTIONS, Announcements, log_safely
 from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL, split_address
 from federated_health.transport.framing import Serialised, serialise_content
 from federated_health.transport.interface import Problem, ReplyFutures, error_reply
@@ -258,7 +258,11 @@ class StreamTransport(ReplyFutures):
         stream = self._servicer.streams.get(message.metadata.dst_node_id)
         if stream is None:
             return error_reply(message, "it is not connected")
-        return await stream.exchange(key, message, content)
+        try:
+            return await stream.exchange(key, message, content)
+        except Exception as error:  # which would end the run, not only this exchange
+            log_safely(logger, logging.ERROR, "%s: the exchange failed: %r", stream.name, error)
+            return error_reply(message, f"{type(error).__name__} at the server")
 
 
 @contextmanager
