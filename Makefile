@@ -54,11 +54,12 @@ bench-accuracy: .venv/installed-dev
 	$(BIN)/python benchmarks/readmission.py
 
 # Runs with one injected fault each, the streams of 500 hospitals, malformed messages, and the tests of hostile input.
-HOSTILE := $(foreach what,intruders messages stream replies checkpoint security strangers fuzz,$(wildcard tests/test_$(what)*.py tests/integration/test_$(what)*.py))
+HOSTILE := $(foreach what,intruders connection announcements messages stream replies checkpoint security strangers fuzz,$(wildcard tests/test_$(what)*.py tests/integration/test_$(what)*.py))
 
 chaos: .venv/installed-dev
 	$(BIN)/python benchmarks/chaos.py
 	$(BIN)/python benchmarks/streams.py
+	$(BIN)/python benchmarks/streams.py --hospitals 100 --rounds 11 --kind threads --idle-sockets 2600
 	$(BIN)/python benchmarks/decoder.py
 	$(BIN)/python -m pytest $(HOSTILE)
 

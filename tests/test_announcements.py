@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from federated_health.names import node_id_of
 from federated_health.processes import free_port
 from federated_health.server.plain_run import PlainRun
 from federated_health.transport import announcements, stream_server
@@ -85,7 +86,8 @@ def test_lines_without_a_kind_are_not_limited() -> None:
     assert len(lines) == 100
 
 
-def test_a_hospital_that_joins_and_leaves_again_and_again_writes_few_lines() -> None:
+def test_a_hospital_that_joins_and_leaves_again_and_again_writes_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_server, "FLAPPING_SECONDS", 0.0)
     lines: list[str] = []
     with server(lines) as (grid, address):
         other = LightHospital("b", address)
@@ -100,9 +102,23 @@ def test_a_hospital_that_joins_and_leaves_again_and_again_writes_few_lines() -> 
     assert other.end() is None
 
 
+def test_a_hospital_that_flaps_is_delayed_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_server, "FLAPPING_SECONDS", 3_600.0)
+    monkeypatch.setattr(stream_server, "GRACE_SECONDS", 0.1)
+    with server() as (grid, address):
+        for number in range(MAX_LINES // 2):
+            with RawHospital("a", address, process=str(number)) as flapping:
+                flapping.call.initial_metadata()
+            wait_for_hospitals(grid, 0)
+        with RawHospital("a", address), RawHospital("b", address) as other:
+            other.call.initial_metadata()
+            assert list(grid.names().values()) == ["b"]
+
+
 def test_a_problem_that_a_hospital_repeats_on_each_new_stream_is_logged_a_few_times(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(stream_server, "FLAPPING_SECONDS", 0.0)
     caplog.set_level(logging.WARNING)
     with server() as (grid, address):
         for number in range(2 * MAX_LINES):
@@ -208,3 +224,29 @@ def test_a_problem_that_cannot_be_logged_ends_no_stream() -> None:
             wait_until(lambda: bool(grid.pull_messages([key])))
     finally:
         log.removeHandler(handler)
+
+
+def test_an_exit_in_the_event_loop_ends_no_stream() -> None:
+    def leave() -> None:
+        raise SystemExit(1)
+
+    with server() as (grid, address):
+        hospital = LightHospital("a", address)
+        wait_for_hospitals(grid)
+        grid._loop.call_soon_threadsafe(leave)
+        assert answer_of(grid.send_and_receive([question("a", 1)], timeout=10)[0]) == ("a", 1)
+    assert hospital.end() is None
+
+
+def test_an_error_in_an_exchange_costs_that_reply_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with server() as (grid, address):
+        hospitals = [LightHospital(name, address) for name in "ab"]
+        wait_for_hospitals(grid, 2)
+        stream = grid._servicer.streams[node_id_of("a")]
+        monkeypatch.setattr(stream, "find_obstacle", lambda: 1 / 0)
+        failed, good = grid.send_and_receive([question("a", 1), question("b", 2)], timeout=10)
+        assert failed.error.reason == "ZeroDivisionError at the server"
+        assert answer_of(good) == ("b", 2)
+        monkeypatch.undo()
+        assert answer_of(grid.send_and_receive([question("a", 3)], timeout=10)[0]) == ("a", 3)
+    assert [hospital.end() for hospital in hospitals] == [None, None]

@@ -6,7 +6,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -239,11 +239,11 @@ def test_connections_without_a_hospital_take_half_of_the_room_that_hospitals_lea
     limits = port.limits(12)
     for _ in range(5):
         port.open()
-    limits.close_excess(joined)
+    assert not limits.close_excess(joined)
     assert port.open_now() == list(range(7))  # 5 of (12 - 2) / 2
     assert port.lines == []
     port.open()
-    limits.close_excess(joined)
+    assert limits.close_excess(joined)
     assert port.open_now() == [0, 1, 3, 4, 5, 6, 7]
     (line,) = port.lines
     assert "8 of at most 12 connections; 6 have no hospital, 6 of these from 127.0.0.1: closed the oldest 1" in line
@@ -257,6 +257,14 @@ def test_the_address_with_the_most_connections_loses_them_first_and_its_oldest_b
         limits.close_excess([])
     assert port.open_now() == [0, 3, 4, 5]
     assert "from 127.0.0.2" in port.lines[0]
+
+
+def test_the_oldest_are_closed_where_each_has_an_address_of_its_own(port: Port) -> None:
+    limits = port.limits(6)
+    for number in range(5):
+        port.open(f"127.0.0.{number + 2}")
+        limits.close_excess([])
+    assert port.open_now() == [2, 3, 4]
 
 
 def test_new_connections_outlive_those_of_the_previous_check(port: Port) -> None:
@@ -334,6 +342,7 @@ def test_connections_over_ipv6_are_recognised() -> None:
     [
         ("ipv4:10.0.0.7:54321", ("10.0.0.7", 54321)),
         ("ipv6:%5B::1%5D:80", ("::1", 80)),
+        ("ipv6:%5B::ffff:10.0.0.7%5D:80", ("10.0.0.7", 80)),
         ("ipv6:[fe80::1%25eth0]:80", ("fe80::1%eth0", 80)),
         ("unix:/tmp/socket", ("", 0)),
         ("", ("", 0)),
@@ -357,18 +366,17 @@ def test_a_system_without_a_list_of_open_files_closes_nothing(port: Port, monkey
         monkeypatch.setattr(module, "OPEN_FILES", "/no/such/folder")
     monkeypatch.setattr(listening, "OTHER_FILES", 0)
     peer = port.open()
-    assert not listening.has_strangers(0)
+    assert not listening.has_strangers(0, 1)
     port.limits(0).close_excess([], [peer])
     assert port.open_now() == [0]
 
 
-def test_many_open_files_beyond_the_hospitals_and_the_reserve_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = len(list(Path(listening.OPEN_FILES).iterdir()))
-    monkeypatch.setattr(listening, "OTHER_FILES", now + 10)
-    assert not listening.has_strangers(0)
-    with ExitStack() as stack:
-        for _ in range(8):
-            stack.enter_context(socket.socket())
-            stack.enter_context(socket.socket())
-        assert listening.has_strangers(0)
-        assert not listening.has_strangers(10)
+@pytest.mark.parametrize(("room", "threshold"), [(2500, 100), (200, 70), (50, 32), (1, 20)])
+def test_many_open_files_besides_those_of_hospitals_are_noticed(
+    room: int, threshold: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(listening, "OPEN_FILES", str(tmp_path))
+    for number in range(threshold + 5):
+        (tmp_path / str(number)).touch()
+    assert not listening.has_strangers(5, room)
+    assert listening.has_strangers(4, room)

@@ -33,6 +33,7 @@ from tests.support.streams import (
     GOOD_TERMS,
     LightHospital,
     Proxy,
+    RawHospital,
     ScriptedServer,
     answer_of,
     app_of,
@@ -212,6 +213,21 @@ def test_a_reply_is_an_error_when_its_stream_is_cut() -> None:
         cut.set()
         assert await_reply(grid, key).error.reason == "its connection was lost"
         assert answer_of(grid.send_and_receive([question("a", 2)], timeout=5)[0]) == ("a", 2)
+
+
+def test_a_forgotten_reply_takes_no_memory_whether_it_has_arrived_or_not() -> None:
+    with server() as (grid, address), RawHospital("a", address) as raw:
+        wait_for_hospitals(grid)
+        first, second = grid.push_messages([question("a", 1), question("a", 2)])
+        raw.reply(raw.read())
+        wait_until(lambda: grid._replies[first].done())
+        grid.forget([first, second, "unknown"])
+        assert grid._replies == {}
+        assert grid.pull_messages([first, second]) == []
+        raw.read()
+        third = grid.push_messages([question("a", 3)])[0]
+        raw.reply(raw.read())
+        assert answer_of(await_reply(grid, third)) == ("raw", 1)
 
 
 # Joining

@@ -270,7 +270,7 @@ class Participants:
                     if other.namesake == node:
                         other.namesake, other.has_answered = None, False
                 if known.request:  # a reply of the earlier process no longer counts
-                    list(self._transport.pull_messages([known.request[0]]))
+                    self._transport.forget([known.request[0]])
         for node, known in list(self._nodes.items()):
             is_pending = known.request or known.next_request > time.monotonic()
             if not is_pending and node not in processes and node not in self._names:

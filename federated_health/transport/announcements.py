@@ -16,9 +16,9 @@ MAX_KINDS = 5_000
 """Largest number of kinds that are counted apart."""
 
 HOSPITALS, REJECTIONS = "hospitals that joined and left", "rejected peers"
-CONNECTIONS, FAILED_CHECKS, OTHERS = "surplus connections", "failed checks of connections", "others"
+CONNECTIONS, OTHERS = "surplus connections", "others"
 
-LIMITS = {HOSPITALS: 2_500, REJECTIONS: 30, CONNECTIONS: 1, FAILED_CHECKS: 1}
+LIMITS = {HOSPITALS: 2_500, REJECTIONS: 30, CONNECTIONS: 1}
 """Largest number of lines per minute of other kinds; without TLS a peer may change its name with every call."""
 
 
@@ -51,9 +51,13 @@ class Announcements:
             if kind not in self._counts and len(self._counts) >= MAX_KINDS:
                 kind = OTHERS
             self._counts[kind] += 1
-            if self._counts[kind] > _limit_of(kind):
+            if self._counts[kind] > LIMITS.get(kind, MAX_LINES):
                 return False
         return True
+
+    def has_room(self, kind: str) -> bool:
+        """Whether a line of this kind would be shown."""
+        return self._counts[kind] < LIMITS.get(kind, MAX_LINES)
 
     def end_minute(self, *, early: bool = False) -> None:
         """Say how many lines were left out in a minute that is over, or `early` in the current one."""
@@ -61,7 +65,7 @@ class Announcements:
             counts, self._counts = self._counts, Counter()
             self._minute_ends = self._clock() + 60.0
             for kind, number in counts.items():
-                if (more := number - _limit_of(kind)) > 0:
+                if (more := number - LIMITS.get(kind, MAX_LINES)) > 0:
                     self._show_safely(f"{kind}: {more:,} more such lines in the last minute")
 
     def _show_safely(self, line: str) -> None:
@@ -75,7 +79,3 @@ def log_safely(target: logging.Logger, level: int, message: str, *arguments: Any
     """Log a message; a handler that raises, such as one that writes to a closed console, does not end the caller."""
     with suppress(BaseException):
         target.log(level, message, *arguments)
-
-
-def _limit_of(kind: str) -> int:
-    return LIMITS.get(kind, MAX_LINES)

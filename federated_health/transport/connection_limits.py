@@ -5,6 +5,7 @@ every hospital out. Here connections are read from this process's open files, an
 are spared. Linux only: other systems have gRPC's limits (see `listening`) alone.
 """
 
+import math
 import os
 import socket
 import stat
@@ -19,6 +20,9 @@ from federated_health.transport.listening import OPEN_FILES
 
 JOIN_SECONDS = 30.0
 """Time within which a hospital must have joined on a connection."""
+
+MAPPED = "::ffff:"
+"""Beginning of an IPv4 address in IPv6's form."""
 
 
 class Connection(NamedTuple):
@@ -45,7 +49,7 @@ def peer_of(text: str) -> tuple[str, int]:
     """Address and port in gRPC's text for a peer, such as `ipv4:127.0.0.1:54321`; an empty address for other texts."""
     _, _, rest = unquote(text).partition(":")
     address, _, port = rest.rpartition(":")
-    return (address.strip("[]"), int(port)) if port.isdecimal() else ("", 0)
+    return (address.strip("[]").removeprefix(MAPPED), int(port)) if port.isdecimal() else ("", 0)
 
 
 class ConnectionLimits:
@@ -66,9 +70,12 @@ class ConnectionLimits:
         self._announce = announce
         self._peers: dict[int, tuple[str, int] | None] = {}  # by socket; None for one that is no connection to the port
         self._first_seen: dict[int, float] = {}  # by socket, of connections without a hospital
+        self._last_closed = -math.inf
 
-    def close_excess(self, joined: Iterable[str], rejected: Iterable[str] = ()) -> None:
+    def close_excess(self, joined: Iterable[str], rejected: Iterable[str] = ()) -> bool:
         """Close connections without a hospital that are too many or too old, and those of rejected peers.
+
+        Returns whether any was closed within the last second, so that the next call should follow soon.
 
         Args:
             joined: gRPC's text for the peer of each joined hospital.
@@ -77,13 +84,13 @@ class ConnectionLimits:
         now, peers = time.monotonic(), {peer_of(text) for text in joined}
         waiting = [connection for connection in self._connections() if connection.peer not in peers]
         self._first_seen = {one.socket: self._first_seen.get(one.socket, now) for one in waiting}
-        waiting.sort(key=lambda one: (self._first_seen[one.socket], one.socket), reverse=True)
+        waiting.sort(key=lambda one: (self._first_seen[one.socket], one.socket))
         counts: Counter[bytes | str] = Counter()
         ranks = {}  # 1 is the newest connection of an address
-        for connection in waiting:
+        for connection in reversed(waiting):
             counts[connection.network] += 1
             ranks[connection] = counts[connection.network]
-        waiting.sort(key=ranks.__getitem__, reverse=True)
+        waiting.sort(key=ranks.__getitem__, reverse=True)  # the oldest stay first among equals
         excess = max(0, len(waiting) - max(0, self._room - len(peers)) // 2)
         ended, others = waiting[:excess], waiting[excess:]
         unwanted = {peer_of(text) for text in rejected}
@@ -97,6 +104,9 @@ class ConnectionLimits:
                 f"{len(waiting):,} have no hospital, {counts[most.network]:,} of these from {most.peer[0]}: "
                 f"closed the oldest {len(ended):,}"
             )
+        if ended:
+            self._last_closed = now
+        return now - self._last_closed < 1.0
 
     def _connections(self) -> Iterator[Connection]:
         """The open connections to the port."""
@@ -125,7 +135,7 @@ class ConnectionLimits:
             if not isinstance(own, tuple) or own[1:2] != (self._port,):
                 return None
             address, port, *_ = opened.getpeername()
-            return str(address).removeprefix("::ffff:"), int(port)
+            return str(address).removeprefix(MAPPED), int(port)
         finally:
             opened.detach()  # the file is gRPC's
 

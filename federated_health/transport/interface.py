@@ -84,6 +84,10 @@ class Transport(Grid):
         """Token of each connected hospital's process by node id, where the transport knows it."""
         return {}
 
+    def forget(self, message_ids: Iterable[str]) -> None:
+        """Drop the replies to messages, also those that have yet to arrive, where the transport can."""
+        list(self.pull_messages(message_ids))
+
     def take_problems(self) -> list[Problem]:
         """Problems since the last call, in order; their number per hospital is limited."""
         return []
@@ -115,6 +119,11 @@ class ReplyFutures(Transport):
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         done = [key for key in message_ids if key in self._replies and self._replies[key].done()]
         return [self._replies.pop(key).result() for key in done]
+
+    def forget(self, message_ids: Iterable[str]) -> None:
+        for key in message_ids:
+            if future := self._replies.pop(key, None):
+                future.cancel()
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """One reply per message; an error reply where a hospital is gone or misses the timeout, in seconds."""

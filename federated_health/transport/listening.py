@@ -46,6 +46,9 @@ server notices that their old connection broke.
 OTHER_FILES = 100
 """Reserve of open files for everything but connections."""
 
+OWN_FILES = 20
+"""Number of open files of a server without connections."""
+
 OPEN_FILES = "/proc/self/fd"
 """Folder with the numbers of this process's open files, on Linux."""
 
@@ -72,12 +75,17 @@ def max_connections() -> int:
     return max(1, min(MAX_CONNECTIONS, open_files(MAX_CONNECTIONS + OTHER_FILES) - OTHER_FILES))
 
 
-def has_strangers(hospitals: int) -> bool:
-    """Whether this process has more open files than for its hospitals and the reserve; False where that is unknown."""
+def has_strangers(hospitals: int, room: int) -> bool:
+    """Whether this process has many more open files than hospitals; False where that is unknown.
+
+    Args:
+        room: number of connections that the process can hold open.
+    """
     try:
-        return len(os.listdir(OPEN_FILES)) - hospitals > OTHER_FILES  # noqa: PTH208  # the fastest way
+        others = len(os.listdir(OPEN_FILES)) - hospitals  # noqa: PTH208  # the fastest way
     except OSError:
         return False
+    return others > min(OTHER_FILES, OWN_FILES + room // 4)
 
 
 def max_streams() -> int:

@@ -22,7 +22,7 @@ from federated_health.data.tasks import find_difference, read_agreement
 from federated_health.errors import StorageError
 from federated_health.names import is_hospital_name, node_id_of, printable
 from federated_health.transport import channels
-from federated_health.transport.announcements import CONNECTIONS, FAILED_CHECKS, HOSPITALS, REJECTIONS, Announcements
+from federated_health.transport.announcements import CONNECTIONS, HOSPITALS, REJECTIONS, Announcements, log_safely
 from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL, split_address
 from federated_health.transport.framing import Serialised, serialise_content
 from federated_health.transport.interface import Problem, ReplyFutures, error_reply
@@ -48,19 +48,16 @@ SETTLING_SECONDS = 0.05
 """Time to distinguish a broken stream from a closed one: gRPC reports both as closed, then cancels the broken one."""
 
 MAX_REFUSALS = 1000
-"""Number of the latest rejections that are not announced again until the hospital has joined."""
+"""Number of the latest rejections that are not announced again until the hospital has joined, and of counted peers."""
 
 MAX_REJECTED_CALLS = 10
 """Number of rejected calls after which a connection is closed; a hospital connects anew for every attempt."""
 
-CHECK_SECONDS = 1.0
-"""Time between two checks of the connections and of the server's certificate."""
+FLAPPING_SECONDS = 1.0
+"""Time after which a hospital joins that has already caused many lines in this minute: it must not slow the others."""
 
-MIN_CHECK_SECONDS = 0.02
-"""Time between two checks of the connections while many have no hospital."""
-
-MAX_PEERS = 10_000
-"""Largest number of peers whose rejected calls are counted."""
+CHECK_SECONDS, MIN_CHECK_SECONDS = 1.0, 0.02
+"""Time between two checks of connections and certificate, and the shortest while surplus connections are closed."""
 
 
 class _Servicer:
@@ -95,7 +92,7 @@ class _Servicer:
         self._announced: OrderedDict[str, str] = OrderedDict()  # the latest rejections, with the hospital's name
         self._port = port
         self._rejected_calls: Counter[str] = Counter()  # by peer, since the last check
-        self._room = max_streams()
+        self._room, self._max_connections = max_streams(), max_connections()
 
     async def Join(self, _requests: Any, context: grpc.aio.ServicerContext) -> None:
         """One hospital's stream, from joining to its end."""
@@ -111,6 +108,8 @@ class _Servicer:
             if rejection := self._admission.rejection_reason(certificate, role, name):
                 refusal = grpc.StatusCode.PERMISSION_DENIED, rejection
             stream.find_obstacle = partial(self._admission.expiry_reason, certificate, role)
+        if not refusal and not self.announcements.has_room(name):
+            await asyncio.sleep(FLAPPING_SECONDS)
         if refusal := refusal or self._refuse(name, metadata):
             code, reason = refusal
             await self._abort(context, code, reason, "rejected", name)
@@ -178,7 +177,7 @@ class _Servicer:
             self._announced[line] = name
             if len(self._announced) > MAX_REFUSALS:
                 self._announced.popitem(last=False)
-        if len(self._rejected_calls) >= MAX_PEERS:
+        if len(self._rejected_calls) >= MAX_REFUSALS:
             self._rejected_calls.clear()
         self._rejected_calls[context.peer()] += 1
         await context.abort(code, reason)
@@ -210,32 +209,31 @@ class _Servicer:
     async def keep_checking(self) -> None:
         """Check connections and certificates until the server stops."""
         while not self.ending.done():
-            began, found = time.thread_time(), False
+            began, soon = time.thread_time(), False
             try:
-                found = self._check()
+                soon = self._check()
             except Exception as error:
-                self.announcements.announce(f"connections could not be checked: {error!r}", FAILED_CHECKS)
+                self.announcements.announce(f"connections could not be checked: {error!r}", CONNECTIONS)
             # The checks take at most a fifth of a processor.
-            pause = max(MIN_CHECK_SECONDS, 5 * (time.thread_time() - began)) if found else CHECK_SECONDS
+            pause = max(MIN_CHECK_SECONDS, 5 * (time.thread_time() - began)) if soon else CHECK_SECONDS
             await asyncio.wait({self.ending}, timeout=min(pause, CHECK_SECONDS))
 
     def _check(self) -> bool:
-        """Announce what is due, close surplus connections, and return whether there are any."""
+        """Announce what is due, close surplus connections, and return whether there were any just now."""
         self.announcements.end_minute()
         for line in self._reminders.due() if self._reminders else ():
             self.announcements.announce(line)
         rejected = {peer for peer, calls in self._rejected_calls.items() if calls >= MAX_REJECTED_CALLS}
-        if not rejected and not has_strangers(len(self.streams)):
+        if not rejected and not has_strangers(len(self.streams), self._max_connections):
             return False
         if self._connections is None:
             from federated_health.transport.connection_limits import ConnectionLimits  # noqa: PLC0415  # rarely needed
 
             announce = lambda line: self.announcements.announce(line, CONNECTIONS)  # noqa: E731
-            self._connections = ConnectionLimits(self._port, max_connections(), announce)
-        self._connections.close_excess((stream.context.peer() for stream in self.streams.values()), rejected)
+            self._connections = ConnectionLimits(self._port, self._max_connections, announce)
         for peer in rejected:
             del self._rejected_calls[peer]
-        return True
+        return self._connections.close_excess([stream.context.peer() for stream in self.streams.values()], rejected)
 
     async def _read(self, stream: Stream) -> None:
         """Deliver replies until the hospital leaves, reconnects elsewhere or is expelled, or the server stops."""
@@ -287,7 +285,11 @@ class StreamTransport(ReplyFutures):
         stream = self._servicer.streams.get(message.metadata.dst_node_id)
         if stream is None:
             return error_reply(message, "it is not connected")
-        return await stream.exchange(key, message, content)
+        try:
+            return await stream.exchange(key, message, content)
+        except Exception as error:  # which would end the run, not only this exchange
+            log_safely(logger, logging.ERROR, "%s: the exchange failed: %r", stream.name, error)
+            return error_reply(message, f"{type(error).__name__} at the server")
 
 
 @contextmanager
