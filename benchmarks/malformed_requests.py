@@ -26,7 +26,7 @@ from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import read_uci
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import AnswerError, UserError
-from federated_health.hospital import handlers
+from federated_health.hospital import benefit, handlers
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.messages.content import REGISTRATION, TrainConfig
 from federated_health.ml.networks import Network, Weights, weight_shapes
@@ -102,7 +102,7 @@ def hospital() -> Hospital:
 @contextmanager
 def arithmetic_models() -> Iterator[None]:
     """Use arithmetic instead of Keras at hospitals of this process; their log is not shown."""
-    with patch.object(handlers, "local_model", ArithmeticModel):
+    with patch.object(handlers, "local_model", ArithmeticModel), patch.object(benefit, "PERMUTATIONS", 1):
         logging.getLogger("federated_health").setLevel(logging.CRITICAL)
         yield
 
