@@ -53,7 +53,7 @@ bench-accuracy: .venv/installed-dev
 	$(BIN)/python benchmarks/flamby.py
 	$(BIN)/python benchmarks/readmission.py
 
-# Runs with one injected fault each, the streams of 200 hospitals, malformed messages, and the tests of hostile input.
+# Runs with one injected fault each, the streams of 500 hospitals, malformed messages, and the tests of hostile input.
 HOSTILE := $(foreach what,intruders messages stream replies checkpoint security strangers fuzz,$(wildcard tests/test_$(what)*.py tests/integration/test_$(what)*.py))
 
 chaos: .venv/installed-dev

@@ -6,7 +6,9 @@
 config (`data`, `name`, `split-seed`), or, in a simulation, from its number and the run config's folder `data`.
 """
 
-import federated_health  # noqa: F401  # isort: skip  # first: it configures gRPC's log
+from federated_health import interrupts  # isort: skip  # first: the package configures gRPC's log
+
+interrupts.begin_script(__name__)  # Ctrl-C ends a script during the imports below, too
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp

@@ -5,6 +5,10 @@
 Its flags and steps are in `federated_health/cli/predict.py`.
 """
 
+from federated_health import interrupts  # isort: skip  # first
+
+interrupts.begin_script(__name__)  # Ctrl-C ends a script during the imports below, too
+
 import utils
 from federated_health.cli.predict import main
 

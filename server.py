@@ -6,7 +6,9 @@
 `federated_health/cli/server.py`. `docs/from-quickstart.md` compares it with Flower's quickstart.
 """
 
-import federated_health  # noqa: F401  # isort: skip  # first: it configures gRPC's log
+from federated_health import interrupts  # isort: skip  # first: the package configures gRPC's log
+
+interrupts.begin_script(__name__)  # Ctrl-C ends a script during the imports below, too
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp

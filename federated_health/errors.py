@@ -71,6 +71,10 @@ class StorageError(RunError):
     """A run's files cannot be written; the run can be resumed once they can."""
 
 
+class OutputError(UserError):
+    """Standard output cannot be written, and the command has no other result."""
+
+
 class CheckpointError(StorageError):
     """A checkpoint cannot be saved, or a run cannot be resumed from it."""
 

@@ -44,6 +44,9 @@ differential privacy."""
 MAPPING = "mapping"
 """Key of a node's config: the mapping file that states how the hospital's export is written."""
 
+LEDGER = "ledger"
+"""Key of a node's config: the folder of the egress ledger and the privacy account, if it is not the CSV's."""
+
 NETWORK = "network"
 """Key of a node's config: the file that builds the network, if the run's network is not one of the package's."""
 

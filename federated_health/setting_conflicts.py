@@ -18,18 +18,15 @@ def check_conflicts(settings: Settings) -> None:
     _check_target(settings)
     if settings.encrypt:
         _check_encryption(settings)
+        check_installed("tenseal")
     if settings.dp_epsilon:
         _check_privacy(settings)
+        check_installed("dp_accounting")
     if settings.max_share < 1:
         _check_share(settings)
     if settings.strategy == "qfedavg" and settings.optimizer != SGD:
         why = "which divides updates by the learning rate"
         raise SettingsError(f"optimizer: expected {SGD} with qfedavg, {why}, got {settings.optimizer}")
-    # A missing library ends the run here, before anything is written.
-    if settings.dp_epsilon:
-        check_installed("dp_accounting")
-    if settings.encrypt:
-        check_installed("tenseal")
 
 
 def check_network_settings(settings: Settings) -> None:

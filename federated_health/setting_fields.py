@@ -82,12 +82,12 @@ def check(setting: "Field[Any]", value: object) -> None:
     if isinstance(value, int | float):
         if rules["minimum"] is not None and not rules["minimum"] <= value < float("inf"):
             raise SettingsError(f"{name}: expected at least {rules['minimum']}, got {value!r}")
+        if rules["maximum"] is not None and value > rules["maximum"]:
+            raise SettingsError(f"{name}: expected at most {plain(rules['maximum'])}, got {value!r}")
         if type(value) is int and value > LARGEST:
             raise SettingsError(f"{name}: expected at most {LARGEST}, got {value!r}")
         if rules["above"] is not None and not rules["above"] < value < float("inf"):
             raise SettingsError(f"{name}: expected more than {rules['above']}, got {value!r}")
-        if rules["maximum"] is not None and value > rules["maximum"]:
-            raise SettingsError(f"{name}: expected at most {plain(rules['maximum'])}, got {value!r}")
 
 
 _words: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}

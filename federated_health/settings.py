@@ -264,11 +264,18 @@ class Settings:
         maximum=MAX_WAIT,
     )
     round_timeout: float = _of_connection(
-        600.0, "seconds that a hospital has to answer a message", unit="SECONDS", above=0, maximum=MAX_WAIT
+        600.0,
+        "longest time in seconds that a hospital has to answer a message",
+        unit="SECONDS",
+        above=0,
+        maximum=MAX_WAIT,
     )
     out: str = _of_results("", "folder for the run's results", unit="DIR", shown="runs/ with the date and time")
     resume: str = _of_results(
-        "", "resume the interrupted run in this folder, after its last completed round", unit="DIR"
+        "",
+        "resume the run in this folder after its last completed round; with more --rounds extend it, also if it is "
+        "over",
+        unit="DIR",
     )
     force: bool = _of_results(False, "overwrite the results of an earlier run in --out")
     insecure: bool = _of_connection(False, "allow an --address that other machines can reach, without --tls")

@@ -10,7 +10,7 @@ import pytest
 from sklearn import metrics as reference
 
 from federated_health.data.task_files import HEART_DISEASE
-from federated_health.ml.bootstrap import Resampled
+from federated_health.ml.bootstrap import Resampled, improvement_of, roc_auc_draws
 from federated_health.ml.calibration import calibration
 from federated_health.ml.targets import target_of
 from federated_health.ml.targets.binary import probability
@@ -168,7 +168,15 @@ def test_differences_are_paired_within_the_draws_of_a_hospital(scores: Scores, f
 
     for other in ("own", "pooled", "without"):
         log_odds = {model: scores.models[model]["b"].outputs for model in ("federated", other)}
-        paired = resampled.difference(log_odds["federated"], log_odds[other])
+        once = np.ones((len(resampled.labels), 1))
+        drawn = {
+            model: (
+                float(roc_auc_draws(outputs, resampled.labels, once)[0]),
+                roc_auc_draws(outputs, resampled.labels, resampled.times),
+            )
+            for model, outputs in log_odds.items()
+        }
+        paired = improvement_of(TARGET, drawn["federated"], drawn[other])
         assert differences[f"federated_minus_{other}"] == asdict(paired)
     aucs = {model: figures["hospitals"]["b"]["models"][model]["roc_auc"]["value"] for model in ("median", "federated")}
     assert differences["median_minus_federated"]["value"] == pytest.approx(aucs["median"] - aucs["federated"])
@@ -179,7 +187,10 @@ def test_the_mean_difference_uses_independent_draws_in_each_hospital(scores: Sco
     draws = []
     for place, name in enumerate(("a", "b")):
         resampled = Resampled.of(scores.labels[name], [1, place], DRAWS)
-        federated, own = (resampled.roc_auc(scores.models[model][name].outputs)[1] for model in ("federated", "own"))
+        federated, own = (
+            roc_auc_draws(scores.models[model][name].outputs, resampled.labels, resampled.times)
+            for model in ("federated", "own")
+        )
         draws.append(federated - own)
 
     interval = figures["mean"]["differences"]["federated_minus_own"]

@@ -9,14 +9,16 @@ import pytest
 from flwr.app import Context, MetricRecord
 
 from federated_health.cli import client as cli_client
+from federated_health.data.manifest import OwnHospital
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.tasks import Task
 from federated_health.errors import JoinError
-from federated_health.hospital import results
+from federated_health.hospital import handlers, results
 from federated_health.messages.content import ARRAYS, CONFIG, TrainConfig
 from federated_health.messages.records import weights_to_record
 from federated_health.ml.networks import Network, Weights, initial_weights
 from federated_health.processes import free_port
+from federated_health.transport.app_calls import hospital_context
 from federated_health.transport.stream_server import serve_streams
 from tests.support.script_calls import RunScript, assert_one_line, rows_of, write_csv
 from tests.test_handlers import TRAIN_CONFIG
@@ -220,3 +222,31 @@ def test_the_final_model_is_saved_even_if_the_server_is_lost_after_it(
     assert "a risk of at least 0.25." in result.output
     assert (result.code, result.error) == ((1, "error: no server within 300 s\n") if is_lost else (0, ""))
     assert ("the run is over" in result.output) != is_lost
+
+
+def test_the_ledger_can_be_in_another_folder(run_script: RunScript, patients: pd.DataFrame) -> None:
+    Path("data").mkdir()
+    write_csv(patients, "data/mine.csv")
+    join = ("--data", "data/mine.csv", "--name", "a", "--wait", 0.1, "--server", f"127.0.0.1:{free_port()}")
+    assert_one_line(run_script("client.py", *join, "--ledger", "records/mine"), "no server within 0.1 s")
+    assert [path.name for path in Path("data").iterdir()] == ["mine.csv"]
+    result = run_script("client.py", "--show-egress", "records/mine/egress-a.jsonl")
+    assert result.succeeded
+    assert "What left a" in result.output
+
+
+def test_a_ledger_that_cannot_be_written_is_one_line_that_names_the_flag(
+    run_script: RunScript, patients: pd.DataFrame
+) -> None:
+    Path("egress-a.jsonl").mkdir()
+    join = ("--data", write_csv(patients), "--name", "a", "--server", f"127.0.0.1:{free_port()}")
+    assert_one_line(run_script("client.py", *join), "egress-a.jsonl: cannot be written to", "--ledger")
+    Path("file").touch()
+    assert_one_line(run_script("client.py", *join, "--ledger", "file"), "file: cannot be written to")
+
+
+def test_a_node_config_names_the_folder_of_the_privacy_account(tmp_path: Path) -> None:
+    flags = cli_client.make_parser().parse_args(["--ledger", str(tmp_path / "records")])
+    own = OwnHospital(data=tmp_path / "a.csv", name="a", task=HEART_DISEASE)
+    context = hospital_context("a", cli_client.node_config(flags, own, None))
+    assert handlers.budget_of(context).path == tmp_path / "records" / "privacy-a.jsonl"

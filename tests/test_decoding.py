@@ -139,7 +139,7 @@ HEADER = header_of(((3,), "float32", b""), ((5,), "float32", b""))  # 12 bytes f
         ([13], "wrong chunk"),
         ([12, 21], "wrong chunk"),
         ([32], "wrong chunk"),
-        ([12, 0, 20], "wrong chunk"),
+        ([12, 0, 20], "malformed"),  # a part without bytes says nothing
         ([], "incomplete"),
     ],
 )

@@ -22,6 +22,7 @@ from federated_health.encryption.run import EncryptedRun
 from federated_health.encryption.vectors import BINS, FinalSums, read_round
 from federated_health.errors import AnswerError, RunError
 from federated_health.hospital import handlers
+from federated_health.hospital.message_limits import ASKED
 from federated_health.messages.content import CONFIG, ENCRYPTED_ONLY, ROUND, SUMS_WITHHELD, TrainConfig, Update
 from federated_health.ml.metrics import merge_counts
 from federated_health.ml.networks import Network, Weights, weight_shapes
@@ -95,6 +96,7 @@ class Grid(ReplyFutures):
         self.hospitals = hospitals
         self.present = set(present)
         self.dies_at: dict[str, str] = {}
+        self.hangs_at: dict[str, str] = {}
         self.knows_processes = knows_processes
 
     def processes(self) -> dict[int, str]:
@@ -113,6 +115,10 @@ class Grid(ReplyFutures):
                 del self.dies_at[name]
                 self.present.discard(name)
             self.hospitals.received.append((name, kind))
+            if self.hangs_at.get(name) in (kind, "everything"):
+                self.hangs_at[name] = "everything"
+                replies[key] = Future[Message]()
+                continue
             contexts = {name: self.hospitals.contexts[name] for name in self.present}
             reply = InProcessTransport(handlers.answer, contexts).send({key: message})[key].result()
             self.hospitals.replies.append((name, kind, reply))
@@ -176,6 +182,7 @@ def greatest_difference(left: Weights, right: Weights) -> float:
     [
         {},
         {"strategy": "average"},
+        {"max_share": 0.3},
         # In 2 of 100 runs of the mlp with fedprox, rounding moves a patient across the zero of a hidden unit (1.7e-4).
         {"strategy": "fedprox", "strategy_args": "proximal-mu=0.5", "model": "logistic"},
         {"model": "logistic", "rounds": 8},
@@ -382,6 +389,54 @@ def test_a_round_without_a_hospital_is_the_mean_of_the_others(
     plain.run()
     assert greatest_difference(weights_at(hospitals, "cleveland"), plain.weights) < 1e-6
     assert greatest_difference(plain_run(paths, settings_of(rounds=1, strategy=strategy)).weights, plain.weights) > 1e-3
+
+
+@pytest.mark.parametrize("kind", [messages.OFFER, messages.TRAIN, messages.EVALUATE])
+def test_a_hospital_that_hangs_costs_one_wait_and_is_left_out(
+    hospitals: Hospitals, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("federated_health.server.participants.RETRY_INTERVAL", 0.0)
+    grid = Grid(hospitals)
+    federated_run = EncryptedRun(grid, settings_of(rounds=4, round_timeout=0.2))
+    grid.hangs_at["hungary"] = kind
+    assert federated_run.run() == {
+        "encrypted": True,
+        "has_result": [name for name in NAMES if name != "hungary"],
+    }
+    assert hospitals.received.count(("hungary", kind)) == 1
+    assert len(federated_run.problems.unanswered["hungary"]) == 1
+    kinds = [other for name, other in hospitals.received if name == "hungary"]
+    assert kinds[kinds.index(kind) + 1 :] == ["query.statistics"]
+
+
+def test_a_hospital_that_answers_again_receives_the_key_if_it_lacks_it_and_takes_part(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("federated_health.server.participants.RETRY_INTERVAL", 0.0)
+    grid = Grid(hospitals)
+    grid.hangs_at["hungary"] = messages.TRAIN
+    federated_run = EncryptedRun(grid, settings_of(rounds=4, round_timeout=0.2))
+    federated_run.gather()
+    trained = []
+    for completed in federated_run.rounds():
+        trained.append("hungary" in completed.hospitals)
+        if completed.number == 2:
+            grid.hangs_at.clear()
+            (ping,) = federated_run.collector.silent
+            federated_run.participants._nodes[ping].request = None  # its reply to the first ping is lost
+    assert trained == [False, False, True, True]
+    assert federated_run.evaluate()["has_result"] == list(NAMES)
+
+
+def test_the_server_says_that_it_cannot_compare_updates_and_names_a_large_share(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("federated_health.server.suspicious_hospitals.MIN_SHARE", 0.3)
+    monkeypatch.setattr("federated_health.server.suspicious_hospitals.SHARE_OF_EQUAL", 1.0)
+    lines: list[str] = []
+    EncryptedRun(Grid(hospitals), settings_of()).gather(lines.append)
+    assert sum("cannot compare updates" in line for line in lines) == 1
+    assert [line.partition(":")[0] for line in lines if "--max-share" in line] == ["cleveland", "hungary"]
 
 
 def test_a_hospital_that_restarts_between_two_rounds_takes_part_in_the_next(hospitals: Hospitals) -> None:
@@ -654,7 +709,7 @@ def test_a_new_run_deletes_the_state_of_the_previous_one(hospitals: Hospitals) -
     EncryptedRun(Grid(hospitals), settings_of(rounds=2, seed=7)).gather()
     assert remembered_result(context) is None
     assert handlers.final_model(context) is None
-    assert set(context.state) == {handlers.ENCRYPTED_RUN}
+    assert set(context.state) == {handlers.ENCRYPTED_RUN, ASKED}
 
 
 @pytest.mark.parametrize("kind", [messages.SUMS, messages.THRESHOLD, messages.FINAL])

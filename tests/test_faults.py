@@ -360,6 +360,27 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one_to_the_bit(strategy: str, fi
     assert second.problems.resumed_after == [finished]
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("ended", ["finished", "stopped"])
+def test_an_extended_run_ends_as_a_longer_one_to_the_bit(strategy: str, ended: str, tmp_path: Path) -> None:
+    whole = undisturbed(settings(strategy=strategy, rounds=5))
+    first = PlainRun(ComingAndGoing(three_with_scores()), settings(strategy=strategy, rounds=3))
+    first.gather()
+    for completed in first.rounds():
+        if ended == "stopped" and completed.number == 2:
+            break
+    else:
+        first.evaluate()
+    CheckpointFolder(tmp_path / "checkpoints").save(first.checkpoint())
+
+    second = PlainRun(ComingAndGoing(three_with_scores()), settings(strategy=strategy, rounds=5))
+    second.resume(CheckpointFolder(tmp_path / "checkpoints").load())
+    second.run()
+    assert equal(second.weights, whole.weights)
+    assert list(second.history) == list(whole.history)
+    assert second.threshold == whole.threshold
+
+
 def cut_off_after_a_round(grid: ComingAndGoing, chosen: Settings) -> PlainRun:
     """A run that resumes after the first round of another."""
     first = PlainRun(grid, chosen)

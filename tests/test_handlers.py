@@ -244,7 +244,7 @@ def test_the_text_of_an_exception_stays_at_the_hospital(error: Exception, words:
         raise error
 
     with pytest.raises(AnswerError) as raised:
-        handlers.reply(fail, Message(RecordDict(), 1, "query"), hospital_context("a", {}))
+        handlers.reply(fail, registration_of(), hospital_context("a", {}))
     assert str(raised.value) == words
     assert raised.value.error is error
 

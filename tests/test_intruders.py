@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -27,7 +29,7 @@ from federated_health.processes import free_port
 from federated_health.security import admission, certificates, handshake, issuing
 from federated_health.security.admission import Admission
 from federated_health.security.certificates import peer_certificate
-from federated_health.security.identity import Identity
+from federated_health.security.identity import ExpiryReminders, Identity
 from federated_health.security.parties import Party, Role, hospital, server
 from federated_health.transport import backoff, reconnect, stream_server
 from federated_health.transport.channels import CHANNEL_OPTIONS
@@ -594,7 +596,7 @@ def test_a_false_server_receives_nothing_and_the_hospital_names_the_cause(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(admission, "Admission", lambda *_: None)  # a false server admits everyone
-    monkeypatch.setattr(Identity, "expiry_warning", lambda _: None)
+    monkeypatch.setattr(ExpiryReminders, "due", lambda _: [])
     with false_server(pose(federation, tmp_path / "false")) as (address, announcements):
         error = LightHospital("a", address, tls=federation.hospitals["a"]).end()
         assert isinstance(error, JoinError)
@@ -718,6 +720,30 @@ def test_both_sides_warn_when_a_certificate_ends_soon(federation: DemoIdentities
     assert member.end() is None
     assert re.search(r"server ends on [-0-9]+ .*: renew it", announcements[0])
     assert re.search(r"more-c ends on [-0-9]+ .*: renew it", member.announcements[0])
+
+
+def contains(announcements: list[str], text: str, number: int) -> bool:
+    """Whether this number of announcements contain a text."""
+    return sum(text in line for line in list(announcements)) == number
+
+
+def test_a_running_server_announces_that_its_certificate_ends(
+    federation: DemoIdentities, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_server, "CHECK_SECONDS", 0.01)
+    announcements: list[str] = []
+    end, left = federation.server.certificate.not_valid_after_utc, [timedelta(days=31)]
+    monkeypatch.setattr(ExpiryReminders, "now", lambda _: end - left[0])
+    with streams.server(announcements, tls=federation.server) as (grid, address):
+        member = LightHospital("a", address, tls=federation.hospitals["a"])
+        wait_until(lambda: announcements == ["a joined"])
+        for days, verb in ((30, "ends"), (7, "ends"), (1, "ends"), (0, "ended")):
+            left[0] = timedelta(days=days)
+            line = f"server {verb} on {certificates.format_time(end)}"
+            number = 1 + sum(line in announcement for announcement in announcements)
+            wait_until(partial(contains, announcements, line, number))
+        assert answer_of(grid.send_and_receive([question("a", 1)], timeout=10)[0]) == ("a", 1)
+    assert member.end() is None
 
 
 def test_a_name_other_than_the_certificate_s_is_not_sent(federation: DemoIdentities) -> None:

@@ -11,8 +11,17 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.ml import bootstrap
-from federated_health.ml.bootstrap import Resampled, can_judge, interval_of, resample, roc_auc_draws
+from federated_health.ml.bootstrap import (
+    can_judge,
+    drawn_figure,
+    improvement_of,
+    interval_of,
+    resample,
+    roc_auc_draws,
+)
+from federated_health.ml.targets import target_of
 from federated_health.ml.verdicts import MIN_CLASS_SIZE, Interval, Verdict, judge
 
 Array = npt.NDArray[np.float64]
@@ -27,6 +36,15 @@ def binormal(seed: int, positives: int, negatives: int, distance: float = 1.2) -
 
 def labels_of(positives: int, negatives: int) -> Array:
     return np.repeat([1.0, 0.0], [positives, negatives])
+
+
+def auc_interval(scores: Array, labels: Array, times: Array) -> Interval:
+    return interval_of(*drawn_figure(target_of(HEART_DISEASE), scores, labels, times))
+
+
+def auc_difference(scores: Array, others: Array, labels: Array, times: Array) -> Interval:
+    target = target_of(HEART_DISEASE)
+    return improvement_of(target, *(drawn_figure(target, one, labels, times) for one in (scores, others)))
 
 
 # Draws
@@ -131,7 +149,7 @@ def test_an_interval_is_scipy_s_stratified_percentile_bootstrap() -> None:
         sides, auc, vectorized=False, method="percentile", n_resamples=4000, rng=1
     ).confidence_interval
 
-    ours = Resampled.of(labels, seed=2, draws=8000).interval(scores)
+    ours = auc_interval(scores, labels, resample(labels, 8000, seed=2))
 
     assert ours.value == pytest.approx(roc_auc_score(labels, scores))
     # Ends of two bootstraps of this many draws differ by 0.002 or so; a plain one that does not stratify, by as much.
@@ -146,7 +164,7 @@ def test_intervals_cover_the_true_auc_at_about_their_level() -> None:
     covered = []
     for seed in range(200):
         scores, labels = binormal(seed, 60, 40)
-        interval = Resampled.of(labels, seed, draws=400).interval(scores)
+        interval = auc_interval(scores, labels, resample(labels, 400, seed))
         assert interval.low is not None
         assert interval.high is not None
         covered.append(interval.low <= true <= interval.high)
@@ -157,9 +175,9 @@ def test_intervals_cover_the_true_auc_at_about_their_level() -> None:
 def test_a_paired_interval_is_far_narrower_than_that_of_either_model() -> None:
     scores, labels = binormal(5, 60, 40)
     other = scores + np.random.default_rng(0).normal(0, 0.1, len(scores))
-    resampled = Resampled.of(labels, seed=1)
+    times = resample(labels, 2000, seed=1)
 
-    difference, alone = resampled.difference(scores, other), resampled.interval(scores)
+    difference, alone = auc_difference(scores, other, labels, times), auc_interval(scores, labels, times)
 
     assert difference.high is not None
     assert difference.low is not None
@@ -170,13 +188,13 @@ def test_a_paired_interval_is_far_narrower_than_that_of_either_model() -> None:
 
 def test_a_paired_difference_uses_the_same_draws_for_both_models() -> None:
     (scores, labels), (other, _) = binormal(6, 25, 35), binormal(6, 25, 35, distance=0.5)
-    resampled = Resampled.of(labels, seed=9, draws=150)
+    times = resample(labels, 150, seed=9)
 
-    difference = resampled.difference(scores, other[::-1])
+    difference = auc_difference(scores, other[::-1], labels, times)
 
     by_hand = [
         roc_auc_score(labels, scores, sample_weight=draw) - roc_auc_score(labels, other[::-1], sample_weight=draw)
-        for draw in resampled.times.T
+        for draw in times.T
     ]
     value = roc_auc_score(labels, scores) - roc_auc_score(labels, other[::-1])
     assert difference.value == pytest.approx(value)
@@ -184,14 +202,8 @@ def test_a_paired_difference_uses_the_same_draws_for_both_models() -> None:
 
 
 @pytest.mark.parametrize("labels", [labels_of(3, 0), labels_of(0, 3), labels_of(0, 0)])
-def test_without_both_classes_nothing_is_defined(labels: Array) -> None:
-    resampled, scores = Resampled.of(labels, seed=1, draws=5), np.arange(len(labels), dtype=np.float64)
-
-    assert not resampled.is_defined
-    assert resampled.interval(scores) == Interval()
-    assert resampled.difference(scores, scores) == Interval()
-    with pytest.raises(ValueError, match="not defined"):
-        resampled.roc_auc(scores)
+def test_without_both_classes_an_auc_is_not_defined(labels: Array) -> None:
+    assert not target_of(HEART_DISEASE).is_defined(labels)
 
 
 # Verdicts
@@ -225,7 +237,7 @@ def test_two_models_with_the_same_ranking_differ_in_no_draw() -> None:
     scores, labels = binormal(7, 37, 41)
     repeats = np.stack([scores, scores[::-1], np.roll(scores, 5)])
 
-    difference = Resampled.of(labels, seed=1).difference(repeats, np.exp(repeats[[2, 0, 1]]))
+    difference = auc_difference(repeats, np.exp(repeats[[2, 0, 1]]), labels, resample(labels, 2000, seed=1))
 
     assert difference == Interval(value=0.0, low=0.0, high=0.0)
     assert judge(difference) is Verdict.UNCLEAR
@@ -247,7 +259,7 @@ def test_intervals_of_fewer_than_five_patients_exclude_zero_too_often() -> None:
             labels = labels_of(100, negatives)
             shared = generator.normal(1.2 * labels, 1.0)
             first, second = shared + generator.normal(0, 0.7, (2, len(labels)))
-            verdicts.append(judge(Resampled.of(labels, seed, draws=300).difference(first, second)))
+            verdicts.append(judge(auc_difference(first, second, labels, resample(labels, 300, seed))))
         return float(np.mean([verdict is not Verdict.UNCLEAR for verdict in verdicts]))
 
     rates = [wrong(negatives) for negatives in (1, 5, 40)]

@@ -3,7 +3,9 @@
 Expected is what `tests.support.power_cuts` rebuilds. A real disk is in tests/integration/test_disks.py.
 """
 
+import ast
 import os
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,11 +14,17 @@ from typing import Any
 
 import pytest
 
-from federated_health.errors import RunError, UserError
-from federated_health.files import make_folder, replace_file, sync_folder, write_bytes
+from federated_health.data.manifest import listed_hashes, read_manifest
+from federated_health.errors import DataError, RunError, UserError
+from federated_health.files import hash_file, make_folder, replace_file, sync_folder, write_bytes
+from federated_health.hospital.ledger import Ledger
+from federated_health.ml.privacy_plan import PrivacyPlan
+from federated_health.privacy.budget import PrivacyBudget
 from federated_health.report import run_page, saved_model
 from federated_health.server.resuming import read_checkpoint
-from tests.support.power_cuts import Record, recorded
+from tests.support.power_cuts import Record, nothing_lost, recorded
+from tests.support.script_calls import RunScript
+from tests.support.scripts import PROJECT
 from tests.test_runs import ALL, chosen_for, resumed, run_to_end, stop
 
 # The record itself
@@ -229,3 +237,121 @@ def test_a_run_ends_with_the_same_results_after_a_power_cut_at_any_event(
                 run_to_end(resumed(run, rounds=rounds))
         for name in ("model.keras", "report.html", "rounds.csv"):
             assert (run / name).read_bytes() == (out / name).read_bytes()
+
+
+# Every writer
+
+
+def test_a_dataset_is_whole_old_or_new_after_a_power_cut_at_any_event(
+    run_script: RunScript, in_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store, after = tmp_path_factory.mktemp("record"), tmp_path_factory.mktemp("after")
+    assert run_script("create_dataset.py", "--plot", "--hospitals", 2, "--by", "iid").succeeded
+    old = listed_files(in_folder / "data")
+    with recorded(in_folder, store):
+        assert run_script("create_dataset.py", "--hospitals", 3, "--by", "iid", "--seed", 7).succeeded
+    new = listed_files(in_folder / "data")
+    assert len(old) == 2 + 1
+    assert len(new) == 3
+    record = Record(store)
+    assert record.losses() == []
+    found = []
+    for number in range(len(record.events)):
+        for keep_names in (False, True):
+            record.after_power_cut(number, after, keep_names=keep_names)
+            found.append(listed_files(after / "data"))
+    assert found[0] == old
+    assert found[-1] == found[-2] == new
+    assert all(files in (old, new, {}) for files in found)
+
+
+def listed_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files that a folder's manifest lists, none without a manifest; they are as it says."""
+    try:
+        hashes = dict(listed_hashes(read_manifest(folder)))
+    except DataError:
+        return {}
+    assert {name: hash_file(folder / name) for name in hashes} == hashes
+    return hashes
+
+
+def test_keys_and_certificates_are_on_disk_when_a_line_says_so(run_script: RunScript, in_folder: Path) -> None:
+    def certificates(*flags: object) -> None:
+        assert run_script("federated-health", "certificates", *flags).succeeded
+
+    with nothing_lost(in_folder):
+        certificates("init", "--authority", "a", "--name", "A")
+        for party in (("--server", "--host", "fl.example.org"), ("--name", "north")):
+            certificates("request", "--tls", party[-1], *party)
+            request, certificate = (f"{party[-1]}/{name}.pem" for name in ("request", "certificate"))
+            certificates("sign", request, "--authority", "a", "--out", certificate)
+        certificates("renew", "--tls", "north")
+        certificates("revoke", "north", "--authority", "a")
+        certificates("request", "--tls", "north", "--name", "north", "--force")
+
+
+def test_a_new_ledger_and_a_new_privacy_account_are_on_disk_before_anything_is_sent(disk: Path) -> None:
+    plan = PrivacyPlan(
+        epsilon=1.0, delta=1e-5, clip=1.0, sampling_rate=0.5, steps=1, learning_rate=0.1, rounds=2, run="0" * 16
+    )
+    with nothing_lost(disk):  # the record's end counts as an announcement
+        Ledger.beside(disk / "a.csv", "a").record_metadata("join", [("hospital", "a")])
+        budget = PrivacyBudget.beside(disk / "a.csv", "a")
+        budget.spend(plan)
+        budget.spend(plan)
+    assert {path.name for path in disk.iterdir()} == {"egress-a.jsonl", "privacy-a.jsonl"}
+
+
+ALLOWED = {
+    "files.py": "the functions that the others use",
+    "append_only.py": "syncs each line",
+    "server/checkpoint.py": "tested above",
+    "server/run_folder.py": "tested above",
+    "data/dataset_folder.py": "tested above",
+    "data/partition_chart.py": "draws in a folder that dataset_folder.py syncs",
+    "ml/model_files.py": "tested in test_model_saver.py",
+    "ml/rounds.py": "adds to rounds.csv, which is written anew at the end of a run",
+    "privacy/budget.py": "removes an incomplete line before it appends and syncs one",
+    "cli/console.py": "a log, which is no result",
+    "processes.py": "a log, which is no result",
+    "cli/demo.py": "removes privacy accounts of the demo before",
+    "security/authority.py": "removes keys of the demo before",
+    "cli/deployment/superlink.py": "a folder for Flower, which writes its configuration itself",
+    "ml/network_check.py": "a temporary folder",
+    "ml/network_file.py": "writes to memory",
+    "report/saved_model.py": "writes to memory",
+    "report/svg.py": "draws in memory",
+}
+"""Modules that change files other than through `federated_health.files`, and why a power cut takes no result."""
+
+CHANGING = {
+    *("write_text", "write_bytes", "truncate", "to_csv", "to_parquet", "to_excel", "savefig", "savez", "FileHandler"),
+    *("unlink", "rmdir", "rename", "mkdir", "touch", "TemporaryDirectory"),
+}
+"""Methods that change files whatever their arguments; a `to_csv` without a path returns text."""
+
+
+def changes_files(call: ast.Call) -> bool:
+    """Whether a call looks as if it changed a file other than through `federated_health.files`."""
+    match call.func:
+        case ast.Attribute(attr=name, value=ast.Name(id="os" | "shutil")):
+            return name in {"remove", "unlink", "rename", "replace", "mkdir", "makedirs", "rmtree", "move", "copy"}
+        case ast.Attribute(attr="open") | ast.Name(id="open"):
+            modes = [value.value for value in call.args if isinstance(value, ast.Constant)]
+            return any(re.fullmatch(r"[wax]b?\+?b?|rb?\+b?", str(mode)) for mode in modes)
+        case ast.Attribute(attr="replace"):  # of a path; that of a text has two arguments
+            return len(call.args) == 1 and not call.keywords
+        case ast.Attribute(attr=name):
+            return name in CHANGING and not (name == "to_csv" and not call.args)
+    return False
+
+
+def test_only_known_modules_change_files() -> None:
+    """A new writer uses `federated_health.files`, or is tested here."""
+    package = PROJECT / "federated_health"
+    found = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if any(changes_files(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    }
+    assert found <= ALLOWED.keys()

@@ -594,3 +594,57 @@ def test_the_accountant_computes_once_per_run(csv: Path, monkeypatch: pytest.Mon
     assert len(deltas) == 1  # all of them fit
     spend_rounds(budget, 7, OTHER, 1.46)
     assert len(deltas) == 1
+
+
+# An account in another folder
+
+
+def test_an_account_in_another_folder_is_found_with_its_folder_only(csv: Path, tmp_path: Path) -> None:
+    folder, other = tmp_path / "records", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+    PrivacyBudget.beside(csv, "a", folder).spend(PLAN)
+    assert PrivacyBudget.beside(csv, "a", folder).summary().rounds == 1
+    assert [path.name for path in folder.iterdir()] == ["privacy-a.jsonl"]
+    assert not (tmp_path / "privacy-a.jsonl").exists()
+    for wrong in (None, other, tmp_path):
+        with pytest.raises(PrivacyError, match=f"{folder}/privacy-a.jsonl: is the privacy account"):
+            PrivacyBudget.beside(csv, "a", wrong)
+    (folder / "privacy-a.jsonl").rename(other / "privacy-a.jsonl")
+    assert PrivacyBudget.beside(csv, "a", other).summary().rounds == 1
+    PrivacyBudget.beside(csv, "a", other).spend(PLAN)
+    assert PrivacyBudget.beside(csv, "a", other).summary().rounds == 2
+    with pytest.raises(PrivacyError, match=f"{other}/privacy-a.jsonl: is the privacy account"):
+        PrivacyBudget.beside(csv, "a", folder)
+
+
+def test_a_second_account_is_refused_where_one_is_beside_the_csv(csv: Path, tmp_path: Path) -> None:
+    budget_of(csv).spend(PLAN)
+    with pytest.raises(PrivacyError, match=r"privacy-a\.jsonl: is the privacy account .* move it to"):
+        PrivacyBudget.beside(csv, "a", tmp_path / "records")
+    assert PrivacyBudget.beside(csv, "a", tmp_path).summary().rounds == 1  # the same folder
+
+
+def test_an_account_that_was_moved_back_beside_the_csv_is_used(csv: Path, tmp_path: Path) -> None:
+    (tmp_path / "records").mkdir()
+    PrivacyBudget.beside(csv, "a", tmp_path / "records").spend(PLAN)
+    (tmp_path / "records" / "privacy-a.jsonl").rename(tmp_path / "privacy-a.jsonl")
+    assert budget_of(csv).summary().rounds == 1
+
+
+@pytest.mark.parametrize("folder", [None, "records"])
+def test_an_account_that_is_missing_where_it_was_is_an_error(csv: Path, tmp_path: Path, folder: str | None) -> None:
+    (tmp_path / "records").mkdir()
+    PrivacyBudget.beside(csv, "a", tmp_path / "records").spend(PLAN)
+    (tmp_path / "records" / "privacy-a.jsonl").unlink()
+    with pytest.raises(PrivacyError, match=r"records/privacy-a\.jsonl: .* is missing"):
+        PrivacyBudget.beside(csv, "a", folder and tmp_path / folder)
+
+
+def test_a_folder_that_cannot_be_written_to_is_an_error_before_the_first_round(
+    csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may write everywhere but on a read-only disk, so the refusal is simulated."""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PrivacyError, match=r"cannot be written.*--ledger"):
+        budget_of(csv).check_run(PLAN, ROWS)

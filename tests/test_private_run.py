@@ -315,6 +315,14 @@ def join(context: InMemoryHospital, plan: PrivacyPlan | None = PLAN) -> Registra
     return handlers.register(registration_request(plan), context)
 
 
+def test_a_repeated_registration_spends_nothing_and_keeps_the_plan(cleveland: InMemoryHospital) -> None:
+    first = join(cleveland)
+    budget_of(cleveland).spend(PLAN)
+    again = join(cleveland)
+    assert again.to_content() == first.to_content()
+    assert budget_of(cleveland).summary().rounds == 1
+
+
 @pytest.mark.parametrize("handler", [handlers.score_training_rows, handlers.report_benefit])
 def test_messages_that_no_budget_accounts_for_are_refused(cleveland: InMemoryHospital, handler: Any) -> None:
     join(cleveland)
@@ -383,7 +391,7 @@ def test_a_run_that_costs_more_than_the_hospital_allows_is_refused(cleveland: In
 
 
 def test_the_server_receives_the_reason_of_a_refusal(cleveland: InMemoryHospital) -> None:
-    join(cleveland)
+    client.app(request("query.statistics"), cleveland)
     with pytest.raises(AnswerError, match=r"threshold.*no privacy budget"):
         client.app(request("evaluate.threshold"), cleveland)
 

@@ -230,7 +230,7 @@ def test_twelve_classes_with_long_names_are_drawn_and_escaped() -> None:
     assert "<b>" not in html
     (matrix,) = blocks(section(page, "Confusion matrix"), Picture)
     assert matrix.svg.count("&lt;b&gt;") == 12  # rows only: columns have the codes
-    assert "percentages of the actual class" in matrix.svg
+    assert "percentages of a row" in matrix.svg
     assert "counts" not in matrix.svg
     assert len(html) < 500_000
 

@@ -21,6 +21,8 @@ from federated_health.errors import RunError
 from federated_health.files import hash_file
 from federated_health.ml.backend import load_keras
 from federated_health.ml.model_files import read_description
+from federated_health.ml.normalisation import Normalisation
+from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.report import run_page, saved_model
 from federated_health.report.page import Page, write_report
 from federated_health.server import run_summary
@@ -33,9 +35,13 @@ from federated_health.settings import Settings
 from federated_health.transport.app_calls import hospital_context
 from federated_health.transport.interface import InProcessTransport
 from tests.conftest import PROJECT
+from tests.support.checkpoints import checkpoint_of
 from tests.support.light_hospitals import CHOSEN, ROWS, app_of, run_of, settings_of, three_with_scores
 
 ALL = {"metrics.json", "model.keras", "report.html", "rounds.csv", "settings.json"}
+PLAN = PrivacyPlan(
+    epsilon=1.0, delta=1e-5, clip=1.0, sampling_rate=0.5, steps=4, learning_rate=0.1, rounds=8, run="0" * 16
+)
 FINISHED = ALL | {"checkpoints"}
 
 
@@ -511,6 +517,90 @@ def test_a_run_killed_while_it_saved_its_results_resumes_to_its_end(
     assert federated_run.problems.resumed_after == [3]
     with pytest.raises(RunError, match="the run is over"):
         RunFolder(resumed(tmp_path))
+
+
+# Extending
+
+
+@light
+@pytest.mark.parametrize("before", [0, 2, 3])
+def test_a_stopped_or_finished_run_is_extended_to_the_results_of_a_longer_one(before: int, tmp_path: Path) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    run_to_end(chosen_for(whole, rounds=6))
+    if before == 3:
+        run_to_end(chosen_for(run))
+    else:
+        stop(chosen_for(tmp_path / "alive"), before, copy=run)
+    config = settings_to_resume(run, {"resume": str(run), "rounds": 6})
+    extended = run_to_end(Settings.from_config(config))
+    assert contents_of(run).keys() == {run / path.relative_to(whole) for path in contents_of(whole)}
+    for name in ("rounds.csv", "model.keras"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
+    assert json.loads((run / "settings.json").read_text())["rounds"] == 6
+    assert extended.problems.resumed_after == [before]
+    with pytest.raises(RunError, match="over after 6 rounds"):
+        read_checkpoint(run)
+
+
+@light
+def test_a_finished_run_can_be_extended_repeatedly_and_keeps_one_checkpoint(tmp_path: Path) -> None:
+    run_to_end(chosen_for(tmp_path))
+    for rounds in (4, 6):
+        run_to_end(resumed(tmp_path, rounds=rounds))
+        assert names_in(tmp_path / "checkpoints") == {f"finished-00000{rounds}.checkpoint", "history.jsonl"}
+        assert rounds_in(tmp_path) == list(range(1, rounds + 1))
+
+
+@light
+def test_fewer_rounds_than_are_completed_are_refused_and_fewer_than_planned_end_a_run(tmp_path: Path) -> None:
+    stop(chosen_for(tmp_path, rounds=9), 2)
+    with pytest.raises(RunError, match="rounds: expected at least 2, since 2 are completed, got 1"):
+        RunFolder(resumed(tmp_path, rounds=1))
+    run_to_end(resumed(tmp_path, rounds=3))
+    assert rounds_in(tmp_path) == [1, 2, 3]
+    for rounds in (2, 1):
+        with pytest.raises(RunError, match=f"rounds: expected at least 4, since 3 are completed, got {rounds}"):
+            RunFolder(resumed(tmp_path, rounds=rounds))
+    with pytest.raises(RunError, match=r"over after 3 rounds; there is nothing to resume; --rounds"):
+        RunFolder(resumed(tmp_path, rounds=3))
+
+
+@light
+def test_the_results_of_a_finished_run_stay_while_it_is_extended_without_a_further_round(tmp_path: Path) -> None:
+    run_to_end(chosen_for(tmp_path))
+    before = {name: (tmp_path / name).read_bytes() for name in ALL}
+    settings = resumed(tmp_path, rounds=6)
+    with RunFolder(settings) as folder:
+        federated_run = run_for(settings)
+        assert folder.checkpoint is not None
+        federated_run.resume(folder.checkpoint)
+        federated_run.gather()
+        folder.begin(federated_run)
+        folder.finish(federated_run, federated_run.figures_of_last_round(), stopped=True)
+    assert {name: (tmp_path / name).read_bytes() for name in ALL} == before
+    assert run_to_end(resumed(tmp_path, rounds=6)).history[-1].number == 6
+
+
+def test_a_run_with_differential_privacy_is_not_extended(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(2, settings={**chosen_for(tmp_path).to_config(), "dp-epsilon": 4.0})
+    CheckpointFolder(tmp_path / "checkpoints").save(checkpoint)
+    with pytest.raises(RunError, match=r"rounds: expected 3, the number in the run's privacy plan, got 4"):
+        read_checkpoint(tmp_path, {"rounds": 4})
+    assert read_checkpoint(tmp_path, {"rounds": 3}).round_number == 2
+
+
+@light
+def test_a_finished_run_with_differential_privacy_leaves_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PlainRun, "privacy", property(lambda _: PLAN))
+    settings = chosen_for(tmp_path)
+    with RunFolder(settings) as folder:
+        federated_run = run_for(settings)
+        federated_run.normalisation = Normalisation(mean=(0.0,) * 5, variance=(1.0,) * 5)
+        folder.begin(federated_run)
+        folder.finish(federated_run, {"hospitals": {}, "federation": None}, stopped=False)
+    assert names_in(tmp_path) == ALL
 
 
 @light

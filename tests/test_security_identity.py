@@ -1,13 +1,22 @@
 """A TLS folder: its files, and the refusal of files that do not match."""
 
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from federated_health import files
 from federated_health.errors import CertificateError, StorageError
 from federated_health.security import certificates, issuing
 from federated_health.security.authority import make_demo_identities
-from federated_health.security.identity import Identity, load_identity, renew_request, request_identity
+from federated_health.security.identity import (
+    REVOKED,
+    ExpiryReminders,
+    Identity,
+    load_identity,
+    renew_request,
+    request_identity,
+)
 from federated_health.security.parties import Party, Role, hospital, server
 from tests.support.identities import DAY, Signer, Valid, expired, not_yet, now, write_identity
 
@@ -177,3 +186,79 @@ def test_no_request_is_written_for_a_key_that_was_not_saved(tmp_path: Path, monk
     with pytest.raises(StorageError, match="No space left"):
         request_identity(tmp_path, hospital("a"))
     assert written == ["key.pem"]  # never a request for a key that is lost
+
+
+class Clock:
+    """The time of reminders, set by a test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.time = now()
+        monkeypatch.setattr(ExpiryReminders, "now", lambda _: self.time)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def lines_over(reminders: ExpiryReminders, clock: Clock, end: datetime, *days_before: float) -> list[list[str]]:
+    """The lines that are due at each of some times before an end, asked twice each."""
+    lines = []
+    for days in days_before:
+        clock.time = end - days * DAY
+        lines.append(reminders.due())
+        assert reminders.due() == []
+    return lines
+
+
+def test_the_end_of_a_certificate_is_announced_at_30_7_and_1_days_and_at_the_moment(
+    tmp_path: Path, clock: Clock
+) -> None:
+    end = now() + 300 * DAY
+    lasting = Signer(valid=(now() - DAY, end + 300 * DAY))
+    reminders = ExpiryReminders(write_identity(tmp_path, server(()), lasting, (now() - DAY, end)))
+    days = (200, 30.1, 30, 29, 7.1, 7, 1.1, 1, 0.1, 0, -0.1, -100)
+    lines = lines_over(reminders, clock, end, *days)
+    assert [day for day, due in zip(days, lines, strict=True) if due] == [30, 7, 1, 0]
+    assert [len(due) for due in lines if due] == [1] * 4
+    shown = certificates.format_time(end)
+    assert lines[2] == [f"the certificate in {tmp_path} ends on {shown}: renew it and start again"]
+    assert f"ended on {shown}: renew it" in lines[9][0]
+    assert "nobody can connect" in lines[9][0]
+
+
+def test_a_program_that_starts_late_announces_an_end_once(tmp_path: Path, clock: Clock) -> None:
+    end = now() + 300 * DAY
+    lasting = Signer(valid=(now() - DAY, end + 300 * DAY))
+    reminders = ExpiryReminders(write_identity(tmp_path, server(()), lasting, (now() - DAY, end)))
+    assert [len(due) for due in lines_over(reminders, clock, end, 3, 2.9, 0.5, 5, 0)] == [1, 0, 1, 0, 1]
+
+
+def test_the_ends_of_the_authority_and_of_the_revocation_list_are_announced(tmp_path: Path, clock: Clock) -> None:
+    end = now() + 300 * DAY
+    lasting = Signer(valid=(now() - DAY, end))
+    identity = write_identity(tmp_path, server(()), lasting, (now() - DAY, end + 300 * DAY))
+    files.write_bytes(tmp_path / REVOKED, lasting.revocations())  # lasts as long as its authority
+    lines = lines_over(ExpiryReminders(identity), clock, end, 31, 30, 7, 1, 0)
+    assert [len(due) for due in lines] == [0, 2, 2, 2, 2]
+    assert f"the authority in {tmp_path} ends" in lines[1][0]
+    assert f"{tmp_path / REVOKED} ends" in lines[1][1]
+    assert f"{tmp_path / REVOKED} ended" in lines[4][1]
+
+
+def test_a_revocation_list_that_arrives_later_is_noticed_and_a_damaged_one_is_no_error(
+    tmp_path: Path, clock: Clock
+) -> None:
+    end = now() + 10 * DAY
+    lasting = Signer(valid=(now() - DAY, end))
+    identity = write_identity(tmp_path, server(()), lasting, (now() - DAY, end + 300 * DAY))
+    reminders = ExpiryReminders(identity)
+    assert len(reminders.due()) == 1
+    files.write_bytes(tmp_path / REVOKED, lasting.revocations())
+    assert reminders.due() == []  # read once per hour
+    clock.time += timedelta(hours=1)
+    (line,) = reminders.due()
+    assert line.startswith(str(tmp_path / REVOKED))
+    files.write_bytes(tmp_path / REVOKED, b"garbage")
+    clock.time -= timedelta(hours=2)  # the clock was set back
+    assert reminders.due() == []

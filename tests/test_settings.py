@@ -88,22 +88,28 @@ def test_a_value_of_the_wrong_type_is_rejected(
         ("learning-rate", 0.0, "more than 0"),
         ("learning-rate", -0.1, "more than 0"),
         ("learning-rate", math.nan, "more than 0"),
-        ("learning-rate", math.inf, "more than 0"),
+        ("learning-rate", math.inf, "at most 1,000,000"),
         ("l2", -0.001, "at least 0"),
         ("l2", math.nan, "at least 0"),
         ("l2", math.inf, "at least 0"),
+        ("l2", 1.1e6, "at most 1,000,000"),
         ("wait", 0, "more than 0"),
         ("wait", math.nan, "more than 0"),
         ("wait", math.inf, "at most 10,000,000"),
         ("round-timeout", 1.1e7, "at most 10,000,000"),
-        ("rounds", 2**31, "at most 2147483647"),
-        ("batch-size", 2**31, "at most 2147483647"),
+        ("rounds", 100_001, "at most 100,000"),
+        ("batch-size", 2**31, "at most 1,000,000"),
         ("seed", 2**31, "at most 2147483647"),
         ("seed", 10**400, "at most 2147483647"),
     ],
 )
 def test_a_value_out_of_range_is_rejected(defaults: dict[str, Value], name: str, value: Value, expected: str) -> None:
     assert error_of({**defaults, name: value}).startswith(f"{name}: expected {expected}, got ")
+
+
+def test_a_network_too_large_for_a_message_is_rejected(defaults: dict[str, Value]) -> None:
+    assert error_of({**defaults, "hidden": "65536,2048"}).startswith("hidden: expected at most 134,217,728 weights")
+    assert Settings.from_config({**defaults, "hidden": "65536,1024"}).network_declaration.hidden == (65536, 1024)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +138,7 @@ def test_a_value_that_is_not_among_the_choices_is_rejected(
         ("l2", 0.0),
         ("learning-rate", 1e-9),
         ("rounds", 1),
-        ("rounds", 2**31 - 1),
+        ("rounds", 100_000),
         ("seed", 2**31 - 1),
         ("wait", 1e7),
     ],

@@ -17,6 +17,7 @@ from flwr.proto.recorddict_pb2 import ArrayRecord as ProtoArrayRecord
 
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
+from federated_health.transport import announcements as announcements_of_server
 from federated_health.transport import listening, stream_server
 from federated_health.transport.app_calls import hospital_context
 from federated_health.transport.channels import MAX_MESSAGE_KEY
@@ -154,7 +155,7 @@ def test_a_reply_to_another_hospital_s_message_is_a_problem_and_changes_nothing(
         assert exchange.end()[0].metadata.src_node_id == node_id_of("b")
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff", b"\x08", b"{}", b"x" * 10_000])
+@pytest.mark.parametrize("content", [b"\xff", b"\x08", b"{}", b"x" * 10_000])
 def test_bytes_that_are_no_message_end_the_wait_for_the_reply_and_the_stream_continues(
     content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -520,13 +521,14 @@ def test_the_number_of_connected_hospitals_is_limited(monkeypatch: pytest.Monkey
 
 
 def test_a_limited_number_of_refusals_is_announced_and_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_server, "MAX_REFUSALS", 3)
+    monkeypatch.setitem(announcements_of_server.LIMITS, announcements_of_server.REJECTIONS, 3)
     announcements: list[str] = []
     with server(announcements) as (_, address):
         for name in ("a", "b", "a", "b", "c", "d", "e", "a"):
             with RawHospital(name, address, unfit="no") as raw:
                 assert raw.end() is grpc.StatusCode.FAILED_PRECONDITION
         assert [line.split(":")[0] for line in announcements] == ["rejected a", "rejected b", "rejected c"]
+    assert "2 more such lines" in announcements[-1]  # about d and e
 
 
 def test_large_replies_of_several_hospitals_at_once_arrive_unchanged() -> None:

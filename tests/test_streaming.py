@@ -33,7 +33,6 @@ from tests.support.streams import (
     GOOD_TERMS,
     LightHospital,
     Proxy,
-    RawHospital,
     ScriptedServer,
     answer_of,
     app_of,
@@ -362,16 +361,6 @@ def test_each_process_of_a_hospital_has_its_own_token() -> None:
             wait_until(lambda: not grid.get_node_ids())
         assert grid.processes() == {}
     assert len(set(tokens)) == 2
-
-
-def test_a_hospital_is_not_connected_after_its_announcement_failed() -> None:
-    def fail(_: str) -> None:
-        raise BrokenPipeError
-
-    address = f"127.0.0.1:{free_port()}"
-    with serve_streams(address, AGREEMENT, fail) as grid, RawHospital("a", address) as raw:
-        assert raw.end() is StatusCode.UNKNOWN
-        assert grid.get_node_ids() == []
 
 
 # Addresses and options

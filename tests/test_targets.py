@@ -403,9 +403,17 @@ def test_a_run_reports_figures_and_the_benefit_of_joining(kind: str) -> None:
     assert max(figures["importance"], key=figures["importance"].__getitem__) == "age"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("strategy", ["average", "fedmedian", "fedadam", "krum", "qfedavg"])
-def test_every_strategy_trains_every_kind(kind: str, strategy: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "strategy"),
+    [
+        ("classes", "average"),
+        ("number", "fedmedian"),
+        ("count", "fedadam"),
+        ("classes", "krum"),
+        *((kind, "qfedavg") for kind in KINDS),  # the only one that reads the loss
+    ],
+)
+def test_strategies_train_every_kind(kind: str, strategy: str) -> None:
     run = run_of(kind, strategy=strategy, rounds=2)
     before = initial_weights(task_of(kind), run.settings.network_declaration, 42)
 

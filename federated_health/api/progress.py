@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from federated_health.ml.rounds import Round
@@ -49,12 +49,19 @@ def show_progress(total: int, shown: bool | None) -> Iterator[Callable[[Round], 
 
         def write(completed: Round) -> None:
             progress.update(completed)
-            print(f"\r{progress}", end="", file=sys.stderr, flush=True)
+            _print(f"\r{progress}")
 
         try:
             yield write
         finally:
-            print(file=sys.stderr)
+            _print("\n")
+
+
+def _print(text: str) -> None:
+    """Write to standard error, if it can be written."""
+    with suppress(AttributeError, OSError, ValueError):  # it may be closed
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def _notebook_display() -> Callable[..., Any] | None:

@@ -2,3 +2,8 @@
 
 The topmost folder: it may import every other one, and none imports it.
 """
+
+import os
+
+if os.environ.get("COLUMNS") == "0":  # with which rich prints nothing
+    del os.environ["COLUMNS"]

@@ -23,9 +23,17 @@ from federated_health.messages.content import ENCRYPTED_ONLY
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.networks import Network, agreement_of
 from federated_health.ml.targets import target_of
-from federated_health.names import ALLOWED_EPSILON, DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAPPING, NETWORK
+from federated_health.names import (
+    ALLOWED_EPSILON,
+    DEFAULT_ADDRESS,
+    DEFAULT_DATA,
+    DEFAULT_WAIT,
+    LEDGER,
+    MAPPING,
+    NETWORK,
+)
 from federated_health.transport.app_calls import App, hospital_context
-from federated_health.transport.channels import check_address
+from federated_health.transport.channels import check_address, proxy_of
 from federated_health.transport.stream_client import join_run, report_unfit
 
 if TYPE_CHECKING:
@@ -96,9 +104,11 @@ def make_parser() -> argparse.ArgumentParser:
     help_text = "show what is in the CSV and whether the hospital can join; nothing is sent (default: no)"
     inspection.add_argument("--check", action="store_true", help=help_text)
     shown = inspection.add_mutually_exclusive_group()
-    help_text = "show what was sent, from the egress ledger beside the CSV: egress-NAME.jsonl (default: none)"
+    help_text = "show what was sent, from an egress ledger: egress-NAME.jsonl beside the CSV or in --ledger"
+    help_text += " (default: none)"
     shown.add_argument("--show-egress", type=parsing.path, metavar="FILE", help=help_text)
-    help_text = "show the epsilon spent, from the privacy account beside the CSV: privacy-NAME.jsonl (default: none)"
+    help_text = "show the epsilon spent, from a privacy account: privacy-NAME.jsonl beside the CSV or in --ledger"
+    help_text += " (default: none)"
     shown.add_argument("--show-privacy", type=parsing.path, metavar="FILE", help=help_text)
     return parser
 
@@ -131,6 +141,9 @@ def add_privacy(parser: Any) -> None:
     help_text = "total epsilon that all runs together may spend; if given, the hospital joins only runs with "
     help_text += "differential privacy (above 0, at most 1000; default: the epsilon of the first such run)"
     group.add_argument("--dp-budget", type=parsing.epsilon, metavar="EPSILON", help=help_text)
+    help_text = "folder for the egress ledger and the privacy account, for a CSV in a folder that cannot be written to "
+    help_text += "(default: the CSV's folder)"
+    group.add_argument("--ledger", type=parsing.path, metavar="DIR", help=help_text)
     help_text = "join only encrypted runs: see server.py --encrypt (default: any run)"
     group.add_argument("--encrypted-only", action="store_true", help=help_text)
 
@@ -157,7 +170,17 @@ def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -
         config[ALLOWED_EPSILON] = flags.dp_budget
     if flags.encrypted_only:
         config[ENCRYPTED_ONLY] = True
+    if flags.ledger is not None:
+        config[LEDGER] = str(flags.ledger.absolute())
     return config
+
+
+def prepare_ledger_folder(flags: argparse.Namespace) -> None:
+    """Make the folder of --ledger, if it is given and not there; StorageError if it cannot be written to."""
+    if flags.ledger is not None:
+        from federated_health.files import PRIVATE_FOLDER, make_folder  # noqa: PLC0415  # where something is saved
+
+        make_folder(flags.ledger, PRIVATE_FOLDER)
 
 
 def main() -> None:
@@ -213,7 +236,9 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
     """Check the CSV, join the server, and answer its messages until the run is over."""
     check_libraries(flags)
     check_address(flags.server, encrypted=identity is not None, insecure=flags.insecure)
-    ledger, network = Ledger.beside(own.data, own.name), _read_network(flags.network)
+    proxy_of(flags.server, encrypted=identity is not None)
+    prepare_ledger_folder(flags)
+    ledger, network = Ledger.beside(own.data, own.name, flags.ledger), _read_network(flags.network)
     agreement = agreement_of(own.task, network)
     report = partial(report_unfit, own.name, flags.server, agreement, ledger=ledger, tls=identity)
     try:

@@ -1,5 +1,9 @@
-"""The terminal of a command: lines with the time, logging, exit codes and signals."""
+"""The terminal of a command: lines with the time, logging, exit codes and signals.
 
+What cannot be written to standard output or standard error is dropped, so that it never changes what a command does.
+"""
+
+import errno
 import logging
 import os
 import signal
@@ -7,20 +11,70 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, Any, NoReturn, cast
 
 from rich.console import Console
 from rich.markup import escape
 
+from federated_health import interrupts
+from federated_health.errors import OutputError, StorageError
+
+
+class SafeStream:
+    """A stream of text on which writing never raises: a full disk, a reader that is gone, a missing character.
+
+    What cannot be written is dropped. A character that the encoding lacks becomes an escape sequence.
+
+    Args:
+        stream: the stream; None if it was closed before the process began.
+
+    Attributes:
+        problem: the first error; None if everything was written.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.problem: Exception | None = None
+        if stream is None:
+            self.problem = OSError(errno.EBADF, "it is closed")
+            stream = open(os.devnull, "w")  # noqa: PTH123, SIM115  # for the life of the process
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._try(self._write, text)
+        return len(text)
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError:
+            encoding = self._stream.encoding or "ascii"
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, act: Callable[..., object], *arguments: str) -> None:
+        try:
+            act(*arguments)
+        except (OSError, ValueError) as error:  # a ValueError if the stream was closed
+            self.problem = self.problem or error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
 
 class _Console(Console):
-    """Goes on without output when its reader is gone, such as `head`: a run does not end for that."""
+    """Drops what it cannot write, also in a process of Flower's, whose streams are not `SafeStream`s."""
 
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    @property  # type: ignore[misc]  # nothing sets it
+    def file(self) -> IO[str]:
+        return cast(IO[str], SafeStream(super().file))
 
 
 console = _Console(highlight=False, emoji=False)
@@ -43,23 +97,56 @@ def figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+def write_output(text: str) -> None:
+    """Write the result of a command to standard output, exactly.
+
+    Raises:
+        OutputError: it cannot be written, or the encoding lacks a character. Nobody reads it: that is no error.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        raise OutputError(f"standard output: expected an encoding such as UTF-8, got {encoding}") from None
+    sys.stdout.write(text)
+    check_output()
+
+
+def check_output() -> None:
+    """Check that standard output was written, at the end of a command that has no other result.
+
+    Raises:
+        OutputError: it was not, for another reason than that nobody reads it.
+    """
+    sys.stdout.flush()
+    problem = getattr(sys.stdout, "problem", None)
+    if problem is not None and not isinstance(problem, BrokenPipeError):
+        reason = getattr(problem, "strerror", None) or problem
+        raise OutputError(f"standard output: cannot be written ({reason})")
+
+
 def run_script(main: Callable[[], None]) -> NoReturn:
     """Run a command's `main` and end the process; an error that the user can fix is printed as one line.
 
-    Such an exception has an `exit_code`. Ctrl-C and SIGTERM end with 130. A closed pipe is no error.
+    Such an exception has an `exit_code`. Ctrl-C and SIGTERM end with 130.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt
+    for name in ("stdout", "stderr"):
+        if not isinstance(stream := getattr(sys, name), SafeStream):
+            setattr(sys, name, SafeStream(stream))
+    interrupts.raise_interrupts()
     try:
-        main()
+        try:
+            main()
+        finally:
+            interrupts.end_at_once()
     except KeyboardInterrupt:
-        print_error("stopped", 130)
-    except BrokenPipeError:
-        sys.stderr.close()  # otherwise Python reports the pipe again at exit
-        sys.exit(0)
+        print_error(interrupts.STOPPED, interrupts.EXIT_CODE)
     except Exception as error:
-        if not hasattr(error, "exit_code"):
-            raise
-        print_error(f"error: {error}", error.exit_code)
+        if hasattr(error, "exit_code"):
+            print_error(f"error: {error}", error.exit_code)
+        if interrupts.is_interrupted():
+            print_error(interrupts.STOPPED, interrupts.EXIT_CODE)
+        raise
     sys.exit(0)
 
 
@@ -72,10 +159,8 @@ def run_process(main: Callable[[], None]) -> NoReturn:
         run_script(main)
     except SystemExit as end:
         logging.shutdown()
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # its reader is gone, or it is closed
-                if stream is not None:  # it was closed at the start
-                    stream.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(end.code if isinstance(end.code, int) else 0)
 
 
@@ -119,7 +204,11 @@ def configure_logging(*, verbose: bool, file: Path | None = None) -> None:
 
     Args:
         file: a log file that also receives every message of the package.
+
+    Raises:
+        StorageError: the log file cannot be opened.
     """
+    logging.raiseExceptions = False  # a library's own handler, too, drops what it cannot write
     logger = logging.getLogger("federated_health")
     logger.setLevel(logging.DEBUG if verbose or file else logging.INFO)
     logger.propagate = False
@@ -128,11 +217,28 @@ def configure_logging(*, verbose: bool, file: Path | None = None) -> None:
     screen.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger.addHandler(screen)
     if file is not None:
-        handler = logging.FileHandler(file)
+        handler = _LogFile(file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
     for name in ("flwr", "grpc", "tensorflow"):
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.WARNING)
+
+
+class _LogFile(logging.FileHandler):
+    """A log file. If it cannot be written, the terminal says so once, and the run continues."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
+        self._is_announced = False
+
+    def handleError(self, _: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError) and not self._is_announced:
+            self._is_announced = True
+            say(f"{self.baseFilename}: cannot be written ({error.strerror}); the run continues without this log")
 
 
 class _ConsoleStream:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from federated_health import privacy
-from federated_health.cli.console import print_lines
+from federated_health.cli.console import check_output, print_lines
 from federated_health.cli.tables import print_figures
 from federated_health.data.data_check import check_data
 from federated_health.data.data_check_page import DataCheckPage
@@ -16,11 +16,13 @@ def show_egress(path: Path) -> None:
     """Show what a hospital sent, from its egress ledger."""
     _print_page(ledger_page.summarise(path))
     print_lines("What never leaves:", ledger_page.NEVER)
+    check_output()
 
 
 def show_privacy(path: Path) -> None:
     """Show the epsilon that a hospital spent, from its privacy account."""
     _print_page(privacy.load_page().read_page(path))
+    check_output()
 
 
 def show_data(path: Path, task: Task, mapping: Path | None = None) -> None:
@@ -30,6 +32,7 @@ def show_data(path: Path, task: Task, mapping: Path | None = None) -> None:
     print_figures(page.title, page.table())
     print_lines(page.verdict, page.findings())
     check.raise_obstacle()
+    check_output()
 
 
 def _print_page(page: Any) -> None:

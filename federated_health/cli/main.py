@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-from federated_health import __version__
+from federated_health import __version__, interrupts
 from federated_health.cli import parsing
 
 SUBCOMMANDS = {
@@ -46,4 +46,6 @@ def main() -> None:
     name = parser.parse_args(sys.argv[1:2]).subcommand
     sys.argv = [f"{parser.prog} {name}", *sys.argv[2:]]  # argparse takes the command's name from here
     module, function = SUBCOMMANDS[name][0].split(":")
-    getattr(import_module(f"federated_health.cli.{module}"), function)()
+    with interrupts.ending_at_once():
+        run = getattr(import_module(f"federated_health.cli.{module}"), function)
+    run()

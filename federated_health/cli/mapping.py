@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from federated_health.cli import parsing
+from federated_health.cli.console import write_output
 from federated_health.data.exports.mapping_draft import draft_mapping
 from federated_health.data.task_files import DEFAULT_TASK, TASKS, find_task
 from federated_health.errors import SettingsError
@@ -45,6 +46,5 @@ def _draft(flags: argparse.Namespace) -> None:
         raise SettingsError("expected --task or --task-file, got both")
     task = find_task(flags.task or DEFAULT_TASK, flags.task_file)
     draft = draft_mapping(flags.export, task)
-    sys.stdout.write(draft.text)
-    sys.stdout.flush()
+    write_output(draft.text)
     print(draft.request, file=sys.stderr)

@@ -1,13 +1,14 @@
 """The parser class of all commands, and types for flags."""
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from federated_health.cli.console import print_error
+from federated_health.cli.console import check_output, print_error
 from federated_health.names import MAX_WAIT
 
 Number = TypeVar("Number", int, float)
@@ -42,6 +43,11 @@ class CommandParser(argparse.ArgumentParser):
     def show_examples(self, examples: Iterable[str]) -> None:
         command = f"python {self.prog}" if self.prog.endswith(".py") else self.prog
         self.epilog = "\n".join(["Examples:", *(f"  {command} {flags}".rstrip() for flags in examples)])
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(message, file)
+        if file is sys.stdout:  # --help or --version
+            check_output()
 
     def error(self, message: str) -> NoReturn:
         print_error(f"error: {message}; see {self.prog} --help", 2)

@@ -1,11 +1,11 @@
 """The command `predict.py`: scores the patients of a CSV with a saved model."""
 
 import argparse
-import sys
 
 import numpy as np
 
 from federated_health.cli import parsing
+from federated_health.cli.console import write_output
 from federated_health.data.patient_table import read_patients
 from federated_health.errors import DataError
 from federated_health.files import write_bytes
@@ -65,6 +65,6 @@ def main() -> None:
     table = table.assign(**predict_columns(model, task, threshold, numbers.to_numpy(dtype=np.float64)))
     text = table.to_csv(index=False, sep=separator, decimal=decimal, float_format=f"%.{DECIMALS}f", lineterminator="\n")
     if flags.out is None:
-        sys.stdout.write(text)
+        write_output(text)
     else:
         write_bytes(flags.out, text.encode(encoding))

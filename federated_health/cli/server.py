@@ -37,6 +37,7 @@ EXAMPLES = (
     '--strategy fedprox --strategy-args "proximal-mu=0.1"',
     "--tls server-tls --address 10.0.0.5:8080",
     "--resume runs/first",
+    "--resume runs/first --rounds 60",
 )
 
 

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from federated_health.cli import parsing
-from federated_health.cli.console import console, print_lines
+from federated_health.cli.console import check_output, console, print_lines, write_output
 from federated_health.data.columns import Category, Column, Measurement, write_number
 from federated_health.data.labels import ClassLabel
 from federated_health.data.task_files import TASKS, get_task, read_task_file
@@ -69,6 +69,7 @@ def main() -> None:
     """The command `task`: parse the subcommand and its flags, and run it."""
     flags = make_parser().parse_args()
     flags.run(flags)
+    check_output()
 
 
 def _draft(flags: argparse.Namespace) -> None:
@@ -78,8 +79,7 @@ def _draft(flags: argparse.Namespace) -> None:
     if flags.name is not None and not is_hospital_name(flags.name):
         raise SettingsError(f"--name: expected lower-case letters, digits and hyphens, got {flags.name!r}")
     draft = draft_task(flags.export, flags.target, flags.name)
-    sys.stdout.write(draft.text)
-    sys.stdout.flush()
+    write_output(draft.text)
     print(f"{draft.request}, then run federated-health task check", file=sys.stderr)
 
 

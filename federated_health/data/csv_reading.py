@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from federated_health import files
 from federated_health.data.columns import Column, Mask, Measurement
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
@@ -31,6 +32,12 @@ MISSING_MARKS = frozenset({"", "?", "na", "n/a", "nan", "null", "none"})
 
 CHUNK_ROWS = 500
 """Rows that are held as lists of text at a time; few, for the processor's cache."""
+
+MAX_FILE_BYTES = 2 * 2**30
+"""Largest size of a text table."""
+
+MAX_LINE_CHARACTERS = 2**20
+"""Largest length of a line of a text table."""
 
 MIN_DIFFERENT = 50_000
 """Smallest number of distinct cells from which a column of mostly different cells is held as plain text."""
@@ -122,7 +129,7 @@ def read_table(path: Path, task: Task | None = None, dialect: Dialect = COMMAS) 
 def read_bytes(path: Path) -> bytes:
     """Bytes of a file, unpacked if they are gzip; a DataError if it cannot be read."""
     try:
-        content = path.read_bytes()
+        content = files.read_file(path, MAX_FILE_BYTES)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     if content.startswith(b"\x1f\x8b"):
@@ -163,7 +170,7 @@ def parse_csv(
 def _parse(
     content: bytes, name: str, header: Sequence[str] | None, dialect: Dialect, task: Task | None
 ) -> pd.DataFrame:
-    rows = _split_cells(content, dialect)
+    rows = _split_cells(content, name, dialect)
     is_first = header is None
     header = [column.strip() for column in (next(rows, []) if header is None else header)]
     if not header:
@@ -184,13 +191,20 @@ def _parse(
     return table
 
 
-def _split_cells(content: bytes, dialect: Dialect) -> Iterator[list[str]]:
+def _split_cells(content: bytes, name: str, dialect: Dialect) -> Iterator[list[str]]:
     """The rows of a text table, the header included."""
-    lines: Iterator[str] = io.TextIOWrapper(io.BytesIO(content), dialect.encoding, newline="")
+    lines = _split_lines(io.TextIOWrapper(io.BytesIO(content), dialect.encoding, newline=""), name)
     first = next(lines, "").removeprefix("\ufeff")
     if first.strip('"\r\n') != f"sep={dialect.separator}":
         lines = chain([first], lines)
     return filter(None, csv.reader(lines, delimiter=dialect.separator, quotechar=dialect.quote or None, strict=True))
+
+
+def _split_lines(text: io.TextIOBase, name: str) -> Iterator[str]:
+    while line := text.readline(MAX_LINE_CHARACTERS):
+        if len(line) == MAX_LINE_CHARACTERS:
+            raise file_error(name, f"has a line of {MAX_LINE_CHARACTERS:,} characters or more")
+        yield line
 
 
 class _ColumnBuilder:

@@ -9,9 +9,13 @@ from typing import Any
 from federated_health.data.task_files import DEFAULT_TASK, find_task
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError, SettingsError
+from federated_health.files import read_file
 from federated_health.names import FEDERATION, is_hospital_name, printable
 
 MANIFEST = "manifest.json"
+
+MAX_MANIFEST_BYTES = 64 * 2**20
+"""Largest size of a manifest."""
 
 _EXPECTED_FLAGS = "expected --hospital N, or --data FILE with --name NAME or --tls DIR; see --help"
 
@@ -20,7 +24,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder; a DataError unless create_dataset.py wrote one."""
     path = (folder / MANIFEST).absolute()
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
+        manifest: dict[str, Any] = json.loads(read_file(path, MAX_MANIFEST_BYTES))
         manifest["task"], manifest["source"]["name"], [hospital["name"] for hospital in manifest["hospitals"]]
         listed_hashes(manifest)
         return manifest
@@ -128,7 +132,7 @@ def _find_entry(data: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     if not _is_file(path):
         return {}, {}
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(read_file(path, MAX_MANIFEST_BYTES))
         entry = next(entry for entry in manifest["hospitals"] if entry["file"] == data.name)
     except (OSError, ValueError, LookupError, TypeError, RecursionError, StopIteration):  # none, or another program's
         return {}, {}

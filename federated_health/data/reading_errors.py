@@ -70,6 +70,9 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bar
 SAMPLE_LINES, SAMPLE_CHARACTERS = 50, 2**20
 """Beginning of a file from which its separator and its header are recognised."""
 
+SAMPLE_BYTES = 256
+"""Beginning of the member of an OpenDocument file that names its kind."""
+
 WIDE_ENCODINGS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -121,8 +124,8 @@ def _kind_of_bytes(content: bytes) -> tuple[str, str] | None:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = archive.namelist()
-            kind = archive.read("mimetype") if "mimetype" in members else b""
-    except (zipfile.BadZipFile, RuntimeError, ValueError, OSError):
+            kind = archive.open("mimetype").read(SAMPLE_BYTES) if "mimetype" in members else b""
+    except Exception:  # `zipfile` raises many types
         return "is a damaged zip archive or workbook", ""
     if any(member.startswith("xl/workbook") for member in members):
         return "is an Excel workbook (xlsx)", "; rename it to end in .xlsx"

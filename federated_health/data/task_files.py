@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.tasks import MAX_AGREEMENT_CHARACTERS, Task, write_agreement
-from federated_health.data.toml_reading import TomlTable, is_number, is_text, read_toml
-from federated_health.errors import DataError, SettingsError
+from federated_health.data.toml_reading import TomlTable, is_number, is_text, read_content, read_toml
+from federated_health.errors import SettingsError
 from federated_health.names import is_hospital_name
 
 if TYPE_CHECKING:
@@ -47,11 +47,7 @@ NAME_RULE = (
 
 def read_task_file(path: Path) -> Task:
     """The task that a file declares, the same object for the same content; a DataError if it is not a task file."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    return parse_task(content, str(path))
+    return parse_task(read_content(path), str(path))
 
 
 @lru_cache(maxsize=64)

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from federated_health.data.columns import Category, Measurement
-from federated_health.data.csv_reading import read_bytes
 from federated_health.data.task_files import parse_task, take_column
 from federated_health.data.tasks import Task
 from federated_health.data.toml_errors import find_line
-from federated_health.data.toml_reading import PLACEHOLDER, read_toml
+from federated_health.data.toml_reading import PLACEHOLDER, read_content, read_toml
 from federated_health.errors import DataError
 
 MAX_DEPTH = 3
@@ -29,7 +28,7 @@ def find_mistakes(path: Path) -> list[str]:
     Raises:
         DataError: the file cannot be read, or is not TOML.
     """
-    content, file = read_bytes(path), str(path)
+    content, file = read_content(path), str(path)
     read_toml(content, file)
     text = content.decode("utf-8-sig").replace("\r\n", "\n")
     places = list(dict.fromkeys(_find_placeholders(tomllib.loads(text))))

@@ -3,9 +3,11 @@
 import re
 import tomllib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from federated_health.errors import DataError
+from federated_health.files import read_file
 from federated_health.names import printable
 
 MAX_BYTES = 2**18
@@ -83,6 +85,14 @@ class TomlTable:
         where = f", line {number}" if number else ""
         name = printable(".".join(path))
         return DataError(f"{self._file}{where}: {name}{': ' if path else ''}{problem}")
+
+
+def read_content(path: Path) -> bytes:
+    """Content of a TOML file; a DataError if it cannot be read, or is too large."""
+    try:
+        return read_file(path, MAX_BYTES)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def read_toml(content: bytes, file: str) -> TomlTable:

@@ -53,7 +53,7 @@ from federated_health.ml.metrics import EvaluationSums
 from federated_health.ml.networks import FILE, Network, Weights, agreement_of, weight_shapes
 from federated_health.ml.normalisation import MIN_OBSERVED, Normalisation, column_sums, withheld_sums
 from federated_health.ml.targets import target_of
-from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON, MAPPING, NETWORK, PROXIMAL_MU
+from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON, LEDGER, MAPPING, NETWORK, PROXIMAL_MU
 from federated_health.transport.app_calls import hospital_context
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def budget_of(context: Context) -> "PrivacyBudget":
     if isinstance(context, InMemoryHospital):
         context.budget = context.budget or privacy.load().budget.PrivacyBudget()
         return context.budget
-    return _budget_beside(*_own_csv(context))
+    return _budget_beside(*_own_csv(context), context.node_config.get(LEDGER))
 
 
 def _own_csv(context: Context) -> tuple[Path, str]:
@@ -215,8 +215,8 @@ def _own_csv(context: Context) -> tuple[Path, str]:
 
 
 @lru_cache(maxsize=1024)
-def _budget_beside(path: Path, name: str) -> "PrivacyBudget":
-    budget: PrivacyBudget = privacy.load().budget.PrivacyBudget.beside(path, name)
+def _budget_beside(path: Path, name: str, ledger: str | None) -> "PrivacyBudget":
+    budget: PrivacyBudget = privacy.load().budget.PrivacyBudget.beside(path, name, Path(ledger) if ledger else None)
     return budget
 
 

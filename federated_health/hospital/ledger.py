@@ -1,6 +1,7 @@
 """The egress ledger: one line for everything that a hospital sends, on disk before it is sent.
 
-`egress-NAME.jsonl` stands in the folder of the hospital's CSV and only grows. Each line is a JSON object:
+`egress-NAME.jsonl` stands in the folder of the hospital's CSV, or of --ledger, and only grows. Each line is a JSON
+object:
 
 - `time` (UTC), `hospital`, `kind` (a message type; `join` for the metadata that begins a stream, `unfit` for the
   metadata that says why a hospital may not join) and `round` (null where the server's message names none);
@@ -14,8 +15,8 @@
 The ledger holds no values. But a guess of a small count can be checked by its hash, so it stays at the hospital.
 
 A line says what gRPC got, whether or not it arrived. It does not list what every connection shows: addresses,
-the certificate in a TLS handshake, and HTTP/2's frames, pings and own headers, which name gRPC's version and the
-system.
+the certificate in a TLS handshake and the challenge to the server's, parts without content, and HTTP/2's frames, pings
+and own headers, which name gRPC's version and the system.
 """
 
 import hashlib
@@ -62,9 +63,9 @@ class Ledger:
         self._hospital = hospital
 
     @classmethod
-    def beside(cls, data: Path, hospital: str) -> "Ledger":
-        """The ledger in the folder of a hospital's CSV."""
-        return cls(data.parent / f"egress-{hospital}.jsonl", hospital)
+    def beside(cls, data: Path, hospital: str, folder: Path | None = None) -> "Ledger":
+        """The ledger in the folder of a hospital's CSV, or in another one."""
+        return cls((folder or data.parent) / f"egress-{hospital}.jsonl", hospital)
 
     def record_metadata(self, kind: str, metadata: Sequence[tuple[str, str]]) -> None:
         """Record the metadata that begins a stream; raises LedgerError if it cannot, so that nothing may leave."""
@@ -105,7 +106,8 @@ class Ledger:
                     raise LedgerError(f"{self.path}: is not an egress ledger, and nothing was added: move it elsewhere")
                 append(file, b"\n" * _is_torn(file) + line)
         except OSError as error:
-            reason = f"cannot be written to ({error.strerror}); nothing is sent that cannot be recorded"
+            reason = f"cannot be written to ({error.strerror}); nothing is sent that cannot be recorded; "
+            reason += "--ledger names another folder"
             raise LedgerError(f"{self.path}: {reason}") from None
 
 

@@ -4,7 +4,8 @@ A run is a registration; rounds, each a train message, which may also ask for an
 message; then the threshold, the final evaluation and the benefit of joining. A server may send a message again, also
 with other content, such as after it was resumed; a hospital may join late. So a hospital answers of different messages
 
-- nothing before a registration,
+- no evaluation before a registration or a training (a server of Flower's engines may not notice that a hospital lost
+  its state, and does not ask it to register again),
 - MAX_DIFFERENT per round of train and of evaluate messages, and in total of each other kind; one more of the train
   messages, whose first content is not compared, since the hash of large weights takes time,
 - one evaluation of weights before its first training, and then as many as it has trained, and SPARE_EVALUATIONS,
@@ -70,8 +71,8 @@ def answering(message: Message, context: Context) -> Iterator[None]:
     asked = _asked_of(context)
     if kind not in (REGISTRATION, *TRAINING, *EVALUATION, *LAST, *KEYS, SUMS):
         raise RefusedMessageError("unexpected message: its kind is unknown")
-    if kind != REGISTRATION and not asked["once"]:
-        raise RefusedMessageError(f"unexpected {kind}: expected a registration first")
+    if kind in (*EVALUATION, *LAST, SUMS) and not (asked["once"] or asked["trained"]):
+        raise RefusedMessageError(f"unexpected {kind}: expected a registration or a train message first")
     if kind in KEYS:
         yield
         return

@@ -122,26 +122,6 @@ class Resampled:
     def of(cls, labels: Floats, seed: int | list[int], draws: int = DRAWS) -> "Resampled":
         return cls(labels, resample(labels, affordable_draws(len(labels), draws), seed))
 
-    @property
-    def is_defined(self) -> bool:
-        """Whether both classes are present."""
-        return rarer_class(self.labels) > 0
-
-    def roc_auc(self, scores: Floats) -> Drawn:
-        """ROC-AUC of the patients and of each draw (see `roc_auc_draws`); ValueError if a class has no patient."""
-        if not self.is_defined:
-            raise ValueError("ROC-AUC is not defined for one class")
-        once = np.ones((len(self.labels), 1))
-        return float(roc_auc_draws(scores, self.labels, once)[0]), roc_auc_draws(scores, self.labels, self.times)
-
-    def interval(self, scores: Floats) -> Interval:
-        """ROC-AUC with its interval."""
-        return interval_of(*self.roc_auc(scores)) if self.is_defined else Interval()
-
-    def difference(self, scores: Floats, others: Floats) -> Interval:
-        """ROC-AUC of one model minus that of another, on the same draws of the same patients."""
-        return difference_of(self.roc_auc(scores), self.roc_auc(others)) if self.is_defined else Interval()
-
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:

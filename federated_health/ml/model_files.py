@@ -1,16 +1,24 @@
 """Saved Keras models: `.keras` files with a description inside of the run that made them."""
 
 import json
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from federated_health.errors import DataError
-from federated_health.files import sync_file, sync_folder
+from federated_health.files import open_file, sync_file, sync_folder
 from federated_health.ml.backend import load_keras
+from federated_health.ml.networks import FILE, Network, hidden_names, weights_hash
 
 DESCRIPTION_MEMBER = "federated_health.json"
+
+MAX_DESCRIPTION_BYTES = 8 * 2**20
+"""Largest size of a description; it holds a task file."""
+
+MAX_MODEL_BYTES = 2 * 2**30
+"""Largest size of a model file, unpacked; Keras does not pack it."""
 
 
 def save_model(path: Path, model: Any, description: Mapping[str, Any]) -> None:
@@ -33,20 +41,49 @@ def save_model(path: Path, model: Any, description: Mapping[str, Any]) -> None:
 def read_description(path: Path) -> dict[str, Any]:
     """The description in a file that `save_model` wrote; needs no Keras. DataError if it is not such a file."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            description = json.loads(archive.read(DESCRIPTION_MEMBER))
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+            size = archive.getinfo(DESCRIPTION_MEMBER).file_size  # `zipfile` unpacks no more than this
+            description = json.loads(archive.read(DESCRIPTION_MEMBER)) if size <= MAX_DESCRIPTION_BYTES else None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except (zipfile.BadZipFile, KeyError, ValueError, RecursionError):
-        description = None
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except Exception:  # the parsers of zip and JSON raise many types
+        description, unpacked = None, 0
     if not isinstance(description, dict):
         raise DataError(f"{path}: is not a model that a run saved")
+    if unpacked > MAX_MODEL_BYTES:
+        raise DataError(f"{path}: expected at most {MAX_MODEL_BYTES:,} bytes unpacked, got {unpacked:,}")
     return description
 
 
 def load_model(path: Path) -> Any:
-    """The Keras model in a file that `save_model` wrote; DataError if it is damaged."""
+    """The Keras model in a file that `save_model` wrote.
+
+    Raises:
+        DataError: it is damaged, or its weights are not those whose hash its description states; or Keras refuses it,
+            such as for a layer that holds code.
+    """
+    description = read_description(path)
+    if path.suffix != ".keras":  # Keras reads a file of another name as another format
+        raise DataError(f"{path}: expected a name that ends in .keras")
     try:
-        return load_keras().saving.load_model(path)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        with warnings.catch_warnings(action="ignore"):
+            model = load_keras().saving.load_model(path, compile=False, safe_mode=True)
+            actual = _hash_of(model, description)
+    except Exception:  # Keras, and the parsers behind it, raise many types
         raise DataError(f"{path}: is damaged; Keras cannot load it") from None
+    if actual is not None and actual != description.get("weights_sha256", actual):
+        raise DataError(f"{path}: is damaged: its weights are not those of its description (SHA-256)")
+    return model
+
+
+def _hash_of(model: Any, description: Mapping[str, Any]) -> str | None:
+    """The hash of a model's weights, under the names that they have in a run; None if it does not say which network."""
+    if "network" not in description:  # a model of an early release
+        return None
+    network, weights = Network.from_config(description["network"]), model.weights
+    if network.model == FILE:
+        names = [f"{i:03}/{variable.name}" for i, variable in enumerate(weights)]
+    else:
+        names = [f"{layer}/{part}" for layer in (*hidden_names(network), "logit") for part in ("kernel", "bias")]
+    return weights_hash({name: variable.numpy() for name, variable in zip(names, weights, strict=True)})

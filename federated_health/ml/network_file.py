@@ -17,6 +17,7 @@ import numpy as np
 from federated_health.data.task_writing import write_task
 from federated_health.data.tasks import Task
 from federated_health.errors import NetworkError
+from federated_health.files import read_file
 from federated_health.ml.networks import FILE, Network, Weights
 from federated_health.names import printable
 
@@ -57,8 +58,8 @@ def read_network(path: Path) -> Network:
     except SyntaxError as error:
         where = f"line {error.lineno}: " if error.lineno else ""
         raise NetworkError(f"{path}: {where}{error.msg}") from None
-    except ValueError as error:
-        raise NetworkError(f"{path}: is not Python ({error})") from None
+    except Exception as error:  # such as a ValueError, or a RecursionError or MemoryError where it is nested too deeply
+        raise NetworkError(f"{path}: is not Python ({error or type(error).__name__})") from None
     if BUILD not in code.co_names:
         raise NetworkError(f"{path}: has no function build(features, outputs) that returns a keras.Model")
     return Network(FILE, sha256=hashlib.sha256(source).hexdigest(), path=path)
@@ -80,13 +81,9 @@ def read_source(network: Network) -> tuple[Path, bytes]:
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            source = file.read(MAX_FILE_BYTES + 1)
+        return read_file(path, MAX_FILE_BYTES)
     except OSError as error:
         raise NetworkError(f"{path}: cannot be read ({error.strerror})") from None
-    if len(source) > MAX_FILE_BYTES:
-        raise NetworkError(f"{path}: expected a Python file of at most {MAX_FILE_BYTES} bytes")
-    return source
 
 
 def check_network(task: Task, network: Network, seed: int) -> Description:

@@ -1,22 +1,26 @@
 """A hospital's privacy budget: the epsilon that all runs together have spent on its training rows, and what is left.
 
-The privacy account `privacy-NAME.jsonl` lies next to the hospital's CSV and belongs to its rows: move or copy both
-together. Each line is one round of a run and is on the disk before the round's noise is drawn. Lines are only appended,
-so a repeated round is spent again.
+The privacy account `privacy-NAME.jsonl` lies next to the hospital's CSV, or in the folder of --ledger. It belongs to
+the CSV's rows: move or copy both together. `privacy-NAME.folder` beside the CSV says in which other folder the account
+is, so that neither a flag that is forgotten nor one that names another folder begins a second account.
+
+Each line is one round of a run and is on the disk before the round's noise is drawn. Lines are only appended, so a
+repeated round is spent again.
 """
 
 import os
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 
 from federated_health import append_only
-from federated_health.errors import BudgetError, PrivacyError
+from federated_health.errors import BudgetError, PrivacyError, StorageError
+from federated_health.files import write_text
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.accounting import Steps, epsilon_of
 from federated_health.privacy.spending import RoundSpend, is_incomplete, read_line, write_line
@@ -97,10 +101,12 @@ class PrivacyBudget:
 
     Args:
         path: created by the first round; None to keep the budget in memory, for rows that are in memory too.
+        note: file that the first round writes, unless its folder cannot be written to: it names the folder of `path`.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, note: Path | None = None) -> None:
         self.path = path
+        self._note = note
         self._spent = BudgetSummary()
         self._bytes_read = 0
         # The accountant is slow: rounds left are computed per run and after another process wrote, then counted down.
@@ -108,9 +114,27 @@ class PrivacyBudget:
         self._counted_for: tuple[PrivacyPlan, float] | None = None
 
     @classmethod
-    def beside(cls, data: Path, hospital: str) -> "PrivacyBudget":
-        """The budget in the folder of a hospital's CSV."""
-        return cls(data.parent / f"privacy-{hospital}.jsonl")
+    def beside(cls, data: Path, hospital: str, folder: Path | None = None) -> "PrivacyBudget":
+        """The budget in the folder of a hospital's CSV, or in another one.
+
+        Raises:
+            PrivacyError: there is an account of these rows elsewhere, or was one that is missing.
+        """
+        own, note = data.parent / f"privacy-{hospital}.jsonl", data.parent / f"privacy-{hospital}.folder"
+        path = (folder or data.parent) / own.name
+        try:
+            noted = Path(note.read_text(encoding="utf-8").rstrip("\n")) / own.name if note.exists() else own
+            for other in (own, noted):
+                if other.exists() and not (path.exists() and other.samefile(path)):
+                    raise PrivacyError(
+                        f"{other}: is the privacy account of these rows, and a second one would not know what is "
+                        f"spent; give its folder as --ledger, or move it to {path.parent}"
+                    )
+            if noted != own and not path.exists():
+                raise PrivacyError(f"{noted}: the privacy account of these rows is missing; restore the file as it was")
+        except (OSError, ValueError) as error:
+            raise PrivacyError(f"{note}: cannot be read ({getattr(error, 'strerror', error)})") from None
+        return cls(path, note if folder and path.parent.resolve() != data.parent.resolve() else None)
 
     def check_run(self, plan: PrivacyPlan, rows: int, allowed_epsilon: float | None = None) -> None:
         """Check whether the hospital may join a run; spends nothing.
@@ -130,6 +154,11 @@ class PrivacyBudget:
                 f"got {plan.delta:g}"
             )
         self._read()
+        if self.path is not None and not os.access(self.path if self.path.exists() else self.path.parent, os.W_OK):
+            raise PrivacyError(
+                f"{self.path}: cannot be written, and a round that cannot be recorded is not trained; --ledger names "
+                "another folder for a new account"
+            )
         self._check_rounds_left(1 if plan.run in self._spent.runs else plan.rounds, plan, allowed_epsilon)
 
     def spend(self, plan: PrivacyPlan, allowed_epsilon: float | None = None) -> None:
@@ -143,6 +172,7 @@ class PrivacyBudget:
             self._check_rounds_left(1, plan, allowed_epsilon)
             spend, time = RoundSpend.of(plan), datetime.now(UTC)
             if file is not None:
+                self._write_note()
                 self._append(file, write_line(spend, time))
             self._spent.add(spend, time)
             self._rounds_left -= 1
@@ -216,6 +246,13 @@ class PrivacyBudget:
             raise PrivacyError(
                 f"{self.path}: cannot be written ({error.strerror}); a round that cannot be recorded is not trained"
             ) from None
+
+    def _write_note(self) -> None:
+        """Say beside the CSV, once, in which folder the account is; where nothing can be written, none can begin."""
+        note, self._note = self._note, None
+        if note is not None and self.path is not None:
+            with suppress(StorageError):
+                write_text(note, f"{self.path.parent.resolve()}\n")
 
     def _append(self, file: FileIO, line: bytes) -> None:
         file.seek(max(self._bytes_read - 1, 0))

@@ -55,8 +55,8 @@ def draw_class_confusion(matrices: Mapping[str, NDArray[np.int64]], names: Mappi
                     paper.write(centre, middle + 7, f"{percent} %", size=svg.TINY, **style)
                 else:
                     paper.write(centre, middle, percent, size=svg.TINY, **style)
-        what = "counts, and percentages of the actual class" if has_counts else "percentages of the actual class"
-        paper.write(0, paper.height - 6, f"rows: actual class; columns: predicted class; {what}")
+        what = "counts, and percentages of a row" if has_counts else "percentages of a row"
+        paper.write(0, paper.height - 6, f"rows: actual class; columns: predicted; {what}")
         return paper.svg()
 
 

@@ -8,6 +8,7 @@ or the end of the connection) shows whether it accepted the certificate.
 
 import socket
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -45,7 +46,17 @@ class ConnectionProblem:
     is_final: bool
 
 
-def find_connection_problem(host: str, port: int, identity: Identity, timeout: float) -> ConnectionProblem | None:
+Connect = Callable[[str, int, float], socket.socket]
+"""Opens a connection to a host and a port, given a time limit in seconds."""
+
+
+def _connect_directly(host: str, port: int, timeout: float) -> socket.socket:
+    return socket.create_connection((host, port), timeout=timeout)
+
+
+def find_connection_problem(
+    host: str, port: int, identity: Identity, timeout: float, connect: Connect | None = None
+) -> ConnectionProblem | None:
     """Why a handshake like that of a hospital's gRPC channel fails; None if the server accepts the certificate.
 
     The result is advice, since a later connection may reach another server. The channel checks authority, host name and
@@ -54,16 +65,18 @@ def find_connection_problem(host: str, port: int, identity: Identity, timeout: f
     Args:
         identity: the hospital's identity.
         timeout: seconds per step: the connection, the handshake, and the server's first bytes.
+        connect: opens the connection, such as through a proxy; by default directly.
     """
+    connect = connect or _connect_directly
     reason = (
-        "the server ended the handshake without a reason: it is stopping, or its clock or its authority differs from "
-        f"this hospital's (see certificates show {identity.folder})"
+        "the server ended the handshake without a reason: it has too many connections or is stopping, or its clock or "
+        f"its authority differs from this hospital's (see certificates show {identity.folder})"
     )
     try:
         identity.check_validity()
         admission, context = Admission(identity), _make_context(identity)
         with (
-            socket.create_connection((host, port), timeout=timeout) as connection,
+            connect(host, port, timeout) as connection,
             context.wrap_socket(connection, server_hostname=host) as encrypted,
         ):
             certificate = x509.load_der_x509_certificate(encrypted.getpeercert(binary_form=True) or b"")
@@ -76,7 +89,7 @@ def find_connection_problem(host: str, port: int, identity: Identity, timeout: f
     except CertificateError as error:
         return ConnectionProblem(str(error), is_final=True)
     except ssl.SSLCertVerificationError as error:
-        return ConnectionProblem(_explain(error, host, port, identity, timeout), is_final=True)
+        return ConnectionProblem(_explain(error, host, port, identity, timeout, connect), is_final=True)
     except (ssl.SSLEOFError, ConnectionResetError):
         pass
     except ssl.SSLError as error:
@@ -84,7 +97,7 @@ def find_connection_problem(host: str, port: int, identity: Identity, timeout: f
             return ConnectionProblem(FINAL_REASONS[error.reason], is_final=True)
         reason = f"the handshake failed ({printable(error.reason or 'no reason given')})"
     except TimeoutError:
-        reason = "the server does not answer"
+        reason = "the server does not answer: it has too many connections, is stopping or hangs"
     except (OSError, ValueError) as error:  # ValueError: a host name that no DNS can hold
         reason = f"it cannot be reached ({getattr(error, 'strerror', None) or error})"
     return ConnectionProblem(reason, is_final=False)
@@ -105,13 +118,18 @@ def _make_context(identity: Identity) -> ssl.SSLContext:
     return context
 
 
-def _explain(error: ssl.SSLCertVerificationError, host: str, port: int, identity: Identity, timeout: float) -> str:
+def _explain(
+    error: ssl.SSLCertVerificationError, host: str, port: int, identity: Identity, timeout: float, connect: Connect
+) -> str:
     """What is wrong with the server's certificate, which is fetched again without verification."""
     shown: x509.Certificate | None = None
     party: Party | None = None
     theirs = ""
     with suppress(OSError, CertificateError, *certificates.MALFORMED):
-        shown = certificates.parse_certificate(ssl.get_server_certificate((host, port), timeout=timeout).encode())
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with connect(host, port, timeout) as connection, context.wrap_socket(connection, server_hostname=host) as tls:
+            shown = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")
         theirs = f", {certificates.name_of(shown.issuer)!r}"
         party = certificates.party_of(shown)
     match error.verify_code:

@@ -7,6 +7,8 @@ Functions raise CertificateError if a file is missing, does not match the others
 if one cannot be written.
 """
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,8 +23,11 @@ from federated_health.security.parties import Party, Role
 
 KEY, REQUEST, CERTIFICATE, REVOKED = "key.pem", "request.pem", "certificate.pem", "revoked.pem"
 
-RENEWAL_PERIOD = timedelta(days=30)
-"""Time before a certificate ends in which its owner is asked to renew it."""
+REMINDERS = [timedelta(days=30), timedelta(days=7), timedelta(days=1), timedelta()]
+"""Times before the end of a certificate or list of revoked ones at which its owner is reminded."""
+
+READING_PERIOD = timedelta(hours=1)
+"""Time after which a running program looks again when its list of revoked certificates ends."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +76,51 @@ class Identity:
                 raise CertificateError(f"{self.folder / CERTIFICATE}: the {title} {problem}{advice}")
 
     def expiry_warning(self) -> str | None:
-        """A line for the owner of a certificate that ends soon; None if it does not end soon."""
-        end = min(self.certificate.not_valid_after_utc, self.authority.not_valid_after_utc)
-        if end - datetime.now(UTC) > RENEWAL_PERIOD:
-            return None
-        return f"the certificate in {self.folder} ends on {certificates.format_time(end)}: renew it"
+        """A line for the owner of what ends soon in the folder; None if nothing does."""
+        return "; ".join(ExpiryReminders(self).due()) or None
+
+
+class ExpiryReminders:
+    """Lines, once each, when a certificate or the list of revoked ones ends in 30, 7 and 1 days, and when it has ended.
+
+    Args:
+        identity: its certificate, its authority's, and the list in its folder.
+    """
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._given: dict[tuple[str, datetime], timedelta] = {}  # the last reminder of each end
+        self._list_end: datetime | None = None
+        self._list_read = datetime.min.replace(tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def due(self) -> list[str]:
+        """The lines that are due now and were not returned before. Cheap, for calls once per second."""
+        now, lines = self.now(), []
+        for subject, end, advice, consequence in self._ends(now):
+            reached = [reminder for reminder in REMINDERS if end - now <= reminder]
+            if reached and self._given.get((subject, end), timedelta.max) > min(reached):
+                self._given[subject, end] = min(reached)
+                moment = certificates.format_time(end)
+                past = f"{subject} ended on {moment}: {advice}; until then {consequence}"
+                lines.append(past if end <= now else f"{subject} ends on {moment}: {advice}")
+        return lines
+
+    def _ends(self, now: datetime) -> Iterator[tuple[str, datetime, str, str]]:
+        """What ends in the folder, when, what to do about it, and what follows if nobody does."""
+        own, folder = self._identity, self._identity.folder
+        closed = "nobody can connect"
+        yield f"the certificate in {folder}", own.certificate.not_valid_after_utc, "renew it and start again", closed
+        yield f"the authority in {folder}", own.authority.not_valid_after_utc, "found a new authority", closed
+        if abs(now - self._list_read) >= READING_PERIOD:
+            self._list_read, self._list_end = now, None
+            with suppress(CertificateError):  # there is none; a damaged one is announced at admission
+                self._list_end = certificates.read_revocations(folder / REVOKED, own.authority).next_update_utc
+        if self._list_end is not None:
+            unknown = "later revocations may be unknown here"
+            yield str(folder / REVOKED), self._list_end, "copy the authority's current list there", unknown
 
 
 def request_identity(folder: Path, party: Party, *, force: bool = False) -> Path:

@@ -199,7 +199,7 @@ class Participants:
         """Count the hospitals without an update in a round, and log them when they change."""
         absent = self._without(updates)
         self._collector.problems.absent.update(absent)
-        if absent != self._absent_last_round:
+        if absent != self._absent_last_round and self._collector.lines.allows("rounds with other hospitals"):
             which = f"without {', '.join(absent)}" if absent else "all hospitals are back"
             logger.warning("round %d: %s", number, which)
         self._absent_last_round = absent
@@ -268,6 +268,10 @@ class Participants:
                         other.namesake, other.has_answered = None, False
                 if known.request:  # a reply of the earlier process no longer counts
                     list(self._transport.pull_messages([known.request[0]]))
+        for node, known in list(self._nodes.items()):
+            is_pending = known.request or known.next_request > time.monotonic()
+            if not is_pending and node not in processes and node not in self._names:
+                del self._nodes[node]  # hospitals that left before they registered take no memory
         for node, process in processes.items():
             self._nodes[node].process = process
 

@@ -17,6 +17,7 @@ from federated_health.messages.records import DIVERGED, METRICS, MalformedMessag
 from federated_health.ml.networks import Weights
 from federated_health.names import printable
 from federated_health.server.problem_log import ProblemLog
+from federated_health.transport.announcements import Announcements
 from federated_health.transport.interface import Transport, has_failed, is_late
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ class AcceptedReply(Generic[Content]):
 class ReplyCollector:
     """Sends messages over a transport and returns the valid replies.
 
-    Invalid and missing replies are counted and logged, as a warning only when a hospital's reason changes.
+    Invalid and missing replies are counted and logged, as a warning only when a hospital's reason changes, and a few
+    times per minute.
 
     A hospital that has not answered in time gets no further message until `end_silence`.
 
@@ -55,12 +57,14 @@ class ReplyCollector:
         timeout: largest number of seconds that hospitals have for a reply.
 
     Attributes:
+        lines: limits the lines per minute about each hospital.
         failures: hospital -> the reason of its reply that was an error or was rejected, since this was last emptied.
         silent: node that has not answered in time -> when its message was sent, on the clock of `time.monotonic`.
         longest_round: seconds of the longest completed round in which every hospital answered; 0 before the first.
     """
 
     def __init__(self, transport: Transport, timeout: float, problems: ProblemLog) -> None:
+        self.lines = Announcements(logger.warning)
         self.problems = problems
         self._transport = transport
         self._timeout = timeout
@@ -179,7 +183,7 @@ class ReplyCollector:
     def reject(self, hospital: str, reason: str, *, has_answered: bool = True) -> None:
         """Count and log an invalid reply, or with `has_answered` false a missing one; the reason holds no values."""
         self.problems.count(hospital, reason, has_answered=has_answered)
-        is_new = self._last_reasons.get(hospital) != reason
+        is_new = self._last_reasons.get(hospital) != reason and self.lines.allows(hospital)
         logger.log(logging.WARNING if is_new else logging.DEBUG, "%s is left out: %s", hospital, reason)
         self._last_reasons[hospital] = reason
 

@@ -9,6 +9,9 @@ from federated_health.ml.strategies import STRATEGIES
 from federated_health.server.problem_log import ProblemLog
 from federated_health.settings import Settings
 
+MIN_SHARE, SHARE_OF_EQUAL = 0.5, 1.6
+"""Share of the average above which a hospital is reported, and the same in shares of equally large hospitals."""
+
 MIN_ROWS = 100
 """Smallest number of declared rows that are compared with what the same hospital's statistics cover."""
 
@@ -41,10 +44,10 @@ def check_registrations(registrations: Mapping[str, Registration], settings: Set
 
 
 def warn_of_shares(rows: Mapping[str, int], settings: Settings, problems: ProblemLog) -> None:
-    """Record a hospital whose declared rows give it more than max(1/2, 1.6/N) of the average of N hospitals."""
+    """Record a hospital whose declared rows give it a large share of the average."""
     if STRATEGIES[settings.strategy].equal_weights:
         return
-    limit = max(0.5, 1.6 / max(len(rows), 1))
+    limit = max(MIN_SHARE, SHARE_OF_EQUAL / max(len(rows), 1))
     for name, number in rows.items():
         share = min(number / sum(rows.values()), settings.max_share)
         if share > limit:

@@ -1,10 +1,15 @@
 """Addresses and channel options, which both ends of a stream share."""
 
 import ipaddress
+import os
 import re
+from typing import TYPE_CHECKING
 
 from federated_health.errors import AddressError
 from federated_health.transport.liveness import CAN_COUNT
+
+if TYPE_CHECKING:
+    from federated_health.transport.proxies import Proxy
 
 PROTOCOL = "6"
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
@@ -15,6 +20,9 @@ KEEPALIVE_SECONDS = 20.0
 
 MAX_PING_SECONDS = 3600.0
 """Time limit for the answer to a ping, which on a slow link waits behind a large message."""
+
+PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
+"""Environment variables by which gRPC finds a proxy. The first one that is set counts, even if it is empty."""
 
 MAX_MESSAGE_KEY = "largest-message"
 """Metadata key with which a server accepts a hospital: the size limit, in bytes, of the hospital's messages."""
@@ -75,15 +83,45 @@ def check_address(address: str, *, encrypted: bool = False, insecure: bool = Fal
         insecure: whether the user allows a connection without TLS.
     """
     host, _ = split_address(address)
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host.lower() == "localhost"
-    if not loopback and not encrypted and not insecure:
+    if not is_loopback(host) and not encrypted and not insecure:
         raise AddressError(
             f"address {address}: is not loopback, and without --tls messages are not encrypted: anyone on the network "
             "could read and change them; use --tls, or --insecure to allow it"
         )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, which is never reached through a proxy."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def proxy_of(address: str, *, encrypted: bool = True) -> "Proxy | None":
+    """The proxy through which a hospital reaches its server; None for a direct connection.
+
+    Raises:
+        AddressError: messages would pass through it without encryption.
+    """
+    host, _ = split_address(address)
+    if is_loopback(host) or not any(os.environ.get(name) for name in PROXY_VARIABLES):
+        return None
+    from federated_health.transport.proxies import find_proxy  # noqa: PLC0415  # only where there is a proxy
+
+    proxy = find_proxy(host)
+    if proxy and not encrypted:
+        raise AddressError(
+            f"address {address}: without --tls, {proxy} could read and change all messages: use --tls, or, for a "
+            f"direct connection, add {host} to no_proxy"
+        )
+    return proxy
+
+
+def proxy_options(proxy: "Proxy | None") -> list[tuple[str, int | str]]:
+    """gRPC options with which exactly this proxy is used, or none, whatever the environment says."""
+    route = ("grpc.http_proxy", proxy.url) if proxy else ("grpc.enable_http_proxy", 0)
+    return [route, ("grpc.address_http_proxy_enabled_addresses", "")]
 
 
 def split_address(address: str) -> tuple[str, int]:

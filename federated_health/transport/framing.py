@@ -165,8 +165,8 @@ class Receiver:
     def _fill(self, chunk: bytes) -> None:
         """Copy a chunk to its place: an array is in memory once."""
         missing = self._missing.popleft()
-        if not 0 < len(chunk) <= len(missing):
-            raise UndecodableError("sent a chunk that is empty or longer than the rest of its array")
+        if len(chunk) > len(missing):
+            raise UndecodableError("sent a chunk longer than the rest of its array")
         missing[: len(chunk)] = np.frombuffer(chunk, np.uint8)
         if len(chunk) < len(missing):
             self._missing.appendleft(missing[len(chunk) :])

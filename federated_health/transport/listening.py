@@ -4,6 +4,7 @@ Each connection is an open file, and the system limits how many a process may ha
 """
 
 import errno
+import os
 import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -45,6 +46,9 @@ server notices that their old connection broke.
 OTHER_FILES = 100
 """Reserve of open files for everything but connections."""
 
+OPEN_FILES = "/proc/self/fd"
+"""Folder with the numbers of this process's open files, on Linux."""
+
 
 def open_files(wanted: int) -> int:
     """Raise this process's limit on open files towards the wanted number, and return the new limit."""
@@ -66,6 +70,14 @@ def open_files(wanted: int) -> int:
 def max_connections() -> int:
     """Number of connections that this process can hold open."""
     return max(1, min(MAX_CONNECTIONS, open_files(MAX_CONNECTIONS + OTHER_FILES) - OTHER_FILES))
+
+
+def has_strangers(hospitals: int) -> bool:
+    """Whether this process has more open files than for its hospitals and the reserve; False where that is unknown."""
+    try:
+        return len(os.listdir(OPEN_FILES)) - hospitals > OTHER_FILES  # noqa: PTH208  # the fastest way
+    except OSError:
+        return False
 
 
 def max_streams() -> int:

@@ -6,7 +6,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import grpc
@@ -41,6 +41,10 @@ PREFLIGHT_SECONDS = 2.0
 
 SILENT_SECONDS = 5.0
 """Seconds after which an unanswered attempt is announced."""
+
+
+BUSY = "it has too many connections, is stopping or hangs"
+"""Why a server that takes a connection may say nothing."""
 
 
 def name_taken_seconds() -> float:
@@ -109,13 +113,20 @@ class Reconnector:
         obstacle = "" if self._refusal else find_obstacle(self._address, self._tls, deadline - time.monotonic())
         left = deadline - time.monotonic()
         if left <= 0:
-            raise JoinError(f"{self._address}: {self._refusal or f'no server within {self._wait:g} s{obstacle}'}")
+            raise JoinError(
+                f"{self._address}: {self._refusal or f'no server within {self._wait:g} s{self._route()}{obstacle}'}"
+            )
         if not self._refusal:
             self._announce_waiting(obstacle)
         time.sleep(min(self._backoff.next_delay(), left))
 
+    def _route(self) -> str:
+        proxy = channels.proxy_of(self._address)
+        return f" through {proxy}" if proxy else ""
+
     def _announce_waiting(self, obstacle: str = "") -> None:
-        self._announce_once("waiting", f"waiting up to {self._wait:g} s for the server at {self._address}{obstacle}")
+        server = f"the server at {self._address}{self._route()}"
+        self._announce_once("waiting", f"waiting up to {self._wait:g} s for {server}{obstacle}")
 
     def _announce_once(self, kind: str, message: str) -> None:
         """Announce the first message of a kind since the last restart."""
@@ -138,7 +149,8 @@ def find_obstacle(address: str, tls: "Identity | None", left: float) -> str:
     if tls is not None:
         from federated_health import security  # noqa: PLC0415  # optional feature
 
-        problem = security.load().handshake.find_connection_problem(host, port, tls, timeout)
+        connect = proxy.connect if (proxy := channels.proxy_of(address)) else None
+        problem = security.load().handshake.find_connection_problem(host, port, tls, timeout, connect)
         if problem and problem.is_final:
             raise JoinError(f"{address}: {problem.reason}")
         return f": {problem.reason}" if problem else ""
@@ -150,6 +162,16 @@ def find_obstacle(address: str, tls: "Identity | None", left: float) -> str:
         raise JoinError(
             f"{address}: the server speaks TLS: joining needs --tls, the folder of this hospital's key and certificate"
         )
+    with suppress(OSError), socket.create_connection((host, port), timeout=timeout) as connection:
+        connection.settimeout(timeout)
+        try:
+            greeting = connection.recv(1)  # a gRPC server speaks first
+        except TimeoutError:
+            return f": the server does not answer: {BUSY}"
+        except ConnectionResetError:
+            greeting = b""
+        if not greeting:
+            return f": the server closes the connection at once: {BUSY}"
     return ""
 
 

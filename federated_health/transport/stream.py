@@ -13,6 +13,7 @@ from flwr.app import Message
 
 from federated_health.names import node_id_of
 from federated_health.transport import channels
+from federated_health.transport.announcements import Announcements, log_safely
 from federated_health.transport.channels import MAX_MESSAGE_KEY, MAX_REPLY_BYTES
 from federated_health.transport.framing import Receiver, Serialised, UndecodableError, serialise_message
 from federated_health.transport.interface import Problem, error_reply
@@ -58,6 +59,7 @@ class Stream:
     Attributes:
         process: token of the hospital's process.
         max_message_bytes: size limit of a message.
+        announcements: count the lines about this hospital over all its streams.
         replaced: done once the same process has reconnected on another stream.
         awaited: message id -> its reply, or the reason why there is none.
         find_obstacle: returns why the hospital is no longer admitted, or None while it is.
@@ -71,6 +73,7 @@ class Stream:
     context: grpc.aio.ServicerContext
     problems: Problems = field(default_factory=Problems)
     max_message_bytes: int = MAX_REPLY_BYTES
+    announcements: Announcements = field(default_factory=lambda: Announcements(logger.warning))
     replaced: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     awaited: dict[str, "asyncio.Future[Message | str]"] = field(default_factory=dict)
     find_obstacle: Callable[[], str | None] = lambda: None
@@ -169,9 +172,10 @@ class Stream:
                 waiter.set_result(reason)
 
     def report(self, reason: str) -> None:
-        """Count a problem. Each kind is logged once per stream, so that no hospital can fill the log."""
+        """Count a problem. Each kind is logged once per stream, and few per minute: no hospital can fill the log."""
         self.problems.add(self.name, reason)
-        logger.log(logging.DEBUG if reason in self._logged else logging.WARNING, "%s %s", self.name, reason)
+        is_shown = reason not in self._logged and self.announcements.allows(self.name)
+        log_safely(logger, logging.WARNING if is_shown else logging.DEBUG, "%s %s", self.name, reason)
         self._logged.add(reason)
 
     async def _write(self, message: Serialised, waiter: "asyncio.Future[Message | str]") -> bool:
@@ -181,6 +185,6 @@ class Stream:
                 for part in message.parts() if not waiter.done() else ():
                     await self.context.write(part)
             except (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError) as error:
-                logger.debug("%s: writing failed: %s", self.name, error)
+                log_safely(logger, logging.DEBUG, "%s: writing failed: %s", self.name, error)
                 return False
         return True

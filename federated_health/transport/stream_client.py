@@ -82,11 +82,13 @@ def join_run(
         JoinError: no server answered within the wait; it refused, stopped or sent invalid bytes; or a side rejected the
             other's certificate.
         CertificateError: the certificate is for another name, or its key cannot be read.
+        AddressError: a proxy could read the messages.
     """
     # Only this process knows the token, so no other can replace its stream after a lost connection.
     metadata = (*_join_metadata(name, agreement), ("process", uuid4().hex))
     check: ServerCheck | None = None
-    _, port = channels.split_address(address)
+    proxy = channels.proxy_of(address, encrypted=tls is not None)
+    port = proxy.port if proxy else channels.split_address(address)[1]
     reconnector = Reconnector(address, tls, wait, announce)
     if tls is not None:
         tls.check_name(name)
@@ -161,11 +163,17 @@ def report_unfit(
 
 
 def _open_channel(address: str, tls: "Identity | None" = None) -> grpc.Channel:
-    """A hospital's channel. It connects on first use; gRPC checks the server's certificate and name."""
+    """A hospital's channel. It connects on first use; gRPC checks the server's certificate and name.
+
+    Raises:
+        AddressError: a proxy could read the messages.
+    """
+    proxy = channels.proxy_of(address, encrypted=tls is not None)
+    options = [*channels.CHANNEL_OPTIONS, *channels.proxy_options(proxy)]
     if tls is None:
-        return grpc.insecure_channel(address, options=channels.CHANNEL_OPTIONS)
+        return grpc.insecure_channel(address, options=options)
     credentials = grpc.ssl_channel_credentials(tls.authority_bytes, tls.read_key(), tls.certificate_bytes)
-    return grpc.secure_channel(address, credentials, options=channels.CHANNEL_OPTIONS)
+    return grpc.secure_channel(address, credentials, options=options)
 
 
 def _begin(

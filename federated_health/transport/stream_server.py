@@ -6,9 +6,11 @@ All streams share one event loop in one thread.
 import asyncio
 import logging
 import threading
+import time
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -20,14 +22,16 @@ from federated_health.data.tasks import find_difference, read_agreement
 from federated_health.errors import StorageError
 from federated_health.names import is_hospital_name, node_id_of, printable
 from federated_health.transport import channels, liveness
-from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL
+from federated_health.transport.announcements import CONNECTIONS, FAILED_CHECKS, HOSPITALS, REJECTIONS, Announcements
+from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL, split_address
 from federated_health.transport.framing import Serialised, serialise_content
 from federated_health.transport.interface import Problem, ReplyFutures, error_reply
-from federated_health.transport.listening import listen, max_streams, server_options
+from federated_health.transport.listening import has_strangers, listen, max_connections, max_streams, server_options
 from federated_health.transport.stream import Problems, Stream
 
 if TYPE_CHECKING:
     from federated_health.security.identity import Identity
+    from federated_health.transport.connection_limits import ConnectionLimits
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +47,19 @@ SETTLING_SECONDS = 0.05
 """Time to distinguish a broken stream from a closed one: gRPC reports both as closed, then cancels the broken one."""
 
 MAX_REFUSALS = 1000
-"""Largest number of different rejections announced until a hospital joins: unknown peers must not fill the log."""
+"""Number of the latest rejections that are not announced again until the hospital has joined."""
+
+MAX_REJECTED_CALLS = 10
+"""Number of rejected calls after which a connection is closed; a hospital connects anew for every attempt."""
+
+CHECK_SECONDS = 1.0
+"""Time between two checks of the connections and of the server's certificate."""
+
+MIN_CHECK_SECONDS = 0.02
+"""Time between two checks of the connections while many have no hospital."""
+
+MAX_PEERS = 10_000
+"""Largest number of peers whose rejected calls are counted."""
 
 
 class _Servicer:
@@ -55,29 +71,36 @@ class _Servicer:
         on_change: Callable[[str], None],
         max_message_bytes: int = MAX_REPLY_BYTES,
         tls: "Identity | None" = None,
+        port: int = 0,
     ) -> None:
         self.streams: dict[int, Stream] = {}
         self.problems = Problems()
+        self.announcements = Announcements(on_change)
+        self.checking: asyncio.Future[None] | None = None
         self.ending: asyncio.Future[tuple[grpc.StatusCode, str] | None] = asyncio.get_running_loop().create_future()
         self.watching: asyncio.Future[None] | None = None
         self._agreement = agreement
-        self._on_change = on_change
         self._max_message_bytes = max_message_bytes
-        self._security = self._admission = self._prover = None
+        self._security = self._admission = self._reminders = self._prover = None
+        self._connections: ConnectionLimits | None = None
         if tls is not None:
             from federated_health import security  # noqa: PLC0415  # optional feature
 
             self._security = security.load()
-            self._admission = self._security.admission.Admission(tls, on_change)
+            self._admission = self._security.admission.Admission(tls, self.announcements.announce)
+            self._reminders = self._security.identity.ExpiryReminders(tls)
             self._prover = self._security.proof.Prover(tls)
-        self._announced: set[str] = set()  # rejections since a hospital last joined
+        self._announced: OrderedDict[str, str] = OrderedDict()  # the latest rejections, with the hospital's name
+        self._port = port
+        self._rejected_calls: Counter[str] = Counter()  # by peer, since the last check
         self._room = max_streams()
 
     async def Join(self, _requests: Any, context: grpc.aio.ServicerContext) -> None:
         """One hospital's stream, from joining to its end."""
         metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
         name = metadata.get("hospital", "")
-        stream = Stream(name, metadata.get("process", ""), context, self.problems, self._max_message_bytes)
+        process = metadata.get("process", "")
+        stream = Stream(name, process, context, self.problems, self._max_message_bytes, self.announcements)
         refusal = None
         if self._security and self._admission:
             # The certificate is checked first: an unknown peer must learn neither the agreement nor who is connected.
@@ -88,15 +111,15 @@ class _Servicer:
             stream.find_obstacle = partial(self._admission.expiry_reason, certificate, role)
         if refusal := refusal or self._refuse(name, metadata):
             code, reason = refusal
-            await self._abort(context, code, reason, f"rejected {printable(name, 63) or 'an unknown peer'}: {reason}")
+            await self._abort(context, code, reason, "rejected", name)
         node = node_id_of(name)
         previous = self.streams.get(node)
         self.streams[node] = stream
         try:
             if previous is not None:
                 previous.replaced.set_result(None)
-            self._announced.clear()
-            self._on_change(f"{name} {'reconnected' if previous else 'joined'}")
+            self._announced = OrderedDict(item for item in self._announced.items() if item[1] != name)
+            self.announcements.announce(f"{name} {'reconnected' if previous else 'joined'}", name, HOSPITALS)
             await stream.accept(self._prove(context))
             signalling = asyncio.ensure_future(stream.signal())
             try:
@@ -114,10 +137,10 @@ class _Servicer:
             if self.streams.get(node) is stream:
                 del self.streams[node]
                 if not self.ending.done() and not stream.expelled.done():
-                    self._on_change(f"{name} left")
+                    self.announcements.announce(f"{name} left", name, HOSPITALS)
         if stream.expelled.done():
             reason = stream.expelled.result()
-            await self._abort(context, grpc.StatusCode.PERMISSION_DENIED, reason, f"disconnected {name}: {reason}")
+            await self._abort(context, grpc.StatusCode.PERMISSION_DENIED, reason, "disconnected", name)
         if self.ending.done() and (stopped := self.ending.result()):
             await context.abort(*stopped)
         if stream.silent.done():
@@ -151,16 +174,22 @@ class _Servicer:
                     stream.silent.set_result(None)
 
     async def _abort(
-        self, context: grpc.aio.ServicerContext, code: grpc.StatusCode, reason: str, announcement: str
+        self, context: grpc.aio.ServicerContext, code: grpc.StatusCode, reason: str, verb: str, name: str
     ) -> None:
         """End a call, and announce it once: a rejected caller may retry every second."""
         family, _, address = unquote(str(context.peer())).partition(":")
         # The port is left out, since it differs in every call.
         caller = printable(address.rpartition(":")[0] if family.startswith("ip") else family, 100)
-        line = f"{announcement} (from {caller})"
-        if line not in self._announced and len(self._announced) < MAX_REFUSALS:
-            self._on_change(line)
-            self._announced.add(line)
+        shown = printable(name, 63) or "an unknown peer"
+        line = f"{verb} {shown}: {reason} (from {caller})"
+        if line not in self._announced:
+            self.announcements.announce(line, shown, REJECTIONS)
+            self._announced[line] = name
+            if len(self._announced) > MAX_REFUSALS:
+                self._announced.popitem(last=False)
+        if len(self._rejected_calls) >= MAX_PEERS:
+            self._rejected_calls.clear()
+        self._rejected_calls[context.peer()] += 1
         await context.abort(code, reason)
 
     def _refuse(self, name: str, metadata: Mapping[str, str]) -> tuple[grpc.StatusCode, str] | None:
@@ -186,6 +215,36 @@ class _Servicer:
         if connected is None and len(self.streams) >= self._room:
             return grpc.StatusCode.UNAVAILABLE, f"{self._room} hospitals are connected already"
         return None
+
+    async def keep_checking(self) -> None:
+        """Check connections and certificates until the server stops."""
+        while not self.ending.done():
+            began, found = time.thread_time(), False
+            try:
+                found = self._check()
+            except Exception as error:
+                self.announcements.announce(f"connections could not be checked: {error!r}", FAILED_CHECKS)
+            # The checks take at most a fifth of a processor.
+            pause = max(MIN_CHECK_SECONDS, 5 * (time.thread_time() - began)) if found else CHECK_SECONDS
+            await asyncio.wait({self.ending}, timeout=min(pause, CHECK_SECONDS))
+
+    def _check(self) -> bool:
+        """Announce what is due, close surplus connections, and return whether there are any."""
+        self.announcements.end_minute()
+        for line in self._reminders.due() if self._reminders else ():
+            self.announcements.announce(line)
+        rejected = {peer for peer, calls in self._rejected_calls.items() if calls >= MAX_REJECTED_CALLS}
+        if not rejected and not has_strangers(len(self.streams)):
+            return False
+        if self._connections is None:
+            from federated_health.transport.connection_limits import ConnectionLimits  # noqa: PLC0415  # rarely needed
+
+            announce = lambda line: self.announcements.announce(line, CONNECTIONS)  # noqa: E731
+            self._connections = ConnectionLimits(self._port, max_connections(), announce)
+        self._connections.close_excess((stream.context.peer() for stream in self.streams.values()), rejected)
+        for peer in rejected:
+            del self._rejected_calls[peer]
+        return True
 
     async def _read(self, stream: Stream) -> None:
         """Deliver replies until the hospital leaves, reconnects elsewhere or is expelled, or the server stops."""
@@ -267,15 +326,20 @@ def serve_streams(
         AddressError: the port is taken, or the host is not this machine's.
         CertificateError: a file in the identity's folder cannot be used.
     """
-    if tls is not None and (remark := tls.expiry_warning()):
-        on_change(remark)
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="streams", daemon=True)
+    loop, ended = asyncio.new_event_loop(), threading.Event()
+
+    def run_loop() -> None:
+        while not ended.is_set():
+            with suppress(BaseException):  # SystemExit would end the loop with all its streams
+                loop.run_forever()
+
+    thread = threading.Thread(target=run_loop, name="streams", daemon=True)
     thread.start()
 
     async def start() -> tuple[grpc.aio.Server, _Servicer]:
         server = grpc.aio.server(options=server_options(max_message_bytes))
-        servicer = _Servicer({"protocol": PROTOCOL, **agreement}, on_change, max_message_bytes, tls)
+        _, port = split_address(address)
+        servicer = _Servicer({"protocol": PROTOCOL, **agreement}, on_change, max_message_bytes, tls, port)
         join = grpc.stream_stream_rpc_method_handler(servicer.Join)  # bytes in both directions, see `framing`
         prove = grpc.unary_unary_rpc_method_handler(servicer.Prove)
         server.add_generic_rpc_handlers(
@@ -283,6 +347,7 @@ def serve_streams(
         )
         listen(server, address, tls)
         await server.start()
+        servicer.checking = asyncio.ensure_future(servicer.keep_checking())
         servicer.watching = asyncio.ensure_future(servicer.watch())
         return server, servicer
 
@@ -291,6 +356,7 @@ def serve_streams(
         await server.stop(grace=GRACE_SECONDS)
         if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(tasks, timeout=GRACE_SECONDS)  # asyncio would report calls that are still pending
+        servicer.announcements.end_minute(early=True)
 
     def run(coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
@@ -307,6 +373,7 @@ def serve_streams(
         finally:
             run(stop(server, servicer, status))
     finally:
+        ended.set()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

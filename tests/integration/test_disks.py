@@ -1,15 +1,21 @@
-"""A server whose disk is full or read-only, on a small file system of its own: hospitals wait, and the run resumes."""
+"""A server whose disk is full, read-only or loses its power, on a small file system of its own.
 
+Hospitals wait, and the run resumes; what was saved is there.
+"""
+
+import json
+import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from chaos_processes import run_script
 
-from federated_health.errors import BudgetError, PrivacyError
+from federated_health.errors import BudgetError, PrivacyError, RunError
 from federated_health.ml.model_files import read_description
 from federated_health.ml.networks import weights_hash
 from federated_health.ml.privacy_plan import PrivacyPlan
@@ -17,6 +23,7 @@ from federated_health.privacy.budget import PrivacyBudget
 from federated_health.processes import free_port
 from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
+from federated_health.server.resuming import read_checkpoint
 from federated_health.settings import Settings
 from federated_health.transport.app_calls import hospital_context
 from federated_health.transport.interface import InProcessTransport
@@ -75,9 +82,15 @@ def wait_until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    path = tmp_path / "disk"
+    with mounted(tmp_path / "disk", "mount -t tmpfs -o size=2m tmpfs") as disk:
+        yield disk
+
+
+@contextmanager
+def mounted(path: Path, mount: str) -> Iterator[Disk]:
+    """A file system of its own at a path, which a command mounts that lacks the path."""
     path.mkdir()
-    mount = f'mount -t tmpfs -o size=2m tmpfs "{path}" && echo mounted && exec cat'
+    mount = f'{mount} "{path}" && echo mounted && exec cat'
     command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount]
     try:
         holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -86,7 +99,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     with holder:
         assert holder.stdout is not None
         if holder.stdout.readline() != b"mounted\n":
-            pytest.skip("may not mount a file system of its own: not root")
+            pytest.skip("may not mount such a file system of its own: not root, or no loop devices")
         yield Disk(holder.pid, path)
 
 
@@ -183,6 +196,51 @@ def undisturbed(settings: Settings) -> PlainRun:
     federated_run = PlainRun(grid, settings)
     federated_run.run()
     return federated_run
+
+
+def test_a_power_cut_takes_neither_completed_rounds_nor_saved_results(tmp_path: Path) -> None:
+    """The disk is a file, which is copied as a power cut would leave it: without what only the memory holds."""
+    image, copies = tmp_path / "image", [tmp_path / "during", tmp_path / "saved"]
+    with image.open("wb") as file:
+        file.truncate(16 * 2**20)
+    try:
+        subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("no mkfs.ext4")
+    config = {"hospitals": 3, "min-hospitals": 3, "rounds": ROUNDS, "appraisal": False}
+    settings, log = Settings.from_config(config), tmp_path / "server.txt"
+    address = f"127.0.0.1:{free_port()}"
+    reached = 0
+    with mounted(tmp_path / "disk", f'mount -o loop "{image}"') as disk:
+        hospitals = [Hospital(name, address, settings) for name in "abc"]
+        flags = ["--address", address, "--out", str(disk.path / "run"), *map(str, FLAGS)]
+        with forked_call(log, run_script_in_mounts, disk.holder, "server.py", flags) as server:
+            wait_until(lambda: "round 12/" in log.read_text())
+            reached = 12
+            shutil.copyfile(image, copies[0])
+            wait_until(lambda: " saved " in log.read_text())
+            shutil.copyfile(image, copies[1])
+            assert server.wait(60) == 0
+        wait_until(lambda: all(hospital.has_ended for hospital in hospitals))
+    with mounted(tmp_path / "after", f'mount -o loop "{copies[0]}"') as disk:
+        assert CheckpointFolder(disk.seen / "run" / "checkpoints").load().round_number >= reached
+        shutil.copytree(disk.seen / "run", tmp_path / "resumed")
+    hospitals = [Hospital(name, address, settings) for name in "abc"]
+    with forked_call(
+        log, run_script, "server.py", ["--address", address, "--resume", str(tmp_path / "resumed")]
+    ) as server:
+        assert server.wait(180) == 0, log.read_text()
+    with mounted(tmp_path / "later", f'mount -o loop "{copies[1]}"') as disk:
+        shutil.copytree(disk.seen / "run", tmp_path / "saved-run")
+    expected = weights_hash(undisturbed(settings).weights)
+    for folder in (tmp_path / "resumed", tmp_path / "saved-run"):
+        assert read_description(folder / "model.keras")["weights_sha256"] == expected
+        assert len((folder / "rounds.csv").read_text().splitlines()) == 1 + 4 * ROUNDS
+        assert json.loads((folder / "metrics.json").read_text())["rounds"] == ROUNDS
+        assert json.loads((folder / "settings.json").read_text())["rounds"] == ROUNDS
+        assert (folder / "report.html").read_text().rstrip().endswith("</html>")
+        with pytest.raises(RunError, match="the run is over"):
+            read_checkpoint(folder)
 
 
 def spend_rounds(budget: PrivacyBudget, plan: PrivacyPlan, times: int) -> None:

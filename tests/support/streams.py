@@ -101,12 +101,13 @@ class LightHospital:
         agreement: dict[str, str] = AGREEMENT,
         wait: float = 5.0,
         tls: Identity | None = None,
+        app: ClientApp | None = None,
     ) -> None:
         self.error: BaseException | None = None
         self.announcements: list[str] = []
         self._run = partial(
             join_run,
-            app_of(answer),
+            app or app_of(answer),
             hospital_context(name, {}),
             name=name,
             address=address,
@@ -167,9 +168,9 @@ class Proxy:
     def cut(self, *, tell_server: bool = True) -> None:
         """Close the hospitals' ends, and the server's ends too unless `tell_server` is False."""
         for hospital, server in self._pairs:
-            hospital.shutdown(socket.SHUT_RDWR)
-            if tell_server:
-                server.shutdown(socket.SHUT_RDWR)
+            for end in (hospital, server) if tell_server else (hospital,):
+                with suppress(OSError):  # it is closed already
+                    end.shutdown(socket.SHUT_RDWR)
         if tell_server:
             self._listener.shutdown(socket.SHUT_RDWR)
 

@@ -14,11 +14,14 @@ from federated_health.files import PUBLIC, write_bytes
 from federated_health.security.certificates import read_file
 from federated_health.security.identity import Identity
 from federated_health.setting_fields import Value
+from federated_health.transport.proxies import EXCEPTIONS
 
 DEFAULT_ADDRESS = "127.0.0.1:9092"
 """Address where a SuperLink listens for hospitals' nodes."""
 
 SCRIPTS = Path(sys.executable).parent
+
+LOOPBACK = "localhost,127.0.0.0/8,::1"
 
 VARIABLES = {
     # Flower reports usage to its makers by default; a hospital's node should connect to its server only.
@@ -30,9 +33,13 @@ VARIABLES = {
 
 
 def environment() -> dict[str, str]:
-    """Environment for Flower's processes: this process's, Flower's commands on the path, and VARIABLES if not set."""
+    """Environment for Flower's processes: this process's, Flower's commands on the path, and VARIABLES if not set.
+
+    Loopback is never reached through a proxy.
+    """
     path = f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return {**VARIABLES, **os.environ, "PATH": path}
+    direct = next((os.environ[name] for name in EXCEPTIONS if name in os.environ), "")
+    return {**VARIABLES, **os.environ, "PATH": path, "no_grpc_proxy": ",".join(filter(None, [direct, LOOPBACK]))}
 
 
 def executable(name: str) -> str:

@@ -18,6 +18,7 @@ from federated_health.cli.client import (
     add_split_seed,
     check_libraries,
     node_config,
+    prepare_ledger_folder,
 )
 from federated_health.cli.console import say
 from federated_health.cli.deployment import flower_commands
@@ -170,6 +171,7 @@ def run(flags: argparse.Namespace) -> None:
     check_libraries(flags)
     identity = load_identity(flags.tls, Role.HOSPITAL)
     split_address(flags.superlink)
+    prepare_ledger_folder(flags)
     own = find_own_hospital(
         Path(),
         None,

@@ -38,6 +38,7 @@ from federated_health.data.exports.mapping_rules import (
 )
 from federated_health.data.patient_ids import PATIENT_RULE
 from federated_health.data.tasks import Task
+from federated_health.data.toml_reading import read_content
 from federated_health.errors import DataError
 from federated_health.names import HOSPITAL_COLUMN
 
@@ -52,10 +53,7 @@ OTHER_DECIMAL = "not allowed: its decimal mark"
 
 def read_mapping(path: Path, task: Task) -> "Mapping":
     """Read and check a mapping file; a DataError, with its line, if it is not a valid mapping for the task."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    content = read_content(path)
     return Mapping(path, sha256(content).hexdigest(), task, parse_mapping(content, str(path), task))
 
 

@@ -7,6 +7,7 @@ import datetime
 import re
 import zipfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,19 @@ import numpy as np
 import pandas as pd
 
 from federated_health.errors import DataError, check_installed
+from federated_health.files import open_file
 
 UNCOMPUTED = re.compile(rb"<f(?: [^>]*)?(?:/>|>[^<]*</f>)\s*(?:<v\s*/>|<v></v>)?\s*</c>")
 """A cell with a formula and without a value in the XML of a sheet."""
 
 CHUNK_BYTES, MAX_CELL_BYTES = 2**20, 2**16
 """Part of a sheet that is searched at a time, and the largest size of a cell at the border of two parts."""
+
+MAX_UNPACKED_BYTES = 2**30
+"""Largest size of a workbook's content, unpacked."""
+
+MAX_CELLS = 200_000_000
+"""Largest number of cells of a Parquet file."""
 
 Table = tuple[list[str], Iterator["list[Any] | pd.Series[Any]"]]
 """A header, and the cells of each column."""
@@ -38,8 +46,7 @@ def read_table_file(path: Path, *, sheet: str = "", decimal: str = ".") -> pd.Da
         MissingLibraryError: the library that reads it is not installed.
     """
     try:
-        with path.open("rb"):
-            pass
+        open_file(path).close()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     is_workbook = path.suffix.lower() == ".xlsx"
@@ -48,15 +55,33 @@ def read_table_file(path: Path, *, sheet: str = "", decimal: str = ".") -> pd.Da
     return table.set_axis(pd.Index(header, dtype=str), axis="columns")
 
 
+@contextmanager
+def _readable(path: Path, kind: str) -> Iterator[None]:
+    """Turn whatever a library raises about a file into a DataError: errors of zip, of XML, or its own."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception:
+        raise DataError(f"{path}: is not a readable {kind}", reason="its file is not readable") from None
+
+
+def _check_size(path: Path, size: int, limit: int, unit: str) -> None:
+    """Raise a DataError if a file, which may be packed well, is too large once it is unpacked."""
+    if size > limit:
+        raise DataError(f"{path}: expected at most {limit:,} {unit}, got {size:,}", reason="its file is too large")
+
+
 def sheet_names(path: Path) -> tuple[str, ...]:
     """Names of the sheets of a workbook that can be read; empty for a Parquet file."""
     if path.suffix.lower() != ".xlsx":
         return ()
     import openpyxl  # noqa: PLC0415  # an optional library
 
-    book = openpyxl.load_workbook(path, read_only=True)
-    book.close()
-    return tuple(book.sheetnames)
+    with _readable(path, "Excel workbook"):
+        book = openpyxl.load_workbook(path, read_only=True)
+        book.close()
+        return tuple(book.sheetnames)
 
 
 def _read_workbook(path: Path, sheet: str) -> Table:
@@ -64,17 +89,18 @@ def _read_workbook(path: Path, sheet: str) -> Table:
     check_installed("openpyxl")
     import openpyxl  # noqa: PLC0415  # an optional library
 
-    try:
+    with _readable(path, "Excel workbook"):
+        with zipfile.ZipFile(path) as archive:
+            _check_size(path, sum(member.file_size for member in archive.infolist()), MAX_UNPACKED_BYTES, "bytes")
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         sheets = book.sheetnames
         if not sheet or sheet in sheets:
             rows = [row for row in book[sheet or sheets[0]].iter_rows(values_only=True) if _has_cell(row)]
         book.close()
-    except Exception:  # of zipfile, of an XML parser, or openpyxl's own
-        raise DataError(f"{path}: is not a readable Excel workbook", reason="its file is not readable") from None
+        has_formulas = _has_formulas_without_values(path)
     if sheet and sheet not in sheets:
         raise DataError(f"{path}: expected the sheet {sheet}, got {', '.join(sheets)}", reason="its file lacks a sheet")
-    if _has_formulas_without_values(path):
+    if has_formulas:
         raise DataError(
             f"{path}: has formulas without stored values; open it in Excel or LibreOffice and save it again",
             reason="its file has formulas without values",
@@ -107,10 +133,12 @@ def _has_cell(row: Iterable[Any]) -> bool:
 
 def _read_parquet(path: Path) -> Table:
     check_installed("pyarrow")
-    try:
+    from pyarrow.parquet import read_metadata  # noqa: PLC0415  # an optional library
+
+    with _readable(path, "Parquet file"):
+        metadata = read_metadata(path)
+        _check_size(path, metadata.num_rows * metadata.num_columns, MAX_CELLS, "cells")
         table = pd.read_parquet(path, engine="pyarrow")
-    except Exception:  # pyarrow's own
-        raise DataError(f"{path}: is not a readable Parquet file", reason="its file is not readable") from None
     if not isinstance(table.index, pd.RangeIndex):  # pandas stores an index as a column of the file
         table = table.reset_index()
     return [str(name).strip() for name in table.columns], (table.iloc[:, i] for i in range(table.shape[1]))

@@ -5,9 +5,7 @@ and labels: `layout_confirmation` checks them on patients who are also in UCI's 
 """
 
 import io
-import lzma
 import zipfile
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +26,6 @@ OWN_COLUMNS_HINT = (
     "state its columns and codes in a mapping file (--mapping), or convert it to the task's (docs/own-data.md)"
 )
 """What to do with a file whose layout is unknown or cannot be confirmed."""
-
-_ZIP_ERRORS = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError, zlib.error, lzma.LZMAError)
-"""Errors of zipfile for archives that are damaged, truncated, encrypted or of an unknown compression."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +55,7 @@ def read_contents(path: Path) -> dict[str, bytes]:
             raise _describe_folder(path)
         return {file.name: csv_reading.read_bytes(file) for file in files}
     content = csv_reading.read_bytes(path)
-    return _read_zip(path) if content[:4] == b"PK\x03\x04" else {path.name.removesuffix(".gz"): content}
+    return _read_zip(path, content) if content[:4] == b"PK\x03\x04" else {path.name.removesuffix(".gz"): content}
 
 
 def _describe_folder(path: Path) -> DataError:
@@ -75,9 +70,9 @@ def _describe_folder(path: Path) -> DataError:
     return DataError(f"{path}: expected {', '.join(UCI_FILES)} in this folder; got {got}{hint}")
 
 
-def _read_zip(path: Path) -> dict[str, bytes]:
+def _read_zip(path: Path, content: bytes) -> dict[str, bytes]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if "xl/workbook.xml" in archive.namelist():
                 raise DataError(f"{path}: is an Excel file; save it as CSV UTF-8 (comma separated)")
             members = [(Path(member.filename).name, member) for member in archive.infolist() if not member.is_dir()]
@@ -91,7 +86,9 @@ def _read_zip(path: Path) -> dict[str, bytes]:
             if any(member.file_size > MAX_MEMBER_BYTES for _, member in uci or csvs):
                 raise DataError(f"{path}: holds a file of more than {MAX_MEMBER_BYTES // 2**20} MiB")
             return {name: archive.read(member) for name, member in uci or csvs}
-    except _ZIP_ERRORS:
+    except DataError:
+        raise
+    except Exception:  # it is damaged, encrypted or of an unknown compression; `zipfile` raises many types
         raise DataError(f"{path}: is not a readable zip: damaged, encrypted or of an unknown compression") from None
 
 

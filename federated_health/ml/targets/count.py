@@ -1,6 +1,5 @@
 """A label that counts events: the network's output is the logarithm of their expected number (Poisson regression)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -8,17 +7,16 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.labels import CountLabel
-from federated_health.ml.metrics import MIN_CELL_SIZE, SMALL_CLASS, EvaluationSums, Scores, ratio
-from federated_health.ml.scores import group_predictions
-from federated_health.ml.targets import Floats, ScoreGroups, Target
-from federated_health.ml.verdicts import MIN_CLASS_SIZE
+from federated_health.ml.metrics import Scores, ratio
+from federated_health.ml.targets import Floats
+from federated_health.ml.targets.quantity import QuantitySums, QuantityTarget
 
 MAX_LOG_RATE = 700.0
 """Largest output whose exponential is finite in float64."""
 
 
 @dataclass(frozen=True, slots=True)
-class CountSums(EvaluationSums):
+class CountSums(QuantitySums):
     """Sums over rows.
 
     Attributes:
@@ -60,21 +58,14 @@ class CountSums(EvaluationSums):
     def headline(self) -> float | None:
         return self.observed_expected
 
-    @property
-    def is_small(self) -> bool:
-        return self.examples < 2 * SMALL_CLASS
 
-
-class CountTarget(Target[CountSums]):
+class CountTarget(QuantityTarget[CountSums]):
     """The expected number of events."""
 
     sums = CountSums
     headline: ClassVar[str] = "observed_expected"
     compared: ClassVar[str] = "deviance"
-    less_is_better: ClassVar[bool] = True
     loss_name: ClassVar[str] = "half the Poisson deviance"
-    min_rows: ClassVar[int] = MIN_CELL_SIZE
-    max_loss: ClassVar[float] = 1e12
     label: CountLabel
 
     def losses(self, tf: Any, labels: Any, outputs: Any) -> Any:
@@ -118,19 +109,6 @@ class CountTarget(Target[CountSums]):
             "observed_expected": sums.observed_expected,
             "mae": ratio(sums.absolute_error_sum, sums.examples),
         }
-
-    def group_scores(self, outputs: Floats, labels: Floats, most_rows: int = 1) -> ScoreGroups:
-        """Mean expected and mean observed number of events of groups of rows with similar predictions."""
-        return {"predictions": group_predictions(self.predict(outputs), labels, most_rows)}
-
-    def rows_of_groups(self, sums: CountSums) -> Mapping[str, int]:
-        return {"predictions": sums.examples}
-
-    def describe_few(self, limit: int) -> str:
-        return f"fewer than {2 * limit} held-out patients"
-
-    def can_compare(self, labels: Floats) -> bool:
-        return len(labels) >= 2 * MIN_CLASS_SIZE
 
     def compared_draws(self, outputs: Floats, labels: Floats, times: Scores) -> npt.NDArray[np.float64]:
         from federated_health.ml.bootstrap import mean_draws  # noqa: PLC0415  # at the end of a run only

@@ -1,6 +1,5 @@
 """A label that is a quantity: the network's output is its value, in standard deviations from the declared mean."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -8,14 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.labels import NumberLabel
-from federated_health.ml.metrics import MIN_CELL_SIZE, SMALL_CLASS, EvaluationSums, Scores, ratio
-from federated_health.ml.scores import group_predictions
-from federated_health.ml.targets import Floats, ScoreGroups, Target
-from federated_health.ml.verdicts import MIN_CLASS_SIZE
+from federated_health.ml.metrics import Scores, ratio
+from federated_health.ml.targets import Floats
+from federated_health.ml.targets.quantity import QuantitySums, QuantityTarget
 
 
 @dataclass(frozen=True, slots=True)
-class NumberSums(EvaluationSums):
+class NumberSums(QuantitySums):
     """Sums over rows; labels and predictions are in standard deviations from the declared mean, unless stated.
 
     Attributes:
@@ -67,22 +65,15 @@ class NumberSums(EvaluationSums):
     def headline(self) -> float | None:
         return self.rmse
 
-    @property
-    def is_small(self) -> bool:
-        return self.examples < 2 * SMALL_CLASS
 
-
-class NumberTarget(Target[NumberSums]):
+class NumberTarget(QuantityTarget[NumberSums]):
     """The value of the label in its unit, by squared error."""
 
     sums = NumberSums
     headline: ClassVar[str] = "rmse"
     compared: ClassVar[str] = "mae"
-    less_is_better: ClassVar[bool] = True
     loss_name: ClassVar[str] = "squared error"
     loss_unit: ClassVar[str] = "squared standard deviations"
-    min_rows: ClassVar[int] = MIN_CELL_SIZE
-    max_loss: ClassVar[float] = 1e12
     label: NumberLabel
 
     def losses(self, tf: Any, labels: Any, outputs: Any) -> Any:  # noqa: ARG002  # of the interface
@@ -124,19 +115,6 @@ class NumberTarget(Target[NumberSums]):
             "r2": sums.r2,
             "calibration_slope": sums.calibration_slope,
         }
-
-    def group_scores(self, outputs: Floats, labels: Floats, most_rows: int = 1) -> ScoreGroups:
-        """Mean prediction and mean label of groups of rows with similar predictions, in the label's unit."""
-        return {"predictions": group_predictions(self.predict(outputs), labels, most_rows)}
-
-    def rows_of_groups(self, sums: NumberSums) -> Mapping[str, int]:
-        return {"predictions": sums.examples}
-
-    def describe_few(self, limit: int) -> str:
-        return f"fewer than {2 * limit} held-out patients"
-
-    def can_compare(self, labels: Floats) -> bool:
-        return len(labels) >= 2 * MIN_CLASS_SIZE
 
     def compared_draws(self, outputs: Floats, labels: Floats, times: Scores) -> npt.NDArray[np.float64]:
         from federated_health.ml.bootstrap import mean_draws  # noqa: PLC0415  # at the end of a run only

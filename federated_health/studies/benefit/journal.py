@@ -9,13 +9,16 @@ from typing import Any
 from federated_health import __version__
 from federated_health.append_only import append, open_to_append
 from federated_health.errors import RunError
-from federated_health.files import write_text
+from federated_health.files import read_file, write_text
 from federated_health.ml.strategies import write_arguments
 from federated_health.settings import OPERATIONAL
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.training_setups import EvaluationProtocol, Fit, FitResult, TrainingSetup
 
 JOURNAL = "fits.jsonl"
+
+MAX_JOURNAL_BYTES = 2**30
+"""Largest size of a journal."""
 
 IRRELEVANT_SETTINGS = OPERATIONAL | {"appraisal", "hospitals", "strategy"}
 """Settings on which no result depends: the study itself defines hospitals and strategies."""
@@ -43,7 +46,7 @@ class Journal:
         self.results: Results = {}
         first = json.dumps(fingerprint, sort_keys=True)
         try:
-            lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+            lines = read_file(self._path, MAX_JOURNAL_BYTES).decode().splitlines() if self._path.exists() else []
         except OSError as error:
             raise RunError(f"{self._path}: cannot be read ({error.strerror})") from None
         except UnicodeDecodeError:
@@ -73,7 +76,7 @@ class Journal:
                 setup = TrainingSetup(content.pop("regime"))
                 place = {name: content.pop(name) for name in ("repeat", "fold", "subject")}
                 self.results[Fit(setup=setup, **place)] = FitResult(**content)
-            except (ValueError, KeyError, TypeError, AttributeError):  # AttributeError: JSON, but not an object
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # JSON, but not an object
                 return
             yield line
 

@@ -1,0 +1,43 @@
+"""What targets have in common whose label is a number on a scale: a quantity or a count of events."""
+
+from collections.abc import Mapping
+from typing import ClassVar, TypeVar
+
+from federated_health.ml.metrics import MIN_CELL_SIZE, SMALL_CLASS, EvaluationSums
+from federated_health.ml.scores import group_predictions
+from federated_health.ml.targets import Floats, ScoreGroups, Target
+from federated_health.ml.verdicts import MIN_CLASS_SIZE
+
+
+class QuantitySums(EvaluationSums):
+    """Sums over rows whose labels have no classes."""
+
+    __slots__ = ()
+
+    @property
+    def is_small(self) -> bool:
+        return self.examples < 2 * SMALL_CLASS
+
+
+Sums = TypeVar("Sums", bound=QuantitySums)
+
+
+class QuantityTarget(Target[Sums]):
+    """A target without classes: smaller errors are better, and few rows are those of both classes together."""
+
+    less_is_better: ClassVar[bool] = True
+    min_rows: ClassVar[int] = MIN_CELL_SIZE
+    max_loss: ClassVar[float] = 1e12
+
+    def group_scores(self, outputs: Floats, labels: Floats, most_rows: int = 1) -> ScoreGroups:
+        """Mean prediction and mean label of groups of rows with similar predictions, in the label's unit."""
+        return {"predictions": group_predictions(self.predict(outputs), labels, most_rows)}
+
+    def rows_of_groups(self, sums: Sums) -> Mapping[str, int]:
+        return {"predictions": sums.examples}
+
+    def describe_few(self, limit: int) -> str:
+        return f"fewer than {2 * limit} held-out patients"
+
+    def can_compare(self, labels: Floats) -> bool:
+        return len(labels) >= 2 * MIN_CLASS_SIZE
