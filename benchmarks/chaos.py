@@ -131,7 +131,7 @@ class Chaos:
         return read_verdict(folder)
 
 
-def _create_hospitals(folder: Path) -> dict[str, Path]:
+def create_hospitals(folder: Path) -> dict[str, Path]:
     """The CSV of each hospital, by name."""
     subprocess.run(script_command("create_dataset.py", "--out", folder), check=True, stdout=subprocess.DEVNULL)
     return {name: path for path, name in (find_hospital(folder, number + 1) for number in range(HOSPITALS))}
@@ -193,13 +193,13 @@ def summarise(outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--real", type=int, default=10, help="number of runs with Keras")
-    parser.add_argument("--jobs", type=int, default=4, help="runs at a time")
+    parser.add_argument("--jobs", type=int, default=6, help="runs at a time")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, nargs="+", metavar="N", help="run only these")
     parser.add_argument(
-        "--longest-cut", type=float, default=20.0, metavar="SECONDS", help="longest interruption of a network"
+        "--longest-cut", type=float, default=10.0, metavar="SECONDS", help="longest interruption of a network"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for all outcomes")
     flags = parser.parse_args()
@@ -208,7 +208,7 @@ def main() -> None:
     trials = [trial for trial in trials if not flags.only or trial.number in flags.only]
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     prepare_forks()
-    outcomes = asyncio.run(run_all(trials, _create_hospitals(folder / "data"), folder, flags.jobs, console))
+    outcomes = asyncio.run(run_all(trials, create_hospitals(folder / "data"), folder, flags.jobs, console))
     show(outcomes, console)
     if flags.json:
         flags.json.write_text(json.dumps(summarise(outcomes, time.monotonic() - started), indent=2))

@@ -9,6 +9,7 @@ import argparse
 import faulthandler
 import json
 import logging
+import subprocess
 import sys
 import time
 import warnings
@@ -77,10 +78,14 @@ def run(side: str, number: int, seconds: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--side", choices=SIDES, default="server", help="who receives the messages")
+    parser.add_argument("--side", choices=SIDES, help="who receives the messages (default: each, in parallel)")
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=1800.0, help="time limit; exceeding it is a failure")
     flags = parser.parse_args()
+    if flags.side is None:
+        commands = [[sys.executable, *sys.argv, "--side", side] for side in SIDES]
+        codes = [process.wait() for process in [subprocess.Popen(command) for command in commands]]
+        sys.exit(any(codes))
     warnings.simplefilter("error")  # NumPy's too: no number of a peer should cause one
     for name in ("flwr", "federated_health"):
         logging.getLogger(name).setLevel(logging.ERROR)
