@@ -2,8 +2,8 @@
 
 A plain run is FedAvg with two hospitals and three rounds over loopback, without TLS, encryption and privacy. Imports
 are recorded by a finder in a `sitecustomize.py`, which every process of a side loads, child processes too. A script
-counts as a module. Modules that are first imported after the last round ended, which is when the server wrote its row
-to rounds.csv, are counted apart: they evaluate the final model and write it and the report.
+counts as a module. Modules that are first imported after the last round ended, which is when the server added it to the
+history beside the checkpoints, are counted apart: they evaluate the final model and write it and the report.
 
 The files of a train message are those with Python code that runs between the call of the strategy's `configure_train`
 in round 2 and the return of its `aggregate_train`, in a run in one process.
@@ -124,7 +124,7 @@ def run_processes(folder: Path, data: Mapping[str, Path]) -> tuple[dict[str, dic
             seconds, module = line.split()
             if path_of(module):
                 first[module] = min(float(seconds), first.get(module, float("inf")))
-    return imports, (out / "rounds.csv").stat().st_mtime
+    return imports, (out / "checkpoints" / "history.jsonl").stat().st_mtime
 
 
 def size_of(modules: list[str]) -> dict[str, int]:
