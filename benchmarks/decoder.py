@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import malformed_messages
@@ -21,7 +22,7 @@ import malformed_requests
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from measuring import memory_of
 
-SIDES = {"server": malformed_messages, "hospital": malformed_requests}
+SIDES: Mapping[str, Any] = {"server": malformed_messages, "hospital": malformed_requests}
 
 BATCH = 5_000
 """Examples per seed: hypothesis keeps everything that it drew in one call."""
