@@ -20,6 +20,7 @@ from typing import Any
 import malformed_messages
 import malformed_requests
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.strategies import SearchStrategy
 from measuring import memory_of
 
 SIDES: Mapping[str, Any] = {"server": malformed_messages, "hospital": malformed_requests}
@@ -59,7 +60,8 @@ def run(side: str, number: int, seconds: float) -> dict[str, Any]:
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
-        seed(done)(batch(given(module.examples())(examine)))()
+        examples: SearchStrategy[Any] = module.examples()
+        seed(done)(batch(given(examples)(examine)))()
         done = sum(counter.total() for counter in outcomes.values())
         before = before or memory_of()["peak_mib"]  # after the first batch, which loads everything that is loaded once
     faulthandler.cancel_dump_traceback_later()
