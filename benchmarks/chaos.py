@@ -1,10 +1,12 @@
 """Run whole federations as processes on loopback, one injected fault each, drawn from a seed; prints a table.
 
-A run is a server and four hospitals. In the first few runs the hospitals are real, in the others light: they compute
-updates by arithmetic instead of Keras. A run ends well if all processes exit with 0, without a traceback, and the
-server has saved a complete model with finite weights. If no reply was rejected and every round has all hospitals, the
-weights must equal those of an undisturbed run to the bit. With light hospitals the weights are also recomputed from the
-updates that rounds.csv names. The folder of a failed run is kept and printed.
+A run is a server and four hospitals. In the first few runs, and where a fault needs it, the hospitals are real, in the
+others light: they compute updates by arithmetic instead of Keras. A run ends well if all processes exit with 0, without
+a traceback, and the server has saved a complete model with finite weights. If no reply was rejected and every round has
+all hospitals, the weights must equal those of an undisturbed run to the bit. With light hospitals the weights are also
+recomputed from the updates that rounds.csv names. A run with lying hospitals may also end with one line, and must name
+them if they do harm; a hostile server must get no more answers than a run gives. The folder of a failed run is kept and
+printed.
 """
 
 import argparse

@@ -21,7 +21,7 @@ from federated_health.settings import Settings
 from federated_health.transport.interface import has_failed
 from federated_health.transport.stream_server import serve_streams
 
-REPLY_SECONDS = 8.0
+REPLY_SECONDS = 30.0
 """Time limit for one reply: the first may take a compilation, no refusal takes long."""
 
 

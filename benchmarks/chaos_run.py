@@ -36,7 +36,7 @@ from federated_health.names import ROUNDS
 PAUSE = 0.05
 """Seconds that a light hospital trains."""
 
-WAIT, SHORT_WAIT = 120, 10
+WAIT, SHORT_WAIT = 120, 20
 """--wait of server and hospitals, in seconds: longer than any fault; and that of a server that may lack a hospital."""
 
 RUN_TIMEOUT = 240.0
