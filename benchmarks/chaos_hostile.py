@@ -21,7 +21,7 @@ from federated_health.settings import Settings
 from federated_health.transport.interface import has_failed
 from federated_health.transport.stream_server import serve_streams
 
-REPLY_SECONDS = 8.0
+REPLY_SECONDS = 30.0
 """Time limit for one reply: the first may take a compilation, no refusal takes long."""
 
 
@@ -54,14 +54,15 @@ class Hostility:
 
 
 JOIN = Question(REGISTRATION, is_allowed=True)
-ROUNDS = [Question("train", number, {EVALUATE: True}) for number in range(9, 0, -1)]
+AGAIN = [Question("train", 5, {EVALUATE: True}), Question("evaluate", 5)] * 20
+"""One round again and again, each time with other weights."""
 
 HOSTILITIES: Mapping[str, Hostility] = {
     "evaluations without training": Hostility((JOIN, *[Question("evaluate")] * 60), limit=5),
     "a learning rate of NaN": Hostility((JOIN, *[Question("train", 1, {"learning_rate": math.nan})] * 3)),
     "10^12 rounds": Hostility((JOIN, Question("train", 1, is_allowed=True), Question(BENEFIT, 10**12))),
     "messages out of order": Hostility(
-        (*ROUNDS, Question(FINAL), JOIN, Question("train", 10, is_allowed=True), *3 * ROUNDS), limit=5
+        (Question(FINAL), Question(THRESHOLD), Question(BENEFIT), Question("evaluate"), JOIN, *AGAIN), limit=8
     ),
     "10^8 local epochs": Hostility((JOIN, Question("train", 1, {"local_epochs": 10**8}))),
     "the end of a run, again and again": Hostility(

@@ -9,6 +9,9 @@ CHUNK = 2**16
 TICK = 0.05
 """Seconds of transmission per piece that a slow link forwards."""
 
+SLOW_RATE = 5e3
+"""Bytes per second of a link that slows down, by default."""
+
 NOISE = bytes(range(256)) * 4
 """Bytes that are not a frame of HTTP/2."""
 
@@ -56,8 +59,12 @@ class Link:
         self._is_refusing = True
         self._abort()
 
+    def slow_down(self, rate: float = SLOW_RATE) -> None:
+        """Forward this many bytes per second in each direction."""
+        self._rate = rate
+
     def restore(self) -> None:
-        self._is_refusing = False
+        self._is_refusing, self._rate = False, None
         self._flowing.set()
 
     def garble(self) -> None:
@@ -109,10 +116,9 @@ class Link:
         return await asyncio.open_connection(self._host, self._port)
 
     async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        size = CHUNK if self._rate is None else max(1, int(self._rate * TICK))
-        while chunk := await source.read(size):
-            if self._rate is not None:
-                await asyncio.sleep(len(chunk) / self._rate)
+        while chunk := await source.read(CHUNK if self._rate is None else max(1, int(self._rate * TICK))):
+            if (rate := self._rate) is not None:
+                await asyncio.sleep(min(len(chunk), rate * TICK) / rate)  # a larger piece was read before
             await self._flowing.wait()
             sink.write(chunk)
             await sink.drain()

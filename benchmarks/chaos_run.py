@@ -36,7 +36,7 @@ from federated_health.names import ROUNDS
 PAUSE = 0.05
 """Seconds that a light hospital trains."""
 
-WAIT, SHORT_WAIT = 120, 10
+WAIT, SHORT_WAIT = 120, 20
 """--wait of server and hospitals, in seconds: longer than any fault; and that of a server that may lack a hospital."""
 
 RUN_TIMEOUT = 240.0
@@ -70,7 +70,7 @@ class Run:
             self._csvs[self.victim] = data[self.names[trial.victim - 1]]
         # Each run has its own loopback address, so that no other run can take a port that is free for a moment.
         self.host = f"127.{1 + trial.number // 62500}.{trial.number // 250 % 250}.{trial.number % 250 + 1}"
-        self.port = _free_port(self.host)
+        self.port = free_port(self.host)
         self.links: dict[str, Link] = {}
         self.proxy = ConnectProxy(self.host)
         self.disk: Disk | None = None
@@ -286,11 +286,11 @@ class Run:
         return ORDINARY
 
 
-def run_hospital(flags: list[str], is_real: bool, change: Change | None) -> None:
+def run_hospital(flags: list[str], is_real: bool, change: Change | None, pause: float = PAUSE) -> None:
     """Run client.py in a forked process, with a light app and a change of it if the trial demands them."""
     import client
 
-    app = client.app if is_real else light_app(PAUSE)
+    app = client.app if is_real else light_app(pause)
     client.app = change(app) if change else app
     run_script("client.py", flags)
 
@@ -311,7 +311,7 @@ def read_text(path: Path) -> str:
     return path.read_text(errors="replace") if path.exists() else ""
 
 
-def _free_port(host: str) -> int:
+def free_port(host: str) -> int:
     with socket.socket() as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]

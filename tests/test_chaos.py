@@ -18,7 +18,17 @@ from chaos_hospital import (
     light_app,
     train_lightly,
 )
-from chaos_trials import CYCLE, HOSPITALS, WITHOUT_ONE, Fault, Pace, plan_trials, undisturbed
+from chaos_trials import (
+    CYCLE,
+    HOSPITALS,
+    KINDS,
+    SLOW_KEEPALIVE,
+    WITHOUT_ONE,
+    Fault,
+    Pace,
+    plan_trials,
+    undisturbed,
+)
 from chaos_verdict import read_contributions, replay
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -52,44 +62,58 @@ def test_a_plan_depends_on_its_seed_only_and_a_longer_plan_begins_with_a_shorter
     assert [trial.number for trial in plan] == list(range(1, 101))
 
 
-def test_a_hundred_runs_cover_every_fault_every_poison_and_every_hospital() -> None:
-    plan = plan_trials(1, 100, 10, 20.0)
+def test_two_hundred_runs_cover_every_fault_every_kind_and_every_hospital() -> None:
+    plan = plan_trials(1, 200, 10, 20.0)
     faults = Counter(trial.fault for trial in plan)
-    assert all(faults[fault] >= 8 for fault in Fault)
-    assert faults[Fault.SERVER_KILLED] == faults[Fault.POISONED] == 17
+    twice = {Fault.SERVER_KILLED, Fault.POISONED, Fault.POWER_CUT}
+    assert faults == {fault: 20 if fault in twice else 10 for fault in Fault}
+    for fault, kinds in KINDS.items():
+        assert {trial.kind for trial in plan if trial.fault is fault} == set(kinds)
     assert {trial.poison.kind for trial in plan if trial.poison is not None} == set(POISONS)
     assert {trial.victim for trial in plan} == set(range(HOSPITALS))
-    assert {trial.fault for trial in plan[:10]} == set(Fault)
-    assert [trial.is_real for trial in plan] == [True] * 10 + [False] * 90
-    assert {trial.strategy for trial in plan[10:]} == {"fedavg", "fedavgm", "fedyogi"}
+    assert {trial.fault for trial in plan[: len(Fault)]} == set(Fault)
+    assert {trial.strategy for trial in plan if not trial.is_real} == {"fedavg", "fedavgm", "fedyogi"}
+
+
+def test_hospitals_train_in_the_first_runs_and_where_a_light_one_would_not_do() -> None:
+    for trial in plan_trials(1, 200, 10, 20.0):
+        needs_training = trial.fault is Fault.HOSTILE_SERVER or (trial.fault is Fault.LIAR and "update" in trial.kind)
+        assert trial.is_real == (trial.number <= 10 or needs_training)
 
 
 def test_drawn_trials_are_within_their_ranges() -> None:
     for trial in plan_trials(3, 300, 50, 20.0):
         assert 0 <= trial.moment < 1
         assert (trial.poison is not None) == (trial.fault is Fault.POISONED)
-        assert trial.min_hospitals == (3 if trial.fault in WITHOUT_ONE else 4)
+        lacks_one = trial.fault in WITHOUT_ONE or (trial.fault is Fault.HANG and trial.kind.endswith("for ever"))
+        assert trial.min_hospitals == (3 if lacks_one else 4)
+        assert trial.is_complete == (trial.min_hospitals == 4 and trial.fault is not Fault.HOSTILE_SERVER)
         if trial.fault in (Fault.SILENT, Fault.CLOSED):
             assert 1 <= trial.seconds <= 20
         if trial.poison is not None:
             assert trial.poison.first >= 1
             assert trial.poison.first + trial.poison.times - 1 <= trial.rounds
             assert trial.round_timeout < 60  # a reply that the server does not wait for costs a whole timeout
+        if trial.fault is Fault.HANG:
+            assert 2 <= trial.first_round < trial.rounds
+        if trial.slow_link is not None:
+            assert 172 * trial.slow_link.hidden / trial.slow_link.rate > 2 * SLOW_KEEPALIVE  # 43 weights per unit
     cuts = [trial for trial in plan_trials(3, 300, 50, 20.0) if trial.fault is Fault.SILENT]
     assert any(trial.seconds > trial.round_timeout for trial in cuts)
     assert any(trial.seconds < trial.round_timeout for trial in cuts)
 
 
 def test_runs_are_compared_with_the_undisturbed_run_of_their_kind() -> None:
-    for trial in plan_trials(1, 24, 5, 20.0):
+    for trial in plan_trials(1, 40, 5, 20.0):
         reference = trial.reference
         assert (reference.fault, reference.poison) == (None, None)
-        assert (reference.is_real, reference.strategy, reference.rounds) == (
+        assert (reference.is_real, reference.strategy, reference.rounds, reference.hidden) == (
             trial.is_real,
             trial.strategy,
             trial.rounds,
+            trial.hidden,
         )
-    assert len(CYCLE) == len(Fault) + 2
+    assert len(CYCLE) == len(Fault) + 3
 
 
 @pytest.mark.parametrize(

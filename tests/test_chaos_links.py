@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from chaos_links import Link
+from chaos_links import ConnectProxy, Link
 
 ARRIVAL_TIMEOUT = 5.0
 """Seconds for bytes on loopback to arrive."""
@@ -105,5 +105,44 @@ def test_noise_reaches_the_server() -> None:
             await _echoed(reader, writer, b"first")
             link.garble()
             assert await asyncio.wait_for(reader.readexactly(256), ARRIVAL_TIMEOUT) == bytes(range(256))
+
+    asyncio.run(run())
+
+
+def test_a_slow_link_takes_as_long_as_its_rate_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    async def run() -> None:
+        async with linked() as (link, connect):
+            monkeypatch.setattr("chaos_links.asyncio.sleep", pause)
+            link.slow_down(2000.0)
+            reader, writer = await connect()
+            assert await _echoed(reader, writer, bytes(5000)) == bytes(5000)
+            link.restore()
+            assert await _echoed(reader, writer, bytes(5000)) == bytes(5000)
+
+    asyncio.run(run())
+    assert sum(pauses) == pytest.approx(2 * 5000 / 2000)
+    assert max(pauses) <= 0.05
+
+
+def test_a_proxy_connects_to_where_it_is_asked_to_and_counts() -> None:
+    async def run() -> None:
+        server = await asyncio.start_server(_echo, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        proxy = ConnectProxy("127.0.0.1")
+        await proxy.open()
+        assert proxy.connections == 0
+        reader, writer = await asyncio.open_connection(*proxy.address.split(":"))
+        writer.write(f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        assert b" 200 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), ARRIVAL_TIMEOUT)
+        assert await _echoed(reader, writer, b"first") == b"first"
+        assert proxy.connections == 1
+        writer.close()
+        await proxy.close()
+        server.close()
 
     asyncio.run(run())
