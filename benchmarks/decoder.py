@@ -54,6 +54,7 @@ def run(number: int, seconds: float, *, first_seed: int = 0, of_requests: bool =
     outcomes: dict[str, Counter[str]] = defaultdict(Counter)
     watch, began, before = Watch(), time.perf_counter(), None
     examine: Any
+    drawn: Any
     if of_requests:
         requests, drawn = malformed_requests.all_originals(), malformed_requests.steps()
 
