@@ -61,8 +61,7 @@ chaos: .venv/installed-dev
 	$(BIN)/python benchmarks/chaos.py
 	$(BIN)/python benchmarks/streams.py
 	$(BIN)/python benchmarks/streams.py --hospitals 100 --rounds 11 --kind threads --idle-sockets 2600
-	$(BIN)/python benchmarks/decoder.py
-	$(BIN)/python benchmarks/decoder.py --requests
+	$(BIN)/python benchmarks/decoder.py & replies=$$!; $(BIN)/python benchmarks/decoder.py --requests && wait $$replies
 	$(BIN)/python $(PYTEST) $(HOSTILE)
 
 clean:

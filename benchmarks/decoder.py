@@ -82,7 +82,8 @@ def run(number: int, seconds: float, *, first_seed: int = 0, of_requests: bool =
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
-        seed(first_seed + batches)(batch(given(drawn)(examine)))()
+        test: Any = batch(given(drawn)(examine))
+        seed(first_seed + batches)(test)()
         done, batches = sum(counter.total() for counter in outcomes.values()), batches + 1
         before = before or memory_of()["peak_mib"]  # after the first batch, which loads everything that is loaded once
     faulthandler.cancel_dump_traceback_later()
