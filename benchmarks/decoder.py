@@ -82,8 +82,8 @@ def run(number: int, seconds: float, *, first_seed: int = 0, of_requests: bool =
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
-        test: Any = batch(given(drawn)(examine))
-        seed(first_seed + batches)(test)()
+        test: Any = seed(first_seed + batches)(batch(given(drawn)(examine)))
+        test()
         done, batches = sum(counter.total() for counter in outcomes.values()), batches + 1
         before = before or memory_of()["peak_mib"]  # after the first batch, which loads everything that is loaded once
     faulthandler.cancel_dump_traceback_later()
