@@ -251,6 +251,21 @@ def test_a_round_in_which_the_server_waited_in_vain_does_not_prolong_its_patienc
     assert run.collector.longest_round == 0.0
 
 
+def test_the_server_waits_twice_as_long_as_a_silence_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    collector = ReplyCollector(ComingAndGoing(three()), 600.0, ProblemLog())
+    collector.longest_round, collector._trained, collector.silent = 0.2, {1, 2}, {1: 100.0, 2: 150.0}
+    monkeypatch.setattr(time, "monotonic", lambda: 200.0)
+    collector.end_silence(2, "b")
+    assert collector.patience({2}) == 100
+    collector.end_silence(1, "a")
+    assert collector.patience({1, 2}) == 200
+    collector.end_silence(1, "a")  # it is not silent
+    collector.silent = {1: 100.0}
+    monkeypatch.setattr(time, "monotonic", lambda: 5000.0)
+    collector.end_silence(1, "a")
+    assert collector.patience({1}) == 600
+
+
 def test_a_restarted_process_has_the_whole_timeout_again() -> None:
     collector = ReplyCollector(ComingAndGoing(three()), 600.0, ProblemLog())
     collector.longest_round, collector._trained, collector.silent = 0.2, {1, 2}, {1: 0.0}
