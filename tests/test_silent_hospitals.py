@@ -445,3 +445,51 @@ def test_a_ping_that_was_lost_on_its_way_does_not_count_as_an_answer() -> None:
     assert run.participants.absent() == ["b"]
     assert run.participants.absent() == ["b"]
     assert grid.received["b", REGISTRATION] == 3
+
+
+def test_no_message_of_any_kind_is_sent_to_a_hospital_that_has_not_answered() -> None:
+    grid = Hanging(three(), {"b": "train"})
+    run = run_with(grid)
+    nodes = run.participants.present()
+    run._train(run.train_config(), None, nodes)
+    run._train(run.train_config(), None, nodes)
+    assert [grid.received[name, "train"] for name in "abc"] == [2, 1, 2]
+
+
+def test_a_hospital_that_hung_and_restarts_takes_part_again_as_a_new_process() -> None:
+    grid, processes = Hanging(three_with_scores(), {"b": "train"}), {"a": "1", "b": "1", "c": "1"}
+    grid.processes = lambda: {node: processes[name] for node, name in grid.names().items()}  # type: ignore[method-assign]
+    run = run_with(grid)
+    rounds = run.rounds()
+    next(rounds)
+    processes["b"], grid.hung = "2", {}
+    assert run.participants.absent() == []
+    next(rounds)
+    assert run.collector.patience({node_id_of("a")}) == TIMEOUT
+    run.collector.longest_round, run.collector._timeout = 1.0, 600.0
+    assert run.collector.patience({node_id_of("b")}) == 60
+    processes["b"] = "3"
+    assert run.participants.absent() == []
+    assert run.collector.patience({node_id_of("b")}) == 600
+
+
+def test_only_messages_of_rounds_are_waited_for_less_than_the_whole_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("federated_health.server.replies.MIN_PATIENCE", 2.0)
+    monkeypatch.setattr("federated_health.server.replies.PATIENCE_FACTOR", 0.0)
+    grid, waits = ComingAndGoing(three_with_scores()), list[tuple[str, float | None]]()
+    answer = grid.send_and_receive
+
+    def record(messages: Any, *, timeout: float | None = None) -> list[Message]:
+        waits.append((messages[0].metadata.message_type, timeout))
+        return answer(messages, timeout=timeout)
+
+    monkeypatch.setattr(grid, "send_and_receive", record)
+    run_with(grid, rounds=3, round_timeout=9.0).run()
+    assert waits == [
+        ("train", 9.0),
+        ("train", 2.0),
+        ("train", 2.0),
+        ("evaluate", 2.0),
+        ("evaluate.threshold", 9.0),
+        ("evaluate.final", 9.0),
+    ]

@@ -239,6 +239,13 @@ def test_unrelated_hospitals_of_one_population_are_not_accused() -> None:
         assert pairs(*[patients(20_000, 6 * seed + k, 3) for k in range(6)]) == []
 
 
+def test_nearly_equal_measurements_accuse_nobody_if_labels_differ_or_columns_are_few() -> None:
+    values, labels = patients(200, 0)
+    other_labels = np.random.default_rng(2).permutation(labels)
+    assert pairs((values, labels), (values[1:], other_labels[1:])) == []
+    assert pairs((values[:, :2], labels), (values[1:, :2], labels[1:])) == []
+
+
 def test_another_split_of_the_same_patients_is_not_seen() -> None:
     """Three quarters of the rows each, of which nine sixteenths are the same: as far apart as unrelated samples."""
     values, labels = patients(400, 0)
@@ -324,6 +331,11 @@ def improving(number: int) -> float:
     return 0.6 - 0.01 * number
 
 
+def tiny(number: int) -> float:
+    """A loss that is near 0 from round 3 on, and then doubles."""
+    return 0.6 if number < 3 else 0.001 if number < 5 else 0.002
+
+
 def hospitals_with(loss: Callable[[int], float], shifts: tuple[float, ...] = (0.1, 0.2, -0.2)) -> list[LightHospital]:
     return [LightHospital(name, shift, spoil=reporting(loss)) for name, shift in zip("abc", shifts, strict=True)]
 
@@ -346,7 +358,13 @@ def test_the_hospital_that_opposes_the_others_while_the_loss_rises_is_named(capl
 
 
 @pytest.mark.parametrize(
-    ("loss", "shifts"), [(improving, (0.1, 0.2, -0.2)), (worse, (0.1, 0.2, 0.3)), (lambda _: 0.0, (0.1, 0.2, -0.2))]
+    ("loss", "shifts"),
+    [
+        (improving, (0.1, 0.2, -0.2)),
+        (worse, (0.1, 0.2, 0.3)),
+        (lambda _: 0.0, (0.1, 0.2, -0.2)),
+        (tiny, (0.1, 0.2, -0.2)),
+    ],
 )
 def test_no_hospital_is_named_while_the_model_improves_or_where_all_agree(
     loss: Callable[[int], float], shifts: tuple[float, ...]

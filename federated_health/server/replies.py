@@ -94,7 +94,7 @@ class ReplyCollector:
         expected = [reply for reply in replies if reply.metadata.src_node_id in addressed and not is_late(reply)]
         accepted = self.accept(expected, names, read)
         if messages[0].metadata.message_type.startswith("train"):
-            self._trained |= {reply.message.metadata.src_node_id for reply in accepted}
+            self._trained |= {reply.metadata.src_node_id for reply in expected if not reply.has_error()}
         # Flower's engines return no error in place of a missing reply.
         for node in sorted(addressed - {reply.metadata.src_node_id for reply in expected}):
             self.silent[node] = sent
