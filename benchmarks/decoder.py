@@ -54,6 +54,7 @@ def run(number: int, seconds: float, *, first_seed: int = 0, of_requests: bool =
     outcomes: dict[str, Counter[str]] = defaultdict(Counter)
     watch, began, before = Watch(), time.perf_counter(), None
     examine: Any
+    drawn: Any
     if of_requests:
         requests, drawn = malformed_requests.all_originals(), malformed_requests.steps()
 
@@ -81,7 +82,8 @@ def run(number: int, seconds: float, *, first_seed: int = 0, of_requests: bool =
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
-        seed(first_seed + batches)(batch(given(drawn)(examine)))()
+        run_batch: Any = seed(first_seed + batches)(batch(given(drawn)(examine)))
+        run_batch()
         done, batches = sum(counter.total() for counter in outcomes.values()), batches + 1
         before = before or memory_of()["peak_mib"]  # after the first batch, which loads everything that is loaded once
     faulthandler.cancel_dump_traceback_later()
