@@ -161,6 +161,9 @@ def test_the_run_ends_after_the_wait_if_every_hospital_hangs() -> None:
     with pytest.raises(RunError, match=r"3 of 2 .* 0 could take part .*without an answer: a, b, c"):
         next(run.rounds())
     assert [grid.received[name, "train"] for name in "abc"] == [1, 1, 1]
+    grid.gone = {"c"}
+    with pytest.raises(RunError, match=r"absent: c; without an answer: a, b;"):
+        run.participants.wait_for(2, "a wait", lambda _: None, 0.0)
 
 
 def test_a_hospital_that_is_needed_is_awaited_and_the_weights_are_those_of_an_undisturbed_run() -> None:
