@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from federated_health import interrupts
-from federated_health.errors import OutputError, StorageError
 
 
 class SafeStream:
@@ -95,34 +94,6 @@ def print_lines(title: str, lines: Iterable[str]) -> None:
 def figure(value: float | None) -> str:
     """A figure with three decimals; a dash where it is not defined."""
     return "-" if value is None else f"{value:.3f}"
-
-
-def write_output(text: str) -> None:
-    """Write the result of a command to standard output, exactly.
-
-    Raises:
-        OutputError: it cannot be written, or the encoding lacks a character. Nobody reads it: that is no error.
-    """
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        raise OutputError(f"standard output: expected an encoding such as UTF-8, got {encoding}") from None
-    sys.stdout.write(text)
-    check_output()
-
-
-def check_output() -> None:
-    """Check that standard output was written, at the end of a command that has no other result.
-
-    Raises:
-        OutputError: it was not, for another reason than that nobody reads it.
-    """
-    sys.stdout.flush()
-    problem = getattr(sys.stdout, "problem", None)
-    if problem is not None and not isinstance(problem, BrokenPipeError):
-        reason = getattr(problem, "strerror", None) or problem
-        raise OutputError(f"standard output: cannot be written ({reason})")
 
 
 def run_script(main: Callable[[], None]) -> NoReturn:
@@ -213,28 +184,13 @@ def configure_logging(*, verbose: bool, file: Path | None = None) -> None:
     screen.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger.addHandler(screen)
     if file is not None:
-        handler = _LogFile(file)
+        from federated_health.cli.output import LogFile  # noqa: PLC0415  # most commands write no log
+
+        handler = LogFile(file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
     for name in ("flwr", "grpc", "tensorflow"):
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.WARNING)
-
-
-class _LogFile(logging.FileHandler):
-    """A log file. If it cannot be written, the terminal says so once, and the run continues."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            super().__init__(path, encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
-        self._is_announced = False
-
-    def handleError(self, _: logging.LogRecord) -> None:
-        error = sys.exc_info()[1]
-        if isinstance(error, OSError) and not self._is_announced:
-            self._is_announced = True
-            say(f"{self.baseFilename}: cannot be written ({error.strerror}); the run continues without this log")
 
 
 class _ConsoleStream:
