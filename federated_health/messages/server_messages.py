@@ -122,8 +122,8 @@ class Field(NamedTuple):
     def _allows(self, value: Any) -> bool:
         if type(value) is not self.type:
             return False
-        size = len(value) if isinstance(value, str) else value
-        return bool(self.low <= size <= self.high) and value in (self.choices or (value,))  # no NaN is in a range
+        size: float = len(value) if self.type is str else value
+        return self.low <= size <= self.high and (not self.choices or value in self.choices)  # no NaN is in a range
 
     def __str__(self) -> str:
         if self.choices:
