@@ -120,17 +120,17 @@ class Field(NamedTuple):
         return type(values) is list and low <= len(values) <= high and all(map(self._allows, values))
 
     def _allows(self, value: Any) -> bool:
-        if type(value) is not self.type:
-            return False
-        size: float = len(value) if self.type is str else value
-        return self.low <= size <= self.high and (not self.choices or value in self.choices)  # no NaN is in a range
+        size: Any = len(value) if isinstance(value, str) else value
+        is_in_range: bool = type(value) is self.type and self.low <= size <= self.high  # which no NaN is
+        return is_in_range and (not self.choices or value in self.choices)
 
     def __str__(self) -> str:
         if self.choices:
             return f"one of {', '.join(choice or 'none' for choice in self.choices)}"
-        low = f"above 0, at most {self.high:,g}" if self.low == ABOVE_0 else f"from {self.low:,g} to {self.high:,g}"
-        texts = {str: f"text of {self.low:,g} to {self.high:,g} characters", bool: "true or false"}
-        numbers = {int: f"whole number {low}", float: f"number {low}"}
+        low, high = (f"{end:,.0f}" if 1e3 <= abs(end) < 1e12 else f"{end:g}" for end in (self.low, self.high))
+        bounds = f"above 0, at most {high}" if self.low == ABOVE_0 else f"from {low} to {high}"
+        texts = {str: f"text of {low} to {high} characters", bool: "true or false"}
+        numbers = {int: f"whole number {bounds}", float: f"number {bounds}"}
         each = texts.get(self.type) or f"a {numbers[self.type]}"
         return f"a list of {self.length[0]:,} to {self.length[1]:,}, each {each}" if self.length else each
 
@@ -234,9 +234,10 @@ def answering(message: Message, context: Context) -> Iterator[None]:
     if kind in TRAINING or kind in EVALUATION:
         place, number = "rounds", read_value(config, ROUND, read_value(config, "rounds", 0))
     asked_of_kind = f"{kind} {number} "
-    earlier = [entry for entry in asked[place] if entry.startswith(asked_of_kind)]
+    entries: list[str] = asked[place].splitlines()
+    earlier = [entry for entry in entries if entry.startswith(asked_of_kind)]
     is_uncompared = kind in TRAINING and not earlier
-    entry = asked_of_kind + ("" if is_uncompared else _digest_of(message.content))
+    entry = asked_of_kind + ("-" if is_uncompared else _digest_of(message.content))
     is_new = entry not in earlier
     if is_new and len(earlier) >= MAX_DIFFERENT + (kind in TRAINING):
         where = f" of round {number}" if number else ""
@@ -249,10 +250,12 @@ def answering(message: Message, context: Context) -> Iterator[None]:
         if asked["evaluated"] >= allowed:
             raise RefusedMessageError(f"unexpected {kind} of round {number}: expected a train message first")
     yield
-    asked["trained"] += kind in TRAINING
+    if kind in TRAINING:
+        asked["trained"] += 1
     if is_new:
-        asked[place] = [*asked[place], entry][-MAX_REMEMBERED:]
-        asked["evaluated"] += is_evaluated
+        asked[place] = "\n".join([*entries, entry][-MAX_REMEMBERED:])
+        if is_evaluated:
+            asked["evaluated"] += 1
 
 
 def check_config(config: TrainConfig, hospital: "Hospital", context: Context, *, rounds: int = 1) -> None:
@@ -261,10 +264,9 @@ def check_config(config: TrainConfig, hospital: "Hospital", context: Context, *,
     Args:
         rounds: number of rounds for which the message has this hospital train.
     """
-    settled = repr(replace(config, rounds=0, threshold=0.0)).encode()
-    digest, asked = hashlib.sha256(settled).hexdigest()[:32], _asked_of(context)
-    is_known = digest in asked["configs"]
-    if is_known and rounds == 1:
+    asked, digest = _asked_of(context), _digest_of_config(replace(config, rounds=0, threshold=0.0))
+    known = asked["configs"].splitlines()
+    if digest in known and rounds == 1:
         return
     measurements, classes = len(hospital.task.measurements), target_of(hospital.task).classes
     normalisation = config.normalisation
@@ -282,24 +284,33 @@ def check_config(config: TrainConfig, hospital: "Hospital", context: Context, *,
             f"too much work: expected at most {MAX_WEIGHTS:,} weights, {MAX_ROW_PASSES:,} rows per round (over all "
             f"epochs), and {MAX_WORK:.0e} rows times weights per message"
         )
-    if is_known:
+    if digest in known:
         return
-    if len(asked["configs"]) >= MAX_DIFFERENT:
+    if len(known) >= MAX_DIFFERENT:
         raise RefusedMessageError(
             f"unexpected settings: expected at most {MAX_DIFFERENT} different ones; a new run needs a new process"
         )
-    asked["configs"] = [*asked["configs"], digest]
+    asked["configs"] = "\n".join([*known, digest])
+
+
+@lru_cache(maxsize=64)
+def _digest_of_config(config: TrainConfig) -> str:
+    return hashlib.sha256(repr(config).encode()).hexdigest()[:32]
 
 
 def _asked_of(context: Context) -> Any:
-    """What was asked: digests of messages, numbers of trainings and evaluations, and digests of configurations."""
-    nothing = ConfigRecord({"once": [], "rounds": [], "trained": 0, "evaluated": 0, "configs": []})
-    return context.state.setdefault(ASKED, nothing)
+    """What was asked: digests of messages and of configurations, as lines, and numbers of trainings and evaluations.
+
+    Lines rather than lists, whose types Flower would check again with every message.
+    """
+    if ASKED not in context.state:
+        context.state[ASKED] = ConfigRecord({"once": "", "rounds": "", "trained": 0, "evaluated": 0, "configs": ""})
+    return context.state[ASKED]
 
 
 def _config_of(message: Message) -> ConfigRecord:
-    config = message.content.config_records.get(CONFIG) if message.has_content() else None
-    if config is None:
+    config = message.content.get(CONFIG) if message.has_content() else None
+    if not isinstance(config, ConfigRecord):
         raise MalformedMessageError("the server's message: expected a record config")
     return config
 

@@ -28,7 +28,7 @@ CAN_COUNT = _can_count()
 """Whether this system counts bytes; without, gRPC's pings decide alone."""
 
 
-LOOKS = 8
+LOOKS = 16
 """Looks at a connection within the longest silence."""
 
 SIGNAL_BYTES = 256
