@@ -1,4 +1,4 @@
-"""The terminal of a command: lines with the time, logging, exit codes and signals.
+"""The terminal of a command: lines with the time, logging and exit codes.
 
 What cannot be written to standard output or standard error is dropped, so that it never changes what a command does.
 """
@@ -6,12 +6,9 @@ What cannot be written to standard output or standard error is dropped, so that 
 import errno
 import logging
 import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
@@ -133,31 +130,6 @@ def run_process(main: Callable[[], None]) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(end.code if isinstance(end.code, int) else 0)
-
-
-@contextmanager
-def interrupts_deferred(announcement: str) -> Iterator[None]:
-    """Defer Ctrl-C or SIGTERM to the end of the block, and announce that; a second one ends the block at once."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread can set signal handlers
-        yield
-        return
-    caught: list[int] = []
-
-    def defer(number: int, _: object) -> None:
-        caught.append(number)
-        if len(caught) > 1:
-            raise KeyboardInterrupt
-        # A handler may interrupt a print, within which it must not print.
-        threading.Thread(target=say, args=(announcement,), daemon=True).start()
-
-    before = {number: signal.signal(number, defer) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if caught:
-        raise KeyboardInterrupt
 
 
 def print_error(line: str, code: int) -> NoReturn:
