@@ -12,7 +12,15 @@ from pathlib import Path
 import grpc
 import pytest
 
-from federated_health.transport import backoff, connection_limits, connections, listening, rejections, stream_server
+from federated_health.transport import (
+    backoff,
+    channels,
+    connection_limits,
+    connections,
+    listening,
+    rejections,
+    stream_server,
+)
 from federated_health.transport.channels import CHANNEL_OPTIONS
 from federated_health.transport.connection_limits import Connection, ConnectionLimits
 from federated_health.transport.connections import peer_of
@@ -27,7 +35,7 @@ from tests.support.streams import (
     wait_until,
 )
 
-pytestmark = pytest.mark.skipif(not Path(listening.OPEN_FILES).is_dir(), reason="needs /proc/self/fd")
+pytestmark = pytest.mark.skipif(not Path(channels.OPEN_FILES).is_dir(), reason="needs /proc/self/fd")
 
 ROOM = 40
 """Number of connections that the servers of these tests can hold open."""
