@@ -20,6 +20,7 @@ from typing import Any
 
 import malformed_requests
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.strategies import SearchStrategy
 from malformed_messages import Example, corrupt, examples, original_messages, receive
 from malformed_requests import Step
 from measuring import memory_of
@@ -54,6 +55,7 @@ def run(number: int, seconds: float, *, first_seed: int = 0, of_requests: bool =
     outcomes: dict[str, Counter[str]] = defaultdict(Counter)
     watch, began, before = Watch(), time.perf_counter(), None
     examine: Any
+    drawn: SearchStrategy[Any]
     if of_requests:
         requests, drawn = malformed_requests.all_originals(), malformed_requests.steps()
 

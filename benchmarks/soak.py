@@ -96,7 +96,7 @@ class Soak:
         for title, process in (("server", self._server), (NAMES[0], first)):
             if process.code is not None:
                 problems.append(f"the {title} ended early, with code {process.code}")
-        self._server.send(signal.SIGINT)
+        self._server.send(signal.SIGTERM)  # SIGINT is ignored where this is started in the background
         if (code := await self._server.wait(END_SECONDS)) not in (ENDED_BY_SIGNAL, *([None] if problems else [])):
             problems.append(f"the server ended with code {code}")
         for log in sorted(self.folder.glob("*.txt")):

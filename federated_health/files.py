@@ -166,7 +166,10 @@ def open_file(path: Path) -> BinaryIO:
     Raises:
         OSError: it cannot be opened; or it is a device, a socket, or a pipe whose other end would be waited for.
     """
-    kind = path.stat().st_mode
+    try:
+        kind = path.stat().st_mode
+    except ValueError:  # a zero byte, or half a character, as a manifest may hold
+        raise OSError(errno.EINVAL, "no file can have this name") from None
     if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind) or str(path).startswith(ALREADY_OPEN)):
         raise OSError(errno.EINVAL, "expected a file, got a device, a pipe or a socket")
     return path.open("rb")

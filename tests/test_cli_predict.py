@@ -14,11 +14,14 @@ from federated_health.data.patient_table import read_patients
 from federated_health.data.task_files import HEART_DISEASE, READMISSION, parse_task
 from federated_health.data.task_writing import write_task
 from federated_health.errors import DataError
+from federated_health.ml.backend import load_keras
 from federated_health.ml.keras_models import build_model, predict
 from federated_health.ml.model_files import load_model, save_model
-from federated_health.ml.networks import Network, initial_weights
+from federated_health.ml.networks import Network, initial_weights, weights_hash
 from federated_health.ml.normalisation import Normalisation
+from federated_health.ml.predictions import load_task_model
 from federated_health.ml.targets import target_of
+from tests.support.mutations import damaged_bytes, damaged_json
 from tests.support.script_calls import RunScript, assert_one_line, assert_refused, write_csv
 from tests.support.targets import task_of
 
@@ -109,6 +112,71 @@ def test_a_model_whose_description_is_nested_too_deeply_is_rejected(run_script: 
     with zipfile.ZipFile("model.keras", "w") as archive:
         archive.writestr("federated_health.json", "[" * 100_000)
     assert_refused(run_script("predict.py", "model.keras", "mine.csv"), 1, "model.keras")
+
+
+# Models of strangers
+
+
+def save_described_model(path: Path) -> dict[str, bytes]:
+    """A model with the hash of its weights; returns the members of its file."""
+    network = Network("logistic")
+    weights = initial_weights(HEART_DISEASE, network, 3)
+    save_some_model(path, network=network.to_config(), weights_sha256=weights_hash(weights))
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write_members(path: Path, members: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.slow
+def test_a_model_whose_weights_were_changed_is_rejected(run_script: RunScript, patients: pd.DataFrame) -> None:
+    members = save_described_model(Path("model.keras"))
+    table = write_csv(patients.drop(columns="disease"))
+    assert run_script("predict.py", "model.keras", table, "--out", "risk.csv").succeeded
+    first = initial_weights(HEART_DISEASE, Network("logistic"), 3)["logit/kernel"][0, 0]
+    changed = members["model.weights.h5"].replace(first.tobytes(), (first + np.float32(0.01)).tobytes())
+    write_members(Path("model.keras"), {**members, "model.weights.h5": changed})
+    assert_refused(run_script("predict.py", "model.keras", table, "--out", "2.csv"), 1, "model.keras", "weights")
+    assert not Path("2.csv").exists()
+
+
+@pytest.mark.slow
+def test_a_model_of_another_file_name_is_rejected(run_script: RunScript, patients: pd.DataFrame) -> None:
+    save_described_model(Path("model.keras"))
+    Path("model.keras").rename("model.h5")
+    assert_refused(run_script("predict.py", "model.h5", write_csv(patients)), 1, "model.h5", ".keras")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("member", ["config.json", "model.weights.h5"])
+def test_a_damaged_network_is_loaded_or_refused_in_one_line(in_folder: Path, member: str) -> None:
+    path, refused = in_folder / "model.keras", 0
+    members = save_described_model(path)
+    damage = damaged_json if member == "config.json" else damaged_bytes
+    for content in damage(members[member], 40):
+        write_members(path, {**members, member: content})
+        try:
+            load_task_model(path, HEART_DISEASE)
+        except DataError as error:
+            refused += "\n" not in str(error)
+    assert refused > 20
+
+
+@pytest.mark.slow
+def test_a_network_that_holds_code_is_rejected_and_not_executed(in_folder: Path) -> None:
+    keras = load_keras()
+    members = save_described_model(in_folder / "model.keras")
+    code = keras.layers.Lambda(lambda x: Path("executed").touch() or x, output_shape=(1,))
+    network = keras.Sequential([keras.Input((1,)), code]).to_json()
+    Path("executed").unlink(missing_ok=True)
+    write_members(in_folder / "model.keras", {**members, "config.json": network.encode()})
+    with pytest.raises(DataError):
+        load_model(in_folder / "model.keras")
+    assert not Path("executed").exists()
 
 
 # Labels of other kinds

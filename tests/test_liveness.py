@@ -23,7 +23,7 @@ SIZES_AND_RATES = [(60_000, 12_000), (132_000, 25_000), (500_000, 100_000), (5_0
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ends close a connection after 1.75 seconds of silence instead of 35."""
+    """Both ends close a connection after 2 seconds of silence instead of 40."""
     monkeypatch.setattr(channels, "KEEPALIVE_SECONDS", KEEPALIVE)
     monkeypatch.setattr(channels, "CHANNEL_OPTIONS", channels.channel_options(KEEPALIVE))
     monkeypatch.setattr(reconnect, "PREFLIGHT_SECONDS", 0.2)

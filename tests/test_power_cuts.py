@@ -204,6 +204,7 @@ def test_a_power_cut_at_any_event_leaves_the_earlier_run_or_one_that_resumes(
                 assert least == -1
                 assert ((seed, completed), results) == (earlier, earlier_results)
             else:
+                assert seed == 42 or situation == "new"  # there is always a run to resume or to extend
                 assert completed >= least
                 if completed < 1 or situation in ("resumed", "extended"):  # each is the earlier one, or the new one
                     assert earlier_results.keys() <= results.keys()
@@ -216,6 +217,25 @@ def test_a_power_cut_at_any_event_leaves_the_earlier_run_or_one_that_resumes(
     assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == {
         name: (out / name).read_bytes() for name in ALL
     }
+
+
+@pytest.mark.usefixtures("_no_keras")
+def test_results_of_another_run_never_stay_beside_later_rounds(disk: Path, record: Recording, tmp_path: Path) -> None:
+    """A power cut between the first save of a run with --force and the removal leaves them."""
+    out, run = disk / "runs" / "a", tmp_path / "after" / "runs" / "a"
+    run_to_end(chosen_for(out, seed=7))
+    others = {name: (out / name).read_bytes() for name in ALL}
+    stop(chosen_for(out, force=True), 1)
+    for name, content in others.items():
+        (out / name).write_bytes(content)
+    found = record(lambda: run_to_end(resumed(out)))
+    final = results_in(out)
+    assert len(final) == 3
+    for number in range(len(found.events)):
+        for keep_names in (True, False):
+            found.after_power_cut(number, tmp_path / "after", keep_names=keep_names)
+            if completed_rounds(run)[1] >= 2:
+                assert results_in(run).items() <= final.items()
 
 
 @pytest.mark.usefixtures("_no_keras")

@@ -161,6 +161,9 @@ def test_the_run_ends_after_the_wait_if_every_hospital_hangs() -> None:
     with pytest.raises(RunError, match=r"3 of 2 .* 0 could take part .*without an answer: a, b, c"):
         next(run.rounds())
     assert [grid.received[name, "train"] for name in "abc"] == [1, 1, 1]
+    grid.gone = {"c"}
+    with pytest.raises(RunError, match=r"absent: c; without an answer: a, b;"):
+        run.participants.wait_for(2, "a wait", lambda _: None, 0.0)
 
 
 def test_a_hospital_that_is_needed_is_awaited_and_the_weights_are_those_of_an_undisturbed_run() -> None:
@@ -249,6 +252,21 @@ def test_a_round_in_which_the_server_waited_in_vain_does_not_prolong_its_patienc
     run.participants.repeat_until_enough(1, attempt)
     assert [reply.hospital for reply in attempts[0]] == ["a", "c"]
     assert run.collector.longest_round == 0.0
+
+
+def test_the_server_waits_twice_as_long_as_a_silence_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    collector = ReplyCollector(ComingAndGoing(three()), 600.0, ProblemLog())
+    collector.longest_round, collector._trained, collector.silent = 0.2, {1, 2}, {1: 100.0, 2: 150.0}
+    monkeypatch.setattr(time, "monotonic", lambda: 200.0)
+    collector.end_silence(2, "b")
+    assert collector.patience({2}) == 100
+    collector.end_silence(1, "a")
+    assert collector.patience({1, 2}) == 200
+    collector.end_silence(1, "a")  # it is not silent
+    collector.silent = {1: 100.0}
+    monkeypatch.setattr(time, "monotonic", lambda: 5000.0)
+    collector.end_silence(1, "a")
+    assert collector.patience({1}) == 600
 
 
 def test_a_restarted_process_has_the_whole_timeout_again() -> None:
@@ -430,3 +448,51 @@ def test_a_ping_that_was_lost_on_its_way_does_not_count_as_an_answer() -> None:
     assert run.participants.absent() == ["b"]
     assert run.participants.absent() == ["b"]
     assert grid.received["b", REGISTRATION] == 3
+
+
+def test_no_message_of_any_kind_is_sent_to_a_hospital_that_has_not_answered() -> None:
+    grid = Hanging(three(), {"b": "train"})
+    run = run_with(grid)
+    nodes = run.participants.present()
+    run._train(run.train_config(), None, nodes)
+    run._train(run.train_config(), None, nodes)
+    assert [grid.received[name, "train"] for name in "abc"] == [2, 1, 2]
+
+
+def test_a_hospital_that_hung_and_restarts_takes_part_again_as_a_new_process() -> None:
+    grid, processes = Hanging(three_with_scores(), {"b": "train"}), {"a": "1", "b": "1", "c": "1"}
+    grid.processes = lambda: {node: processes[name] for node, name in grid.names().items()}  # type: ignore[method-assign]
+    run = run_with(grid)
+    rounds = run.rounds()
+    next(rounds)
+    processes["b"], grid.hung = "2", {}
+    assert run.participants.absent() == []
+    next(rounds)
+    assert run.collector.patience({node_id_of("a")}) == TIMEOUT
+    run.collector.longest_round, run.collector._timeout = 1.0, 600.0
+    assert run.collector.patience({node_id_of("b")}) == 60
+    processes["b"] = "3"
+    assert run.participants.absent() == []
+    assert run.collector.patience({node_id_of("b")}) == 600
+
+
+def test_only_messages_of_rounds_are_waited_for_less_than_the_whole_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("federated_health.server.replies.MIN_PATIENCE", 2.0)
+    monkeypatch.setattr("federated_health.server.replies.PATIENCE_FACTOR", 0.0)
+    grid, waits = ComingAndGoing(three_with_scores()), list[tuple[str, float | None]]()
+    answer = grid.send_and_receive
+
+    def record(messages: Any, *, timeout: float | None = None) -> list[Message]:
+        waits.append((messages[0].metadata.message_type, timeout))
+        return answer(messages, timeout=timeout)
+
+    monkeypatch.setattr(grid, "send_and_receive", record)
+    run_with(grid, rounds=3, round_timeout=9.0).run()
+    assert waits == [
+        ("train", 9.0),
+        ("train", 2.0),
+        ("train", 2.0),
+        ("evaluate", 2.0),
+        ("evaluate.threshold", 9.0),
+        ("evaluate.final", 9.0),
+    ]

@@ -21,7 +21,7 @@ from federated_health.names import FEDERATION
 from federated_health.server import opposed_updates
 from federated_health.server.final_evaluation import _check_for_harm
 from federated_health.server.opposed_updates import draw_positions, find_opposed, name_most_opposed, take
-from federated_health.server.plain_run import PlainRun
+from federated_health.server.plain_run import PlainRun, summarise_round
 from federated_health.server.problem_log import ProblemLog
 from federated_health.server.same_rows import find_same_rows
 from federated_health.server.share_limit import limit_shares
@@ -239,6 +239,13 @@ def test_unrelated_hospitals_of_one_population_are_not_accused() -> None:
         assert pairs(*[patients(20_000, 6 * seed + k, 3) for k in range(6)]) == []
 
 
+def test_nearly_equal_measurements_accuse_nobody_if_labels_differ_or_columns_are_few() -> None:
+    values, labels = patients(200, 0)
+    other_labels = np.random.default_rng(2).permutation(labels)
+    assert pairs((values, labels), (values[1:], other_labels[1:])) == []
+    assert pairs((values[:, :2], labels), (values[1:, :2], labels[1:])) == []
+
+
 def test_another_split_of_the_same_patients_is_not_seen() -> None:
     """Three quarters of the rows each, of which nine sixteenths are the same: as far apart as unrelated samples."""
     values, labels = patients(400, 0)
@@ -324,6 +331,11 @@ def improving(number: int) -> float:
     return 0.6 - 0.01 * number
 
 
+def tiny(number: int) -> float:
+    """A loss that is near 0 from round 3 on, and then doubles."""
+    return 0.6 if number < 3 else 0.001 if number < 5 else 0.002
+
+
 def hospitals_with(loss: Callable[[int], float], shifts: tuple[float, ...] = (0.1, 0.2, -0.2)) -> list[LightHospital]:
     return [LightHospital(name, shift, spoil=reporting(loss)) for name, shift in zip("abc", shifts, strict=True)]
 
@@ -346,7 +358,13 @@ def test_the_hospital_that_opposes_the_others_while_the_loss_rises_is_named(capl
 
 
 @pytest.mark.parametrize(
-    ("loss", "shifts"), [(improving, (0.1, 0.2, -0.2)), (worse, (0.1, 0.2, 0.3)), (lambda _: 0.0, (0.1, 0.2, -0.2))]
+    ("loss", "shifts"),
+    [
+        (improving, (0.1, 0.2, -0.2)),
+        (worse, (0.1, 0.2, 0.3)),
+        (lambda _: 0.0, (0.1, 0.2, -0.2)),
+        (tiny, (0.1, 0.2, -0.2)),
+    ],
 )
 def test_no_hospital_is_named_while_the_model_improves_or_where_all_agree(
     loss: Callable[[int], float], shifts: tuple[float, ...]
@@ -378,7 +396,7 @@ def test_a_resumed_run_remembers_the_lowest_loss_and_the_opposed_updates() -> No
     checkpoint = run.checkpoint()
     again = run_of(hospitals_with(lambda number: worse(number + 5)), rounds=9)
     again.resume(checkpoint)
-    assert again.lowest_loss == run.lowest_loss == pytest.approx(0.6)
+    assert again._lowest_losses == run._lowest_losses == pytest.approx(dict.fromkeys("abc", 0.6))
     assert again.problems.opposed_updates == run.problems.opposed_updates
     again.gather()
     list(again.rounds())
@@ -420,20 +438,40 @@ def counts_of(positives: int, negatives: int, loss: float) -> Counts:
         (0.90, counts_of(100, 200, 1.3), "2.2 times"),
         (0.49, counts_of(100, 200, 1.3), "2.2 times"),
         (None, counts_of(100, 200, 1.1), ""),
-        (0.1, Counts(), ""),
+        (0.1, Counts(), ""),  # two standard errors are 0.8
     ],
 )
 def test_a_model_worse_than_chance_or_than_an_earlier_one_is_reported(
     auc: float | None, counts: Counts, what: str
 ) -> None:
     run = run_of(three())
-    run.lowest_loss = 0.6
-    _check_for_harm(run, counts, {"roc_auc": auc})
+    run._lowest_losses = {"a": 0.6}
+    _check_for_harm(run, {"a": counts}, auc)
     texts = run.problems.data_warnings.get(FEDERATION, [])
     assert [what in text for text in texts] == ([True] if what else [])
     run.problems.opposed_updates.update({"b": 4, "a": 1})
-    _check_for_harm(run, counts, {"roc_auc": auc})
+    _check_for_harm(run, {"a": counts}, auc)
     assert all("updates of b" in text for text in run.problems.data_warnings.get(FEDERATION, [])[1:])
+
+
+def test_hospitals_that_join_or_leave_are_no_rise_of_the_loss() -> None:
+    run = run_of(three())
+    for number, losses in enumerate(({"a": 0.2, "b": 0.8}, {"a": 0.25, "b": 0.6}, {"b": 0.7}, {"a": 0.3, "c": 0.9}), 1):
+        counts = {name: counts_of(10, 10, loss) for name, loss in losses.items()}
+        run._note_losses(summarise_round(number, {"a": Update(weights={}, examples=1, loss=None)}, counts))
+    assert not run._has_worsened
+    assert run.compare_losses({"a": counts_of(10, 10, 0.4), "b": counts_of(20, 20, 0.9), "d": None}) == pytest.approx(
+        ((20 * 0.4 + 40 * 0.9) / 60, (20 * 0.2 + 40 * 0.6) / 60)
+    )
+    assert run.compare_losses({}) == (0.0, 0.0)
+
+
+def test_three_rounds_in_a_row_are_needed() -> None:
+    interrupted = [0.6, 0.6, 0.6, 0.8, 0.8, 0.6, 0.8, 0.8, 0.6, 0.8, 0.8]
+    run = run_of(hospitals_with(lambda number: interrupted[number - 1]), rounds=len(interrupted))
+    run.run()
+    assert suspected(run) == []
+    assert run.problems.opposed_updates == {"c": 6}
 
 
 def test_of_hospitals_that_opposed_equally_often_all_are_named() -> None:

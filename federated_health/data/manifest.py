@@ -25,8 +25,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = (folder / MANIFEST).absolute()
     try:
         manifest: dict[str, Any] = json.loads(read_file(path, MAX_MANIFEST_BYTES))
-        manifest["task"], manifest["source"]["name"], [hospital["name"] for hospital in manifest["hospitals"]]
-        listed_hashes(manifest)
+        names = [manifest["task"], manifest["source"]["name"], *(entry["name"] for entry in manifest["hospitals"])]
+        if not all(isinstance(text, str) for text in (*names, *listed_hashes(manifest))):
+            raise TypeError
         return manifest
     except FileNotFoundError:
         raise DataError(f"{path}: does not exist; create it with: python -m federated_health create-dataset") from None

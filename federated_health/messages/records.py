@@ -69,9 +69,10 @@ class Field(NamedTuple):
     def __str__(self) -> str:
         if self.choices:
             return f"one of {', '.join(choice or 'none' for choice in self.choices)}"
-        low = f"above 0, at most {self.high:,g}" if self.low == ABOVE_0 else f"from {self.low:,g} to {self.high:,g}"
-        texts = {str: f"text of {self.low:,g} to {self.high:,g} characters", bool: "true or false"}
-        numbers = {int: f"whole number {low}", float: f"number {low}"}
+        low, high = (f"{end:,.0f}" if 1e3 <= abs(end) < 1e12 else f"{end:g}" for end in (self.low, self.high))
+        bounds = f"above 0, at most {high}" if self.low == ABOVE_0 else f"from {low} to {high}"
+        texts = {str: f"text of {low} to {high} characters", bool: "true or false"}
+        numbers = {int: f"whole number {bounds}", float: f"number {bounds}"}
         each = texts.get(self.type) or f"a {numbers[self.type]}"
         return f"a list of {self.length[0]:,} to {self.length[1]:,}, each {each}" if self.length else each
 

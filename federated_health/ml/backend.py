@@ -40,30 +40,23 @@ _NOISE = re.compile(rb"^(I\d{4} |WARNING: All log messages before absl|E\d{4} .*
 @cache
 def load_tensorflow() -> ModuleType:
     """The `tensorflow` module, with `keras` behind it; RunError if this process runs Keras on another backend."""
-    if ignored := _remove_variables():
-        logger.debug("environment variables that are ignored: %s", ", ".join(ignored))
+    logger.debug("environment variables that are ignored: %s", ", ".join(_remove_variables()) or "none")
     verbose = logging.getLogger("tensorflow").isEnabledFor(logging.DEBUG)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if verbose else "2")
     with nullcontext(2) if verbose else _without_noise() as stderr, ending_at_once(stderr), _unused_hidden():
         try:
             import tensorflow  # noqa: PLC0415  # TensorFlow takes seconds to import
         except (AttributeError, OSError, TypeError, ValueError) as error:
-            # Keras reads this file when it is imported, which TensorFlow does.
-            settings = Path(os.environ.get("KERAS_HOME", "~/.keras"), "keras.json").expanduser()
-            raise RunError(
-                f"TensorFlow cannot be loaded ({error}): correct {settings} if it exists",
-                reason="its TensorFlow cannot be loaded",
-            ) from None
+            settings = Path(os.environ.get("KERAS_HOME", "~/.keras"), "keras.json").expanduser()  # which Keras reads
+            text = f"TensorFlow cannot be loaded ({error}): correct {settings} if it exists"
+            raise RunError(text, reason="its TensorFlow cannot be loaded") from None
         tensorflow.config.list_physical_devices()  # finds graphics cards, and logs an error where there is none
         _reset_keras()
     return tensorflow  # type: ignore[no-any-return]  # TensorFlow ships no types
 
 
 def _remove_variables() -> list[str]:
-    """Remove the environment variables that could change results; returns their names.
-
-    Child processes do not inherit them either. The backend is set, since Keras's own file may name another.
-    """
+    """Remove the environment variables that could change results, also for child processes; returns their names."""
     found = {name for name in os.environ if name.startswith(IGNORED) and name not in HEEDED}
     changed = {name for name, value in FIXED.items() if os.environ.get(name, value) != value}
     for name in found:

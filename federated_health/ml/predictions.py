@@ -16,6 +16,9 @@ from federated_health.ml.targets import target_of
 
 DECIMALS = 6
 
+TRIAL_ROWS = 2
+"""Rows without any value with which a loaded network is tried."""
+
 
 def read_task(model: Path, task_file: Path | None = None) -> tuple[Task, float]:
     """The task and the threshold of a saved model.
@@ -45,10 +48,15 @@ def read_task(model: Path, task_file: Path | None = None) -> tuple[Task, float]:
 
 
 def load_task_model(path: Path, task: Task) -> Any:
-    """The Keras model in a file; a DataError if it is damaged, or its inputs are not the task's columns."""
+    """The Keras model in a file; a DataError if it is damaged, or its inputs and outputs are not those of the task."""
     model = load_model(path)
-    if {tensor.name for tensor in model.inputs} != set(task.column_names):
-        raise DataError(f"{path}: its network has other inputs than its task {task.name} has columns")
+    try:
+        inputs = {tensor.name for tensor in model.inputs}
+        shape = predict(model, task, np.full((TRIAL_ROWS, len(task.columns)), np.nan)).shape
+    except Exception:  # Keras calls a damaged network only now
+        inputs, shape = set(), ()
+    if inputs != set(task.column_names) or shape != (TRIAL_ROWS, target_of(task).outputs):
+        raise DataError(f"{path}: its network has other inputs or outputs than its task {task.name}, or is damaged")
     return model
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.errors import CheckpointError
+from federated_health.files import open_file, read_file
 from federated_health.messages.content import Registration
 from federated_health.ml.normalisation import ColumnSums, Normalisation
 from federated_health.ml.rounds import Round, read_round
@@ -32,6 +33,9 @@ from federated_health.server.checkpoint import (
 )
 
 logger = logging.getLogger(__name__)
+
+MAX_BYTES = 2**36
+"""Largest size of a checkpoint."""
 
 
 class DamagedCheckpointError(ValueError):
@@ -100,7 +104,7 @@ def read_newest(folder: CheckpointFolder) -> tuple[Path, Checkpoint, Position, "
         raise CheckpointError(f"{folder.path}: cannot be read ({reason_of(error)})") from None
     for path in files:
         try:
-            checkpoint, position = read_checkpoint(path.read_bytes())
+            checkpoint, position = read_checkpoint(read_file(path, MAX_BYTES))
             if checkpoint.round_number != number_in(path):
                 raise DamagedCheckpointError("its round is not the one in its file name")
             rounds, digest = _read_history(folder.path / HISTORY, position)
@@ -118,7 +122,7 @@ def read_newest(folder: CheckpointFolder) -> tuple[Path, Checkpoint, Position, "
 
 def _read_history(path: Path, position: Position) -> tuple[tuple[Round, ...], "hashlib._Hash"]:
     """The rounds up to a position in the history file, and the hash of their bytes."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         data = file.read(position.size)
     digest = hashlib.sha256(data)
     if digest.hexdigest() != position.digest:

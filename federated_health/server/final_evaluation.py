@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -53,17 +53,19 @@ def evaluate_final_weights(run: PlainRun) -> dict[str, Any]:
     gained = {reply.hospital: reply.content for reply in benefits}
     figures = summarise_run(run.target, run.evaluations, run.train_examples)
     if evaluations:
-        _check_for_harm(run, merge_counts(reply.content.counts for reply in evaluations), figures["federation"])
+        counts = {name: evaluation.counts for name, evaluation in run.evaluations.items()}
+        _check_for_harm(run, counts, figures["federation"].get("roc_auc"))
     return figures | summarise_benefits(gained, run.evaluations, task, run.problems.data_warnings)
 
 
-def _check_for_harm(run: PlainRun, counts: EvaluationSums, figures: dict[str, Any]) -> None:
+def _check_for_harm(run: PlainRun, counts: Mapping[str, EvaluationSums], roc_auc: float | None) -> None:
     """Record in the problem log that the final model is worse than chance, or much worse than in its best round."""
-    roc_auc, is_worse = figures.get("roc_auc"), counts.loss is not None and counts.loss > MUCH_WORSE * run.lowest_loss
+    loss, best = run.compare_losses(counts)
+    is_worse = loss > MUCH_WORSE * best > 0
     if is_worse or (roc_auc is not None and roc_auc < 0.5):
         from federated_health.server.opposed_updates import note_harm  # noqa: PLC0415  # of failed runs only
 
-        note_harm(run.target, counts, roc_auc, run.lowest_loss if is_worse else None, run.problems)
+        note_harm(run.target, merge_counts(counts.values()), roc_auc, loss / best if is_worse else 0.0, run.problems)
 
 
 def _choose_threshold(run: PlainRun) -> float:

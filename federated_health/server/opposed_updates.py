@@ -30,28 +30,36 @@ OPPOSED, AGREED = -0.1, 0.1
 """Mean cosine with most others below which an update is opposed, and mean cosine between these, which must be above."""
 
 MIN_ROUNDS = 3
-"""Number of rounds with an opposed update from which a hospital is named."""
+"""Number of rounds in a row with an opposed update from which a hospital is named."""
 
 ADVICE = "--strategy fedmedian and --strategy trimmed resist single hospitals"
 
 
-def note_opposed(updates: Sequence[AcceptedReply[Update]], sent: Weights, problems: ProblemLog) -> None:
-    """Count the hospitals whose updates of a round are opposed, and warn of those that are in MIN_ROUNDS rounds.
+def note_opposed(
+    updates: Sequence[AcceptedReply[Update]], sent: Weights, before: Mapping[str, int], problems: ProblemLog
+) -> list[str]:
+    """Count the hospitals whose updates of a round are opposed, and warn of those that are in MIN_ROUNDS in a row.
 
     Args:
         sent: weights from which the hospitals trained.
+        before: number of rounds in a row until now, by hospital.
+
+    Returns:
+        The hospitals of this round.
     """
     if len(updates) < 2:
-        return
+        return []
     positions = draw_positions(sent, SAMPLE)
     start = take(sent, positions)
-    names = [reply.hospital for reply in updates]
-    for place in find_opposed(np.array([take(reply.content.weights, positions) - start for reply in updates])):
-        problems.opposed_updates[names[place]] += 1
-        if problems.opposed_updates[names[place]] == MIN_ROUNDS:
+    moves = np.array([take(reply.content.weights, positions) - start for reply in updates])
+    opposed = [updates[place].hospital for place in find_opposed(moves)]
+    for name in opposed:
+        problems.opposed_updates[name] += 1
+        if before.get(name, 0) + 1 == MIN_ROUNDS:
             text = describe(len(updates))
-            problems.warn(names[place], text)
-            logger.warning("%s: %s", names[place], text)
+            problems.warn(name, text)
+            logger.warning("%s: %s", name, text)
+    return opposed
 
 
 def describe(hospitals: int) -> str:
@@ -111,7 +119,7 @@ def name_most_opposed(problems: ProblemLog) -> str:
 
 
 def note_harm(
-    target: Target[Any], counts: EvaluationSums, roc_auc: float | None, lowest_loss: float | None, problems: ProblemLog
+    target: Target[Any], counts: EvaluationSums, roc_auc: float | None, times: float, problems: ProblemLog
 ) -> None:
     """Warn of a federated model that is worse than chance, or else than in its best round.
 
@@ -120,13 +128,13 @@ def note_harm(
 
     Args:
         counts: of the final weights.
-        lowest_loss: of all rounds, if that of the final weights is much higher.
+        times: held-out loss over that of the best round, if it is much higher; else 0.
     """
     rarest = max(1, min(target.rows_of_groups(counts).values(), default=1))
     if roc_auc is not None and roc_auc < 0.5 - 2 * (1 / (6 * rarest)) ** 0.5:
         what = f"the model's ROC-AUC of {roc_auc:.2f} is worse than chance"
-    elif lowest_loss and counts.loss:
-        what = f"the model's held-out loss is {counts.loss / lowest_loss:.1f} times that of its best round"
+    elif times:
+        what = f"the model's held-out loss is {times:.1f} times that of its best round"
     else:
         return
     unknown = "no single hospital's updates stand out; several may be harmful together, or the training overfits"

@@ -180,7 +180,7 @@ class Participants:
                 name: 1 + (repeats[name] if earlier.get(name) == reason else 0) for name, reason in failures.items()
             }
             if cause := find_lasting_cause(asked, failures, earlier, spare=spare, repeats=repeats):
-                raise RunError(f"round {number}: {cause}{self.suspicion()}")
+                raise RunError(f"round {number}: {cause}{self.suspicion() if 'diverged' in cause else ''}")
             self._collector.problems.repeated_rounds += 1
             reason = (
                 f"round {number}: {len(updates)} of {len(nodes)} hospitals sent a valid update, and {needed} are "
@@ -211,7 +211,8 @@ class Participants:
         return sorted(set(self.registrations) - {reply.hospital for reply in updates})
 
     def _name_absent(self) -> str:
-        silent = {self._names[node] for node in self._collector.silent if node in self._names}
+        connected = self._names.keys() & set(self._transport.get_node_ids())
+        silent = {self._names[node] for node in self._collector.silent if node in connected}
         absent = [name for name in self.absent() if name not in silent]
         parts = {"absent": absent, "without an answer": sorted(silent)}
         return "".join(f"; {what}: {', '.join(names)}" for what, names in parts.items() if names)

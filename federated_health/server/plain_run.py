@@ -1,6 +1,5 @@
 """A run whose server reads the weights that it averages: the round loop over a Flower strategy."""
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -46,7 +45,6 @@ class PlainRun(FederatedRun):
 
     Attributes:
         target: what the run predicts.
-        lowest_loss: held-out loss of the best completed round.
     """
 
     weights: Weights
@@ -56,8 +54,9 @@ class PlainRun(FederatedRun):
         self.weights = initial_weights(settings.task_declaration, settings.network_declaration, settings.seed)
         self.strategy = strategy or make_strategy(settings)
         self._shapes = weight_shapes(settings.task_declaration, settings.network_declaration)
-        self.lowest_loss, self._last_loss = math.inf, -math.inf
-        self._first_loss: float | None = None
+        self._lowest_losses: dict[str, float] = {}  # of held-out rows, by hospital
+        self._first_loss, self._has_worsened = 0.0, False
+        self._opposed: dict[str, int] = {}  # number of rounds in a row with an opposed update, by hospital
         self.target = target_of(settings.task_declaration)
 
     def _begin(self) -> None:
@@ -132,10 +131,12 @@ class PlainRun(FederatedRun):
 
     def _average(self, number: int, updates: list[AcceptedReply[Update]]) -> "_AveragedRound":
         """The strategy's average of the updates."""
-        if self._has_worsened():
+        opposed: list[str] = []
+        if self._has_worsened:
             from federated_health.server.opposed_updates import note_opposed  # noqa: PLC0415  # in failing runs only
 
-            note_opposed(updates, self.weights, self.problems)
+            opposed = note_opposed(updates, self.weights, self._opposed, self.problems)
+        self._opposed = {name: 1 + self._opposed.get(name, 0) for name in opposed}
         if self.settings.max_share < 1:
             from federated_health.server.share_limit import set_shares  # noqa: PLC0415  # only with a limit
 
@@ -165,19 +166,27 @@ class PlainRun(FederatedRun):
         completed = summarise_round(averaged.number, averaged.updates, averaged.counts)
         self.weights = averaged.weights
         self.history.append(completed)
-        self._note_loss(completed)
+        self._note_losses(completed)
         return completed
 
-    def _note_loss(self, completed: Round) -> None:
-        counts = completed.federation.counts
-        if counts is not None and (loss := counts.loss) is not None:
-            self._first_loss = loss if self._first_loss is None else self._first_loss
-            self._last_loss, self.lowest_loss = loss, min(loss, self.lowest_loss)
+    def compare_losses(self, counts: Mapping[str, EvaluationSums | None]) -> tuple[float, float]:
+        """Mean held-out loss of hospitals' counts, and what it was if each had the loss of its own best round.
 
-    def _has_worsened(self) -> bool:
-        """Whether the last known held-out loss is a fifth above the lowest; not where all are near 0."""
-        rise = self._last_loss - self.lowest_loss
-        return rise > 0 and rise > max(0.2 * self.lowest_loss, 0.05 * (self._first_loss or 0.0))
+        So a hospital that joins or leaves is no rise of the loss.
+        """
+        known = {name: part for name, part in counts.items() if part is not None and name in self._lowest_losses}
+        rows = max(sum(part.examples for part in known.values()), 1)
+        best = sum(self._lowest_losses[name] * part.examples for name, part in known.items())
+        return sum(part.loss_sum for part in known.values()) / rows, best / rows
+
+    def _note_losses(self, completed: Round) -> None:
+        counts = {name: part.counts for name, part in completed.hospitals.items()}
+        for name, part in counts.items():
+            if part is not None and part.loss is not None:
+                self._lowest_losses[name] = min(part.loss, self._lowest_losses.get(name, part.loss))
+        loss, best = self.compare_losses(counts)
+        self._first_loss = self._first_loss or loss
+        self._has_worsened = loss - best > max(0.25 * best, 0.05 * self._first_loss)  # not where all are near 0
 
     def evaluate(self) -> dict[str, Any]:
         """Choose the threshold, then evaluate the final weights with it (see `FederatedRun.evaluate`)."""
@@ -207,7 +216,7 @@ class PlainRun(FederatedRun):
         self.weights = dict(checkpoint.weights)
         super().resume(checkpoint)
         for completed in self.history:
-            self._note_loss(completed)
+            self._note_losses(completed)
 
     def read_evaluation_of(self, node: int, content: RecordDict, *, final: bool = False) -> Evaluation:
         """Read a hospital's evaluation, of the final weights or of a round's."""

@@ -68,7 +68,7 @@ class ReplyCollector:
         self._trained: set[int] = set()
         self.failures: dict[str, str] = {}
         self.silent: dict[int, float] = {}
-        self.longest_round = 0.0
+        self.longest_round = self._longest_silence = 0.0
 
     def send_and_receive(
         self,
@@ -94,7 +94,7 @@ class ReplyCollector:
         expected = [reply for reply in replies if reply.metadata.src_node_id in addressed and not is_late(reply)]
         accepted = self.accept(expected, names, read)
         if messages[0].metadata.message_type.startswith("train"):
-            self._trained |= {reply.message.metadata.src_node_id for reply in accepted}
+            self._trained |= {reply.metadata.src_node_id for reply in expected if not reply.has_error()}
         # Flower's engines return no error in place of a missing reply.
         for node in sorted(addressed - {reply.metadata.src_node_id for reply in expected}):
             self.silent[node] = sent
@@ -107,16 +107,19 @@ class ReplyCollector:
         """Seconds that these nodes have for a reply of a round: so many that a slow machine is not left out.
 
         It is the whole timeout before the first completed round, and while one of the nodes has yet to train for the
-        first time, which takes longer.
+        first time, which takes longer. After a silence it is at least twice as long as that silence, so that a hospital
+        that has become slow is left out once.
         """
         if not self.longest_round or not self._trained.issuperset(nodes):
             return self._timeout
-        return min(self._timeout, max(MIN_PATIENCE, PATIENCE_FACTOR * self.longest_round))
+        return min(self._timeout, max(MIN_PATIENCE, PATIENCE_FACTOR * self.longest_round, 2 * self._longest_silence))
 
     def end_silence(self, node: int, name: str) -> None:
         """Send messages to a node again: its process answers."""
         if (since := self.silent.pop(node, None)) is not None:
-            logger.warning("%s answers again, after %.0f s", name, time.monotonic() - since)
+            silence = time.monotonic() - since
+            self._longest_silence = max(self._longest_silence, silence)
+            logger.warning("%s answers again, after %.0f s", name, silence)
 
     def forget(self, node: int) -> None:
         """Forget a node whose process has ended."""

@@ -57,7 +57,7 @@ class RunFolder:
             self.checkpoint.check_agreement(settings.agreement)
             self._has_others_results = resuming.has_others_results(self.path, self.checkpoint)
         elif (present := files_of_run(self.path)) and not settings.force:
-            resume = "--resume continues it, " if CHECKPOINTS in present else ""
+            resume = "--resume continues or extends it, " if CHECKPOINTS in present else ""
             raise RunError(f"{self.path}: holds a run already ({', '.join(present)}); {resume}--force overwrites it")
         self._is_new = not path_exists(self.path)
         make_folder(self.path)

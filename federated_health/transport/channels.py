@@ -38,8 +38,11 @@ CAN_COUNT = _can_count()
 KEEPALIVE_SECONDS = 20.0
 """Silence after which either end sends a ping."""
 
-MAX_SILENCE = 1.75
-"""Time without a byte after which either end closes a stream, in keepalives: a ping and its answer fit in."""
+MAX_SILENCE = 2.0
+"""Time without a byte after which either end closes a stream, in keepalives.
+
+An interruption of one keepalive must pass, and the last byte may have come as long before it.
+"""
 
 MAX_PING_SECONDS = 3600.0
 """Time limit for the answer to a ping, which on a slow link waits behind a large message."""

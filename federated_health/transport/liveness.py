@@ -20,7 +20,7 @@ from federated_health.transport.connections import Peer, borrowed, open_sockets,
 if TYPE_CHECKING:
     from federated_health.transport.stream import Stream
 
-LOOKS = 8
+LOOKS = 16
 """Looks at a connection within the longest silence."""
 
 SIGNAL_BYTES = 256
