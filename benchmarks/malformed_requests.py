@@ -36,7 +36,7 @@ from federated_health.transport.framing import (
     serialise_message,
     serialise_reply,
 )
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 
 NETWORK = Network("logistic")
 TRAIN_ROWS, TEST_ROWS = 60, 40

@@ -36,7 +36,7 @@ from federated_health.ml.normalisation import Normalisation
 from federated_health.server.own_network import check_own_network
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import OPERATIONAL, Settings
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 from tests.support.scripts import PROJECT
 
 EXAMPLE = PROJECT / "examples" / "networks" / "batch_norm.py"

@@ -36,7 +36,7 @@ from federated_health.server.strategies import make_strategy
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 from federated_health.transport.app_calls import hospital_context
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 from tests.support.checkpoints import checkpoint_of
 from tests.support.updates import SHAPES, accept, reply, update_of, updates, weights_of
 
