@@ -5,12 +5,14 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from federated_health.errors import RunError
-from federated_health.ml import backend
+from federated_health.ml import backend, model_files
 from tests.support.scripts import PROJECT
 
 HARMFUL = {
@@ -84,6 +86,19 @@ def test_a_settings_file_that_keras_cannot_use_is_named_in_one_line(tmp_path: Pa
     (line,) = finished.stderr.splitlines()
     assert str(tmp_path / "keras.json") in line
     assert str(tmp_path) not in line.partition("to the server")[2]
+
+
+def test_a_model_is_not_called_damaged_where_keras_cannot_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> ModuleType:
+        raise RunError("TensorFlow cannot be loaded")
+
+    with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
+        archive.writestr(model_files.DESCRIPTION_MEMBER, "{}")
+    monkeypatch.setattr(model_files, "load_keras", fail)
+    with pytest.raises(RunError, match="TensorFlow"):
+        model_files.load_model(tmp_path / "model.keras")
 
 
 ASK = """
