@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of client.py."""
     description = (
         "Runs one hospital: trains on its own CSV, and sends the server weights, sums and counts, never a row. Refuses "
-        "what no run would ask: see docs/privacy.md."
+        "messages that no run would send: see docs/privacy.md."
     )
     parser = parsing.CommandParser(description, examples=EXAMPLES)
 
