@@ -36,18 +36,24 @@ from federated_health.transport.framing import (
     serialise_reply,
 )
 from federated_health.transport.interface import InProcessTransport
-from tests.support.train_configs import train_config
 
 NETWORK = Network("logistic")
 TRAIN_ROWS, TEST_ROWS = 60, 40
 MEASUREMENTS = len(TASK.measurements)
 
-CONFIG = train_config(
-    TASK,
+CONFIG = TrainConfig(
+    task=TASK.name,
+    schema=TASK.schema_hash,
+    network=NETWORK,
+    strategy="fedavg",
+    strategy_args="",
     rounds=0,
     local_epochs=2,
     batch_size=16,
+    learning_rate=0.1,
     l2=0.01,
+    seed=42,
+    threshold=0.5,
     normalisation=Normalisation(mean=(50.0,) * MEASUREMENTS, variance=(100.0,) * MEASUREMENTS),
 )
 
@@ -181,7 +187,7 @@ class HostileSession:
         """The outcome of a message.
 
         Raises:
-            AssertionError: it was answered, and no run would send it; or a reason of a refusal is not a short line.
+            AssertionError: it was answered, and no run would hold it; or a reason of a refusal is not a short line.
         """
         reply = call_app(handlers.answer, message, self.context)
         serialise_reply(reply)
