@@ -1,7 +1,7 @@
 """Send 100,000 malformed replies through the server's whole path from bytes to figures; prints JSON.
 
 With `--requests`, send 100,000 malformed or unexpected messages of a server through a hospital's whole path from bytes
-to its reply, and check that each that was answered is one that a run would send.
+to its reply, and check that each that was answered is one that a run would hold.
 
 Exits with 1 if a message raises an unexpected exception, if memory grows beyond a limit, or if time runs out. A message
 that takes about HANG_SECONDS ends the process with a traceback of where it hangs.

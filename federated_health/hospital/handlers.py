@@ -85,7 +85,7 @@ class InMemoryHospital(Context):
 
 
 def reply(handler: Handler, message: Message, context: Context) -> Message:
-    """The reply of a handler to a message of a plain run, if a run would send it now (see `message_limits`).
+    """The reply of a handler to a message of a plain run, if a run would hold it now (see `message_limits`).
 
     Raises:
         AnswerError: the handler failed; its text is safe to send, where that of another exception may hold values.

@@ -66,7 +66,7 @@ KEYS, SUMS = ("query.offer", "query.key", "query.briefing"), "query.sums"
 
 @contextmanager
 def answering(message: Message, context: Context) -> Iterator[None]:
-    """Count a message that is answered within this context; RefusedMessageError if no run would send it now."""
+    """Count a message that is answered within this context; RefusedMessageError if a run would not hold it now."""
     kind, config = message.metadata.message_type, _config_of(message)
     asked = _asked_of(context)
     if kind not in (REGISTRATION, *TRAINING, *EVALUATION, *LAST, *KEYS, SUMS):
