@@ -44,7 +44,7 @@ HARMLESS = {
 
 def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     """A Python process with these variables."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(backend.IGNORED)}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(backend.IGNORED_PREFIXES)}
     environment |= {"PYTHONPATH": str(PROJECT), **variables}
     command = [sys.executable, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
@@ -134,7 +134,7 @@ def test_output_does_not_vanish_in_a_terminal_without_columns(columns: str) -> N
 
 
 def test_variables_are_removed_and_the_backend_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith(backend.IGNORED)]:
+    for name in [name for name in os.environ if name.startswith(backend.IGNORED_PREFIXES)]:
         monkeypatch.delenv(name)
     for name, value in {**HARMFUL, **HARMLESS, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_HOME": "somewhere"}.items():
         monkeypatch.setenv(name, value)
