@@ -21,7 +21,7 @@ from federated_health.ml.networks import weights_hash
 from federated_health.server.run_folder import RunFolder
 from federated_health.server.strategies import make_strategy
 from federated_health.transport.app_calls import hospital_context
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 from tests.support.light_hospitals import app_of, settings_of, three
 from tests.support.scripts import PROJECT, script_command
 

@@ -19,7 +19,7 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.tasks import Task, write_agreement
 from federated_health.errors import JoinError, NetworkError, SettingsError
 from federated_health.hospital.handlers import InMemoryHospital, hospital_of
-from federated_health.messages.content import CONFIG, REGISTRATION, TrainConfig
+from federated_health.messages.content import CONFIG, REGISTRATION
 from federated_health.messages.server_messages import read_train_config
 from federated_health.ml import network_file
 from federated_health.ml.backend import load_keras
