@@ -25,11 +25,11 @@ from federated_health.messages.content import (
     ROUND,
     TRAIN_LOSS,
     Evaluation,
-    TrainConfig,
     TrainingScores,
     Update,
 )
 from federated_health.messages.records import METRICS, weights_from_record
+from federated_health.messages.server_messages import read_train_config
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.targets.binary import Counts
 from federated_health.ml.verdicts import Interval
@@ -103,7 +103,7 @@ def light_app(pause: float, silent: Mapping[str, frozenset[int]] | None = None) 
 
 def train_lightly(message: Message, hospital: Hospital) -> Weights:
     """A light hospital's update of the weights in a message."""
-    config = TrainConfig.from_record(message.content.config_records[CONFIG])
+    config = read_train_config(message.content.config_records[CONFIG])
     sent = weights_from_record(message.content.array_records[ARRAYS], weight_shapes(hospital.task, config.network))
     generator = np.random.default_rng([config.seed, *hospital.name.encode(), round_of(message)])
     noise = {name: generator.standard_normal(array.shape) for name, array in sent.items()}

@@ -8,12 +8,10 @@ import errno
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from federated_health.errors import StorageError
 
@@ -151,60 +149,6 @@ def locked_folder(folder: Path, *, wait: bool) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-ALREADY_OPEN = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
-"""Paths of what a shell opened before the process began: standard input, and the output of <(command)."""
-
-MAX_PIPE_BYTES = 512 * 2**20
-"""Largest size that is read from a pipe, whose size is not known before."""
-
-
-def open_file(path: Path) -> BinaryIO:
-    """Open a file to read its bytes; of other things only pipes and standard input that are open already.
-
-    Raises:
-        OSError: it cannot be opened; or it is a device, a socket, or a pipe whose other end would be waited for.
-    """
-    try:
-        kind = path.stat().st_mode
-    except ValueError:  # a zero byte, or half a character, as a manifest may hold
-        raise OSError(errno.EINVAL, "no file can have this name") from None
-    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind) or str(path).startswith(ALREADY_OPEN)):
-        raise OSError(errno.EINVAL, "expected a file, got a device, a pipe or a socket")
-    return path.open("rb")
-
-
-def read_file(path: Path, limit: int) -> bytes:
-    """Content of a file, or of what `open_file` opens besides files.
-
-    Args:
-        limit: largest allowed size, in bytes; for a pipe, it is at most MAX_PIPE_BYTES.
-
-    Raises:
-        OSError: it cannot be read, or is larger. Its `strerror` says why.
-    """
-    with open_file(path) as file:
-        status = os.fstat(file.fileno())
-        if stat.S_ISREG(status.st_mode):
-            content = file.read() if status.st_size <= limit else None
-        else:
-            limit = min(limit, MAX_PIPE_BYTES)
-            content = _read_pipe(file, limit)
-    if content is None:
-        size = f"{limit / 2**20:,.0f} MiB" if limit >= 2**20 else f"{limit:,} bytes"
-        raise OSError(errno.EFBIG, f"expected at most {size}")
-    return content
-
-
-def _read_pipe(file: BinaryIO, limit: int) -> bytes | None:
-    """All bytes to the end of a pipe; None if there are more than `limit`."""
-    content = BytesIO()
-    while chunk := file.read(2**20):
-        content.write(chunk)
-        if content.tell() > limit:
-            return None
-    return content.getvalue()
 
 
 def hash_file(path: Path) -> str:

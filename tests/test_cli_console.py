@@ -12,7 +12,7 @@ import pytest
 
 import utils
 from federated_health.cli import console
-from federated_health.cli.console import interrupts_deferred
+from federated_health.cli.run_results import interrupts_deferred
 from federated_health.errors import DataError
 from tests.support.scripts import PROJECT
 

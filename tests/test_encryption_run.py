@@ -22,8 +22,8 @@ from federated_health.encryption.run import EncryptedRun
 from federated_health.encryption.vectors import BINS, FinalSums, read_round
 from federated_health.errors import AnswerError, RunError
 from federated_health.hospital import handlers
-from federated_health.hospital.message_limits import ASKED
 from federated_health.messages.content import CONFIG, ENCRYPTED_ONLY, ROUND, SUMS_WITHHELD, TrainConfig, Update
+from federated_health.messages.server_messages import ASKED
 from federated_health.ml.metrics import merge_counts
 from federated_health.ml.networks import Network, Weights, weight_shapes
 from federated_health.ml.privacy_plan import PrivacyPlan

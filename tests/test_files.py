@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from federated_health import files
-from federated_health.append_only import append, open_to_append
 from federated_health.errors import StorageError
+from federated_health.file_access import append, open_to_append
 from federated_health.files import locked_folder, make_folder, sync_folder, write_bytes, write_json, write_text
 
 

@@ -22,8 +22,8 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from federated_health.append_only import append
 from federated_health.errors import LedgerError
+from federated_health.file_access import append
 from federated_health.hospital.ledger import Ledger, describe
 from federated_health.messages.records import NumpyArray, weights_to_record
 from federated_health.names import node_id_of

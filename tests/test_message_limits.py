@@ -32,17 +32,17 @@ from malformed_requests import (
 from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.task_files import HEART_DISEASE as TASK
 from federated_health.encryption import messages as encrypted
-from federated_health.hospital import handlers, message_limits
+from federated_health.hospital import handlers
 from federated_health.hospital.handlers import InMemoryHospital
-from federated_health.messages.content import CONFIG_FIELDS
-from federated_health.messages.records import Field
+from federated_health.messages import server_messages
+from federated_health.messages.server_messages import CONFIG_FIELDS, Field
 from federated_health.ml.networks import Weights, initial_weights, number_of_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.server.plain_run import PlainRun
 from federated_health.setting_fields import flag_of
 from federated_health.settings import Settings
 from federated_health.transport.app_calls import call_app
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 
 ORIGINALS = all_originals()
 
@@ -184,7 +184,7 @@ def test_an_evaluation_needs_a_training(hospital: InMemoryHospital) -> None:
     for number in range(81, 101):
         answers(hospital, request(TRAIN, number, number, evaluate_first=True))
     more = [answers(hospital, request(EVALUATE, number, number)) for number in range(101, 181)]
-    assert sum(more) == message_limits.SPARE_EVALUATIONS - 1
+    assert sum(more) == server_messages.SPARE_EVALUATIONS - 1
 
 
 def test_few_configurations_are_answered(hospital: InMemoryHospital) -> None:
@@ -217,7 +217,7 @@ def test_the_benefit_of_joining_of_too_many_rounds_is_refused(
 ) -> None:
     answers(hospital, request(REGISTRATION))
     passes, weights = 2 * math.ceil(TRAIN_ROWS / 16) * 16, number_of_weights(TASK, CONFIG.network)
-    monkeypatch.setattr(message_limits, "MAX_WORK", 10 * passes * weights)
+    monkeypatch.setattr(server_messages, "MAX_WORK", 10 * passes * weights)
     assert answers(hospital, request(BENEFIT, 10))
     assert not answers(hospital, request(BENEFIT, 11))
 
@@ -326,8 +326,8 @@ def test_settings_allow_what_a_hospital_accepts() -> None:
 
 
 def test_kinds_of_encrypted_messages_are_known() -> None:
-    kinds = {*message_limits.KEYS, message_limits.SUMS, *message_limits.TRAINING, *message_limits.EVALUATION}
-    kinds |= set(message_limits.LAST)
+    kinds = {*server_messages.KEYS, server_messages.SUMS, *server_messages.TRAINING, *server_messages.EVALUATION}
+    kinds |= set(server_messages.LAST)
     ours = {
         value for name, value in vars(encrypted).items() if name.isupper() and isinstance(value, str) and "." in value
     }

@@ -20,13 +20,13 @@ from federated_health.messages.content import (
     TrainConfig,
     TrainingScores,
     Update,
-    read_value,
 )
 from federated_health.messages.records import (
     MalformedMessageError,
     weights_from_record,
     weights_to_record,
 )
+from federated_health.messages.server_messages import read_train_config, read_value
 from federated_health.messages.validation import read_evaluation, read_registration, read_training_scores, read_update
 from federated_health.ml.curves import choose_threshold
 from federated_health.ml.metrics import MAX_CELLS
@@ -244,14 +244,14 @@ TRAIN_CONFIG = TrainConfig(
 def test_a_train_config_survives_the_wire() -> None:
     content = over_the_wire(RecordDict({"config": TRAIN_CONFIG.to_record()}))
 
-    assert TrainConfig.from_record(content.config_records["config"]) == TRAIN_CONFIG
+    assert read_train_config(content.config_records["config"]) == TRAIN_CONFIG
 
 
 def test_a_train_config_is_read_beside_keys_that_flower_adds() -> None:
     record = TRAIN_CONFIG.to_record()
     record["server-round"] = 4
 
-    assert TrainConfig.from_record(record) == TRAIN_CONFIG
+    assert read_train_config(record) == TRAIN_CONFIG
 
 
 def without(key: str) -> dict[str, Any]:
@@ -262,13 +262,13 @@ def without(key: str) -> dict[str, Any]:
 def test_a_train_config_that_lacks_a_key_is_malformed(record: dict[str, Any]) -> None:
     (missing, *_) = (key for key in ("mean", "variance", *TRAIN_CONFIG.to_record()) if key not in record)
     with pytest.raises(MalformedMessageError, match=f"lacks {missing}$"):
-        TrainConfig.from_record(record)
+        read_train_config(record)
 
 
 @pytest.mark.parametrize("key", ["mean", "variance"])
 def test_a_train_config_with_a_number_for_a_list_is_malformed(key: str) -> None:
     with pytest.raises(MalformedMessageError, match=f"{key}: expected a list"):
-        TrainConfig.from_record({**TRAIN_CONFIG.to_record(), key: 54.4})
+        read_train_config({**TRAIN_CONFIG.to_record(), key: 54.4})
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e6])

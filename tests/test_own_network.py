@@ -20,6 +20,7 @@ from federated_health.data.tasks import Task, write_agreement
 from federated_health.errors import JoinError, NetworkError, SettingsError
 from federated_health.hospital.handlers import InMemoryHospital, hospital_of
 from federated_health.messages.content import CONFIG, REGISTRATION, TrainConfig
+from federated_health.messages.server_messages import read_train_config
 from federated_health.ml import network_file
 from federated_health.ml.backend import load_keras
 from federated_health.ml.network_file import check_network, describe_network, read_description, read_network
@@ -462,7 +463,7 @@ def test_a_train_config_does_not_tell_where_the_file_is(write: Any) -> None:
     )
     record = config.to_record()
     assert str(network.path) not in str(record)
-    received = TrainConfig.from_record(record)
+    received = read_train_config(record)
     assert received.network == network
     assert received.network.path is None
 

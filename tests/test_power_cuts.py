@@ -324,7 +324,7 @@ def test_a_new_ledger_and_a_new_privacy_account_are_on_disk_before_anything_is_s
 
 ALLOWED = {
     "files.py": "the functions that the others use",
-    "append_only.py": "syncs each line",
+    "file_access.py": "syncs each line",
     "server/checkpoint.py": "tested above",
     "server/run_folder.py": "tested above",
     "data/dataset_folder.py": "tested above",

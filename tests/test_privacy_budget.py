@@ -18,7 +18,7 @@ from random import Random
 
 import pytest
 
-from federated_health import append_only
+from federated_health import file_access
 from federated_health.errors import BudgetError, PrivacyError
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.accounting import Steps, epsilon_of
@@ -441,7 +441,7 @@ def test_a_half_written_line_on_a_full_disk_does_not_count(csv: Path, monkeypatc
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(append_only, "append", write_half)
+        patch.setattr(file_access, "append", write_half)
         with pytest.raises(PrivacyError, match="No space left on device"):
             budget.spend(PLAN)
     assert len(lines_of(budget)) == 3
@@ -563,7 +563,7 @@ def test_a_round_waits_while_another_is_written(csv: Path, monkeypatch: pytest.M
         flock(file, operation)
 
     other = threading.Thread(target=spend_rounds, args=(budget_of(csv), 1))
-    with append_only.open_to_append(budget.path, lock=True):
+    with file_access.open_to_append(budget.path, lock=True):
         monkeypatch.setattr(fcntl, "flock", report_and_lock)
         other.start()
         assert is_locking.wait(60)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from flwr.app import ConfigRecord
 
-from federated_health.messages.content import read_privacy_plan
 from federated_health.messages.records import MalformedMessageError
+from federated_health.messages.server_messages import read_privacy_plan
 from federated_health.ml.privacy_plan import GUARANTEE, PrivacyPlan
 from federated_health.privacy.accounting import calibrate
 

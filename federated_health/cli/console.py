@@ -1,4 +1,4 @@
-"""The terminal of a command: lines with the time, logging, exit codes and signals.
+"""The terminal of a command: lines with the time, logging and exit codes.
 
 What cannot be written to standard output or standard error is dropped, so that it never changes what a command does.
 """
@@ -6,12 +6,9 @@ What cannot be written to standard output or standard error is dropped, so that 
 import errno
 import logging
 import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
@@ -19,7 +16,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from federated_health import interrupts
-from federated_health.errors import OutputError, StorageError
 
 
 class SafeStream:
@@ -97,34 +93,6 @@ def figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def write_output(text: str) -> None:
-    """Write the result of a command to standard output, exactly.
-
-    Raises:
-        OutputError: it cannot be written, or the encoding lacks a character. Nobody reads it: that is no error.
-    """
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        raise OutputError(f"standard output: expected an encoding such as UTF-8, got {encoding}") from None
-    sys.stdout.write(text)
-    check_output()
-
-
-def check_output() -> None:
-    """Check that standard output was written, at the end of a command that has no other result.
-
-    Raises:
-        OutputError: it was not, for another reason than that nobody reads it.
-    """
-    sys.stdout.flush()
-    problem = getattr(sys.stdout, "problem", None)
-    if problem is not None and not isinstance(problem, BrokenPipeError):
-        reason = getattr(problem, "strerror", None) or problem
-        raise OutputError(f"standard output: cannot be written ({reason})")
-
-
 def run_script(main: Callable[[], None]) -> NoReturn:
     """Run a command's `main` and end the process; an error that the user can fix is printed as one line.
 
@@ -164,31 +132,6 @@ def run_process(main: Callable[[], None]) -> NoReturn:
         os._exit(end.code if isinstance(end.code, int) else 0)
 
 
-@contextmanager
-def interrupts_deferred(announcement: str) -> Iterator[None]:
-    """Defer Ctrl-C or SIGTERM to the end of the block, and announce that; a second one ends the block at once."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread can set signal handlers
-        yield
-        return
-    caught: list[int] = []
-
-    def defer(number: int, _: object) -> None:
-        caught.append(number)
-        if len(caught) > 1:
-            raise KeyboardInterrupt
-        # A handler may interrupt a print, within which it must not print.
-        threading.Thread(target=say, args=(announcement,), daemon=True).start()
-
-    before = {number: signal.signal(number, defer) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if caught:
-        raise KeyboardInterrupt
-
-
 def print_error(line: str, code: int) -> NoReturn:
     """Print one line for the user, and end the process with an exit code."""
     print(" ".join(line.split()), file=sys.stderr)
@@ -213,28 +156,13 @@ def configure_logging(*, verbose: bool, file: Path | None = None) -> None:
     screen.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger.addHandler(screen)
     if file is not None:
-        handler = _LogFile(file)
+        from federated_health.cli.output import LogFile  # noqa: PLC0415  # most commands write no log
+
+        handler = LogFile(file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
     for name in ("flwr", "grpc", "tensorflow"):
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.WARNING)
-
-
-class _LogFile(logging.FileHandler):
-    """A log file. If it cannot be written, the terminal says so once, and the run continues."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            super().__init__(path, encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
-        self._is_announced = False
-
-    def handleError(self, _: logging.LogRecord) -> None:
-        error = sys.exc_info()[1]
-        if isinstance(error, OSError) and not self._is_announced:
-            self._is_announced = True
-            say(f"{self.baseFilename}: cannot be written ({error.strerror}); the run continues without this log")
 
 
 class _ConsoleStream:

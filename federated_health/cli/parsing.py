@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from federated_health.cli.console import check_output, print_error
+from federated_health.cli.console import print_error
 from federated_health.names import MAX_WAIT
 
 Number = TypeVar("Number", int, float)
@@ -47,6 +47,8 @@ class CommandParser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: Any = None) -> None:
         super()._print_message(message, file)
         if file is sys.stdout:  # --help or --version
+            from federated_health.cli.output import check_output  # noqa: PLC0415  # only there
+
             check_output()
 
     def error(self, message: str) -> NoReturn:

@@ -1,10 +1,14 @@
 """The end of a run at `server.py`: prints the final figures and what each hospital gains, and saves the results."""
 
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from federated_health.cli import console, tables
 from federated_health.errors import RunError
+from federated_health.interrupts import SIGNALS
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS, figure_title
 from federated_health.ml.targets import target_of
 from federated_health.ml.verdicts import verdict_text
@@ -45,7 +49,7 @@ def save_results(
         stopped_by: what ended the run before its last round; raised again after the results are saved.
     """
     try:
-        with console.interrupts_deferred("still saving the results; Ctrl-C again ends at once, without them"):
+        with interrupts_deferred("still saving the results; Ctrl-C again ends at once, without them"):
             _print_and_save(folder, run, figures, stopped=stopped_by is not None)
     except RunError as error:
         raise stopped_by or error from None
@@ -53,6 +57,31 @@ def save_results(
         if run.weights is not None:
             console.say(f"--resume {folder.path} resumes the run")
         raise stopped_by
+
+
+@contextmanager
+def interrupts_deferred(announcement: str) -> Iterator[None]:
+    """Defer Ctrl-C or SIGTERM to the end of the block, and announce that; a second one ends the block at once."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set signal handlers
+        yield
+        return
+    caught: list[int] = []
+
+    def defer(number: int, _: object) -> None:
+        caught.append(number)
+        if len(caught) > 1:
+            raise KeyboardInterrupt
+        # A handler may interrupt a print, within which it must not print.
+        threading.Thread(target=console.say, args=(announcement,), daemon=True).start()
+
+    before = {number: signal.signal(number, defer) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if caught:
+        raise KeyboardInterrupt
 
 
 def _print_and_save(folder: RunFolder, run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool) -> None:

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from federated_health import files
 from federated_health.data.columns import Column, Mask, Measurement
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
+from federated_health.file_access import read_file
 
 if TYPE_CHECKING:
     from federated_health.data.exports import mappings
@@ -129,7 +129,7 @@ def read_table(path: Path, task: Task | None = None, dialect: Dialect = COMMAS) 
 def read_bytes(path: Path) -> bytes:
     """Bytes of a file, unpacked if they are gzip; a DataError if it cannot be read."""
     try:
-        content = files.read_file(path, MAX_FILE_BYTES)
+        content = read_file(path, MAX_FILE_BYTES)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     if content.startswith(b"\x1f\x8b"):

@@ -9,7 +9,7 @@ from typing import Any
 from federated_health.data.task_files import DEFAULT_TASK, find_task
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError, SettingsError
-from federated_health.files import read_file
+from federated_health.file_access import read_file
 from federated_health.names import FEDERATION, is_hospital_name, printable
 
 MANIFEST = "manifest.json"

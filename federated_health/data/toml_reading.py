@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from federated_health.errors import DataError
-from federated_health.files import read_file
 from federated_health.names import printable
 
 MAX_BYTES = 2**18
@@ -89,6 +88,8 @@ class TomlTable:
 
 def read_content(path: Path) -> bytes:
     """Content of a TOML file; a DataError if it cannot be read, or is too large."""
+    from federated_health.file_access import read_file  # noqa: PLC0415  # not at a server with a task of the package
+
     try:
         return read_file(path, MAX_BYTES)
     except OSError as error:

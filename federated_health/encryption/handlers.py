@@ -11,12 +11,12 @@ from federated_health.encryption.hospital_message import EncryptedMessage, Weigh
 from federated_health.encryption.hospital_result import OWN_BENEFIT, OWN_ROUND, store_result
 from federated_health.errors import EncryptionError
 from federated_health.hospital import handlers as plain_handlers
-from federated_health.hospital.message_limits import answering
 from federated_health.messages.records import (
     distance_between,
     weights_from_record,
     weights_to_record,
 )
+from federated_health.messages.server_messages import answering
 from federated_health.ml.rounds import HospitalRound, Round, write_round
 from federated_health.ml.targets.binary import Counts
 from federated_health.privacy import message_checks
@@ -117,7 +117,7 @@ def _check_distance(decrypted: WeightsMessage) -> None:
 
 
 def reply(message: Message, context: Context) -> Message:
-    """The reply to a message, if a run would hold it now (see `message_limits`)."""
+    """The reply to a message, if a run would hold it now (see `messages.server_messages`)."""
     with answering(message, context):
         return Message(HANDLERS[message.metadata.message_type](message, context), reply_to=message)
 

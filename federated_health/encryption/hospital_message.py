@@ -17,9 +17,9 @@ from federated_health.encryption import messages, vectors
 from federated_health.encryption.ckks import MAX_VALUE, SecretKey, Vector, load_key
 from federated_health.errors import EncryptionError
 from federated_health.hospital.handlers import ENCRYPTED_RUN, hospital_of, local_model, read_config
-from federated_health.hospital.message_limits import ASKED, check_config
-from federated_health.messages.content import ARRAYS, CONFIG, ROUND, read_value
+from federated_health.messages.content import ARRAYS, CONFIG, ROUND
 from federated_health.messages.records import MalformedMessageError, weights_to_record
+from federated_health.messages.server_messages import ASKED, check_config, read_value
 from federated_health.ml.curves import choose_threshold
 from federated_health.ml.metrics import DEFAULT_THRESHOLD
 from federated_health.ml.networks import initial_weights

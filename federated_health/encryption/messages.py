@@ -31,7 +31,8 @@ from federated_health.encryption.envelopes import MAX_ENVELOPE, MAX_OFFER, name_
 from federated_health.encryption.vectors import MAX_PATIENTS
 from federated_health.errors import EncryptionError
 from federated_health.messages.content import NUM_EXAMPLES
-from federated_health.messages.records import ABOVE_0, METRICS, Field, MalformedMessageError, size_of
+from federated_health.messages.records import METRICS, MalformedMessageError, size_of
+from federated_health.messages.server_messages import ABOVE_0, Field
 from federated_health.messages.validation import read_metrics, read_whole
 from federated_health.ml.networks import Network, weight_shapes
 from federated_health.names import MAX_PENALTY, MAX_ROUNDS

@@ -24,7 +24,6 @@ from federated_health.data.task_files import TASK_FILE, find_task
 from federated_health.data.tasks import Task, find_difference, read_agreement
 from federated_health.errors import AnswerError, DataError, EncryptionError, JoinError
 from federated_health.hospital.ledger import LEDGER
-from federated_health.hospital.message_limits import answering, check_config
 from federated_health.messages.content import (
     ARRAYS,
     BENEFIT,
@@ -42,13 +41,18 @@ from federated_health.messages.content import (
     TrainConfig,
     TrainingScores,
     Update,
-    has_privacy_plan,
-    read_value,
 )
 from federated_health.messages.records import (
     MalformedMessageError,
     weights_from_record,
     weights_to_record,
+)
+from federated_health.messages.server_messages import (
+    answering,
+    check_config,
+    has_privacy_plan,
+    read_train_config,
+    read_value,
 )
 from federated_health.ml.metrics import EvaluationSums
 from federated_health.ml.networks import FILE, Network, Weights, agreement_of, weight_shapes
@@ -85,7 +89,7 @@ class InMemoryHospital(Context):
 
 
 def reply(handler: Handler, message: Message, context: Context) -> Message:
-    """The reply of a handler to a message of a plain run, if a run would hold it now (see `message_limits`).
+    """The reply of a handler to a message of a plain run, if a run would hold it now (see `messages.server_messages`).
 
     Raises:
         AnswerError: the handler failed; its text is safe to send, where that of another exception may hold values.
@@ -135,12 +139,22 @@ def hospital_of(message: Message, context: Context) -> Hospital:
     """
     config = message.content.config_records[CONFIG]
     task = task_of(context, read_value(config, "task", ""))
+<<<<<<< HEAD
     try:
         server = _read_agreement_once(read_value(config, "terms", "{}"))
     except ValueError as error:
         raise MalformedMessageError(f"the server's terms: {error}") from None
     if server and (difference := find_difference(agreement_of(task, _own_network(context)), server)):
         raise JoinError(difference)
+=======
+    if (terms := read_value(config, "terms")) is not None:
+        try:
+            server = read_agreement(terms)
+        except ValueError as error:
+            raise MalformedMessageError(f"the server's terms: {error}") from None
+        if server and (difference := find_difference(agreement_of(task, _own_network(context)), server)):
+            raise JoinError(difference)
+>>>>>>> part-h
     if task.schema_hash != read_value(config, "schema"):
         raise JoinError("the server's columns are not this hospital's")
     if isinstance(context, InMemoryHospital):
@@ -196,7 +210,7 @@ def _own_network(context: Context) -> Network | None:
 
 def read_config(record: Mapping[str, Any], context: Context) -> TrainConfig:
     """The train config in a record, whose network is built from this node's own copy if it is a file."""
-    config = TrainConfig.from_record(record)
+    config = read_train_config(record)
     if config.network.model != FILE:
         return config
     return replace(config, network=replace(config.network, path=_own_file(context, NETWORK)))
@@ -244,8 +258,17 @@ def open_message(message: Message, context: Context) -> "tuple[TrainConfig, Loca
     arrays = message.content.array_records.get(ARRAYS)
     if arrays is None:
         raise MalformedMessageError("the server's message: expected a record arrays")
+<<<<<<< HEAD
     local = local_model(hospital, config.network, config.normalisation)
     return config, local, weights_from_record(arrays, local.shapes)
+=======
+    weights = weights_from_record(arrays, _shapes_of(hospital.task, config.network))
+    return config, local_model(hospital, config.network, config.normalisation), weights
+>>>>>>> part-h
+
+
+_shapes_of = lru_cache(maxsize=64)(weight_shapes)
+"""Shapes of a network's weights, which are the same in every round."""
 
 
 def register(message: Message, context: Context) -> Registration:

@@ -32,8 +32,8 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, Message
 
-from federated_health.append_only import append, open_to_append
 from federated_health.errors import LedgerError
+from federated_health.file_access import append, open_to_append
 from federated_health.messages.content import CONFIG, ROUND
 from federated_health.messages.records import NumpyArray
 

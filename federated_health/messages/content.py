@@ -25,36 +25,24 @@ A hospital sends the following in a plain run, besides Flower's envelope of each
 - in place of any of these, or if it may not join, the reason: an error's text without paths, rows or values, or an
   exception's type.
 
-Each side validates what the other sends, the server in `messages.validation`. An invalid message raises
-MalformedMessageError, whose text holds no values.
+Each side validates what the other sends: the server in `messages.validation`, a hospital in `messages.server_messages`.
+An invalid message raises MalformedMessageError, whose text holds no values.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
-from federated_health.data.tasks import MAX_AGREEMENT_CHARACTERS
 from federated_health.messages import records
-from federated_health.messages.records import ABOVE_0, METRICS, Field, MalformedMessageError
-from federated_health.ml import load_privacy_plan
+from federated_health.messages.records import METRICS
 from federated_health.ml.metrics import EvaluationSums
-from federated_health.ml.networks import ACTIVATIONS, FILE, MODELS, NETWORK_KEYS, OPTIMIZERS, SGD, Network, Weights
+from federated_health.ml.networks import SGD, Network, Weights
 from federated_health.ml.normalisation import SUM_NAMES, ColumnSums, Normalisation
 from federated_health.ml.targets import ScoreGroups
-from federated_health.names import (
-    MAX_BATCH_SIZE,
-    MAX_LOCAL_EPOCHS,
-    MAX_PENALTY,
-    MAX_RATE,
-    MAX_ROUNDS,
-    PRIVACY_PREFIX,
-    PROXIMAL_MU,
-)
 
 if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan
@@ -88,43 +76,6 @@ ASSOCIATIONS = "associations"
 ROUND = "server-round"  # set by Flower's strategies
 TRAIN_LOSS = "train-loss"
 
-_PER_COLUMN = (0, 10_000)
-
-CONFIG_FIELDS: Mapping[str, Field] = {
-    "task": Field(str, 1, 200),
-    "schema": Field(str, 0, 64),
-    "terms": Field(str, 0, MAX_AGREEMENT_CHARACTERS),
-    SUMS_WITHHELD: Field(bool),
-    CLASS_COUNTS: Field(bool),
-    "strategy": Field(str, 0, 64),
-    "strategy_args": Field(str, 0, 1_000),
-    "rounds": Field(int, 0, MAX_ROUNDS),
-    ROUND: Field(int, 1, MAX_ROUNDS),
-    EVALUATE: Field(bool),
-    "local_epochs": Field(int, 1, MAX_LOCAL_EPOCHS),
-    "batch_size": Field(int, 0, MAX_BATCH_SIZE),
-    "learning_rate": Field(float, ABOVE_0, MAX_RATE),
-    "optimizer": Field(str, 1, 64, choices=OPTIMIZERS),
-    "l2": Field(float, 0, MAX_PENALTY),
-    PROXIMAL_MU: Field(float, 0, MAX_PENALTY),
-    "seed": Field(int, 0, 2**31 - 1),
-    "threshold": Field(float, 0, 1),
-    "mean": Field(float, -1e30, 1e30, _PER_COLUMN),
-    "variance": Field(float, ABOVE_0, 1e60, _PER_COLUMN),
-    "class_weights": Field(float, 0, 1e9, _PER_COLUMN),
-    "model": Field(str, 1, 64, choices=(*MODELS, FILE)),
-    "hidden": Field(str, 0, 1_000),
-    "activation": Field(str, 0, 64, choices=("", *ACTIVATIONS)),
-    "dropout": Field(float, 0, 1),
-    "network-sha256": Field(str, 0, 64),
-}
-"""Values in the config of a server's messages, besides a privacy plan's (see `PrivacyPlan`)."""
-
-
-def read_value(record: Mapping[str, Any], name: str, default: Any = None) -> Any:
-    """A value in the config of a server's message, validated; the default if there is none."""
-    return CONFIG_FIELDS[name].read(record, name) if name in record else default
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -157,61 +108,18 @@ class TrainConfig:
     privacy: "PrivacyPlan | None" = None
 
     def to_record(self) -> ConfigRecord:
-        plain = {name: value for name, value in vars(self).items() if name not in _NESTED}
+        plain = {name: value for name, value in vars(self).items() if name not in NESTED}
         normalisation = {"mean": list(self.normalisation.mean), "variance": list(self.normalisation.variance)}
         weights = {"class_weights": list(self.class_weights)} if self.class_weights else {}
         privacy = self.privacy.to_config() if self.privacy else {}
         return ConfigRecord({**plain, **_write_network(self.network), **normalisation, **weights, **privacy})
 
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "TrainConfig":
-        """Read the config of a server's train message."""
-        try:
-            mean, variance = (tuple(CONFIG_FIELDS[name].read(record, name)) for name in ("mean", "variance"))
-            plain = {name: CONFIG_FIELDS[name].read(record, name) for name in _PLAIN}
-            network = _read_network(*(CONFIG_FIELDS[key].read(record, key) for key in NETWORK_KEYS))
-        except KeyError as error:
-            raise MalformedMessageError(f"the server's train config lacks {error.args[0]}") from None
-        except ValueError as error:
-            text = str(error) if isinstance(error, MalformedMessageError) else f"the server's network: {error}"
-            raise MalformedMessageError(text) from None
-        weights = CONFIG_FIELDS["class_weights"].read({"class_weights": [], **record}, "class_weights")
-        return cls(
-            network=network,
-            normalisation=Normalisation(mean=mean, variance=variance),
-            class_weights=tuple(weights),
-            privacy=read_privacy_plan(record),
-            **plain,
-        )
 
-
-_NESTED = ("network", "normalisation", "class_weights", "privacy")
-_PLAIN = tuple(field.name for field in fields(TrainConfig) if field.name not in _NESTED)
+NESTED = ("network", "normalisation", "class_weights", "privacy")
+"""Fields of a `TrainConfig` that are not one value in a message."""
 
 _write_network = lru_cache(maxsize=64)(Network.to_config)
 """What a message says of a network, written once since it is the same in every round."""
-
-
-@lru_cache(maxsize=64, typed=True)
-def _read_network(*values: str | float) -> Network:
-    """The network of which a message says this, read once as above."""
-    return Network.from_config(dict(zip(NETWORK_KEYS, values, strict=True)))
-
-
-def has_privacy_plan(config: Mapping[str, Any]) -> bool:
-    """Whether a message's config holds a privacy plan, valid or not."""
-    return any(key.startswith(PRIVACY_PREFIX) for key in config)
-
-
-def read_privacy_plan(config: Mapping[str, Any]) -> "PrivacyPlan | None":
-    """The privacy plan in a message's config; None if there is none."""
-    if not has_privacy_plan(config):
-        return None
-    try:
-        plan: PrivacyPlan = load_privacy_plan().PrivacyPlan.from_config(config)
-    except ValueError as error:
-        raise MalformedMessageError(str(error)) from None
-    return plan
 
 
 @dataclass(frozen=True, kw_only=True)

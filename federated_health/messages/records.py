@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,6 @@ from federated_health.ml.metrics import EvaluationSums
 from federated_health.ml.networks import Weights
 
 METRICS = "metrics"
-
-ABOVE_0 = 5e-324
-"""Smallest number above 0: the lower bound of what must not be 0."""
 
 OTHER_SHAPE = "its weights {}: expected float32 of shape {}, got another type or shape"
 
@@ -34,47 +31,6 @@ DIVERGED = "its training diverged: "
 
 class MalformedMessageError(RefusedMessageError, ValueError):
     """A message is invalid; the text says why, and quotes no value."""
-
-
-class Field(NamedTuple):
-    """What a value of a message may be.
-
-    Attributes:
-        type: of the value or, in a list, of each value, exactly: a bool is no number.
-        low, high: smallest and largest number, or length of a text.
-        length: smallest and largest length of a list; None if the value is no list.
-        choices: all texts that are allowed; empty if any is.
-    """
-
-    type: type
-    low: float = 0
-    high: float = 1
-    length: tuple[int, int] | None = None
-    choices: tuple[str, ...] = ()
-
-    def read(self, record: Mapping[str, Any], name: str, owner: str = "the server's") -> Any:
-        """The value of this name in a record, which must have it; MalformedMessageError if it is not valid."""
-        value = record[name]
-        values = value if self.length else [value]
-        if self.length and not (type(values) is list and self.length[0] <= len(values) <= self.length[1]):
-            raise MalformedMessageError(f"{owner} {name}: expected {self}")
-        for item in values:
-            size = len(item) if type(item) is str else item
-            if type(item) is not self.type or not self.low <= size <= self.high:  # which no NaN is
-                raise MalformedMessageError(f"{owner} {name}: expected {self}")
-        if self.choices and value not in self.choices:
-            raise MalformedMessageError(f"{owner} {name}: expected {self}")
-        return value
-
-    def __str__(self) -> str:
-        if self.choices:
-            return f"one of {', '.join(choice or 'none' for choice in self.choices)}"
-        low, high = (f"{end:,.0f}" if 1e3 <= abs(end) < 1e12 else f"{end:g}" for end in (self.low, self.high))
-        bounds = f"above 0, at most {high}" if self.low == ABOVE_0 else f"from {low} to {high}"
-        texts = {str: f"text of {low} to {high} characters", bool: "true or false"}
-        numbers = {int: f"whole number {bounds}", float: f"number {bounds}"}
-        each = texts.get(self.type) or f"a {numbers[self.type]}"
-        return f"a list of {self.length[0]:,} to {self.length[1]:,}, each {each}" if self.length else each
 
 
 def write_counts(counts: EvaluationSums) -> dict[str, Any]:

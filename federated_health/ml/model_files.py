@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from federated_health.errors import DataError
-from federated_health.files import open_file, sync_file, sync_folder
+from federated_health.file_access import open_file
+from federated_health.files import sync_file, sync_folder
 from federated_health.ml.backend import load_keras
 from federated_health.ml.networks import FILE, Network, hidden_names, weights_hash
 

@@ -17,7 +17,7 @@ import numpy as np
 from federated_health.data.task_writing import write_task
 from federated_health.data.tasks import Task
 from federated_health.errors import NetworkError
-from federated_health.files import read_file
+from federated_health.file_access import read_file
 from federated_health.ml.networks import FILE, Network, Weights
 from federated_health.names import printable
 

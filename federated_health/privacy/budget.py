@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 
-from federated_health import append_only
+from federated_health import file_access
 from federated_health.errors import BudgetError, PrivacyError, StorageError
 from federated_health.files import write_text
 from federated_health.ml.privacy_plan import PrivacyPlan
@@ -237,7 +237,7 @@ class PrivacyBudget:
             yield None
             return
         try:
-            with append_only.open_to_append(self.path, lock=True) as file:
+            with file_access.open_to_append(self.path, lock=True) as file:
                 self._read_new_lines(file)
                 if os.fstat(file.fileno()).st_size > self._bytes_read:
                     file.truncate(self._bytes_read)
@@ -258,7 +258,7 @@ class PrivacyBudget:
         file.seek(max(self._bytes_read - 1, 0))
         if file.read(1) not in (b"\n", b""):  # the last line is complete but for its line break
             line = b"\n" + line
-        append_only.append(file, line)
+        file_access.append(file, line)
         self._bytes_read += len(line)
 
     def _read_new_lines(self, file: FileIO) -> None:

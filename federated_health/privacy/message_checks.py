@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord, Context
 
 from federated_health.data.hospital import Patients
 from federated_health.errors import BudgetError
-from federated_health.messages.content import read_privacy_plan
+from federated_health.messages.server_messages import read_privacy_plan
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON
 from federated_health.privacy.budget import PrivacyBudget

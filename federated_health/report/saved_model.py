@@ -23,6 +23,7 @@ from federated_health.data.task_writing import write_task
 from federated_health.data.tasks import Task
 from federated_health.errors import RunError, StorageError
 from federated_health.messages.content import TrainConfig
+from federated_health.messages.server_messages import read_train_config
 from federated_health.ml.networks import Weights, weights_hash
 
 SAVED = b"saved"
@@ -73,7 +74,7 @@ def read_request(content: bytes) -> tuple[Path, Task, TrainConfig, Weights]:
     request = json.loads(str(weights.pop("request")))
     task, config = (
         parse_task(request["task"].encode(), "task"),
-        TrainConfig.from_record(ConfigRecord(request["config"])),
+        read_train_config(ConfigRecord(request["config"])),
     )
     return Path(request["path"]), task, config, weights
 

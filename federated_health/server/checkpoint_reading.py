@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.errors import CheckpointError
-from federated_health.files import open_file, read_file
+from federated_health.file_access import open_file, read_file
 from federated_health.messages.content import Registration
 from federated_health.ml.normalisation import ColumnSums, Normalisation
 from federated_health.ml.rounds import Round, read_round

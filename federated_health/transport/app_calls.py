@@ -1,26 +1,13 @@
 """Calls of a hospital's app, a ClientApp or a function that answers as one."""
 
-import logging
-import re
-import traceback
 from collections.abc import Callable
-from hashlib import sha256
-from typing import Any
 
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.user_config import UserConfig
 from flwr.common.constant import ErrorCode
 
-from federated_health.errors import AnswerError, MissingLibraryError, RefusedMessageError, UserError
-from federated_health.names import RUN_ID, node_id_of, printable
-
-logger = logging.getLogger(__name__)
-
-LOGGED = "logged"
-"""Record of a hospital's own state: hashes of the errors that its log names."""
-
-MAX_LOGGED = 50
-"""Largest number of errors that a log names, each once."""
+from federated_health.errors import AnswerError, MissingLibraryError
+from federated_health.names import RUN_ID, node_id_of
 
 App = Callable[[Message, Context], Message]
 """A ClientApp, or a function that answers as one."""
@@ -44,30 +31,10 @@ def call_app(app: App, message: Message, context: Context) -> Message:
         error = answer.error
         if isinstance(error, MissingLibraryError):
             raise error from None
-        kind = printable(message.metadata.message_type)
-        if isinstance(error, RefusedMessageError):
-            text = f"refused the server's {kind}: {error}"
-        elif isinstance(error, UserError):
-            text = str(error)
-        else:
-            from federated_health.transport.error_text import describe_error  # noqa: PLC0415  # only after a failure
+        from federated_health.transport.error_log import log_error  # noqa: PLC0415  # only after a failure
 
-            text = f"{kind} failed: {describe_error(error)}"
-        logger.log(logging.ERROR if _is_new(kind, text, context) else logging.DEBUG, "%s", text)
-        if not isinstance(error, UserError):
-            # Where the error was raised; its own text is left out, since it may hold values, and a log is a file.
-            logger.debug("".join(traceback.format_tb(error.__traceback__)))
+        log_error(error, message, context)
         return failed_reply(message, str(answer))
-
-
-def _is_new(kind: str, text: str, context: Context) -> bool:
-    """Whether no error of such a text, but for numbers, was logged for such a message: no server can fill the log."""
-    logged: Any = context.state.setdefault(LOGGED, ConfigRecord({"errors": []}))
-    error = sha256(re.sub(r"[0-9.,e+-]+", "0", f"{kind} {text}").encode()).hexdigest()
-    if error in logged["errors"] or len(logged["errors"]) >= MAX_LOGGED:
-        return False
-    logged["errors"] = [*logged["errors"], error]
-    return True
 
 
 def failed_reply(message: Message, reason: str) -> Message:

@@ -14,8 +14,8 @@ from federated_health.messages.content import (
     Registration,
     TrainingScores,
     Update,
-    read_value,
 )
+from federated_health.messages.server_messages import read_value
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import ColumnSums
 from federated_health.ml.targets.binary import Counts

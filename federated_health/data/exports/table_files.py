@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from federated_health.errors import DataError, check_installed
-from federated_health.files import open_file
+from federated_health.file_access import open_file
 
 UNCOMPUTED = re.compile(rb"<f(?: [^>]*)?(?:/>|>[^<]*</f>)\s*(?:<v\s*/>|<v></v>)?\s*</c>")
 """A cell with a formula and without a value in the XML of a sheet."""

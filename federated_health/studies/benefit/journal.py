@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from federated_health import __version__
-from federated_health.append_only import append, open_to_append
 from federated_health.errors import RunError
-from federated_health.files import read_file, write_text
+from federated_health.file_access import append, open_to_append, read_file
+from federated_health.files import write_text
 from federated_health.ml.strategies import write_arguments
 from federated_health.settings import OPERATIONAL
 from federated_health.studies.benefit.cohort import Cohort

@@ -1,4 +1,4 @@
-"""Which of a server's messages a hospital answers: their order, their number, and the work that they ask for.
+"""A server's messages as a hospital reads them: the bounds of their values, and their order, number and work.
 
 A run is a registration; rounds, each a train message, which may also ask for an evaluation, and perhaps an evaluate
 message; then the threshold, the final evaluation and the benefit of joining. A server may send a message again, also
@@ -17,33 +17,59 @@ run of Flower's engines.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flwr.app import Array, ConfigRecord, Context, Message, RecordDict
 
+from federated_health.data.tasks import MAX_AGREEMENT_CHARACTERS
 from federated_health.errors import RefusedMessageError
 from federated_health.messages.content import (
     BENEFIT,
+    CLASS_COUNTS,
     CONFIG,
     EVALUATE,
     FINAL,
+    NESTED,
     REGISTRATION,
     ROUND,
+    SUMS_WITHHELD,
     THRESHOLD,
     TrainConfig,
-    read_value,
 )
 from federated_health.messages.records import MalformedMessageError, NumpyArray
-from federated_health.ml.networks import number_of_weights
+from federated_health.ml import load_privacy_plan
+from federated_health.ml.networks import (
+    ACTIVATIONS,
+    FILE,
+    MODELS,
+    NETWORK_KEYS,
+    OPTIMIZERS,
+    Network,
+    number_of_weights,
+)
+from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.targets import target_of
-from federated_health.names import MAX_WEIGHTS
+from federated_health.names import (
+    MAX_BATCH_SIZE,
+    MAX_LOCAL_EPOCHS,
+    MAX_PENALTY,
+    MAX_RATE,
+    MAX_ROUNDS,
+    MAX_WEIGHTS,
+    PRIVACY_PREFIX,
+    PROXIMAL_MU,
+)
 
 if TYPE_CHECKING:
     from federated_health.data.hospital import Hospital
+    from federated_health.ml.privacy_plan import PrivacyPlan
+
+ABOVE_0 = 5e-324
+"""Smallest number above 0: the lower bound of what must not be 0."""
 
 ASKED = "asked"
 """Record of a hospital's own state: what the server asked, and the hospital answered."""
@@ -63,6 +89,133 @@ TRAINING, EVALUATION = ("train", "train.encrypted"), ("evaluate", "evaluate.encr
 LAST = (THRESHOLD, FINAL, BENEFIT, "evaluate.encrypted_threshold", "evaluate.encrypted_final", "query.closing")
 KEYS, SUMS = ("query.offer", "query.key", "query.briefing"), "query.sums"
 """Kinds of messages, those of encrypted runs included; any number of those about the key is answered."""
+
+
+class Field(NamedTuple):
+    """What a value of a message may be.
+
+    Attributes:
+        type: of the value or, in a list, of each value, exactly: a bool is no number.
+        low, high: smallest and largest number, or length of a text.
+        length: smallest and largest length of a list; None if the value is no list.
+        choices: all texts that are allowed; empty if any is.
+    """
+
+    type: type
+    low: float = 0
+    high: float = 1
+    length: tuple[int, int] | None = None
+    choices: tuple[str, ...] = ()
+
+    def read(self, record: Mapping[str, Any], name: str, owner: str = "the server's") -> Any:
+        """The value of this name in a record, which must have it; MalformedMessageError if it is not valid."""
+        value = record[name]
+        is_valid = self._allows_list(value) if self.length else self._allows(value)
+        if not is_valid:
+            raise MalformedMessageError(f"{owner} {name}: expected {self}")
+        return value
+
+    def _allows_list(self, values: Any) -> bool:
+        low, high = self.length or (0, 0)
+        return type(values) is list and low <= len(values) <= high and all(map(self._allows, values))
+
+    def _allows(self, value: Any) -> bool:
+        size: Any = len(value) if isinstance(value, str) else value
+        is_in_range: bool = type(value) is self.type and self.low <= size <= self.high  # which no NaN is
+        return is_in_range and (not self.choices or value in self.choices)
+
+    def __str__(self) -> str:
+        if self.choices:
+            return f"one of {', '.join(choice or 'none' for choice in self.choices)}"
+        low, high = (f"{end:,.0f}" if 1e3 <= abs(end) < 1e12 else f"{end:g}" for end in (self.low, self.high))
+        bounds = f"above 0, at most {high}" if self.low == ABOVE_0 else f"from {low} to {high}"
+        texts = {str: f"text of {low} to {high} characters", bool: "true or false"}
+        numbers = {int: f"whole number {bounds}", float: f"number {bounds}"}
+        each = texts.get(self.type) or f"a {numbers[self.type]}"
+        return f"a list of {self.length[0]:,} to {self.length[1]:,}, each {each}" if self.length else each
+
+
+_PER_COLUMN = (0, 10_000)
+
+CONFIG_FIELDS: Mapping[str, Field] = {
+    "task": Field(str, 1, 200),
+    "schema": Field(str, 0, 64),
+    "terms": Field(str, 0, MAX_AGREEMENT_CHARACTERS),
+    SUMS_WITHHELD: Field(bool),
+    CLASS_COUNTS: Field(bool),
+    "strategy": Field(str, 0, 64),
+    "strategy_args": Field(str, 0, 1_000),
+    "rounds": Field(int, 0, MAX_ROUNDS),
+    ROUND: Field(int, 1, MAX_ROUNDS),
+    EVALUATE: Field(bool),
+    "local_epochs": Field(int, 1, MAX_LOCAL_EPOCHS),
+    "batch_size": Field(int, 0, MAX_BATCH_SIZE),
+    "learning_rate": Field(float, ABOVE_0, MAX_RATE),
+    "optimizer": Field(str, 1, 64, choices=OPTIMIZERS),
+    "l2": Field(float, 0, MAX_PENALTY),
+    PROXIMAL_MU: Field(float, 0, MAX_PENALTY),
+    "seed": Field(int, 0, 2**31 - 1),
+    "threshold": Field(float, 0, 1),
+    "mean": Field(float, -1e30, 1e30, _PER_COLUMN),
+    "variance": Field(float, ABOVE_0, 1e60, _PER_COLUMN),
+    "class_weights": Field(float, 0, 1e9, _PER_COLUMN),
+    "model": Field(str, 1, 64, choices=(*MODELS, FILE)),
+    "hidden": Field(str, 0, 1_000),
+    "activation": Field(str, 0, 64, choices=("", *ACTIVATIONS)),
+    "dropout": Field(float, 0, 1),
+    "network-sha256": Field(str, 0, 64),
+}
+"""Values in the config of a server's messages, besides a privacy plan's (see `PrivacyPlan`)."""
+
+_PLAIN = tuple(field.name for field in fields(TrainConfig) if field.name not in NESTED)
+
+
+def read_value(record: Mapping[str, Any], name: str, default: Any = None) -> Any:
+    """A value in the config of a server's message, validated; the default if there is none."""
+    return CONFIG_FIELDS[name].read(record, name) if name in record else default
+
+
+def read_train_config(record: Mapping[str, Any]) -> TrainConfig:
+    """The config of a server's train message; the inverse of `TrainConfig.to_record`."""
+    try:
+        mean, variance = (tuple(CONFIG_FIELDS[name].read(record, name)) for name in ("mean", "variance"))
+        plain = {name: CONFIG_FIELDS[name].read(record, name) for name in _PLAIN}
+        network = _read_network(*(CONFIG_FIELDS[key].read(record, key) for key in NETWORK_KEYS))
+    except KeyError as error:
+        raise MalformedMessageError(f"the server's train config lacks {error.args[0]}") from None
+    except ValueError as error:
+        text = str(error) if isinstance(error, MalformedMessageError) else f"the server's network: {error}"
+        raise MalformedMessageError(text) from None
+    weights = CONFIG_FIELDS["class_weights"].read({"class_weights": [], **record}, "class_weights")
+    return TrainConfig(
+        network=network,
+        normalisation=Normalisation(mean=mean, variance=variance),
+        class_weights=tuple(weights),
+        privacy=read_privacy_plan(record),
+        **plain,
+    )
+
+
+@lru_cache(maxsize=64, typed=True)
+def _read_network(*values: str | float) -> Network:
+    """The network of which a message says this, read once since it is the same in every round."""
+    return Network.from_config(dict(zip(NETWORK_KEYS, values, strict=True)))
+
+
+def has_privacy_plan(config: Mapping[str, Any]) -> bool:
+    """Whether a message's config holds a privacy plan, valid or not."""
+    return any(key.startswith(PRIVACY_PREFIX) for key in config)
+
+
+def read_privacy_plan(config: Mapping[str, Any]) -> "PrivacyPlan | None":
+    """The privacy plan in a message's config; None if there is none."""
+    if not has_privacy_plan(config):
+        return None
+    try:
+        plan: PrivacyPlan = load_privacy_plan().PrivacyPlan.from_config(config)
+    except ValueError as error:
+        raise MalformedMessageError(str(error)) from None
+    return plan
 
 
 @contextmanager
@@ -111,6 +264,10 @@ def check_config(config: TrainConfig, hospital: "Hospital", context: Context, *,
     Args:
         rounds: number of rounds for which the message has this hospital train.
     """
+    asked, digest = _asked_of(context), _digest_of_config(replace(config, rounds=0, threshold=0.0))
+    known = asked["configs"].splitlines()
+    if digest in known and rounds == 1:
+        return
     measurements, classes = len(hospital.task.measurements), target_of(hospital.task).classes
     normalisation = config.normalisation
     if {len(normalisation.mean), len(normalisation.variance)} != {measurements}:
@@ -127,8 +284,6 @@ def check_config(config: TrainConfig, hospital: "Hospital", context: Context, *,
             f"too much work: expected at most {MAX_WEIGHTS:,} weights, {MAX_ROW_PASSES:,} rows per round (over all "
             f"epochs), and {MAX_WORK:.0e} rows times weights per message"
         )
-    asked, digest = _asked_of(context), _digest_of_config(replace(config, rounds=0, threshold=0.0))
-    known = asked["configs"].splitlines()
     if digest in known:
         return
     if len(known) >= MAX_DIFFERENT:
