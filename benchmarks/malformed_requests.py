@@ -256,6 +256,7 @@ def original_of(kind: str, number: int, weights: int) -> Original:
 def steps() -> st.SearchStrategy[list[Step]]:
     """Messages to one hospital: those of a run in their order, and others; each valid or corrupted."""
     names = st.sampled_from(["field", "field", "field", "type", "type", "swap", "bytes", "parts"])
+    some = st.lists(st.tuples(names, st.integers(0, 2**32)), min_size=1, max_size=3)
     operations: st.SearchStrategy[list[Operation]] = st.one_of(st.just([]), some)
     rounds, seeds = st.integers(1, 5), st.integers(1, 4)
     step = st.tuples(st.sampled_from([*KINDS, TRAIN, TRAIN, EVALUATE]), rounds, seeds, operations)

@@ -139,14 +139,6 @@ def hospital_of(message: Message, context: Context) -> Hospital:
     """
     config = message.content.config_records[CONFIG]
     task = task_of(context, read_value(config, "task", ""))
-<<<<<<< HEAD
-    try:
-        server = _read_agreement_once(read_value(config, "terms", "{}"))
-    except ValueError as error:
-        raise MalformedMessageError(f"the server's terms: {error}") from None
-    if server and (difference := find_difference(agreement_of(task, _own_network(context)), server)):
-        raise JoinError(difference)
-=======
     if (terms := read_value(config, "terms")) is not None:
         try:
             server = read_agreement(terms)
@@ -154,7 +146,6 @@ def hospital_of(message: Message, context: Context) -> Hospital:
             raise MalformedMessageError(f"the server's terms: {error}") from None
         if server and (difference := find_difference(agreement_of(task, _own_network(context)), server)):
             raise JoinError(difference)
->>>>>>> part-h
     if task.schema_hash != read_value(config, "schema"):
         raise JoinError("the server's columns are not this hospital's")
     if isinstance(context, InMemoryHospital):
@@ -183,9 +174,6 @@ def task_of(context: Context, name: str) -> Task:
         return context.hospital.task
     return _find_task_once(name, _own_file(context, TASK_FILE))
 
-
-_read_agreement_once = lru_cache(maxsize=4)(read_agreement)
-"""`read_agreement`, which is in every message of a run."""
 
 _find_task_once = lru_cache(maxsize=1024)(find_task)
 """`find_task`, once per process: a task file that changes during a run is not read again."""
@@ -258,13 +246,8 @@ def open_message(message: Message, context: Context) -> "tuple[TrainConfig, Loca
     arrays = message.content.array_records.get(ARRAYS)
     if arrays is None:
         raise MalformedMessageError("the server's message: expected a record arrays")
-<<<<<<< HEAD
-    local = local_model(hospital, config.network, config.normalisation)
-    return config, local, weights_from_record(arrays, local.shapes)
-=======
     weights = weights_from_record(arrays, _shapes_of(hospital.task, config.network))
     return config, local_model(hospital, config.network, config.normalisation), weights
->>>>>>> part-h
 
 
 _shapes_of = lru_cache(maxsize=64)(weight_shapes)
