@@ -25,7 +25,7 @@ from federated_health.ml.scores import roc_auc
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.run import FederatedRun
 from federated_health.settings import Settings
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 
 
 def quieten() -> None:

@@ -31,7 +31,7 @@ from federated_health.messages.records import elements_of, weights_to_record
 from federated_health.names import FEDERATION
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 
 Array = npt.NDArray[np.float32]
 Lie = Callable[[Array, Array], Array]

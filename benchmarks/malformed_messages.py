@@ -31,7 +31,7 @@ from federated_health.ml.verdicts import Interval
 from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import ReplyCollector
 from federated_health.transport.framing import Receiver, UndecodableError, serialise_reply
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 
 TASK = HEART_DISEASE
 NODE = 7

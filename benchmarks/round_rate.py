@@ -44,7 +44,7 @@ from federated_health.security.parties import Role
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.app_calls import hospital_context
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.stream_server import StreamTransport, serve_streams
 
 POLL_SECONDS = 0.02

@@ -52,7 +52,7 @@ class JoinError(UserError):
 
 
 class RefusedMessageError(UserError):
-    """A hospital does not answer a message: it is malformed, or no run would hold it at this point."""
+    """A hospital does not answer a message: it is malformed, or no run would send it at this point."""
 
 
 class AnswerError(Exception):

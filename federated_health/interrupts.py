@@ -71,10 +71,12 @@ def _raise_again(unraisable: "Any") -> None:
     if unraisable.exc_type is not KeyboardInterrupt:
         sys.__unraisablehook__(unraisable)
         return
-    import _thread  # noqa: PLC0415  # seldom needed
-    import threading  # noqa: PLC0415  # as above
+    if os.name == "nt":  # it has no `pthread_kill`; Ctrl-C once more ends the script
+        return
+    import threading  # noqa: PLC0415  # seldom needed
 
-    timer = threading.Timer(RETRY_SECONDS, _thread.interrupt_main)
+    main = threading.main_thread().ident or 0  # where a signal also ends a wait
+    timer = threading.Timer(RETRY_SECONDS, signal.pthread_kill, (main, signal.SIGTERM))
     timer.daemon = True
     timer.start()
 

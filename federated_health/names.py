@@ -17,7 +17,7 @@ MAX_WAIT = 1e7
 
 MAX_ROUNDS, MAX_LOCAL_EPOCHS, MAX_BATCH_SIZE = 100_000, 10_000, 1_000_000
 MAX_RATE, MAX_PENALTY = 1e6, 1e6
-"""Largest numbers of a run's training, and its largest learning rate, L2 strength and proximal term.
+"""Largest values of a run's settings; MAX_PENALTY is that of the L2 strength and of the proximal term.
 
 Settings allow no more, and a hospital refuses a message that asks for more.
 """

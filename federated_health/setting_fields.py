@@ -58,7 +58,7 @@ def setting(
 
 def plain(value: float) -> str:
     """A number without an exponent, such as 10,000,000 instead of 1e+07."""
-    return f"{value:,.0f}" if value >= 1e5 else f"{value:g}"
+    return f"{value:,.0f}" if value >= 1e4 else f"{value:g}"
 
 
 def flag_of(setting: "Field[Any]") -> str:

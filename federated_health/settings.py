@@ -273,8 +273,8 @@ class Settings:
     out: str = _of_results("", "folder for the run's results", unit="DIR", shown="runs/ with the date and time")
     resume: str = _of_results(
         "",
-        "resume the run in this folder after its last completed round; with more --rounds extend it, also if it is "
-        "over",
+        "resume the run in this folder after its last completed round; a larger --rounds extends it, even if it is "
+        "finished",
         unit="DIR",
     )
     force: bool = _of_results(False, "overwrite the results of an earlier run in --out")

@@ -7,7 +7,7 @@ import pytest
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
 from federated_health.server.plain_run import PlainRun
-from federated_health.transport import announcements, stream_server
+from federated_health.transport import announcements, rejections, stream_server
 from federated_health.transport.announcements import CONNECTIONS, MAX_LINES, OTHERS, Announcements
 from federated_health.transport.stream_server import serve_streams
 from tests.support import light_hospitals
@@ -142,7 +142,7 @@ def test_a_rejection_is_not_announced_again_when_another_hospital_joins() -> Non
 
 
 def test_the_latest_rejections_are_remembered_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_server, "MAX_REFUSALS", 2)
+    monkeypatch.setattr(rejections, "MAX_ANNOUNCED", 2)
     lines: list[str] = []
     with server(lines) as (_, address):
         for name in ("a", "b", "b", "c", "a"):

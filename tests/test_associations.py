@@ -26,7 +26,7 @@ from federated_health.hospital.handlers import InMemoryHospital, answer
 from federated_health.messages.content import CONFIG, REGISTRATION, SUMS_WITHHELD
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 from tests.support.labels import DAYS, STAGES, VISITS
 
 Registered = tuple[dict[str, npt.NDArray[np.float64]], dict[str, int]]

@@ -29,7 +29,7 @@ from federated_health.studies.audit.observations import (
     patient_statistics,
 )
 from federated_health.transport.app_calls import hospital_context
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 
 Array = npt.NDArray[np.float64]
 

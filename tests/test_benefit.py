@@ -31,7 +31,7 @@ from federated_health.ml.verdicts import Interval, Verdict
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.run_summary import summarise_benefits
 from federated_health.settings import Settings
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 from tests.test_messages import over_the_wire
 
 TINY = Task(

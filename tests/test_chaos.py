@@ -43,7 +43,7 @@ from federated_health.ml.normalisation import Normalisation
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.app_calls import hospital_context
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 
 NAMES = ["cleveland", "hungary", "switzerland", "va-long-beach"]
 SHAPES = weight_shapes(HEART_DISEASE, Network())

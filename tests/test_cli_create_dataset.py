@@ -129,7 +129,7 @@ def test_files_of_another_origin_are_overwritten_only_by_force(create: RunScript
         (f"--source {'a' * 300}.csv", 2, "--source: expected .*got 'aaaa"),
         (f"--source {'a/' * 3000}", 2, "--source: expected .*got 'a/a/"),
         ("--source .", 1, "expected processed.cleveland.data"),
-        ("--source /dev/null", 1, "/dev/null: is empty"),
+        ("--source /dev/null", 1, "/dev/null: cannot be read"),
         ("--source heart.csv --by hospital", 1, "--by hospital: "),
         ("--source heart.csv --hospitals 5", 1, r"--hospitals: expected at most .*\(4\), got 5"),
         ("--out heart.csv", 1, r"heart.csv: .*\(File exists\)"),

@@ -18,7 +18,7 @@ from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.run_summary import summarise_run
 from federated_health.settings import Settings
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 from tests.support.script_calls import RunScript, assert_one_line
 
 

@@ -12,9 +12,18 @@ from pathlib import Path
 import grpc
 import pytest
 
-from federated_health.transport import backoff, connection_limits, listening, stream_server
+from federated_health.transport import (
+    backoff,
+    channels,
+    connection_limits,
+    connections,
+    listening,
+    rejections,
+    stream_server,
+)
 from federated_health.transport.channels import CHANNEL_OPTIONS
-from federated_health.transport.connection_limits import Connection, ConnectionLimits, peer_of
+from federated_health.transport.connection_limits import Connection, ConnectionLimits
+from federated_health.transport.connections import peer_of
 from federated_health.transport.stream_server import StreamTransport
 from tests.support.identities import DemoIdentities
 from tests.support.streams import (
@@ -26,7 +35,7 @@ from tests.support.streams import (
     wait_until,
 )
 
-pytestmark = pytest.mark.skipif(not Path(listening.OPEN_FILES).is_dir(), reason="needs /proc/self/fd")
+pytestmark = pytest.mark.skipif(not Path(channels.OPEN_FILES).is_dir(), reason="needs /proc/self/fd")
 
 ROOM = 40
 """Number of connections that the servers of these tests can hold open."""
@@ -174,7 +183,7 @@ def test_a_connection_whose_calls_are_rejected_again_and_again_is_closed(monkeyp
                 join(iter(()), metadata=(("hospital", ""),), wait_for_ready=True).code()
                 return states.count(ready) > 1
 
-            for _ in range(stream_server.MAX_REJECTED_CALLS - 1):
+            for _ in range(rejections.MAX_CALLS - 1):
                 call_again()
             time.sleep(0.2)
             assert not call_again()
@@ -362,7 +371,7 @@ def test_addresses_of_one_ipv6_network_count_together() -> None:
 
 
 def test_a_system_without_a_list_of_open_files_closes_nothing(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (listening, connection_limits):
+    for module in (listening, connections):
         monkeypatch.setattr(module, "OPEN_FILES", "/no/such/folder")
     monkeypatch.setattr(listening, "OTHER_FILES", 0)
     peer = port.open()

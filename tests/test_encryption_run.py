@@ -38,7 +38,8 @@ from federated_health.server.plain_run import PlainRun
 from federated_health.server.run import FederatedRun
 from federated_health.settings import Settings
 from federated_health.transport.app_calls import hospital_context
-from federated_health.transport.interface import InProcessTransport, ReplyFutures
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import ReplyFutures
 from tests.support.scripts import PROJECT
 
 pytestmark = pytest.mark.slow

@@ -5,12 +5,14 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from federated_health.errors import RunError
-from federated_health.ml import backend
+from federated_health.ml import backend, model_files
 from tests.support.scripts import PROJECT
 
 HARMFUL = {
@@ -42,7 +44,7 @@ HARMLESS = {
 
 def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     """A Python process with these variables."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(backend.IGNORED)}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(backend.IGNORED_PREFIXES)}
     environment |= {"PYTHONPATH": str(PROJECT), **variables}
     command = [sys.executable, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
@@ -86,6 +88,19 @@ def test_a_settings_file_that_keras_cannot_use_is_named_in_one_line(tmp_path: Pa
     assert str(tmp_path) not in line.partition("to the server")[2]
 
 
+def test_a_model_is_not_called_damaged_where_keras_cannot_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> ModuleType:
+        raise RunError("TensorFlow cannot be loaded")
+
+    with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
+        archive.writestr(model_files.DESCRIPTION_MEMBER, "{}")
+    monkeypatch.setattr(model_files, "load_keras", fail)
+    with pytest.raises(RunError, match="TensorFlow"):
+        model_files.load_model(tmp_path / "model.keras")
+
+
 ASK = """
 import federated_health
 from tests.support.streams import LightHospital, answer_of, question, server, wait_for_hospitals
@@ -119,7 +134,7 @@ def test_output_does_not_vanish_in_a_terminal_without_columns(columns: str) -> N
 
 
 def test_variables_are_removed_and_the_backend_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith(backend.IGNORED)]:
+    for name in [name for name in os.environ if name.startswith(backend.IGNORED_PREFIXES)]:
         monkeypatch.delenv(name)
     for name, value in {**HARMFUL, **HARMLESS, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_HOME": "somewhere"}.items():
         monkeypatch.setenv(name, value)

@@ -23,7 +23,8 @@ from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport import backoff
 from federated_health.transport.app_calls import hospital_context
-from federated_health.transport.interface import InProcessTransport, ReplyFutures
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import ReplyFutures
 from tests.support.light_hospitals import LightHospital, app_of, settings_of, shift_of, three, three_with_scores
 
 Hook = Callable[[str, str], None]

@@ -18,7 +18,8 @@ from federated_health.errors import DataError, SettingsError
 from federated_health.settings import Settings
 from federated_health.transport import flower_engines
 from federated_health.transport.flower_engines import EngineTransport, SimulationTransport, wrap_engine
-from federated_health.transport.interface import InProcessTransport, transport_of
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import transport_of
 
 pytestmark = pytest.mark.usefixtures("server_identity")
 

@@ -25,7 +25,7 @@ from federated_health.ml.targets import target_of
 from federated_health.ml.targets.binary import Counts
 from federated_health.names import ALLOWED_EPSILON, node_id_of
 from federated_health.transport.app_calls import hospital_context
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 
 TRAIN_CONFIG = TrainConfig(
     task="heart-disease",

@@ -26,7 +26,7 @@ from flwr.proto.transport_pb2_grpc import FlowerServiceStub
 from federated_health import files
 from federated_health.errors import JoinError
 from federated_health.processes import free_port
-from federated_health.security import admission, certificates, handshake, issuing
+from federated_health.security import certificates, handshake, issuing, server_checks
 from federated_health.security.admission import Admission
 from federated_health.security.certificates import peer_certificate
 from federated_health.security.identity import ExpiryReminders, Identity
@@ -595,7 +595,7 @@ def test_a_false_server_receives_nothing_and_the_hospital_names_the_cause(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(admission, "Admission", lambda *_: None)  # a false server admits everyone
+    monkeypatch.setattr(server_checks, "Admission", lambda *_: None)  # a false server admits everyone
     monkeypatch.setattr(ExpiryReminders, "due", lambda _: [])
     with false_server(pose(federation, tmp_path / "false")) as (address, announcements):
         error = LightHospital("a", address, tls=federation.hospitals["a"]).end()

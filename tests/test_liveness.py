@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from federated_health.messages.records import NumpyArray
 from federated_health.names import node_id_of
-from federated_health.transport import backoff, channels, liveness, reconnect
+from federated_health.transport import backoff, channels, reconnect
 from federated_health.transport.liveness import Traffic, count_received
 from tests.support.slow_proxy import SlowProxy
 from tests.support.streams import LightHospital, answer_of, await_reply, server, wait_for_hospitals, wait_until
@@ -82,10 +82,10 @@ def test_a_link_that_is_cut_in_the_middle_of_a_slow_message_is_noticed() -> None
 # The parts
 
 
-def name_of(end: socket.socket) -> str:
-    """An end of a connection as gRPC writes it."""
+def name_of(end: socket.socket) -> tuple[str, int]:
+    """Address and port of an end of a connection."""
     host, port, *_ = end.getsockname()
-    return f"ipv6:[{host}]:{port}" if end.family == socket.AF_INET6 else f"ipv4:{host}:{port}"
+    return host, port
 
 
 @pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
@@ -122,6 +122,6 @@ def test_a_signal_is_needed_while_a_message_keeps_arriving_and_nothing_is_sent()
 
 def test_without_counting_grpc_waits_for_the_answer_to_a_ping(monkeypatch: pytest.MonkeyPatch) -> None:
     options = dict(channels.channel_options(20.0))
-    assert options["grpc.http2.ping_timeout_ms"] == (3_600_000 if liveness.CAN_COUNT else 20_000)
+    assert options["grpc.http2.ping_timeout_ms"] == (3_600_000 if channels.CAN_COUNT else 20_000)
     monkeypatch.setattr(channels, "CAN_COUNT", False)
     assert dict(channels.channel_options(20.0))["grpc.http2.ping_timeout_ms"] == 20_000

@@ -42,7 +42,7 @@ from federated_health.server.plain_run import PlainRun
 from federated_health.setting_fields import flag_of
 from federated_health.settings import Settings
 from federated_health.transport.app_calls import call_app
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 
 ORIGINALS = all_originals()
 

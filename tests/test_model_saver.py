@@ -16,26 +16,18 @@ import pytest
 
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import StorageError
-from federated_health.messages.content import TrainConfig
 from federated_health.ml.model_files import load_model, read_description
 from federated_health.ml.networks import Network, Weights, initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.report import saved_model
 from federated_health.report.saved_model import ModelSaver, save_final_model
 from tests.support.power_cuts import nothing_lost
+from tests.support.train_configs import train_config
 
 WIDTH = len(HEART_DISEASE.measurements)
 WEIGHTS: Weights = initial_weights(HEART_DISEASE, Network(), 7)
-TRAIN_CONFIG = TrainConfig(
-    task=HEART_DISEASE.name,
-    schema=HEART_DISEASE.schema_hash,
+TRAIN_CONFIG = train_config(
     network=Network(),
-    strategy="fedavg",
-    strategy_args="",
-    rounds=3,
-    local_epochs=1,
-    batch_size=0,
-    learning_rate=0.1,
     l2=1 / 3,
     seed=7,
     threshold=0.1 + 0.2,

@@ -25,7 +25,7 @@ from federated_health.names import node_id_of
 from federated_health.processes import free_port
 from federated_health.server.plain_run import make_run
 from federated_health.settings import Settings
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.stream_client import join_run
 from federated_health.transport.stream_server import serve_streams
 from tests.support.identities import DemoIdentities

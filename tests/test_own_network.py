@@ -19,7 +19,7 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.tasks import Task, write_agreement
 from federated_health.errors import JoinError, NetworkError, SettingsError
 from federated_health.hospital.handlers import InMemoryHospital, hospital_of
-from federated_health.messages.content import CONFIG, REGISTRATION, TrainConfig
+from federated_health.messages.content import CONFIG, REGISTRATION
 from federated_health.messages.server_messages import read_train_config
 from federated_health.ml import network_file
 from federated_health.ml.backend import load_keras
@@ -32,12 +32,12 @@ from federated_health.ml.networks import (
     initial_weights,
     weight_shapes,
 )
-from federated_health.ml.normalisation import Normalisation
 from federated_health.server.own_network import check_own_network
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import OPERATIONAL, Settings
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 from tests.support.scripts import PROJECT
+from tests.support.train_configs import train_config
 
 EXAMPLE = PROJECT / "examples" / "networks" / "batch_norm.py"
 WIDTH = HEART_DISEASE.feature_width
@@ -446,21 +446,7 @@ def test_server_and_hospital_need_the_same_file(write: Any, hospitals_folder: Pa
 
 def test_a_train_config_does_not_tell_where_the_file_is(write: Any) -> None:
     network = write(PLAIN)
-    config = TrainConfig(
-        task=HEART_DISEASE.name,
-        schema=HEART_DISEASE.schema_hash,
-        network=network,
-        strategy="fedavg",
-        strategy_args="",
-        rounds=0,
-        local_epochs=1,
-        batch_size=32,
-        learning_rate=0.1,
-        l2=0.0,
-        seed=1,
-        threshold=0.5,
-        normalisation=Normalisation(mean=(), variance=()),
-    )
+    config = train_config(network=network)
     record = config.to_record()
     assert str(network.path) not in str(record)
     received = read_train_config(record)

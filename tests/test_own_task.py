@@ -22,7 +22,7 @@ from federated_health.server.run_folder import RunFolder
 from federated_health.server.run_summary import summarise
 from federated_health.settings import Settings
 from federated_health.transport.app_calls import hospital_context
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 from tests.support.script_calls import RunScript, assert_one_line
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ from federated_health.names import node_id_of
 from federated_health.server import participants
 from federated_health.server.plain_run import PlainRun
 from federated_health.transport.app_calls import hospital_context
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 from tests.support.light_hospitals import (
     CENTRES,
     CHOSEN,

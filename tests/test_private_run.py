@@ -31,7 +31,8 @@ from federated_health.names import ALLOWED_EPSILON, node_id_of
 from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
-from federated_health.transport.interface import InProcessTransport, error_reply
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import error_reply
 from tests.support.power_cuts import nothing_lost
 from tests.test_handlers import TRAIN_CONFIG as PLAIN_TRAIN_CONFIG
 

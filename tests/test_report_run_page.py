@@ -27,7 +27,7 @@ from federated_health.server.plain_run import PlainRun
 from federated_health.server.run_summary import summarise
 from federated_health.settings import Settings
 from federated_health.transport.app_calls import hospital_context
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 from tests.support.example_run import (
     FACTS,
     Replies,

@@ -14,7 +14,7 @@ from federated_health.messages.records import size_of
 from federated_health.ml.networks import Network, weight_shapes
 from federated_health.server.plain_run import PlainRun, make_run
 from federated_health.settings import Settings
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 
 PLAIN = Settings()
 ENCRYPTED = replace(PLAIN, encrypt=True)

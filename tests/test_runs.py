@@ -33,7 +33,7 @@ from federated_health.server.run_folder import RunFolder
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 from federated_health.transport.app_calls import hospital_context
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 from tests.conftest import PROJECT
 from tests.support.checkpoints import checkpoint_of
 from tests.support.light_hospitals import CHOSEN, ROWS, app_of, run_of, settings_of, three_with_scores

@@ -22,12 +22,11 @@ from federated_health.transport import backoff, interface
 from federated_health.transport.app_calls import hospital_context
 from federated_health.transport.flower_engines import EngineTransport
 from federated_health.transport.interface import ReplyFutures
-from federated_health.transport.stream_client import join_run
 from federated_health.transport.stream_server import serve_streams
+from tests.support import streams
 from tests.support.light_hospitals import LightHospital, app_of, three, three_with_scores
 from tests.support.streams import question as question_to
 from tests.support.streams import wait_until
-from tests.support.wire import UNWRITTEN
 from tests.test_faults import ComingAndGoing, Failing, equal, settings, undisturbed
 
 TIMEOUT = 0.05
@@ -364,23 +363,8 @@ def test_over_streams_a_handler_that_never_returns_costs_one_wait_and_the_hospit
             released.wait(30.0)
         return app(message, context)
 
-    def join(name: str) -> None:
-        join_run(
-            answer,
-            hospital_context(name, {}),
-            name=name,
-            address=address,
-            agreement=agreement,
-            wait=20.0,
-            announce=lambda _: None,
-            prepare=lambda: None,
-            ledger=UNWRITTEN,
-        )
-
-    threads = [threading.Thread(target=join, args=(name,), daemon=True) for name in "abc"]
     with serve_streams(address, agreement, lambda _: None) as grid:
-        for thread in threads:
-            thread.start()
+        hospitals = [streams.LightHospital(name, address, agreement=agreement, wait=20.0, app=answer) for name in "abc"]
         run = PlainRun(grid, chosen)
         run.gather()
         trained = []
@@ -390,9 +374,7 @@ def test_over_streams_a_handler_that_never_returns_costs_one_wait_and_the_hospit
                 released.set()
                 wait_until(lambda: run.participants.absent() == [])
         assert list(run.evaluate()["hospitals"]) == ["a", "b", "c"]
-    for thread in threads:
-        thread.join(20.0)
-        assert not thread.is_alive()
+    assert [hospital.end() for hospital in hospitals] == [None] * 3
     assert trained == [["a", "c"]] * 4 + [["a", "b", "c"]] * 4
     assert run.problems.to_json()["unanswered"] == {"b": {"it did not answer within 0.5 s": 1}}
     assert run.problems.to_json()["rejected"] == {"b": {"sent its reply too late": 1}}

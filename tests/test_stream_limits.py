@@ -30,7 +30,8 @@ from federated_health.transport.framing import (
     decode_header,
     serialise_content,
 )
-from federated_health.transport.interface import InProcessTransport, Problem
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.interface import Problem
 from federated_health.transport.stream import (
     ANSWERED,
     MAX_PAST_MESSAGES,

@@ -25,7 +25,7 @@ from federated_health.transport import backoff, listening, reconnect, stream_cli
 from federated_health.transport.app_calls import hospital_context
 from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL, check_address
 from federated_health.transport.framing import serialise_content
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.stream import Stream
 from federated_health.transport.stream_server import StreamTransport, serve_streams
 from tests.support.streams import (

@@ -26,7 +26,7 @@ from federated_health.ml.rounds import HospitalRound, Round, read_round, write_r
 from federated_health.ml.targets import Target, target_of
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 from tests.support.targets import INTERCEPTS, SLOPES, hospitals_of, patients_of, task_of
 from tests.test_messages import over_the_wire
 

@@ -24,7 +24,7 @@ from federated_health.names import NETWORK, is_hospital_name
 from federated_health.server.plain_run import make_run
 from federated_health.server.run import FederatedRun
 from federated_health.settings import OPERATIONAL, Settings
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 
 NOT_IN_PROCESS = (OPERATIONAL - {NETWORK}) | {"task", "hospitals", "encrypt"}
 """Settings, spelled with dashes, that have no meaning where all hospitals are in one process."""

@@ -10,8 +10,8 @@ from typing import Any
 from cryptography import x509
 
 from federated_health.cli import parsing
-from federated_health.cli.command_output import check_output
 from federated_health.cli.console import print_lines
+from federated_health.cli.output import check_output
 from federated_health.errors import CertificateError, UserError
 from federated_health.files import PUBLIC, write_bytes
 from federated_health.security import authority, certificates, identity, issuing

@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of client.py."""
     description = (
         "Runs one hospital: trains on its own CSV, and sends the server weights, sums and counts, never a row. Refuses "
-        "what no run would ask: see docs/privacy.md."
+        "messages that no run would send: see docs/privacy.md."
     )
     parser = parsing.CommandParser(description, examples=EXAMPLES)
 
@@ -134,8 +134,8 @@ def add_privacy(parser: Any) -> None:
     help_text = "total epsilon that all runs together may spend; if given, the hospital joins only runs with "
     help_text += "differential privacy (above 0, at most 1000; default: the epsilon of the first such run)"
     group.add_argument("--dp-budget", type=parsing.epsilon, metavar="EPSILON", help=help_text)
-    help_text = "folder for the egress ledger and the privacy account, for a CSV in a folder that cannot be written to "
-    help_text += "(default: the CSV's folder)"
+    help_text = "folder for the egress ledger and the privacy account, for a CSV in a read-only folder (default: the "
+    help_text += "CSV's folder)"
     group.add_argument("--ledger", type=parsing.path, metavar="DIR", help=help_text)
     help_text = "join only encrypted runs: see server.py --encrypt (default: any run)"
     group.add_argument("--encrypted-only", action="store_true", help=help_text)

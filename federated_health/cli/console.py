@@ -156,9 +156,11 @@ def configure_logging(*, verbose: bool, file: Path | None = None) -> None:
     screen.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger.addHandler(screen)
     if file is not None:
-        from federated_health.cli.log_file import LogFile  # noqa: PLC0415  # where something is saved
+        from federated_health.cli.output import LogFile  # noqa: PLC0415  # most commands write no log
 
-        logger.addHandler(LogFile(file))
+        handler = LogFile(file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(handler)
     for name in ("flwr", "grpc", "tensorflow"):
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.WARNING)
 

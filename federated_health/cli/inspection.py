@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from federated_health import privacy
-from federated_health.cli.command_output import check_output
 from federated_health.cli.console import print_lines
+from federated_health.cli.output import check_output
 from federated_health.cli.tables import print_figures
 from federated_health.data.data_check import check_data
 from federated_health.data.data_check_page import DataCheckPage

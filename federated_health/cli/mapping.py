@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from federated_health.cli import parsing
-from federated_health.cli.command_output import write_output
+from federated_health.cli.output import write_output
 from federated_health.data.exports.mapping_draft import draft_mapping
 from federated_health.data.task_files import DEFAULT_TASK, TASKS, find_task
 from federated_health.errors import SettingsError

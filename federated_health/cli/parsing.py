@@ -47,7 +47,7 @@ class CommandParser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: Any = None) -> None:
         super()._print_message(message, file)
         if file is sys.stdout:  # --help or --version
-            from federated_health.cli.command_output import check_output  # noqa: PLC0415  # most commands print no help
+            from federated_health.cli.output import check_output  # noqa: PLC0415  # only there
 
             check_output()
 

@@ -5,7 +5,7 @@ import argparse
 import numpy as np
 
 from federated_health.cli import parsing
-from federated_health.cli.command_output import write_output
+from federated_health.cli.output import write_output
 from federated_health.data.patient_table import read_patients
 from federated_health.errors import DataError
 from federated_health.files import write_bytes

@@ -10,8 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 
 from federated_health.cli import parsing
-from federated_health.cli.command_output import check_output, write_output
 from federated_health.cli.console import console, print_lines
+from federated_health.cli.output import check_output, write_output
 from federated_health.data.columns import Category, Column, Measurement, write_number
 from federated_health.data.labels import ClassLabel
 from federated_health.data.task_files import TASKS, get_task, read_task_file

@@ -1,7 +1,6 @@
 """The egress ledger: one line for everything that a hospital sends, on disk before it is sent.
 
-`egress-NAME.jsonl` stands in the folder of the hospital's CSV, or of --ledger, and only grows. Each line is a JSON
-object:
+`egress-NAME.jsonl` is in the folder of the hospital's CSV, or of --ledger, and only grows. Each line is a JSON object:
 
 - `time` (UTC), `hospital`, `kind` (a message type; `join` for the metadata that begins a stream, `unfit` for the
   metadata that says why a hospital may not join) and `round` (null where the server's message names none);

@@ -20,17 +20,17 @@ from federated_health.interrupts import ending_at_once
 UNUSED = ("sklearn", "matplotlib")
 """Modules that Keras imports if they are installed, which takes a third of its import time."""
 
-IGNORED = ("KERAS_", "TF_", "TF2_", "XLA_", "ONEDNN_", "DNNL_", "MKL_")
-"""First letters of environment variables that could change results or end a run; they are removed, except HEEDED."""
+IGNORED_PREFIXES = ("KERAS_", "TF_", "TF2_", "XLA_", "ONEDNN_", "DNNL_", "MKL_")
+"""Prefixes of environment variables that could change results or end a run; they are removed, except HARMLESS."""
 
-HEEDED = (
+HARMLESS = (
     *("KERAS_HOME", "TF_CPP_MIN_LOG_LEVEL", "TF_CPP_MAX_VLOG_LEVEL", "TF_CPP_VMODULE"),
     *("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"),
 )
 """Variables that change no result: where Keras keeps files, what is logged, and the number of threads."""
 
 FIXED = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
-"""Variables with a value: results are to be the same, to the bit, with and without a graphics card."""
+"""Variables that get these values, so that results are the same, to the bit, with and without a graphics card."""
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def load_tensorflow() -> ModuleType:
 
 def _remove_variables() -> list[str]:
     """Remove the environment variables that could change results, also for child processes; returns their names."""
-    found = {name for name in os.environ if name.startswith(IGNORED) and name not in HEEDED}
+    found = {name for name in os.environ if name.startswith(IGNORED_PREFIXES) and name not in HARMLESS}
     changed = {name for name, value in FIXED.items() if os.environ.get(name, value) != value}
     for name in found:
         del os.environ[name]

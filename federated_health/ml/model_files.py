@@ -64,13 +64,15 @@ def load_model(path: Path) -> Any:
     Raises:
         DataError: it is damaged, or its weights are not those whose hash its description states; or Keras refuses it,
             such as for a layer that holds code.
+        RunError: Keras itself cannot be loaded.
     """
     description = read_description(path)
     if path.suffix != ".keras":  # Keras reads a file of another name as another format
         raise DataError(f"{path}: expected a name that ends in .keras")
+    keras = load_keras()  # a failure here is not the file's
     try:
         with warnings.catch_warnings(action="ignore"):
-            model = load_keras().saving.load_model(path, compile=False, safe_mode=True)
+            model = keras.saving.load_model(path, compile=False, safe_mode=True)
             actual = _hash_of(model, description)
     except Exception:  # Keras, and the parsers behind it, raise many types
         raise DataError(f"{path}: is damaged; Keras cannot load it") from None

@@ -38,7 +38,7 @@ class Parameter:
         """The values that are allowed."""
         kind = "a whole number" if isinstance(self.default, int) else "a number"
         low = f"of at least {self.minimum:g}" if self.above is None else f"above {self.above:g}"
-        return f"{kind} {low}" + (f" and below {self.below:g}" if self.below < WHOLE_NUMBER_LIMIT else "")
+        return f"{kind} {low}" + (f" and below {self.below:,.12g}" if self.below < WHOLE_NUMBER_LIMIT else "")
 
     def read(self, text: str) -> int | float:
         """Parse a value; SettingsError if it is not a number, or out of range."""

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def load() -> ModuleType:
-    """This package with `handshake`, `proof` and what these import, such as `admission`."""
-    from federated_health.security import handshake, proof  # noqa: F401, PLC0415  # the loader of this folder
+    """This package with `handshake`, `server_checks` and what these import, such as `proof`."""
+    from federated_health.security import handshake, server_checks  # noqa: F401, PLC0415  # the loader of this folder
 
     return sys.modules[__name__]
 

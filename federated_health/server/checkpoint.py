@@ -238,21 +238,9 @@ class CheckpointFolder:
         Args:
             but_last: keep the last checkpoint, marked as that of a finished run before others go, and the history.
         """
-        stays: list[Path] = []
-        try:
-            if but_last:
-                last = self._newest[0].replace(self.path / self._newest[0].name.replace(ROUND, FINISHED))
-                sync_folder(self.path)
-                stays = [last, self.path / HISTORY]
-            elif self._newest == [first := self.path / name_of(0)] != self.files():
-                stays = [*(path for path in self.files() if path != first), self.path / HISTORY]
-            for path in [self.path / PARTIAL, *reversed(self.files()), self.path / HISTORY]:
-                if path not in stays:
-                    path.unlink(missing_ok=True)
-        except OSError as error:
-            raise CheckpointError(f"{self.path}: cannot be removed ({reason_of(error)})") from None
-        with suppress(OSError):  # it is not there, or holds other files
-            self.path.rmdir()
+        from federated_health.server.checkpoint_removal import remove_checkpoints  # noqa: PLC0415  # at the end only
+
+        remove_checkpoints(self, self._newest, but_last=but_last)
         self._newest = []
 
 

@@ -17,10 +17,11 @@ def find_lasting_cause(
     spare: int | None = None,
     repeats: Mapping[str, int] = {},
 ) -> str | None:
-    """Why another attempt would fail, too; else None.
+    """Why another attempt at a round would fail, too; None if it might not.
 
-    Too many hospitals diverged, all failed as before, or too many failed MAX_SAME_FAILURES times in the same way.
-    Training that diverged would diverge again, since it depends on the round only.
+    It would if training diverged at too many hospitals, if all failed as before, or if too many failed
+    MAX_SAME_FAILURES times in the same way. Training that diverged would diverge again, since it depends on the round
+    only.
 
     Args:
         asked: names of the hospitals that were asked.

@@ -117,7 +117,7 @@ class FederatedRun(ABC):
         for line in self.problems.describe_data_warnings():
             announce(line)
         if self.settings.encrypt:
-            announce("--encrypt: the server cannot compare updates, so that a hospital's harmful ones are not noticed")
+            announce("--encrypt: the server cannot compare updates, so it does not notice harmful ones")
         if self.privacy is not None:
             announce(self.privacy.describe())
 

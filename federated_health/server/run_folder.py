@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from federated_health import report
 from federated_health.errors import RunError, StorageError
 from federated_health.files import locked_folder, make_folder, path_exists, sync_folder, write_json
 from federated_health.ml.rounds import Round, append_round, write_rounds
@@ -147,15 +146,9 @@ class RunFolder:
         if stopped and self._was_finished and self._is_unchanged:
             return  # its results are those of a whole run
         self._write_rounds(run.history)  # the last round may not have been added
-        config, run_page = run.train_config(), report.load().run_page
         run_summary.write_metrics(self.path, run, figures, stopped=stopped)
         if run.weights is not None:
-            report.load().svg.warm_up()  # while the other process gets ready
-            model = self.path / MODEL
-            self._model_saver.save(model, run.settings.task_declaration, config, run.weights)
-            facts = run_page.hashes_of_model(model, run.weights)
-            summary = run_summary.summarise(run, figures, stopped=stopped, facts=facts)
-            run_page.write_run_report(self.path / REPORT, summary)
+            run_summary.write_model_and_report(self.path, run, figures, self._model_saver, stopped=stopped)
         if run.weights is None or (run.privacy is not None and not stopped):
             self._checkpoints.remove()
         elif not stopped:

@@ -13,11 +13,12 @@ from federated_health.files import write_json
 from federated_health.messages.content import Evaluation
 from federated_health.ml.metrics import merge_counts
 from federated_health.ml.targets import Target, target_of
-from federated_health.names import METRICS
+from federated_health.names import METRICS, MODEL, REPORT
 
 if TYPE_CHECKING:
     from federated_health.messages.benefit import Benefit
     from federated_health.report.run_page import RunSummary
+    from federated_health.report.saved_model import ModelSaver
     from federated_health.server.run import FederatedRun
 
 
@@ -100,6 +101,22 @@ def write_metrics(folder: Path, run: "FederatedRun", figures: Mapping[str, Any],
     if run.weights is None or not target_of(run.settings.task_declaration).has_threshold:
         metrics.pop("threshold")  # only the hospitals know it, or there is none
     write_json(folder / METRICS, metrics)
+
+
+def write_model_and_report(
+    folder: Path, run: "FederatedRun", figures: Mapping[str, Any], saver: "ModelSaver", *, stopped: bool
+) -> None:
+    """Write model.keras and report.html of a run whose weights the server can read.
+
+    Raises:
+        RunError: one could not be made or written.
+    """
+    assert run.weights is not None, "the server can read the weights"
+    report.load().svg.warm_up()  # while the other process gets ready
+    saver.save(folder / MODEL, run.settings.task_declaration, run.train_config(), run.weights)
+    facts = report.load().run_page.hashes_of_model(folder / MODEL, run.weights)
+    summary = summarise(run, figures, stopped=stopped, facts=facts)
+    report.load().run_page.write_run_report(folder / REPORT, summary)
 
 
 def summarise(

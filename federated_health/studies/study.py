@@ -17,7 +17,7 @@ from federated_health.server.plain_run import PlainRun
 from federated_health.server.run_folder import files_of_run
 from federated_health.settings import Settings
 from federated_health.transport.app_calls import App
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 
 if TYPE_CHECKING:
     from federated_health.hospital.local_model import LocalModel

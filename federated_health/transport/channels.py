@@ -3,10 +3,12 @@
 import ipaddress
 import os
 import re
+import socket
+import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from federated_health.errors import AddressError
-from federated_health.transport.liveness import CAN_COUNT
 
 if TYPE_CHECKING:
     from federated_health.transport.proxies import Proxy
@@ -14,6 +16,24 @@ if TYPE_CHECKING:
 PROTOCOL = "6"
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 MAX_METADATA_BYTES = 128 * 1024  # they hold a hospital's task agreement; gRPC's own limit is 8 KiB
+
+OPEN_FILES = "/proc/self/fd"
+"""Folder with the numbers of this process's open files, on Linux."""
+
+RECEIVED = slice(128, 136)
+"""Where Linux's TCP_INFO holds the bytes that a connection has received (`tcpi_bytes_received` in `linux/tcp.h`)."""
+
+
+def _can_count() -> bool:
+    if sys.platform != "linux" or not os.path.isdir(OPEN_FILES):  # noqa: PTH112
+        return False
+    with suppress(OSError), socket.socket() as unconnected:
+        return len(unconnected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, RECEIVED.stop)) == RECEIVED.stop
+    return False
+
+
+CAN_COUNT = _can_count()
+"""Whether this system counts the bytes that arrive (see `liveness`); without, gRPC's pings decide alone."""
 
 KEEPALIVE_SECONDS = 20.0
 """Silence after which either end sends a ping."""

@@ -1,28 +1,23 @@
 """Closes connections to the server's port that keep hospitals out; loaded once there are many without a hospital.
 
 gRPC limits the number of all connections and closes new ones beyond it, so that anyone who holds enough of them keeps
-every hospital out. Here connections are read from this process's open files, and those on which a hospital has joined
-are spared. Linux only: other systems have gRPC's limits (see `listening`) alone.
+every hospital out. Here those on which a hospital has joined are spared. Linux only (see `connections`): other systems
+have gRPC's limits (see `listening`) alone.
 """
 
 import math
 import os
 import socket
-import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
-from urllib.parse import unquote
 
-from federated_health.transport.listening import OPEN_FILES
+from federated_health.transport.connections import Peer, borrowed, open_sockets, peer_of, read_peer
 
 JOIN_SECONDS = 30.0
 """Time within which a hospital must have joined on a connection."""
-
-MAPPED = "::ffff:"
-"""Beginning of an IPv4 address in IPv6's form."""
 
 
 class Connection(NamedTuple):
@@ -31,25 +26,17 @@ class Connection(NamedTuple):
     Attributes:
         file: number of the open file.
         socket: identity of the socket, which no later one gets; numbers of files are reused.
-        peer: the other end's address and port.
     """
 
     file: int
     socket: int
-    peer: tuple[str, int]
+    peer: Peer
 
     @property
     def network(self) -> bytes | str:
         """The peer's address; of an IPv6 address the first half, since one machine has all the addresses of a half."""
         address = self.peer[0]
         return socket.inet_pton(socket.AF_INET6, address.partition("%")[0])[:8] if ":" in address else address
-
-
-def peer_of(text: str) -> tuple[str, int]:
-    """Address and port in gRPC's text for a peer, such as `ipv4:127.0.0.1:54321`; an empty address for other texts."""
-    _, _, rest = unquote(text).partition(":")
-    address, _, port = rest.rpartition(":")
-    return (address.strip("[]").removeprefix(MAPPED), int(port)) if port.isdecimal() else ("", 0)
 
 
 class ConnectionLimits:
@@ -68,7 +55,7 @@ class ConnectionLimits:
         self._port = port
         self._room = room
         self._announce = announce
-        self._peers: dict[int, tuple[str, int] | None] = {}  # by socket; None for one that is no connection to the port
+        self._peers: dict[int, Peer | None] = {}  # by socket; None for one that is no connection to the port
         self._first_seen: dict[int, float] = {}  # by socket, of connections without a hospital
         self._last_closed = -math.inf
 
@@ -111,33 +98,19 @@ class ConnectionLimits:
     def _connections(self) -> Iterator[Connection]:
         """The open connections to the port."""
         known, self._peers = self._peers, {}
-        try:
-            names = os.listdir(OPEN_FILES)  # noqa: PTH208  # the fastest way
-        except OSError:
-            return
-        for name in names:
-            with suppress(OSError):  # such as a file that was closed meanwhile
-                status = os.fstat(file := int(name))
-                if stat.S_ISSOCK(status.st_mode):
-                    number = status.st_ino
-                    peer = known[number] if number in known else self._read_peer(file)
-                    self._peers[number] = peer
+        with suppress(OSError):
+            for file, number in open_sockets():
+                with suppress(OSError, ValueError):  # such as a socket that was closed meanwhile
+                    peer = self._peers[number] = known[number] if number in known else self._read_peer(file)
                     if peer is not None:
                         yield Connection(file, number, peer)
 
-    def _read_peer(self, file: int) -> tuple[str, int] | None:
-        """The other end of an open file that is a connection to the port; None if it is none."""
-        opened = socket.socket(
-            socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=file
-        )  # of any family: only names are read
-        try:
-            own = opened.getsockname()
-            if not isinstance(own, tuple) or own[1:2] != (self._port,):
-                return None
-            address, port, *_ = opened.getpeername()
-            return str(address).removeprefix(MAPPED), int(port)
-        finally:
-            opened.detach()  # the file is gRPC's
+    def _read_peer(self, file: int) -> Peer | None:
+        """The other end of an open socket that is a connection to the port; None if it is none."""
+        with borrowed(file) as connection:
+            own = connection.getsockname()
+            is_to_port = isinstance(own, tuple) and own[1:2] == (self._port,)
+            return read_peer(connection) if is_to_port else None
 
 
 def _close(connection: Connection) -> None:

@@ -2,7 +2,7 @@
 
 A transport that knows its hospitals' names subclasses `ReplyFutures` and implements two methods: `names` and `send`.
 Every message gets exactly one reply, or an error reply in its place. Over a network, a hospital's side records each
-reply in its ledger before it sends it. `InProcessTransport`, for studies and tests, calls hospitals' app directly.
+reply in its ledger before it sends it.
 """
 
 import logging
@@ -22,11 +22,10 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from federated_health.names import RUN_ID, node_id_of
+from federated_health.names import RUN_ID
 
 if TYPE_CHECKING:
     from federated_health.settings import Settings
-    from federated_health.transport.app_calls import App
 
 logger = logging.getLogger(__name__)
 
@@ -186,28 +185,3 @@ def is_unavailable(reply: Message) -> bool:
 def is_late(reply: Message) -> bool:
     """Whether there is no reply because none arrived in time, from a hospital that is connected."""
     return reply.has_error() and reply.error.code == LATE
-
-
-class InProcessTransport(ReplyFutures):
-    """Hospitals as plain calls of one app, each with the context under its name."""
-
-    def __init__(self, app: "App", contexts: Mapping[str, Context]) -> None:
-        super().__init__()
-        self._app = app
-        self._contexts = {node_id_of(name): context for name, context in contexts.items()}
-        self._names = {node_id_of(name): name for name in contexts}
-
-    def names(self) -> dict[int, str]:
-        return self._names
-
-    def send(self, messages: Mapping[str, Message]) -> dict[str, "Future[Message]"]:
-        from federated_health.transport.app_calls import call_app  # noqa: PLC0415  # in process only
-
-        futures = {}
-        for key, message in messages.items():
-            futures[key] = Future[Message]()
-            context = self._contexts.get(message.metadata.dst_node_id)
-            futures[key].set_result(
-                call_app(self._app, message, context) if context else error_reply(message, "it is not connected")
-            )
-        return futures

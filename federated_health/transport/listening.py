@@ -13,7 +13,7 @@ import grpc
 
 from federated_health.errors import AddressError, SettingsError
 from federated_health.transport import channels
-from federated_health.transport.channels import split_address
+from federated_health.transport.channels import OPEN_FILES, split_address
 
 if TYPE_CHECKING:
     from federated_health.security.identity import Identity
@@ -48,9 +48,6 @@ OTHER_FILES = 100
 
 OWN_FILES = 20
 """Number of open files of a server without connections."""
-
-OPEN_FILES = "/proc/self/fd"
-"""Folder with the numbers of this process's open files, on Linux."""
 
 
 def open_files(wanted: int) -> int:

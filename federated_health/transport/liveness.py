@@ -1,32 +1,24 @@
-"""Liveness of connections: whether bytes still arrive, whatever they are.
+"""Liveness of connections: whether bytes still arrive, whatever they are. Loaded once a connection has lasted a while.
 
 gRPC waits for the answer to a ping, which on a slow link queues behind a large message. Each end therefore counts the
-bytes that arrive, in Linux's figures of the process's connections (`tcpi_bytes_received` in TCP_INFO, `linux/tcp.h`).
+bytes that arrive, in Linux's figures of the process's connections.
 """
 
+import asyncio
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
 
-OPEN_FILES, RECEIVED = Path("/proc/self/fd"), slice(128, 136)
+from federated_health.transport import channels
+from federated_health.transport.channels import RECEIVED
+from federated_health.transport.connections import Peer, borrowed, open_sockets, peer_of, read_peer
 
-
-def _can_count() -> bool:
-    if sys.platform != "linux" or not OPEN_FILES.is_dir():
-        return False
-    with suppress(OSError), socket.socket() as unconnected:
-        return len(unconnected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, RECEIVED.stop)) == RECEIVED.stop
-    return False
-
-
-CAN_COUNT = _can_count()
-"""Whether this system counts bytes; without, gRPC's pings decide alone."""
-
+if TYPE_CHECKING:
+    from federated_health.transport.stream import Stream
 
 LOOKS = 16
 """Looks at a connection within the longest silence."""
@@ -60,11 +52,11 @@ class Traffic:
         self.needs_signal = arriving and self._arrivals > 1  # once may be a short message, which will be answered
 
 
-_last_count: tuple[float, dict[str, int]] = (0.0, {})
+_last_count: tuple[float, dict[Peer, int]] = (0.0, {})
 
 
-def count_received(max_age: float = 0.0) -> dict[str, int]:
-    """Number of bytes that each TCP connection of this process has received, by its peer as gRPC writes it.
+def count_received(max_age: float = 0.0) -> dict[Peer, int]:
+    """Number of bytes that each TCP connection of this process has received, by its peer.
 
     Args:
         max_age: seconds that the count may be old, for a process of many hospitals.
@@ -74,22 +66,37 @@ def count_received(max_age: float = 0.0) -> dict[str, int]:
         return _last_count[1]
     received = {}
     try:
-        files = list(OPEN_FILES.iterdir())
+        for file, _ in open_sockets():
+            # Not a connection, or closed meanwhile.
+            with suppress(OSError, ValueError), borrowed(file) as connection:
+                facts = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, RECEIVED.stop)
+                received[read_peer(connection)] = int.from_bytes(facts[RECEIVED], sys.byteorder)
     except OSError:  # too many open files: nothing new is known
         return _last_count[1]
-    for file in files:
-        with suppress(OSError, ValueError):  # not a connection, or closed meanwhile
-            connection = socket.socket(fileno=int(file.name))
-            try:
-                host, port = connection.getpeername()[:2]
-                facts = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, RECEIVED.stop)
-            finally:
-                connection.detach()  # otherwise Python would close gRPC's connection
-            host = host.removeprefix("::ffff:")
-            peer = f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
-            received[peer] = int.from_bytes(facts[RECEIVED], sys.byteorder)
     _last_count = time.monotonic(), received
     return received
+
+
+def max_silence() -> float:
+    """Seconds without a byte after which either end closes a stream."""
+    return channels.MAX_SILENCE * channels.KEEPALIVE_SECONDS
+
+
+async def watch_streams(streams: Mapping[int, "Stream"], ending: "asyncio.Future[Any]") -> None:
+    """Mark streams of which no byte arrives for too long as silent, until the server stops."""
+    traffic: dict[Stream, Traffic] = {}
+    signals: set[asyncio.Task[None]] = set()
+    while not ending.done():
+        received = count_received()
+        traffic = {stream: traffic.get(stream) or Traffic() for stream in streams.values()}
+        for stream, seen in traffic.items():
+            seen.look(received.get(peer_of(str(stream.context.peer())), 0), stream.sent)
+            if seen.needs_signal:
+                signals.add(asyncio.create_task(stream.signal()))
+            if seen.silence > max_silence() and not stream.silent.done():
+                stream.silent.set_result(None)
+        signals = {signal for signal in signals if not signal.done()}
+        await asyncio.wait({ending}, timeout=max_silence() / LOOKS)
 
 
 class Sender(Protocol):
@@ -100,30 +107,19 @@ class Sender(Protocol):
     def signal(self) -> None: ...
 
 
-@contextmanager
-def watched(port: int, limit: float, stream: Sender, on_silence: Callable[[], None]) -> Iterator[None]:
-    """Watch this process's connections to a server's port during the block.
+def watch_connections(port: int, stream: Sender, on_silence: Callable[[], None], ended: threading.Event) -> None:
+    """Watch this process's connections to a server's port until `ended` is set.
 
     Args:
-        limit: seconds of silence after which `on_silence` is called once.
         stream: is asked for a signal while a message keeps arriving.
+        on_silence: called once nothing has arrived for too long; the watch then ends.
     """
-    ended = threading.Event()
-
-    def watch() -> None:
-        traffic = Traffic()
-        while not ended.wait(limit / LOOKS):
-            counts = count_received(limit / LOOKS / 2)
-            traffic.look(sum(count for peer, count in counts.items() if peer.endswith(f":{port}")), stream.sent)
-            if traffic.needs_signal:
-                stream.signal()
-            if traffic.silence > limit:
-                on_silence()
-                return
-
-    if CAN_COUNT:
-        threading.Thread(target=watch, name="liveness", daemon=True).start()
-    try:
-        yield
-    finally:
-        ended.set()
+    traffic, pause = Traffic(), max_silence() / LOOKS
+    while not ended.wait(pause):
+        received = count_received(pause / 2)
+        traffic.look(sum(count for peer, count in received.items() if peer[1] == port), stream.sent)
+        if traffic.needs_signal:
+            stream.signal()
+        if traffic.silence > max_silence():
+            on_silence()
+            return

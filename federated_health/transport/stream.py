@@ -16,7 +16,6 @@ from federated_health.transport.announcements import Announcements, log_safely
 from federated_health.transport.channels import MAX_MESSAGE_KEY, MAX_REPLY_BYTES
 from federated_health.transport.framing import Receiver, Serialised, UndecodableError, serialise_message
 from federated_health.transport.interface import Problem, error_reply
-from federated_health.transport.liveness import Traffic
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +63,6 @@ class Stream:
         find_obstacle: returns why the hospital is no longer admitted, or None while it is.
         expelled: done, with the reason, once the hospital is no longer admitted.
         silent: done once no byte of the hospital has arrived for too long.
-        traffic: what has arrived.
         sent: number of messages sent so far.
     """
 
@@ -79,7 +77,6 @@ class Stream:
     find_obstacle: Callable[[], str | None] = lambda: None
     expelled: "asyncio.Future[str]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     silent: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    traffic: Traffic = field(default_factory=Traffic)
     sent: int = 0
     _past: OrderedDict[str, str] = field(default_factory=OrderedDict)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)  # gRPC takes one write per stream at a time

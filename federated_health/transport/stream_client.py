@@ -5,9 +5,10 @@ A hospital records everything in its egress ledger before gRPC gets it.
 
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
@@ -22,7 +23,6 @@ from federated_health.transport import channels
 from federated_health.transport.app_calls import App, call_app, failed_reply
 from federated_health.transport.channels import MAX_MESSAGE_BYTES, MAX_MESSAGE_KEY, MAX_REPLY_BYTES, PROTOCOL
 from federated_health.transport.framing import Receiver, Serialised, UndecodableError, serialise_reply
-from federated_health.transport.liveness import watched
 from federated_health.transport.reconnect import Reconnector, find_obstacle
 
 if TYPE_CHECKING:
@@ -101,11 +101,10 @@ def join_run(
     obstacle: MissingLibraryError | None = None
     while True:
         began, limit = time.monotonic(), None
-        max_silence = channels.MAX_SILENCE * channels.KEEPALIVE_SECONDS
         with ExitStack() as stack:
             channel = stack.enter_context(_open_channel(address, tls))
             stream = _HospitalStream(channel, ledger)
-            stack.enter_context(watched(port, max_silence, stream, channel.close))
+            stack.enter_context(_watched(port, stream, channel))
             try:
                 call, limit = _begin(stream, channel, metadata, check, reconnector)
                 if limit is not None:
@@ -182,6 +181,25 @@ def _open_channel(address: str, tls: "Identity | None" = None) -> grpc.Channel:
         return grpc.insecure_channel(address, options=options)
     credentials = grpc.ssl_channel_credentials(tls.authority_bytes, tls.read_key(), tls.certificate_bytes)
     return grpc.secure_channel(address, credentials, options=options)
+
+
+@contextmanager
+def _watched(port: int, stream: "_HospitalStream", channel: grpc.Channel) -> Iterator[None]:
+    """Close the channel to a server's port once nothing has arrived for too long."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        if not ended.wait(channels.KEEPALIVE_SECONDS):
+            from federated_health.transport.liveness import watch_connections  # noqa: PLC0415  # after a while only
+
+            watch_connections(port, stream, channel.close, ended)
+
+    if channels.CAN_COUNT:
+        threading.Thread(target=watch, name="liveness", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def _begin(

@@ -7,13 +7,10 @@ import asyncio
 import logging
 import threading
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import grpc
 from flwr.app import Message
@@ -22,17 +19,18 @@ from federated_health.data.tasks import find_difference, read_agreement
 from federated_health.errors import StorageError
 from federated_health.names import is_hospital_name, node_id_of, printable
 from federated_health.transport import channels
-from federated_health.transport.announcements import CONNECTIONS, HOSPITALS, REJECTIONS, Announcements, log_safely
-from federated_health.transport.channels import MAX_REPLY_BYTES, PROTOCOL, split_address
+from federated_health.transport.announcements import CONNECTIONS, HOSPITALS, Announcements, log_safely
+from federated_health.transport.channels import CAN_COUNT, MAX_REPLY_BYTES, PROTOCOL, split_address
 from federated_health.transport.framing import Serialised, serialise_content
 from federated_health.transport.interface import Problem, ReplyFutures, error_reply
 from federated_health.transport.listening import has_strangers, listen, max_connections, max_streams, server_options
-from federated_health.transport.liveness import CAN_COUNT, LOOKS, count_received
 from federated_health.transport.stream import Problems, Stream
 
 if TYPE_CHECKING:
     from federated_health.security.identity import Identity
+    from federated_health.security.server_checks import ServerChecks
     from federated_health.transport.connection_limits import ConnectionLimits
+    from federated_health.transport.rejections import Rejections
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +44,6 @@ MAX_REFUSAL_LENGTH = 500
 
 SETTLING_SECONDS = 0.05
 """Time to distinguish a broken stream from a closed one: gRPC reports both as closed, then cancels the broken one."""
-
-MAX_REFUSALS = 1000
-"""Number of the latest rejections that are not announced again until the hospital has joined, and of counted peers."""
-
-MAX_REJECTED_CALLS = 10
-"""Number of rejected calls after which a connection is closed; a hospital connects anew for every attempt."""
 
 FLAPPING_SECONDS = 1.0
 """Time after which a hospital joins that has already caused many lines in this minute: it must not slow the others."""
@@ -76,22 +68,17 @@ class _Servicer:
         self.announcements = Announcements(on_change)
         self.checking: asyncio.Future[None] | None = None
         self.ending: asyncio.Future[tuple[grpc.StatusCode, str] | None] = asyncio.get_running_loop().create_future()
-        self.watching: asyncio.Future[None] | None = None
+        self._watching: asyncio.Future[None] | None = None
         self._agreement = agreement
         self._max_message_bytes = max_message_bytes
-        self._security = self._admission = self._reminders = None
-        self._connections: ConnectionLimits | None = None
-        self._prove: Callable[[grpc.aio.ServicerContext], Sequence[tuple[str, str | bytes]]] = lambda _: ()
+        self._security: ServerChecks | None = None
         if tls is not None:
             from federated_health import security  # noqa: PLC0415  # optional feature
 
-            self._security = security.load()
-            self._admission = self._security.admission.Admission(tls, self.announcements.announce)
-            self._reminders = self._security.identity.ExpiryReminders(tls)
-            self._prove = self._security.proof.Prover(tls).answer
-        self._announced: OrderedDict[str, str] = OrderedDict()  # the latest rejections, with the hospital's name
+            self._security = security.load().server_checks.ServerChecks(tls, self.announcements.announce)
+        self._rejections: Rejections | None = None
+        self._connections: ConnectionLimits | None = None
         self._port = port
-        self._rejected_calls: Counter[str] = Counter()  # by peer, since the last check
         self._room, self._max_connections = max_streams(), max_connections()
 
     async def Join(self, _requests: Any, context: grpc.aio.ServicerContext) -> None:
@@ -101,13 +88,10 @@ class _Servicer:
         process = metadata.get("process", "")
         stream = Stream(name, process, context, self.problems, self._max_message_bytes, self.announcements)
         refusal = None
-        if self._security and self._admission:
+        if self._security:
             # The certificate is checked first: an unknown peer must learn neither the agreement nor who is connected.
-            certificate = self._security.certificates.peer_certificate(context.auth_context())
-            role = self._security.parties.Role.HOSPITAL
-            if rejection := self._admission.rejection_reason(certificate, role, name):
-                refusal = grpc.StatusCode.PERMISSION_DENIED, rejection
-            stream.find_obstacle = partial(self._admission.expiry_reason, certificate, role)
+            rejection, stream.find_obstacle = self._security.check_hospital(context, name)
+            refusal = (grpc.StatusCode.PERMISSION_DENIED, rejection) if rejection else None
         if not refusal and not self.announcements.has_room(name):
             await asyncio.sleep(FLAPPING_SECONDS)
         if refusal := refusal or self._refuse(name, metadata):
@@ -119,9 +103,11 @@ class _Servicer:
         try:
             if previous is not None:
                 previous.replaced.set_result(None)
-            self._announced = OrderedDict(item for item in self._announced.items() if item[1] != name)
+            if self._rejections:
+                self._rejections.forget(name)
             self.announcements.announce(f"{name} {'reconnected' if previous else 'joined'}", name, HOSPITALS)
-            await stream.accept(self._prove(context))
+            self._watching = self._watching or asyncio.ensure_future(self._watch())
+            await stream.accept(self._security.prove(context) if self._security else ())
             await self._read(stream)
         except asyncio.CancelledError:
             # gRPC does not report which of the two happened.
@@ -145,41 +131,18 @@ class _Servicer:
 
     async def Prove(self, _request: bytes, context: grpc.aio.ServicerContext) -> bytes:
         """Prove to a hospital who the server is, before it joins."""
-        await context.send_initial_metadata(self._prove(context))
+        await context.send_initial_metadata(self._security.prove(context) if self._security else ())
         return b""
-
-    async def watch(self) -> None:
-        """End streams of which no byte has arrived for too long, until the server stops."""
-        signals: set[asyncio.Task[None]] = set()
-        while CAN_COUNT and not self.ending.done():
-            limit = channels.MAX_SILENCE * channels.KEEPALIVE_SECONDS
-            await asyncio.wait({self.ending}, timeout=limit / LOOKS)
-            received = count_received()
-            for stream in self.streams.values():
-                stream.traffic.look(received.get(unquote(str(stream.context.peer())), 0), stream.sent)
-                if stream.traffic.needs_signal:
-                    signals.add(asyncio.create_task(stream.signal()))
-                if stream.traffic.silence > limit and not stream.silent.done():
-                    stream.silent.set_result(None)
-            signals = {signal for signal in signals if not signal.done()}
 
     async def _abort(
         self, context: grpc.aio.ServicerContext, code: grpc.StatusCode, reason: str, verb: str, name: str
     ) -> None:
-        """End a call, and announce it once: a rejected caller may retry every second."""
-        family, _, address = unquote(str(context.peer())).partition(":")
-        # The port is left out, since it differs in every call.
-        caller = printable(address.rpartition(":")[0] if family.startswith("ip") else family, 100)
-        shown = printable(name, 63) or "an unknown peer"
-        line = f"{verb} {shown}: {reason} (from {caller})"
-        if line not in self._announced:
-            self.announcements.announce(line, shown, REJECTIONS)
-            self._announced[line] = name
-            if len(self._announced) > MAX_REFUSALS:
-                self._announced.popitem(last=False)
-        if len(self._rejected_calls) >= MAX_REFUSALS:
-            self._rejected_calls.clear()
-        self._rejected_calls[context.peer()] += 1
+        """End a call, and announce it once."""
+        if self._rejections is None:
+            from federated_health.transport.rejections import Rejections  # noqa: PLC0415  # rarely needed
+
+            self._rejections = Rejections(self.announcements)
+        self._rejections.add(str(context.peer()), name, verb, reason)
         await context.abort(code, reason)
 
     def _refuse(self, name: str, metadata: Mapping[str, str]) -> tuple[grpc.StatusCode, str] | None:
@@ -206,6 +169,14 @@ class _Servicer:
             return grpc.StatusCode.UNAVAILABLE, f"{self._room} hospitals are connected already"
         return None
 
+    async def _watch(self) -> None:
+        """End streams of which no byte has arrived for too long, until the server stops."""
+        await asyncio.wait({self.ending}, timeout=channels.KEEPALIVE_SECONDS)
+        if CAN_COUNT and not self.ending.done():
+            from federated_health.transport.liveness import watch_streams  # noqa: PLC0415  # not before there is a ping
+
+            await watch_streams(self.streams, self.ending)
+
     async def keep_checking(self) -> None:
         """Check connections and certificates until the server stops."""
         while not self.ending.done():
@@ -221,9 +192,9 @@ class _Servicer:
     def _check(self) -> bool:
         """Announce what is due, close surplus connections, and return whether there were any just now."""
         self.announcements.end_minute()
-        for line in self._reminders.due() if self._reminders else ():
+        for line in self._security.due_reminders() if self._security else ():
             self.announcements.announce(line)
-        rejected = {peer for peer, calls in self._rejected_calls.items() if calls >= MAX_REJECTED_CALLS}
+        rejected = self._rejections.take_persistent() if self._rejections else set()
         if not rejected and not has_strangers(len(self.streams), self._max_connections):
             return False
         if self._connections is None:
@@ -231,8 +202,6 @@ class _Servicer:
 
             announce = lambda line: self.announcements.announce(line, CONNECTIONS)  # noqa: E731
             self._connections = ConnectionLimits(self._port, self._max_connections, announce)
-        for peer in rejected:
-            del self._rejected_calls[peer]
         return self._connections.close_excess([stream.context.peer() for stream in self.streams.values()], rejected)
 
     async def _read(self, stream: Stream) -> None:
@@ -341,7 +310,6 @@ def serve_streams(
         listen(server, address, tls)
         await server.start()
         servicer.checking = asyncio.ensure_future(servicer.keep_checking())
-        servicer.watching = asyncio.ensure_future(servicer.watch())
         return server, servicer
 
     async def stop(server: grpc.aio.Server, servicer: _Servicer, status: tuple[grpc.StatusCode, str] | None) -> None:

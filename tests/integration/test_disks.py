@@ -26,7 +26,7 @@ from federated_health.server.plain_run import PlainRun
 from federated_health.server.resuming import read_checkpoint
 from federated_health.settings import Settings
 from federated_health.transport.app_calls import hospital_context
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.stream_client import join_run
 from tests.support.forks import Fork, forked_call
 from tests.support.light_hospitals import app_of, three_with_scores

@@ -23,7 +23,7 @@ from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.app_calls import hospital_context
 from federated_health.transport.flower_engines import wrap_engine
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 from tests.support.scripts import PROJECT
 from tests.test_flower_engines import Simulation
 

@@ -13,7 +13,7 @@ from federated_health.hospital import handlers
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 from tests.support.scripts import PROJECT
 
 pytestmark = pytest.mark.slow

@@ -23,7 +23,7 @@ from federated_health.processes import free_port, process
 from federated_health.server.plain_run import PlainRun
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 from tests.support.forks import forked
 from tests.support.power_cuts import nothing_lost
 from tests.support.script_calls import RunScript, assert_one_line

@@ -36,7 +36,7 @@ from federated_health.server.plain_run import PlainRun
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 from federated_health.transport.app_calls import hospital_context
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 from tests.support.forks import forked
 from tests.support.scripts import script_command
 

@@ -28,7 +28,7 @@ from federated_health.processes import free_port, process
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.app_calls import hospital_context
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 from tests.support.forks import Fork, forked
 from tests.support.scripts import script_command
 

@@ -20,7 +20,7 @@ from federated_health.report.run_page import page_of_run
 from federated_health.server.plain_run import PlainRun, summarise_round
 from federated_health.server.run_summary import summarise, summarise_benefits, summarise_run
 from federated_health.settings import Settings
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 
 COLUMNS = HEART_DISEASE.column_names
 FACTS = {"SHA-256 of model.keras": "abc123"}

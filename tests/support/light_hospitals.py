@@ -22,7 +22,7 @@ from federated_health.ml.targets.binary import Counts
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.app_calls import hospital_context
-from federated_health.transport.interface import InProcessTransport
+from federated_health.transport.in_process import InProcessTransport
 
 ROWS = {"a": 30, "b": 10, "c": 5}
 MEASUREMENTS = 5

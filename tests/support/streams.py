@@ -101,7 +101,7 @@ class LightHospital:
         agreement: dict[str, str] = AGREEMENT,
         wait: float = 5.0,
         tls: Identity | None = None,
-        app: ClientApp | None = None,
+        app: Answer | None = None,
     ) -> None:
         self.error: BaseException | None = None
         self.announcements: list[str] = []
