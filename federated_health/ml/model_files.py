@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from federated_health.errors import DataError
-from federated_health.file_access import open_file
 from federated_health.files import sync_file, sync_folder
 from federated_health.ml.backend import load_keras
 from federated_health.ml.networks import FILE, Network, hidden_names, weights_hash
@@ -41,6 +40,8 @@ def save_model(path: Path, model: Any, description: Mapping[str, Any]) -> None:
 
 def read_description(path: Path) -> dict[str, Any]:
     """The description in a file that `save_model` wrote; needs no Keras. DataError if it is not such a file."""
+    from federated_health.file_access import open_file  # noqa: PLC0415  # where a model is read, not saved
+
     try:
         with open_file(path) as file, zipfile.ZipFile(file) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
