@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -54,26 +55,29 @@ def run(number: int, seconds: float, *, first_seed: int = 0, of_requests: bool =
     """Try this many messages, or fewer if time runs out."""
     outcomes: dict[str, Counter[str]] = defaultdict(Counter)
     watch, began, before = Watch(), time.perf_counter(), None
-    examine: Any
+    examine: Callable[[Any], None]
     drawn: SearchStrategy[Any]
     if of_requests:
         requests, drawn = malformed_requests.all_originals(), malformed_requests.steps()
 
-        def examine(steps: list[Step]) -> None:
+        def examine_requests(steps: list[Step]) -> None:
             session = malformed_requests.HostileSession()
             for kind, round_number, weights, operations in steps:
                 parts = corrupt(requests[kind, round_number, weights], operations)
                 with watch:
                     outcomes[kind][session.receive(parts)] += 1
+
+        examine = examine_requests
     else:
         originals, drawn = original_messages(), examples()
 
-        def examine(example: Example) -> None:
+        def examine_reply(example: Example) -> None:
             kind, operations, read_as = example
             parts = corrupt(originals[kind], operations)
             with watch:
                 outcomes[kind][receive(parts, read_as)] += 1
 
+        examine = examine_reply
     done = batches = 0
     while done < number and time.perf_counter() - began < seconds:
         batch = settings(
@@ -83,7 +87,8 @@ def run(number: int, seconds: float, *, first_seed: int = 0, of_requests: bool =
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
-        seed(first_seed + batches)(batch(given(drawn)(examine)))()
+        run_batch: Callable[[], None] = seed(first_seed + batches)(batch(given(drawn)(examine)))
+        run_batch()
         done, batches = sum(counter.total() for counter in outcomes.values()), batches + 1
         before = before or memory_of()["peak_mib"]  # after the first batch, which loads everything that is loaded once
     faulthandler.cancel_dump_traceback_later()

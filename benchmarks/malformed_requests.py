@@ -18,6 +18,7 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 from hypothesis import strategies as st
 from malformed_messages import MAX_BYTES, TASK, Operation, Original, corrupt
 
+from federated_health.data.columns import Measurement
 from federated_health.data.hospital import Hospital, Patients
 from federated_health.data.tasks import write_agreement
 from federated_health.hospital import handlers
@@ -92,8 +93,8 @@ def rows_of(rows: int) -> Patients:
     numbers = np.arange(rows)
     values = [
         column.low + numbers * 7 % 13 / 13 * (column.high - column.low)
-        if column in TASK.measurements
-        else np.array(list(column.codes), dtype=float)[numbers % len(column.codes)]
+        if isinstance(column, Measurement)
+        else np.array([float(code) for code in column.codes])[numbers % len(column.codes)]
         for column in TASK.columns
     ]
     return Patients(np.array(values, dtype=np.float64).T, (numbers % 2).astype(np.float32))
@@ -194,18 +195,20 @@ class HostileSession:
         if not reply.has_error():
             self._check_answered(message)
             return "answered"
-        if not reply.error.reason.isprintable() or len(reply.error.reason) > 1_000:
+        reason = reply.error.reason or ""
+        if not reason.isprintable() or len(reason) > 1_000:
             raise AssertionError("the reason is not a short line")
-        return "failed" if reply.error.reason.endswith(" at the hospital") else "refused"
+        return "failed" if reason.endswith(" at the hospital") else "refused"
 
     def _check_answered(self, message: Message) -> None:
-        kind, config = message.metadata.message_type, message.content.config_records["config"]
+        kind = message.metadata.message_type
+        config: Mapping[str, Any] = message.content.config_records["config"]
         content = serialise_content(message.content).header
         if kind == REGISTRATION:
             self._is_known = True
         elif not (kind == TRAIN or self._is_known):
             raise AssertionError("it answered before a registration or a training")
-        number = 0
+        number: Any = 0
         if kind in (TRAIN, EVALUATE):
             self._trained += kind == TRAIN
             self._is_known = True
@@ -244,7 +247,7 @@ LIMITS: Mapping[str, tuple[float, float]] = {
 
 def original_of(kind: str, number: int, weights: int) -> Original:
     """A message of an honest server, as it is sent."""
-    more = {"evaluate_first": True} if kind == TRAIN and number > 1 else {}
+    more: dict[str, Any] = {"evaluate_first": True} if kind == TRAIN and number > 1 else {}
     message = request(kind, number, weights, **more)
     header, *chunks = serialise_message(message, "0123456789abcdef", serialise_content(message.content)).parts()
     return ProtoMessage.FromString(header), chunks
@@ -253,10 +256,11 @@ def original_of(kind: str, number: int, weights: int) -> Original:
 def steps() -> st.SearchStrategy[list[Step]]:
     """Messages to one hospital: those of a run in their order, and others; each valid or corrupted."""
     names = st.sampled_from(["field", "field", "field", "type", "type", "swap", "bytes", "parts"])
-    operations = st.one_of(st.just([]), st.lists(st.tuples(names, st.integers(0, 2**32)), min_size=1, max_size=3))
+    some = st.lists(st.tuples(names, st.integers(0, 2**32)), min_size=1, max_size=3)
+    operations: st.SearchStrategy[list[Operation]] = st.one_of(st.just([]), some)
     rounds, seeds = st.integers(1, 5), st.integers(1, 4)
     step = st.tuples(st.sampled_from([*KINDS, TRAIN, TRAIN, EVALUATE]), rounds, seeds, operations)
-    in_order = [(REGISTRATION, 1, 1, []), (TRAIN, 1, 1, []), (TRAIN, 2, 2, [])]
+    in_order: list[Step] = [(REGISTRATION, 1, 1, []), (TRAIN, 1, 1, []), (TRAIN, 2, 2, [])]
     return st.tuples(st.integers(0, 3), st.lists(step, min_size=1, max_size=12)).map(
         lambda drawn: [*in_order[: drawn[0]], *drawn[1]]
     )

@@ -17,7 +17,6 @@ from malformed_requests import (
     EVALUATE,
     FINAL,
     REGISTRATION,
-    TASK,
     THRESHOLD,
     TRAIN,
     TRAIN_ROWS,
@@ -30,7 +29,8 @@ from malformed_requests import (
     steps,
 )
 
-from federated_health.data.hospital import Hospital
+from federated_health.data.hospital import Hospital, load_hospital
+from federated_health.data.task_files import HEART_DISEASE as TASK
 from federated_health.encryption import messages as encrypted
 from federated_health.hospital import handlers, message_limits
 from federated_health.hospital.handlers import InMemoryHospital
@@ -65,7 +65,7 @@ def answers(hospital: Context, message: Message) -> bool:
     """Whether the hospital answers a message, rather than to refuse it with a reason."""
     reply = call_app(handlers.answer, message, hospital)
     if reply.has_error():
-        assert not reply.error.reason.endswith(" at the hospital"), reply.error.reason
+        assert not str(reply.error.reason).endswith(" at the hospital"), reply.error.reason
     return not reply.has_error()
 
 
@@ -82,7 +82,7 @@ def test_a_run_is_answered_and_may_be_extended_after_its_end(hospital: InMemoryH
     assert answers(hospital, request(REGISTRATION))
     for first, last in ((1, 3), (4, 60)):
         for number in range(first, last + 1):
-            more = {} if number == first else {"evaluate_first": True}
+            more: dict[str, Any] = {} if number == first else {"evaluate_first": True}
             assert answers(hospital, request(TRAIN, number, number, **more))
         assert answers(hospital, request(EVALUATE, last, last + 1))
         for kind in (THRESHOLD, FINAL, BENEFIT):
@@ -223,7 +223,7 @@ def test_the_benefit_of_joining_of_too_many_rounds_is_refused(
 
 
 def test_a_small_message_cannot_ask_for_a_large_network(hospital: InMemoryHospital) -> None:
-    with_units = {"model": "mlp", "hidden": "65536,65536", "activation": "relu"}
+    with_units: dict[str, Any] = {"model": "mlp", "hidden": "65536,65536", "activation": "relu"}
     assert not answers(hospital, request(TRAIN, **with_units))
     assert "weights" in reason_of(hospital, request(TRAIN, **{**with_units, "hidden": "60000"}))
 
@@ -363,6 +363,9 @@ def weights_that_see(age: float, column: str = "", above: float = 0.0) -> Weight
     return weights
 
 
+RANGES = (("trestbps", 60.0, 252.0), ("chol", 80.0, 592.0), ("thalach", 30.0, 222.0), ("oldpeak", -3.0, 9.0))
+
+
 def attack(ask: Any) -> tuple[list[float], dict[str, float]]:
     """Ages of held-out patients, and values of the youngest one, as far as the hospital answers.
 
@@ -376,7 +379,7 @@ def attack(ask: Any) -> tuple[list[float], dict[str, float]]:
             ages += [float(age)] * (counts[age] - counts[age + 1])
     values: dict[str, float] = {}
     if ages:
-        for column, low, high in (("trestbps", 60, 252), ("chol", 80, 592), ("thalach", 30, 222), ("oldpeak", -3, 9)):
+        for column, low, high in RANGES:
             for _ in range(7):
                 middle = (low + high) / 2
                 low, high = (middle, high) if ask(weights_that_see(min(ages), column, middle)) else (low, middle)
@@ -386,8 +389,6 @@ def attack(ask: Any) -> tuple[list[float], dict[str, float]]:
 
 @pytest.fixture
 def cleveland(hospitals_folder: Path) -> InMemoryHospital:
-    from federated_health.data.hospital import load_hospital
-
     return InMemoryHospital(load_hospital(hospitals_folder / "client_1.csv", TASK, "cleveland", 42))
 
 
@@ -414,7 +415,7 @@ def test_a_server_that_only_evaluates_learns_no_age(cleveland: InMemoryHospital)
     for column, steps_of in {"trestbps": 0.75, "chol": 2.0, "thalach": 0.75, "oldpeak": 0.05}.items():
         assert values[column] == pytest.approx(youngest[0, TASK.column_names.index(column)], abs=steps_of)
 
-    answered = []
+    answered: list[bool] = []
 
     def limited(weights: Weights) -> int | None:
         message = request(EVALUATE, len(answered) + 1, weights, config)
@@ -422,8 +423,8 @@ def test_a_server_that_only_evaluates_learns_no_age(cleveland: InMemoryHospital)
         answered.append(not reply.has_error())
         if reply.has_error():
             return None
-        metrics = reply.content.metric_records["metrics"]
-        return int(metrics["true_positives"] + metrics["false_positives"])  # type: ignore[operator]
+        metrics: Any = reply.content.metric_records["metrics"]
+        return int(metrics["true_positives"] + metrics["false_positives"])
 
     assert attack(limited) == ([], {})
     assert sum(answered) == 0  # it asked for no statistics and no training

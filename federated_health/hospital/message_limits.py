@@ -20,6 +20,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import Array, ConfigRecord, Context, Message, RecordDict
@@ -80,9 +81,10 @@ def answering(message: Message, context: Context) -> Iterator[None]:
     if kind in TRAINING or kind in EVALUATION:
         place, number = "rounds", read_value(config, ROUND, read_value(config, "rounds", 0))
     asked_of_kind = f"{kind} {number} "
-    earlier = [entry for entry in asked[place] if entry.startswith(asked_of_kind)]
+    entries: list[str] = asked[place].splitlines()
+    earlier = [entry for entry in entries if entry.startswith(asked_of_kind)]
     is_uncompared = kind in TRAINING and not earlier
-    entry = asked_of_kind + ("" if is_uncompared else _digest_of(message.content))
+    entry = asked_of_kind + ("-" if is_uncompared else _digest_of(message.content))
     is_new = entry not in earlier
     if is_new and len(earlier) >= MAX_DIFFERENT + (kind in TRAINING):
         where = f" of round {number}" if number else ""
@@ -95,10 +97,12 @@ def answering(message: Message, context: Context) -> Iterator[None]:
         if asked["evaluated"] >= allowed:
             raise RefusedMessageError(f"unexpected {kind} of round {number}: expected a train message first")
     yield
-    asked["trained"] += kind in TRAINING
+    if kind in TRAINING:
+        asked["trained"] += 1
     if is_new:
-        asked[place] = [*asked[place], entry][-MAX_REMEMBERED:]
-        asked["evaluated"] += is_evaluated
+        asked[place] = "\n".join([*entries, entry][-MAX_REMEMBERED:])
+        if is_evaluated:
+            asked["evaluated"] += 1
 
 
 def check_config(config: TrainConfig, hospital: "Hospital", context: Context, *, rounds: int = 1) -> None:
@@ -123,26 +127,35 @@ def check_config(config: TrainConfig, hospital: "Hospital", context: Context, *,
             f"too much work: expected at most {MAX_WEIGHTS:,} weights, {MAX_ROW_PASSES:,} rows per round (over all "
             f"epochs), and {MAX_WORK:.0e} rows times weights per message"
         )
-    settled = repr(replace(config, rounds=0, threshold=0.0)).encode()
-    digest, asked = hashlib.sha256(settled).hexdigest()[:32], _asked_of(context)
-    if digest in asked["configs"]:
+    asked, digest = _asked_of(context), _digest_of_config(replace(config, rounds=0, threshold=0.0))
+    known = asked["configs"].splitlines()
+    if digest in known:
         return
-    if len(asked["configs"]) >= MAX_DIFFERENT:
+    if len(known) >= MAX_DIFFERENT:
         raise RefusedMessageError(
             f"unexpected settings: expected at most {MAX_DIFFERENT} different ones; a new run needs a new process"
         )
-    asked["configs"] = [*asked["configs"], digest]
+    asked["configs"] = "\n".join([*known, digest])
+
+
+@lru_cache(maxsize=64)
+def _digest_of_config(config: TrainConfig) -> str:
+    return hashlib.sha256(repr(config).encode()).hexdigest()[:32]
 
 
 def _asked_of(context: Context) -> Any:
-    """What was asked: digests of messages, numbers of trainings and evaluations, and digests of configurations."""
-    nothing = ConfigRecord({"once": [], "rounds": [], "trained": 0, "evaluated": 0, "configs": []})
-    return context.state.setdefault(ASKED, nothing)
+    """What was asked: digests of messages and of configurations, as lines, and numbers of trainings and evaluations.
+
+    Lines rather than lists, whose types Flower would check again with every message.
+    """
+    if ASKED not in context.state:
+        context.state[ASKED] = ConfigRecord({"once": "", "rounds": "", "trained": 0, "evaluated": 0, "configs": ""})
+    return context.state[ASKED]
 
 
 def _config_of(message: Message) -> ConfigRecord:
-    config = message.content.config_records.get(CONFIG) if message.has_content() else None
-    if config is None:
+    config = message.content.get(CONFIG) if message.has_content() else None
+    if not isinstance(config, ConfigRecord):
         raise MalformedMessageError("the server's message: expected a record config")
     return config
 
