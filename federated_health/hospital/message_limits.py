@@ -168,8 +168,9 @@ def _asked_of(context: Context) -> Any:
     Lines rather than lists, whose types Flower would check again with every message.
     """
     if ASKED not in context.state:
-        nothing = {"once": "", "rounds": "", "trained": 0, "evaluated": 0, "configs": "", "latest": 0, "restarts": 0}
-        context.state[ASKED] = ConfigRecord(nothing)
+        context.state[ASKED] = ConfigRecord(
+            {"once": "", "rounds": "", "trained": 0, "evaluated": 0, "configs": "", "latest": 0, "restarts": 0}
+        )
     return context.state[ASKED]
 
 
