@@ -187,6 +187,30 @@ def test_an_evaluation_needs_a_training(hospital: InMemoryHospital) -> None:
     assert sum(more) == server_messages.SPARE_EVALUATIONS - 1
 
 
+def test_the_same_training_again_does_not_allow_another_evaluation(hospital: InMemoryHospital) -> None:
+    answers(hospital, request(REGISTRATION))
+    for _ in range(20):
+        assert answers(hospital, request(TRAIN))
+    answered = sum(answers(hospital, request(EVALUATE, 1 + number // 3, number)) for number in range(12))
+    assert answered <= 2 + message_limits.SPARE_EVALUATIONS  # the second is compared with the first from then on
+
+
+def test_a_round_cannot_be_asked_again_once_its_messages_are_forgotten(hospital: InMemoryHospital) -> None:
+    """A server goes through 40 rounds again and again, each time with other weights."""
+    answers(hospital, request(REGISTRATION))
+    answered = [
+        sum(answers(hospital, request(TRAIN, number, 100 * turn + number)) for number in range(1, 41))
+        for turn in range(8)
+    ]
+    assert answered[:4] == [40, 40, 40, 40]  # the run, and MAX_DIFFERENT that are begun anew
+    assert answered[4:] == [4, 4, 4, 0]  # rounds 37 to 40, 4 different messages of each
+
+
+def test_messages_of_rounds_in_reverse_order_are_few(hospital: InMemoryHospital) -> None:
+    answers(hospital, request(REGISTRATION))
+    assert sum(answers(hospital, request(TRAIN, number, number)) for number in range(400, 0, -1)) == 16
+
+
 def test_few_configurations_are_answered(hospital: InMemoryHospital) -> None:
     answers(hospital, request(REGISTRATION))
     for number in range(1, 40):

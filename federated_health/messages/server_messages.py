@@ -8,6 +8,8 @@ with other content, such as after it was resumed; a hospital may join late. So a
   its state, and does not ask it to register again),
 - MAX_DIFFERENT per round of train and of evaluate messages, and in total of each other kind; one more of the train
   messages, whose first content is not compared, since the hash of large weights takes time,
+- rounds in their order: one that is more than MAX_ROUNDS_BACK before the latest, MAX_DIFFERENT times, for a run that is
+  begun anew; else what is remembered of a round could be made forgotten, and the round asked again,
 - one evaluation of weights before its first training, and then as many as it has trained, and SPARE_EVALUATIONS,
 - MAX_DIFFERENT configurations: network, normalisation and all settings of training.
 
@@ -78,6 +80,12 @@ MAX_DIFFERENT, SPARE_EVALUATIONS = 3, 3
 
 MAX_REMEMBERED = 32
 """Number of train and evaluate messages that are remembered, so that the state does not grow with the rounds."""
+
+MAX_ROUNDS_BACK = 3
+"""Number of rounds by which a server may go back, such as to its checkpoint; of so many, all messages are remembered.
+
+They are at most 4 rounds with 7 messages.
+"""
 
 MAX_ROW_PASSES = 10**8
 """Largest number of rows that one training passes over, all epochs together: 400 MB of indices."""
@@ -233,6 +241,12 @@ def answering(message: Message, context: Context) -> Iterator[None]:
     place, number = "once", 0
     if kind in TRAINING or kind in EVALUATION:
         place, number = "rounds", read_value(config, ROUND, read_value(config, "rounds", 0))
+    is_earlier = place == "rounds" and number < asked["latest"] - MAX_ROUNDS_BACK
+    if is_earlier and asked["restarts"] >= MAX_DIFFERENT:
+        raise RefusedMessageError(
+            f"unexpected {kind} of round {number}: expected none before round {asked['latest'] - MAX_ROUNDS_BACK}; a "
+            "new run needs a new process"
+        )
     asked_of_kind = f"{kind} {number} "
     entries: list[str] = asked[place].splitlines()
     earlier = [entry for entry in entries if entry.startswith(asked_of_kind)]
@@ -250,9 +264,13 @@ def answering(message: Message, context: Context) -> Iterator[None]:
         if asked["evaluated"] >= allowed:
             raise RefusedMessageError(f"unexpected {kind} of round {number}: expected a train message first")
     yield
-    if kind in TRAINING:
-        asked["trained"] += 1
+    if place == "rounds":
+        asked["latest"] = number if is_earlier else max(number, asked["latest"])
+        if is_earlier:
+            asked["restarts"] += 1
     if is_new:
+        if kind in TRAINING:
+            asked["trained"] += 1
         asked[place] = "\n".join([*entries, entry][-MAX_REMEMBERED:])
         if is_evaluated:
             asked["evaluated"] += 1
@@ -299,12 +317,15 @@ def _digest_of_config(config: TrainConfig) -> str:
 
 
 def _asked_of(context: Context) -> Any:
-    """What was asked: digests of messages and of configurations, as lines, and numbers of trainings and evaluations.
+    """What was asked: digests of messages and of configurations, as lines, and numbers of trainings and evaluations,
+    the latest round, and how often a much earlier one came.
 
     Lines rather than lists, whose types Flower would check again with every message.
     """
     if ASKED not in context.state:
-        context.state[ASKED] = ConfigRecord({"once": "", "rounds": "", "trained": 0, "evaluated": 0, "configs": ""})
+        context.state[ASKED] = ConfigRecord(
+            {"once": "", "rounds": "", "trained": 0, "evaluated": 0, "configs": "", "latest": 0, "restarts": 0}
+        )
     return context.state[ASKED]
 
 
