@@ -55,7 +55,7 @@ bench-accuracy: .venv/installed-dev
 
 # Runs with one injected fault each, the streams of 500 hospitals, malformed messages to server and hospital, and the
 # tests of hostile input. benchmarks/soak.py, which takes half an hour, is not part of it.
-HOSTILE := $(foreach what,intruders connection announcements messages message_limits server_proof proxies liveness silent suspicious power stream replies checkpoint security strangers fuzz,$(wildcard tests/test_$(what)*.py tests/integration/test_$(what)*.py))
+HOSTILE := $(foreach what,intruders connection announcements messages server_messages server_proof proxies liveness silent suspicious power stream replies checkpoint security strangers fuzz,$(wildcard tests/test_$(what)*.py tests/integration/test_$(what)*.py))
 
 chaos: .venv/installed-dev
 	$(BIN)/python benchmarks/chaos.py

@@ -117,7 +117,7 @@ def _check_distance(decrypted: WeightsMessage) -> None:
 
 
 def reply(message: Message, context: Context) -> Message:
-    """The reply to a message, if a run would hold it now (see `messages.server_messages`)."""
+    """The reply to a message, if a run would send it now (see `messages.server_messages`)."""
     with answering(message, context):
         return Message(HANDLERS[message.metadata.message_type](message, context), reply_to=message)
 

@@ -89,7 +89,7 @@ class InMemoryHospital(Context):
 
 
 def reply(handler: Handler, message: Message, context: Context) -> Message:
-    """The reply of a handler to a message of a plain run, if a run would hold it now (see `messages.server_messages`).
+    """The reply of a handler to a message of a plain run, if a run would send it now (see `messages.server_messages`).
 
     Raises:
         AnswerError: the handler failed; its text is safe to send, where that of another exception may hold values.

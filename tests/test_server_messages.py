@@ -192,7 +192,7 @@ def test_the_same_training_again_does_not_allow_another_evaluation(hospital: InM
     for _ in range(20):
         assert answers(hospital, request(TRAIN))
     answered = sum(answers(hospital, request(EVALUATE, 1 + number // 3, number)) for number in range(12))
-    assert answered <= 2 + message_limits.SPARE_EVALUATIONS  # the second is compared with the first from then on
+    assert answered <= 2 + server_messages.SPARE_EVALUATIONS  # the second is compared with the first from then on
 
 
 def test_a_round_cannot_be_asked_again_once_its_messages_are_forgotten(hospital: InMemoryHospital) -> None:
