@@ -227,6 +227,17 @@ def test_a_model_that_is_encrypted_or_packed_in_another_way_is_refused(
         read_description(tmp_path / "model.keras")
 
 
+def test_a_large_description_of_the_layers_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("federated_health.ml.model_files.MAX_DESCRIPTION_BYTES", 100)
+    path = tmp_path / "model.keras"
+    path.write_bytes(described_model(b"{}"))
+    assert read_description(path) == {}
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("config.json", b" " * 101)
+    with pytest.raises(DataError, match="is not a model that a run saved"):
+        read_description(path)
+
+
 def test_a_description_is_not_unpacked_where_it_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("federated_health.ml.model_files.MAX_DESCRIPTION_BYTES", 100)
     monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("it was unpacked"))

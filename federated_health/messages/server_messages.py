@@ -228,7 +228,7 @@ def read_privacy_plan(config: Mapping[str, Any]) -> "PrivacyPlan | None":
 
 @contextmanager
 def answering(message: Message, context: Context) -> Iterator[None]:
-    """Count a message that is answered within this context; RefusedMessageError if a run would not hold it now."""
+    """Count a message that is answered within this context; RefusedMessageError if no run would send it now."""
     kind, config = message.metadata.message_type, _config_of(message)
     asked = _asked_of(context)
     if kind not in (REGISTRATION, *TRAINING, *EVALUATION, *LAST, *KEYS, SUMS):

@@ -14,8 +14,11 @@ from federated_health.ml.networks import FILE, Network, hidden_names, weights_ha
 
 DESCRIPTION_MEMBER = "federated_health.json"
 
+DESCRIPTIONS = DESCRIPTION_MEMBER, "config.json"
+"""Members that are read whole: ours, and Keras's description of the layers."""
+
 MAX_DESCRIPTION_BYTES = 8 * 2**20
-"""Largest size of a description; it holds a task file."""
+"""Largest size of a description; ours holds a task file."""
 
 MAX_MODEL_BYTES = 2 * 2**30
 """Largest size of a model file, unpacked; Keras does not pack it."""
@@ -44,9 +47,10 @@ def read_description(path: Path) -> dict[str, Any]:
 
     try:
         with open_file(path) as file, zipfile.ZipFile(file) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-            size = archive.getinfo(DESCRIPTION_MEMBER).file_size  # `zipfile` unpacks no more than this
-            description = json.loads(archive.read(DESCRIPTION_MEMBER)) if size <= MAX_DESCRIPTION_BYTES else None
+            sizes = [(member.filename, member.file_size) for member in archive.infolist()]  # zipfile unpacks no more
+            unpacked = sum(size for _, size in sizes)
+            is_small = all(size <= MAX_DESCRIPTION_BYTES for name, size in sizes if name in DESCRIPTIONS)
+            description = json.loads(archive.read(DESCRIPTION_MEMBER)) if is_small else None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception:  # the parsers of zip and JSON raise many types

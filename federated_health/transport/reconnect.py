@@ -30,9 +30,12 @@ RETRYABLE = {
 
 OK is the end of the run. ALREADY_EXISTS is retried while the connected hospital may be this one (see
 `name_taken_seconds`). All others are final: the server has decided (INVALID_ARGUMENT, FAILED_PRECONDITION,
-PERMISSION_DENIED, UNAUTHENTICATED, ABORTED), it is another kind of server (UNIMPLEMENTED, NOT_FOUND), or the same would
-happen again (RESOURCE_EXHAUSTED: a message is larger than the other side accepts; OUT_OF_RANGE, DATA_LOSS).
+PERMISSION_DENIED, UNAUTHENTICATED, ABORTED), it is of another kind (OTHER_SERVER), or the same would happen again
+(RESOURCE_EXHAUSTED: a message is larger than the other side accepts; OUT_OF_RANGE, DATA_LOSS).
 """
+
+OTHER_SERVER = grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND
+"""Statuses with which a server of another kind answers."""
 
 PREFLIGHT_SECONDS = 2.0
 """Time limit per step of the search for why there is no connection."""
@@ -99,6 +102,8 @@ class Reconnector:
             left = max(0.0, deadline - time.monotonic())
             note = "in case the server has not noticed yet that this hospital lost its connection"
             self._announce_once("taken", f"{reason}; trying again for {left:.0f} s, {note}")
+        elif code in OTHER_SERVER:
+            raise JoinError(f"{self._address}: is not a server of this project ({code.name})")
         elif code not in RETRYABLE:
             raise JoinError(f"{self._address}: {reason}")
         elif code is not grpc.StatusCode.CANCELLED:  # which may come from `limited`
