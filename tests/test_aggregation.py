@@ -139,8 +139,8 @@ def test_a_round_with_too_few_valid_updates_is_repeated_and_not_averaged(monkeyp
 
 
 def test_a_round_that_never_gets_enough_updates_ends_the_run_and_changes_no_weight() -> None:
-    hospitals = three()
-    hospitals[2].spoil = lambda update: replace(update, examples=6)
+    hospitals, attempts = three(), count(1)
+    hospitals[2].spoil = lambda update: replace(update, **({"loss": -1.0} if next(attempts) % 2 else {"examples": 6}))
     run = run_of(hospitals, min_hospitals=3, wait=0.05)
     run.gather()
     with pytest.raises(RunError, match="round 1: 2 of 3 hospitals"):

@@ -421,10 +421,9 @@ def test_a_file_that_save_model_did_not_write_is_a_data_error(tmp_path: Path, ma
     path = tmp_path / "model.keras"
     make(path)
 
-    with pytest.raises(DataError, match="is not a model"):
-        read_description(path)
-    with pytest.raises(DataError, match="damaged"):
-        load_model(path)
+    for read in (read_description, load_model):
+        with pytest.raises(DataError, match="is not a model"):
+            read(path)
 
 
 def test_a_missing_file_is_a_data_error(tmp_path: Path) -> None:
