@@ -40,7 +40,8 @@ _NOISE = re.compile(rb"^(I\d{4} |WARNING: All log messages before absl|E\d{4} .*
 @cache
 def load_tensorflow() -> ModuleType:
     """The `tensorflow` module, with `keras` behind it; RunError if this process runs Keras on another backend."""
-    logger.debug("environment variables that are ignored: %s", ", ".join(_remove_variables()) or "none")
+    ignored = _remove_variables()
+    logger.debug("environment variables that are ignored: %s", ", ".join(ignored) or "none")
     verbose = logging.getLogger("tensorflow").isEnabledFor(logging.DEBUG)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if verbose else "2")
     with nullcontext(2) if verbose else _without_noise() as stderr, ending_at_once(stderr), _unused_hidden():
@@ -79,8 +80,7 @@ def _reset_keras() -> None:
 def load_keras() -> ModuleType:
     """The `keras` module on the TensorFlow backend."""
     load_tensorflow()
-    with ending_at_once():
-        import keras  # noqa: PLC0415  # TensorFlow has imported it
+    import keras  # noqa: PLC0415  # TensorFlow has imported it
 
     return keras  # type: ignore[no-any-return]  # Keras ships no types
 
