@@ -13,7 +13,7 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import RunError, SettingsError
 from federated_health.messages.content import NUM_EXAMPLES, Registration, Update
 from federated_health.messages.records import METRICS, MalformedMessageError
-from federated_health.messages.validation import MAX_ROWS, read_registration
+from federated_health.messages.validation import MAX_DECLARED_ROWS, read_registration
 from federated_health.ml.normalisation import ColumnSums, column_sums, withheld_sums
 from federated_health.ml.strategies import STRATEGIES
 from federated_health.ml.targets.binary import Counts
@@ -98,7 +98,7 @@ def test_declared_rows_are_compared_with_what_the_statistics_cover(registration:
 
 def test_a_registration_of_impossibly_many_rows_is_rejected() -> None:
     measurements = HEART_DISEASE.measurements
-    for rows, is_accepted in ((MAX_ROWS, True), (MAX_ROWS + 1, False), (10**12, False)):
+    for rows, is_accepted in ((MAX_DECLARED_ROWS, True), (MAX_DECLARED_ROWS + 1, False), (10**12, False)):
         for train, test in ((rows, 1), (1, rows)):
             content = replace(declared("a", train, test), sums=withheld_sums(len(measurements))).to_content()
             if is_accepted:

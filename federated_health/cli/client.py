@@ -229,7 +229,7 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
     """Check the CSV, join the server, and answer its messages until the run is over."""
     check_libraries(flags)
     check_address(flags.server, encrypted=identity is not None, insecure=flags.insecure)
-    proxy_of(flags.server, encrypted=identity is not None)
+    proxy_of(flags.server, encrypted=identity is not None)  # refuses one that could read the messages
     prepare_ledger_folder(flags)
     ledger, network = Ledger.beside(own.data, own.name, flags.ledger), _read_network(flags.network)
     agreement = agreement_of(own.task, network)

@@ -32,7 +32,7 @@ from federated_health.names import is_hospital_name
 
 WRONG_COUNTS = "its sums of the evaluation are not over the held-out rows that it registered"
 
-MAX_ROWS = 10**8
+MAX_DECLARED_ROWS = 10**8
 """Largest accepted number of training rows, and of held-out rows, of one hospital."""
 
 MAX_TRAIN_LOSS = 1e6
@@ -67,8 +67,8 @@ def read_registration(
     keys = {"train-examples", "test-examples", *(SUM_NAMES if are_released else ())}
     keys |= {CLASS_COUNTS} if classes else set()
     metrics = read_metrics(content, keys, {ASSOCIATIONS} if associations else None)
-    train_examples = read_whole(metrics, "train-examples", 1, MAX_ROWS)
-    test_examples = read_whole(metrics, "test-examples", 0, MAX_ROWS)
+    train_examples = read_whole(metrics, "train-examples", 1, MAX_DECLARED_ROWS)
+    test_examples = read_whole(metrics, "test-examples", 0, MAX_DECLARED_ROWS)
     if are_released:
         sums = ColumnSums(**{key: read_floats(metrics, key, len(measurements)) for key in SUM_NAMES})
         check_sums(sums, train_examples, measurements)
