@@ -200,8 +200,9 @@ class _Servicer:
         if self._connections is None:
             from federated_health.transport.connection_limits import ConnectionLimits  # noqa: PLC0415  # rarely needed
 
-            announce = lambda line: self.announcements.announce(line, CONNECTIONS)  # noqa: E731
-            self._connections = ConnectionLimits(self._port, self._max_connections, announce)
+            self._connections = ConnectionLimits(
+                self._port, self._max_connections, lambda line: self.announcements.announce(line, CONNECTIONS)
+            )
         return self._connections.close_excess([stream.context.peer() for stream in self.streams.values()], rejected)
 
     async def _read(self, stream: Stream) -> None:
