@@ -19,7 +19,7 @@ from federated_health.data.tasks import Task
 from federated_health.errors import DataError, LedgerError, NetworkError, check_installed
 from federated_health.hospital import handlers
 from federated_health.hospital.ledger import LEDGER, Ledger
-from federated_health.messages.content import ENCRYPTED_ONLY
+from federated_health.messages.content import SECURE_AGGREGATION_ONLY
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.networks import Network, agreement_of
 from federated_health.ml.targets import target_of
@@ -87,7 +87,9 @@ def make_parser() -> argparse.ArgumentParser:
     add_privacy(parser)
 
     results = parser.add_argument_group("results")
-    help_text = "folder for a log and, at the end, the final model; with differential privacy or encryption, also a "
+    help_text = (
+        "folder for a log and, at the end, the final model; with differential privacy or secure aggregation, also a "
+    )
     help_text += "report (default: save none of them)"
     results.add_argument("--out", type=parsing.path, metavar="DIR", help=help_text)
     help_text = "show debug messages, and the logs of Flower and TensorFlow (default: no)"
@@ -137,16 +139,14 @@ def add_privacy(parser: Any) -> None:
     help_text = "folder for the egress ledger and the privacy account, for a CSV in a read-only folder (default: the "
     help_text += "CSV's folder)"
     group.add_argument("--ledger", type=parsing.path, metavar="DIR", help=help_text)
-    help_text = "join only encrypted runs: see server.py --encrypt (default: any run)"
-    group.add_argument("--encrypted-only", action="store_true", help=help_text)
+    help_text = "join only runs with secure aggregation: see server.py --secure-aggregation (default: any run)"
+    group.add_argument("--secure-aggregation-only", action="store_true", help=help_text)
 
 
 def check_libraries(flags: argparse.Namespace) -> None:
     """Raise MissingLibraryError if a hospital's conditions need a library that is not installed."""
     if flags.dp_budget is not None:
         check_installed("dp_accounting")
-    if flags.encrypted_only:
-        check_installed("tenseal")
 
 
 def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -> "dict[str, Value]":
@@ -161,8 +161,8 @@ def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -
         config[NETWORK] = str(flags.network.absolute())
     if flags.dp_budget is not None:
         config[ALLOWED_EPSILON] = flags.dp_budget
-    if flags.encrypted_only:
-        config[ENCRYPTED_ONLY] = True
+    if flags.secure_aggregation_only:
+        config[SECURE_AGGREGATION_ONLY] = True
     if flags.ledger is not None:
         config[LEDGER] = str(flags.ledger.absolute())
     return config

@@ -4,16 +4,16 @@ from pathlib import Path
 
 from flwr.app import Context
 
-from federated_health import encryption, report
-from federated_health.hospital.handlers import ENCRYPTED_RUN, budget_of, task_of
+from federated_health import report
+from federated_health.hospital.handlers import budget_of, task_of
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.networks import Weights, weights_hash
-from federated_health.names import MODEL, REPORT
+from federated_health.names import MODEL, REPORT, SECURE_AGGREGATION
 from federated_health.report.saved_model import save_final_model
 
 
 def save_results(folder: Path, context: Context, config: TrainConfig, weights: Weights) -> str:
-    """Write model.keras, and beside it all files of an encrypted run, or report.html of one with differential privacy.
+    """Write model.keras, and report.html if the server does not have this hospital's figures or the privacy spent.
 
     Returns:
         The names of the files, separated by commas.
@@ -24,9 +24,8 @@ def save_results(folder: Path, context: Context, config: TrainConfig, weights: W
     task = task_of(context, config.task)
     save_final_model(folder / MODEL, task, config, weights)
     others = []
-    if ENCRYPTED_RUN in context.state:
-        others = encryption.load("hospital_result").save_encrypted_results(folder, context, config, weights)
-    elif config.privacy is not None:
+    is_secure = SECURE_AGGREGATION in context.state
+    if is_secure or config.privacy is not None:
         run_page = report.load().run_page
         name = str(context.node_config["name"])
         summary = run_page.RunSummary(  # the server has the figures of all hospitals
@@ -34,7 +33,8 @@ def save_results(folder: Path, context: Context, config: TrainConfig, weights: W
             config=config,
             figures={"hospitals": {name: dict(context.state.metric_records["figures"])}, "federation": None},
             hospital=name,
-            privacy_spent=budget_of(context).summary().describe(),
+            secure=is_secure,
+            privacy_spent=budget_of(context).summary().describe() if config.privacy else "",
             facts={"SHA-256 of the weights": weights_hash(weights)},
         )
         run_page.write_run_report(folder / REPORT, summary)
