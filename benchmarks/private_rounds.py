@@ -40,7 +40,7 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
 COUNTED_ROUNDS = range(2, 5)
 """Rounds whose messages are counted, in a run of one more that is not timed.
 
-The first round is left out, since it evaluates nothing and the offers are sent in it; so is the last, which is evaluated
+The first round is left out, since it evaluates nothing and holds the offers; so is the last, which is evaluated
 separately.
 """
 
