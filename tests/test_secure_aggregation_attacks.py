@@ -22,7 +22,7 @@ from federated_health.messages.server_messages import digest_of
 from federated_health.ml.networks import Weights
 from federated_health.names import node_id_of
 from federated_health.secure_aggregation import masks, messages
-from federated_health.secure_aggregation.handlers import MIN_PARTICIPANTS
+from federated_health.secure_aggregation.handlers import MIN_PARTICIPANTS, SAME_PARTICIPANTS
 from federated_health.secure_aggregation.masks import Masked
 from federated_health.secure_aggregation.offers import Offer, make_offer
 from federated_health.security.authority import make_demo_identities
@@ -260,6 +260,19 @@ def test_a_hospital_may_demand_more_participants(server: ActiveServer) -> None:
     with pytest.raises(RefusedError, match="expected at least 4 hospitals, got 3"):
         server.masked(VICTIM, NAMES[:3])
     assert is_noise(server.masked(VICTIM))
+
+
+def test_a_hospital_may_demand_the_same_participants_in_all_sums(server: ActiveServer) -> None:
+    """Else the server pretends in the next round, with the same weights, that the victim dropped out."""
+    for name in NAMES:
+        server.hospitals.contexts[name].node_config[SAME_PARTICIPANTS] = True
+        server.prepare(name)
+        server.masked(name)
+        server.prepare(name, 2)
+    for name in REST:
+        with pytest.raises(RefusedError, match="expected those of the sums before"):
+            server.masked(name, REST, 2)
+    assert is_noise(server.masked(VICTIM, number=2))
 
 
 def add_offer(server: ActiveServer, name: str, offer: bytes) -> list[str]:

@@ -1,6 +1,7 @@
 """Runs with secure aggregation in process: the model is that of a plain run, also after dropouts."""
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from federated_health.names import FEDERATION, NETWORK
 from federated_health.report.page import render
 from federated_health.report.run_page import page_of_run
 from federated_health.secure_aggregation import messages
+from federated_health.secure_aggregation.handlers import SAME_PARTICIPANTS
 from federated_health.secure_aggregation.run import SecureRun
 from federated_health.security.authority import make_demo_identities
 from federated_health.server.checkpoint import CheckpointFolder
@@ -457,6 +459,17 @@ def test_a_hospital_can_insist_on_secure_aggregation(hospitals: Hospitals) -> No
         plain.gather()
     run, _ = secure_run(hospitals, rounds=1)
     assert list(next(run.rounds()).hospitals) == list(NAMES)
+
+
+def test_a_run_waits_for_a_hospital_that_others_demand(hospitals: Hospitals) -> None:
+    for name in NAMES:
+        hospitals.start(name, **{SAME_PARTICIPANTS: True})
+    run, grid = secure_run(hospitals, min_hospitals=4, wait=30.0)
+    rounds = run.rounds()
+    next(rounds)
+    grid.dies_at["hungary"] = messages.TRAIN
+    threading.Timer(1.0, lambda: (hospitals.start("hungary"), grid.present.add("hungary"))).start()
+    assert list(next(rounds).hospitals) == list(NAMES)
 
 
 def test_the_server_says_that_it_cannot_compare_updates(hospitals: Hospitals) -> None:

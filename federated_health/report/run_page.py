@@ -163,11 +163,13 @@ def _participants(run: RunSummary) -> Iterator[Section]:
         for name, registration in sorted(run.registrations.items())
     }
     blocks: list[Block] = [sections.figures_table("Patients of each hospital", rows)]
-    if missing := [name for name in rows if name not in run.figures["hospitals"]]:
+    if not run.secure and (missing := [name for name in rows if name not in run.figures["hospitals"]]):
         blocks.append(f"No figures of the final model: {list_some(missing, ', ')}.")
     if "joining" not in run.figures:
         private = "differential privacy leaves no budget for the comparison"
-        reason = private if run.config.privacy else "no hospital was asked for it, or none could compute it"
+        unknown = "no hospital was asked for it, or none could compute it"
+        unknown = "with secure aggregation it stays at each hospital" if run.secure else unknown
+        reason = private if run.config.privacy else unknown
         blocks.append(f"The benefit of joining is not known: {reason}.")
     if run.problems:
         more = len(run.problems) - MAX_ROWS
@@ -259,7 +261,9 @@ def _decisions(run: RunSummary, panels: Panels) -> Iterator[Section]:
     """Confusion matrices of the final model, or of the last round's model if the run was stopped."""
     sums = {name: evaluation.counts for name, evaluation in run.evaluations.items()}
     if run.stopped and not sums:  # then the threshold is that of the rounds
-        sums = {name: part.counts for name, part in run.rounds[-1].hospitals.items() if part.counts}
+        last = run.rounds[-1]
+        parts = {FEDERATION: last.federation} if run.secure else last.hospitals
+        sums = {name: part.counts for name, part in parts.items() if part.counts}
     if not sums:
         return
     drawn, more = sections.first_panels(sums)

@@ -35,6 +35,12 @@ from federated_health.settings import MIN_SECURE_HOSPITALS
 MIN_PARTICIPANTS = "min-participants"
 """Key of a node's config: smallest number of hospitals in a sum, if it is more than MIN_SECURE_HOSPITALS."""
 
+SAME_PARTICIPANTS = "same-participants"
+"""Key of a node's config: whether all sums must be of the same hospitals, so that no two sums differ by one hospital.
+
+A run then waits for a hospital that dropped out; the server's `--min-hospitals` must be the number of all.
+"""
+
 MAX_PREPARED = 4
 """Number of answers that are kept between the two steps; a run needs one at a time."""
 
@@ -70,6 +76,7 @@ class Session:
 
     Attributes:
         answers: question -> label of the one sum that the hospital's answer is part of.
+        names: of the participants in the last sum; empty before.
     """
 
     def __init__(self, run: str, context: Context, name: str) -> None:
@@ -87,6 +94,7 @@ class Session:
         self.known = {self.offer.digest: self.offer}
         self.prepared: dict[Question, Prepared] = {}
         self.answers: dict[Question, bytes] = {}
+        self.names: set[str] = set()
 
     @property
     def last_round(self) -> int:
@@ -99,8 +107,13 @@ class Session:
             where = f" in round {question[1]}" if isinstance(question[1], int) and question[1] else ""
             raise SecureAggregationError(f"unexpected {question[0]}{where}: its answer is already part of another sum")
 
-    def participants(self, content: RecordDict, minimum: int) -> list[Offer]:
-        """Verified offers of the participants in a request, in its order."""
+    def participants(self, content: RecordDict, conditions: Mapping[str, Any]) -> list[Offer]:
+        """Verified offers of the participants in a request, in its order.
+
+        Args:
+            conditions: the node's config.
+        """
+        minimum = max(int(conditions.get(MIN_PARTICIPANTS, 0)), MIN_SECURE_HOSPITALS)
         for item in messages.read_list(content, messages.OFFERS, MAX_OFFER):
             if (offer := Offer.read(item)).digest not in self.known and len(self.known) < 4 * masks.MAX_HOSPITALS:
                 offer.verify(self.admission, self.run)
@@ -109,12 +122,15 @@ class Session:
         if unknown := [digest for digest in digests if digest not in self.known]:
             raise SecureAggregationError(f"participants: the offers of {len(unknown)} hospitals are missing")
         offers = [self.known[digest] for digest in digests]
-        if len({offer.name for offer in offers}) != len(offers):
+        names = {offer.name for offer in offers}
+        if len(names) != len(offers):
             raise SecureAggregationError("participants: a hospital is named twice")
         if len(offers) < minimum:
             raise SecureAggregationError(f"participants: expected at least {minimum} hospitals, got {len(offers)}")
         if self.offer.digest not in digests:
             raise SecureAggregationError("participants: its own offer is not among them")
+        if conditions.get(SAME_PARTICIPANTS) and self.names not in (set(), names):
+            raise SecureAggregationError("participants: expected those of the sums before: this hospital demands it")
         for offer in offers:
             if reason := self.admission.expiry_reason(offer.certificate, Role.HOSPITAL):
                 raise SecureAggregationError(f"participants: {offer.name}: {reason}")
@@ -176,25 +192,27 @@ def prepare(message: Message, context: Context) -> RecordDict:
 
 def mask(message: Message, context: Context) -> RecordDict:
     """The content of an answer, masked for exactly the participants in the message."""
-    session, minimum = _session_of(message, context), context.node_config.get(MIN_PARTICIPANTS, 0)
+    session = _session_of(message, context)
     question = _read(message, messages.KIND), read_value(message.content.config_records[CONFIG], ROUND, 0)
     prepared = session.prepared.get(question)
     if prepared is None or prepared.digest != _read(message, messages.DIGEST):
         raise SecureAggregationError(f"it has not computed what the server asks for: {question[0]}")
-    offers = session.participants(message.content, max(int(minimum), MIN_SECURE_HOSPITALS))
-    rows, place = _read(message, messages.ROWS), offers.index(session.offer)
-    if len(rows) != len(offers) or rows[place] != prepared.figures[0]:
+    offers = session.participants(message.content, context.node_config)
+    rows = _read(message, messages.ROWS)
+    if len(rows) != len(offers) or rows[offers.index(session.offer)] != prepared.figures[0]:
         raise SecureAggregationError("the numbers of rows are not those of the participants")
     fields = [session.run, *question, prepared.digest, rows]
     digests = [offer.digest for offer in offers]
     label = sha256(pack(*[str(field).encode() for field in fields], *digests)).digest()
     for part in prepared.questions:
         session.check_unanswered(part, label)
-    by_hospital = dict(enumerate(map(float, rows if prepared.shares_by_rows else [1] * len(rows))))
-    share = limit_shares({str(key): value for key, value in by_hospital.items()}, prepared.max_share)[str(place)]
+    weights = rows if prepared.shares_by_rows else [1] * len(rows)
+    names = [offer.name for offer in offers]
+    share = limit_shares(dict(zip(names, weights, strict=True)), prepared.max_share)[session.offer.name]
+    session.names = set(names)
+    session.answers.update(dict.fromkeys(prepared.questions, label))
     vector = np.concatenate([masks.write_weights(prepared.weights, share), masks.write_figures(prepared.figures)])
     masks.add_masks(vector, session.key, session.offer, offers, label)
-    session.answers.update(dict.fromkeys(prepared.questions, label))
     return messages.write_bytes(messages.VECTOR, vector.astype("<u8").tobytes())
 
 

@@ -25,7 +25,7 @@ from federated_health.secure_aggregation import figures, masks, messages
 from federated_health.secure_aggregation.figures import FinalFigures
 from federated_health.secure_aggregation.masks import Masked, Vector
 from federated_health.secure_aggregation.offers import Offer
-from federated_health.server.final_evaluation import ask_all
+from federated_health.server.final_evaluation import ask_all, check_for_harm
 from federated_health.server.plain_run import AveragedRound, PlainRun
 from federated_health.server.replies import AcceptedReply, grid_of
 from federated_health.settings import MIN_SECURE_HOSPITALS, Settings
@@ -181,6 +181,7 @@ class SecureRun(PlainRun):
         final = FinalFigures.from_vector(total.figures, self.target, len(task.columns))
         self.evaluations = {FEDERATION: Evaluation(counts=final.counts, scores=final.scores)}
         result = self._figures(final, sum(self.train_examples[name] for name in total.hospitals))
+        check_for_harm(self, {FEDERATION: final.counts}, result["federation"].get("roc_auc"))
         if self.asks_benefit:
             rise = final.importance / max(final.counts.examples, 1)
             result["importance"] = dict(zip(task.column_names, rise.tolist(), strict=True))
