@@ -468,7 +468,12 @@ def test_a_run_waits_for_a_hospital_that_others_demand(hospitals: Hospitals) -> 
     rounds = run.rounds()
     next(rounds)
     grid.dies_at["hungary"] = messages.TRAIN
-    threading.Timer(1.0, lambda: (hospitals.start("hungary"), grid.present.add("hungary"))).start()
+
+    def start_again() -> None:
+        hospitals.start("hungary")
+        grid.present.add("hungary")
+
+    threading.Timer(1.0, start_again).start()
     assert list(next(rounds).hospitals) == list(NAMES)
 
 

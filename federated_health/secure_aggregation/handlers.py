@@ -259,7 +259,7 @@ def _evaluate_final(message: Message, context: Context) -> tuple[Vector, Vector]
     evaluation, importance = plain.evaluate_final(message, context), np.zeros(len(task.columns))
     if _read(message, messages.ASKS_BENEFIT, False):
         importance = plain.report_benefit(message, context).importance
-    return np.zeros(0), figures.FinalFigures.of(evaluation, importance).to_vector(target_of(task))
+    return np.zeros(0), figures.write_final(evaluation, importance, target_of(task))
 
 
 _CONTENTS: Mapping[str, Callable[[Message, Context], tuple[Vector, Vector]]] = {
