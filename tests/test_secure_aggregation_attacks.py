@@ -16,13 +16,13 @@ from scipy.stats import chisquare
 from federated_health import files
 from federated_health.data.manifest import find_hospital
 from federated_health.hospital import handlers
-from federated_health.messages.content import ARRAYS, CONFIG, EVALUATE, ROUND, TrainConfig
+from federated_health.messages.content import ARRAYS, CONFIG, EVALUATE, ROUND, SAME_PARTICIPANTS, TrainConfig
 from federated_health.messages.records import weights_to_record
 from federated_health.messages.server_messages import digest_of
 from federated_health.ml.networks import Weights
 from federated_health.names import node_id_of
 from federated_health.secure_aggregation import masks, messages
-from federated_health.secure_aggregation.handlers import MIN_PARTICIPANTS, SAME_PARTICIPANTS
+from federated_health.secure_aggregation.handlers import MIN_PARTICIPANTS
 from federated_health.secure_aggregation.masks import Masked
 from federated_health.secure_aggregation.offers import Offer, make_offer
 from federated_health.security.authority import make_demo_identities

@@ -15,14 +15,13 @@ from federated_health.data.manifest import find_hospital
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import RunError
 from federated_health.hospital import handlers
-from federated_health.messages.content import SECURE_AGGREGATION_ONLY, Update
+from federated_health.messages.content import SAME_PARTICIPANTS, SECURE_AGGREGATION_ONLY, Update
 from federated_health.ml.scores import roc_auc
 from federated_health.ml.targets.binary import Counts
 from federated_health.names import FEDERATION, NETWORK
 from federated_health.report.page import render
 from federated_health.report.run_page import page_of_run
 from federated_health.secure_aggregation import messages
-from federated_health.secure_aggregation.handlers import SAME_PARTICIPANTS
 from federated_health.secure_aggregation.run import SecureRun
 from federated_health.security.authority import make_demo_identities
 from federated_health.server.checkpoint import CheckpointFolder
