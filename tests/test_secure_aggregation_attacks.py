@@ -419,6 +419,22 @@ def test_a_hospital_answers_no_message_of_a_plain_run(server: ActiveServer, kind
 # Collusion
 
 
+def test_two_hospitals_that_are_told_of_different_participants_open_no_sum(server: ActiveServer) -> None:
+    """The server has the keys of all that are named besides the two."""
+    named = {VICTIM: NAMES[:3], "cleveland": NAMES}
+    parts = []
+    for name, participants in named.items():
+        for other in (*REST, VICTIM):
+            server.prepare(other)
+        vector = server.masked(name, participants).copy()
+        label = session_of(server.hospitals, name).answers[messages.TRAIN, 1]
+        for other in set(participants) - set(named):
+            own = session_of(server.hospitals, other)
+            masks.add_masks(vector, own.key, own.offer, [Offer.read(server.offers[name])], label)
+        parts.append(vector)
+    assert is_noise(masks.add_vectors(parts))
+
+
 @pytest.mark.parametrize("colluding", [["cleveland"], ["cleveland", "switzerland"]])
 def test_what_colluding_hospitals_know_opens_the_others_sum_only(server: ActiveServer, colluding: list[str]) -> None:
     """They give the server their keys; all hospitals but two may."""

@@ -141,10 +141,8 @@ def add_privacy(parser: Any) -> None:
     group.add_argument("--ledger", type=parsing.path, metavar="DIR", help=help_text)
     help_text = "join only runs with secure aggregation: see server.py --secure-aggregation (default: any run)"
     group.add_argument("--secure-aggregation-only", action="store_true", help=help_text)
-    help_text = (
-        "with secure aggregation, be part of sums over the same hospitals only, so that no two sums differ by one "
-    )
-    help_text += "hospital; a round then needs all of them: see server.py --min-hospitals (default: no)"
+    help_text = "with secure aggregation, be part of sums over the same hospitals only, so that no two differ by one; "
+    help_text += "a round then needs all of them: see server.py --min-hospitals (default: no)"
     group.add_argument("--same-participants", action="store_true", help=help_text)
 
 
