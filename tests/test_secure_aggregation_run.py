@@ -458,6 +458,19 @@ def test_a_malformed_vector_costs_one_attempt(hospitals: Hospitals, change: Any)
     assert "its masked vector: expected" in reason
 
 
+def test_a_hospital_that_loses_two_sums_is_left_out(hospitals: Hospitals) -> None:
+    run, _ = secure_run(hospitals)
+
+    def cut(reply: Message) -> Message:
+        reply.content.config_records[messages.VECTOR][messages.CONTENT] = b""
+        return reply
+
+    hospitals.alterations["hungary", messages.MASKED] = cut
+    assert [list(completed.hospitals) for completed in run.rounds()] == [OTHERS] * 3
+    assert run.problems.repeated_rounds == 2
+    assert run.evaluate()["federation"]["test_examples"] == 231 - HELD_OUT
+
+
 def test_masks_that_do_not_cancel_are_noticed(hospitals: Hospitals, caplog: pytest.LogCaptureFixture) -> None:
     """No noise becomes a model."""
     run, grid = secure_run(hospitals)

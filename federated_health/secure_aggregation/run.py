@@ -1,6 +1,7 @@
 """The server's side of a run with secure aggregation: a plain run whose server learns sums over hospitals only."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -34,6 +35,10 @@ from federated_health.transport.interface import Transport
 logger = logging.getLogger(__name__)
 
 
+MAX_LOST = 2
+"""Number of sums that a hospital's process may lose; then it is left out."""
+
+
 class Total(NamedTuple):
     """A sum over hospitals: their names, the average of their weights if it holds weights, and their figures."""
 
@@ -63,6 +68,7 @@ class SecureRun(PlainRun):
         super().__init__(transport, settings, strategy)
         self._offers: dict[int, Offer] = {}  # by entry of a participant, which changes with its process
         self._has_offers: dict[int, set[bytes]] = {}  # digests of offers that a participant has, by entry
+        self._lost: Counter[int] = Counter()  # number of sums that a participant lost, by entry
         self._skipped = 0  # rounds' numbers that were used for sums that were lost, or before the run was resumed
         self._total: Total | None = None
         self._is_evaluated = 0  # round of whose weights the held-out figures were asked for
@@ -215,7 +221,7 @@ class SecureRun(PlainRun):
     def _with_offers(self, nodes: Iterable[int]) -> list[int]:
         """Those of the nodes that have offered a key; the others are asked for one."""
         entry_of, names = self.participants.entry_of, self.participants.names()
-        nodes = list(nodes)
+        nodes = [node for node in nodes if self._lost[entry_of(node)] < MAX_LOST]
 
         def read(node: int, content: RecordDict) -> tuple[Offer, int]:
             try:
@@ -274,8 +280,9 @@ class SecureRun(PlainRun):
             self._has_offers[entry_of(reply.message.metadata.src_node_id)] = set(digests)
         if len(replies) < len(nodes):
             missing = set(nodes) - {reply.message.metadata.src_node_id for reply in replies}
-            for entry in map(entry_of, missing):  # it may have restarted without the transport's knowledge
-                self._offers.pop(entry, None)
+            for entry in map(entry_of, missing):
+                self._lost[entry] += len(replies) >= MIN_SECURE_HOSPITALS  # else the others may be the cause
+                del self._offers[entry]  # it may have restarted without the transport's knowledge
                 self._has_offers.pop(entry, None)
             logger.warning("%s: the sum is lost: no masked answer of %s", kind, ", ".join(names[n] for n in missing))
             return None
