@@ -3,72 +3,71 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from federated_health.messages.content import ENCRYPTED_ONLY
+from federated_health.names import ALLOWED_EPSILON
 
 if TYPE_CHECKING:
+    from federated_health.data.tasks import Task
     from federated_health.messages.run_terms import RunTerms
 
 POLICY = "policy"
 """Key of a node's config: path of the policy's file; absent or empty for the defaults."""
 
-WARN, REFUSE = "warn", "refuse"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """A hospital's policy; the defaults allow every run, and suppress small cells.
+    """A hospital's policy, by default that of a hospital without a file: every run is allowed, small cells are not.
 
-    Attributes:
-        min_cell: smallest number of patients in a published cell.
+    Attributes: the keys of a policy file, and
         public: whether the data are public, so that nothing is suppressed; the manifest says so, never the file.
-        servers: SHA-256, in lower-case hex, of the certificates of the servers to join; empty for any.
-        tasks, strategies: allowed names; empty for any.
-        networks: allowed networks, each mlp, logistic or a hash (see `RunTerms.network_hash`); empty for any.
-        min_hospitals: smallest number of hospitals in an average, as the server's --min-hospitals.
-        max_parameters_per_row: largest number of the network's weights per training row.
-        too_many_parameters: whether more of them warn or refuse.
-        differential_privacy: whether a run must have it, with at most `max_epsilon` and `max_delta`.
-        secure_aggregation: whether a run must have it.
-        releases_off: names of releases that are suppressed (see `messages.releases`).
-        places: key -> where it was set, such as `policy.toml, line 3` or `--dp-budget`.
+        file, text: the file and its content, for the lines in refusals.
+        flags: key -> flag that set it, in place of the file.
     """
 
     min_cell: int = 5
-    public: bool = False
     servers: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     strategies: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     min_hospitals: int = 1
-    max_rounds: int | None = None
-    max_local_epochs: int | None = None
+    max_rounds: float = math.inf
+    max_local_epochs: float = math.inf
     min_batch_size: int = 1
     max_parameters_per_row: float = math.inf
-    too_many_parameters: str = WARN
-    differential_privacy: bool = False
+    above_max_parameters: str = "warn"
     max_epsilon: float = math.inf
     max_delta: float = 1.0
-    secure_aggregation: bool = False
+    require_secure_aggregation: bool = False
     releases_off: tuple[str, ...] = ()
-    places: Mapping[str, str] = field(default_factory=dict, compare=False)
+    public: bool = False
+    file: str = ""
+    text: str = field(default="", repr=False)
+    flags: Mapping[str, str] = field(default_factory=dict)
 
     def allows(self, release: str) -> bool:
-        """Whether values of this name may leave, as far as the list of what is off says."""
         return release not in self.releases_off
 
-    def refusals(self, terms: "RunTerms", *, train_rows: int, server: str = "") -> list[str]:
-        """Why the hospital does not join a run with these terms, one text per line of the policy; empty if it may.
+    def refusals(
+        self, terms: "RunTerms", *, train_rows: int, server: str = "", task: "Task | None" = None
+    ) -> list[str]:
+        """Why a run with these terms is not allowed (see `policy_rules.find_refusals`); empty if it is."""
+        from federated_health.hospital import policy_rules  # noqa: PLC0415  # only where consent is asked for
 
-        Args:
-            train_rows: number of this hospital's training rows.
-            server: SHA-256, in lower-case hex, of the server's certificate; empty without TLS.
-        """
-        from federated_health.hospital.policy_rules import find_refusals  # noqa: PLC0415  # only with a policy
+        return policy_rules.find_refusals(self, terms, train_rows, server, task)
 
-        return find_refusals(self, terms, train_rows, server)
+    def warnings(self, terms: "RunTerms", *, train_rows: int, task: "Task | None" = None) -> list[str]:
+        """What the policy says of a run that it allows (see `policy_rules.find_warnings`)."""
+        from federated_health.hospital import policy_rules  # noqa: PLC0415  # only where consent is asked for
 
-    def warnings(self, terms: "RunTerms", *, train_rows: int) -> list[str]:
-        """What the policy says of a run with these terms without refusing it."""
-        from federated_health.hospital.policy_rules import find_warnings  # noqa: PLC0415  # only with a policy
+        return policy_rules.find_warnings(self, terms, train_rows, task)
 
-        return find_warnings(self, terms, train_rows)
+
+def policy_of(config: Mapping[str, Any]) -> Policy:
+    """The policy of a node's config: of its file and its flags; a DataError if the file cannot be used."""
+    if not any(config.get(key) for key in (POLICY, ALLOWED_EPSILON, ENCRYPTED_ONLY)):
+        return Policy()
+    from federated_health.hospital.policy_file import read_node_policy  # noqa: PLC0415  # only where there is one
+
+    return read_node_policy(config)
