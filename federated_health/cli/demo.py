@@ -128,7 +128,7 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bo
         clients = {}
         for name, path in files.items():
             folder = logs[name].parent
-            policy = _write_policy(folder, checked, path, own_tls)
+            policy = write_policy(folder, checked, path, own_tls)
             flags = _as_flags({"data": path, "name": name, "task": task, "tls": tls[name], "server": address})
             join = command("client", *flags, "--policy", policy, "--out", folder)
             clients[name] = stack.enter_context(process(join, log=logs[name]))
@@ -157,7 +157,7 @@ def _begin(out: Path) -> None:
         raise RunError(f"{out}: cannot be written to ({error.strerror})") from None
 
 
-def _write_policy(folder: Path, settings: Settings, data: Path, server: Path) -> Path:
+def write_policy(folder: Path, settings: Settings, data: Path, server: Path) -> Path:
     """Write a hospital's policy, which allows the run of this demo, and return its path.
 
     Args:

@@ -66,6 +66,8 @@ def _draft(flags: argparse.Namespace) -> None:
     """Write a draft to a file or to standard output."""
     if flags.out is not None and not flags.force and path_exists(flags.out):
         raise SettingsError(f"{flags.out}: exists; name another file, or overwrite it with --force")
+    if flags.task and flags.task_file:
+        raise SettingsError("expected --task or --task-file, got both")
     task, train_rows = find_task(flags.task or DEFAULT_TASK, flags.task_file), None
     if flags.data is not None:
         own = find_own_hospital(
