@@ -1,6 +1,7 @@
 """The values in messages that belong to each release (see `releases`)."""
 
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from federated_health.messages.content import BENEFIT, FINAL, REGISTRATION, THRESHOLD
 from federated_health.messages.releases import RELEASES
@@ -21,7 +22,7 @@ _SCORES = ("metrics/positives*", "metrics/negatives*", "metrics/predictions")
 _JOIN = ("metadata/hospital", "metadata/terms", "metadata/process", "metadata/server-challenge")
 
 VALUES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "name": ("*", (*_JOIN, "hospital/name", "envelope/metadata")),
+    "name": ("*", (*_JOIN, "hospital/name", "envelope/metadata", "keys/*")),
     "error": ("*", ("error/*", "metadata/unfit")),
     "row-counts": (
         "*",
@@ -33,7 +34,7 @@ VALUES: dict[str, tuple[str, tuple[str, ...]]] = {
     "weights": ("train", ("arrays/*",)),
     "training-loss": ("train", ("metrics/train-loss",)),
     "round-evaluation": ("train evaluate", _SUMS),
-    "final-evaluation": (FINAL, _SUMS),
+    "final-evaluation": (FINAL, (*_SUMS, "metrics/noisy-counts")),
     "roc-auc": (FINAL, ("metrics/roc_auc",)),
     "scores": (FINAL, _SCORES),
     "threshold-scores": (THRESHOLD, _SCORES),
@@ -45,6 +46,7 @@ VALUES: dict[str, tuple[str, tuple[str, ...]]] = {
 """Release -> types of messages, separated by spaces, and `record/name` of its values in them; `*` is any text."""
 
 
+@lru_cache(maxsize=4096)
 def release_of(kind: str, record: str, name: str) -> str | None:
     """The release to which a value of a message belongs; None if no release explains it.
 
@@ -55,7 +57,7 @@ def release_of(kind: str, record: str, name: str) -> str | None:
     if record in (DISCLOSURE, MASKED):
         return name if name in RELEASES else None
     for release, (kinds, keys) in VALUES.items():
-        if kinds == "*" or kind in kinds.split():
-            if any(fnmatchcase(f"{record}/{name}", key) for key in keys):
-                return release
+        is_of_kind = kinds == "*" or kind in kinds.split()
+        if is_of_kind and any(fnmatchcase(f"{record}/{name}", key) for key in keys):
+            return release
     return None
