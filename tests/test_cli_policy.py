@@ -79,7 +79,7 @@ def test_check_shows_what_every_key_allows(run_script: "RunScript", in_folder: P
     assert {*shown} == {*RULES}
     assert (shown["max_rounds"], shown["tasks"], shown["max_epsilon"]) == ("50", "stroke", "2")
     assert (shown["min_cell"], shown["servers"], shown["releases_off"]) == ("5", "any", "none")
-    assert (shown["max_local_epochs"], shown["require_secure_aggregation"]) == ("no limit", "no")
+    assert (shown["max_local_epochs"], shown["require_secure_aggregation"]) == ("no limit", "false")
 
 
 def test_check_names_the_line_of_a_mistake(run_script: "RunScript", in_folder: Path) -> None:

@@ -94,11 +94,11 @@ def _draft(flags: argparse.Namespace) -> None:
 def _check(flags: argparse.Namespace) -> None:
     """Show what a policy file allows; DataError if it is not valid."""
     policy = read_policy(flags.file)
-    print_lines(f"{flags.file}: valid", [f"{key}: {_describe(key, getattr(policy, key))}" for key in RULES])
+    print_lines(f"{flags.file}: valid", [f"{key}: {describe(key, getattr(policy, key))}" for key in RULES])
     check_output()
 
 
-def _describe(key: str, value: Any) -> str:
+def describe(key: str, value: Any) -> str:
     """The value of a key in words; what it is without the key, if the file does not set it."""
     match value:
         case ():
@@ -106,7 +106,7 @@ def _describe(key: str, value: Any) -> str:
         case tuple():
             return ", ".join(value)
         case bool():
-            return "yes" if value else "no"
+            return "true" if value else "false"
         case float() if math.isinf(value):
             return "not required" if key == "max_epsilon" else "no limit"
         case float():

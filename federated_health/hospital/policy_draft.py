@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterable
+from itertools import chain
+from textwrap import wrap
 
 from federated_health.data.tasks import Task
 from federated_health.hospital.policy import Policy
@@ -9,6 +11,9 @@ from federated_health.hospital.policy_file import OFF
 from federated_health.messages.releases import RELEASES
 from federated_health.messages.run_terms import RunTerms
 from federated_health.ml.networks import FILE, MODELS, Network, number_of_weights
+
+WIDTH = 98
+"""Longest line of a comment, without the # before it."""
 
 MAX_PARAMETERS_PER_ROW = 0.33
 """Default of DataSHIELD's `nfilter.glm`, the largest number of a regression's parameters per observation.
@@ -29,10 +34,9 @@ def draft_policy(terms: RunTerms, task: Task, *, train_rows: int | None = None, 
     model = str(terms.network["model"])
     networks = MODELS if not is_offered else [terms.network_hash if model == FILE else model]
     return f"""\
-# What this hospital allows. docs/policy.md explains every key; a key that is not here sets no limit.
-# This draft allows {"the run that the server offered" if is_offered else "a run with the server's default settings"}\
-. Edit it, then check it with:
-#   federated-health policy check FILE
+# What this hospital allows. docs/policy.md explains every key; a key that is not here has its default.
+# This draft allows {"the run that the server offers" if is_offered else "a run with the server's default settings"}.
+# Edit it, then check it with: federated-health policy check FILE
 
 # Which runs to join
 # ------------------
@@ -76,7 +80,7 @@ require_secure_aggregation = {json.dumps(terms.secure_aggregation)}
 min_cell = {Policy.min_cell}
 
 # Releases that never leave; the hospital still takes part. Each of:
-{_comment(f"  {name}: {RELEASES[name].words}" for name in OFF)}
+{_comment(chain.from_iterable(map(_describe_release, OFF)))}
 releases_off = []
 """
 
@@ -88,6 +92,11 @@ def _write(texts: Iterable[str]) -> str:
 
 def _comment(lines: Iterable[str]) -> str:
     return "\n".join(f"# {line}" for line in lines)
+
+
+def _describe_release(name: str) -> list[str]:
+    text = f"{name}: {RELEASES[name].words}"
+    return wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 
 def _describe_size(terms: RunTerms, task: Task, train_rows: int | None) -> list[str]:
