@@ -96,6 +96,20 @@ def test_a_run_within_the_limits_is_allowed(name: str, tmp_path: Path) -> None:
     assert policy.warnings(terms, train_rows=227) == []
 
 
+def test_a_refusal_s_line_is_right_with_a_mark_and_line_ends_of_windows(tmp_path: Path) -> None:
+    lines = [
+        "max_rounds = 29  # \u2028",
+        "tasks = [",
+        '  "stroke",  # max_local_epochs = 4',
+        "]",
+        "max_local_epochs = 4",
+    ]
+    (tmp_path / "policy.toml").write_bytes("\ufeff".encode() + "\r\n".join(lines).encode())
+    refusals = read_policy(tmp_path / "policy.toml").refusals(TERMS, train_rows=227)
+    found = {refusal.split(": ")[1]: refusal.split(": ")[0].rpartition(" ")[2] for refusal in refusals}
+    assert found == {"max_rounds": "1", "tasks": "2", "max_local_epochs": "5"}
+
+
 def test_every_line_that_refuses_is_named(tmp_path: Path) -> None:
     policy = policy_with(tmp_path, 'max_rounds = 1\ntasks = ["stroke"]\nmax_local_epochs = 1\n')
     refusals = policy.refusals(TERMS, train_rows=227)

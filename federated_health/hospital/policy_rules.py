@@ -51,8 +51,7 @@ def _problems(policy: Policy, terms: RunTerms, server: str) -> Iterator[tuple[st
         if allowed and value not in allowed:
             yield name, f"expected {_one_of(allowed)}, got {printable(value)}"
     model = str(terms.network["model"])
-    names = {terms.network_hash} if model == FILE else {model, terms.network_hash}
-    if policy.networks and names.isdisjoint(policy.networks):
+    if policy.networks and {model, terms.network_hash}.isdisjoint(policy.networks):
         got = f"{'a network file' if model == FILE else model} with the hash {terms.network_hash}"
         yield "networks", f"expected {_one_of(policy.networks)}, got {got}"
     for name, least, number in (
