@@ -19,6 +19,7 @@ from federated_health.data.tasks import Task
 from federated_health.errors import DataError, LedgerError, NetworkError, check_installed
 from federated_health.hospital import handlers
 from federated_health.hospital.ledger import LEDGER, Ledger
+from federated_health.hospital.policy import POLICY, Policy, policy_of
 from federated_health.messages import accepted_terms
 from federated_health.messages.content import ENCRYPTED_ONLY
 from federated_health.ml.backend import load_tensorflow
@@ -90,7 +91,6 @@ def make_parser() -> argparse.ArgumentParser:
     help_text = "join only a run whose terms have this hash, without being asked; 12 digits of it suffice (default: "
     help_text += "ask, except about a server on this machine without --tls)"
     consent.add_argument("--accept", type=parsing.terms_hash, metavar="TERMS_HASH", help=help_text)
-    add_policy(consent)
     add_privacy(parser)
 
     results = parser.add_argument_group("results")
@@ -137,16 +137,12 @@ def add_split_seed(group: Any) -> None:
     group.add_argument("--split-seed", type=parsing.seed, default=DEFAULT_SPLIT_SEED, metavar="SEED", help=help_text)
 
 
-def add_policy(group: Any) -> None:
-    """Add the file that states what a hospital allows; `supernode` has the same flag."""
-    help_text = "policy file that states which runs the hospital joins and what may leave it, without being asked "
-    help_text += "(default: none)"
-    group.add_argument("--policy", type=parsing.path, metavar="FILE", help=help_text)
-
-
 def add_privacy(parser: Any) -> None:
     """Add a hospital's conditions for joining a run; `supernode` has the same flags."""
     group = parser.add_argument_group("privacy")
+    help_text = "policy file of this hospital: which runs it joins, and what may leave; "
+    help_text += "`federated-health policy draft` proposes one (default: none)"
+    group.add_argument("--policy", type=parsing.path, metavar="FILE", help=help_text)
     help_text = "total epsilon that all runs together may spend; if given, the hospital joins only runs with "
     help_text += "differential privacy (above 0, at most 1000; default: the epsilon of the first such run)"
     group.add_argument("--dp-budget", type=parsing.epsilon, metavar="EPSILON", help=help_text)
@@ -173,14 +169,14 @@ def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -
         config[TASK_FILE] = str(own.task_file)
     if own.mapping is not None:
         config[MAPPING] = str(own.mapping)
-    if flags.policy is not None:
-        config["policy"] = str(flags.policy.absolute())
     if flags.network is not None:
         config[NETWORK] = str(flags.network.absolute())
     if flags.dp_budget is not None:
         config[ALLOWED_EPSILON] = flags.dp_budget
     if flags.encrypted_only:
         config[ENCRYPTED_ONLY] = True
+    if flags.policy is not None:
+        config[POLICY] = str(flags.policy.absolute())
     if flags.ledger is not None:
         config[LEDGER] = str(flags.ledger.absolute())
     return config
@@ -311,26 +307,25 @@ def _accept_terms(
     may_ask: bool = True,
 ) -> None:
     """Accept the terms of a run, and record them; ConsentError if they are not accepted."""
-    terms, accepted_by = accepted_terms.read_terms(text), "loopback"
+    terms, accepted_by, policy = accepted_terms.read_terms(text), "loopback", policy_of(context.node_config)
     is_local = identity is None and is_loopback(split_address(flags.server)[0])
-    has_conditions = flags.accept or flags.policy or flags.encrypted_only or flags.dp_budget is not None
-    if not is_local or has_conditions:
+    if not is_local or flags.accept or policy != Policy():
         from federated_health.cli.terms import decide_on_terms  # noqa: PLC0415  # not on one machine without TLS
 
         accepted_by = decide_on_terms(
             terms,
-            flags,
-            context.node_config,
+            policy,
             task,
+            accept=flags.accept or "",
             train_rows=train_rows,
             server=server,
             authority=identity.authority_hash if identity else "",
             is_local=is_local,
             may_ask=may_ask,
         )
-    ledger.record_terms(text, terms.hash, accepted_by)
+    ledger.record_terms(text, accepted_by)
     accepted_terms.accept(context, text, accepted_by)
-    logger.info("accepted the terms of the run (%s): %s; --show-terms shows them", accepted_by, terms.hash)
+    logger.info("accepted the terms of the run (%s), %s; --show-terms shows them", accepted_by, terms.hash)
 
 
 def _read_network(file: Path | None) -> Network | None:

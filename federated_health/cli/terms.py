@@ -3,55 +3,56 @@
 import argparse
 import math
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from federated_health.cli.console import print_lines
 from federated_health.cli.output import check_output
-from federated_health.data.label_direction import column_positions
 from federated_health.data.manifest import OwnHospital
-from federated_health.data.tasks import Task, write_agreement
+from federated_health.data.tasks import Task
 from federated_health.hospital.consent import decide
 from federated_health.hospital.ledger import Ledger
-from federated_health.hospital.policy import policy_of
+from federated_health.hospital.policy import Policy
 from federated_health.messages.accepted_terms import MAX_TRAININGS_PER_ROUND, read_terms
-from federated_health.messages.releases import RELEASES
+from federated_health.messages.releases import RELEASES, size_of
 from federated_health.messages.run_terms import RunTerms
-from federated_health.ml.targets import target_of
-from federated_health.setting_fields import Value
+from federated_health.ml.networks import Network
 from federated_health.transport.app_calls import failed_reply, hospital_context
 from federated_health.transport.stream_client import join_run
 
 if TYPE_CHECKING:
     from federated_health.security.identity import Identity
 
-GROUP_BYTES = 24
-"""Size of one group of scores: a number of rows, a mean and a deviation."""
-
 
 def decide_on_terms(
     terms: RunTerms,
-    flags: argparse.Namespace,
-    node_config: "Mapping[str, Value]",
+    policy: Policy,
     task: Task,
     *,
+    accept: str,
     train_rows: int,
     server: str,
     authority: str,
     is_local: bool,
     may_ask: bool,
 ) -> str:
-    """What accepts the terms (see `consent.decide`), after a person has read them, if one has to be asked."""
-    policy = policy_of(node_config)
+    """What accepts the terms (see `consent.decide`), after a person has read them, if one has to be asked.
+
+    Args:
+        policy: the hospital's.
+        task: the hospital's.
+        server: fingerprint of the server's key; empty without TLS.
+        authority: see `describe`.
+        may_ask: whether a person may be asked, if there is a terminal.
+    """
     ask: Callable[[], bool] | None = None
     if may_ask and sys.stdin is not None and sys.stdin.isatty():
         lines = describe(terms, task, authority) + policy.warnings(terms, train_rows=train_rows, task=task)
         ask = partial(_ask, lines)
     return decide(
         terms,
-        accept=flags.accept or "",
+        accept=accept,
         policy=policy.file,
         refusals=policy.refusals(terms, train_rows=train_rows, server=server, task=task),
         is_local=is_local,
@@ -89,30 +90,34 @@ def describe(terms: RunTerms, task: Task, authority: str) -> list[str]:
 
     Args:
         task: this hospital's, by which the sizes are computed.
-        authority: SHA-256 of the certificate of this hospital's authority; empty without TLS.
+        authority: SHA-256, in hex, of the certificate of this hospital's authority; empty without TLS.
     """
     network = terms.network
     hidden = f", hidden layers {network['hidden']} ({network['activation']})" if network["hidden"] else ""
     batch = f"batches of {terms.batch_size}" if terms.batch_size else "all rows at once"
+    is_same = terms.schema == task.schema_hash
+    balanced = ", classes balanced" if terms.class_weight != "none" else ""
     lines = {
-        "task": terms.task
-        if terms.schema == task.schema_hash
-        else f"{terms.task}, whose columns are not {task.name}'s",
+        "task": terms.task if is_same else f"{terms.task}, with other columns than this hospital's {task.name}",
         "network": f"{network['model']}{hidden}, {terms.parameters:,} weights",
         "strategy": terms.strategy + (f" ({terms.strategy_args})" if terms.strategy_args else ""),
         "rounds": f"{terms.rounds}; if rounds are repeated, at most {MAX_TRAININGS_PER_ROUND * terms.rounds} trainings",
-        "training": f"{terms.local_epochs} epochs per round, {batch}, {terms.optimizer}, rate {terms.learning_rate:g}, "
-        f"l2 {terms.l2:g}" + (", classes balanced" if terms.class_weight != "none" else ""),
+        "training": f"{terms.local_epochs} epochs per round, {batch}, {terms.optimizer}, learning rate "
+        f"{terms.learning_rate:g}, l2 {terms.l2:g}{balanced}",
         "who may join": _describe_participants(terms, authority),
         "privacy": describe_privacy(terms),
-        "secure sum": "the server sees sums of at least three hospitals' weights"
+        "weights": "the server sees only sums of at least three hospitals' (secure aggregation)"
         if terms.secure_aggregation
-        else "none: the server sees this hospital's own weights",
+        else "the server sees this hospital's own (no secure aggregation)",
         "server keeps": terms.retention,
     }
-    sizes = sizes_of(terms, task)
-    leaves = [f"leaves: {name} ({sizes[name]}): {RELEASES[name].words}" for name in terms.releases]
-    return [*(f"{name + ':':<14}{text}" for name, text in lines.items()), *leaves, f"hash:         {terms.hash}"]
+    leaves = [_describe_release(name, terms, task) for name in terms.releases]
+    return [
+        *(f"{name + ':':<14}{text}" for name, text in lines.items()),
+        "what leaves:",
+        *(f"  {line}" for line in leaves),
+        f"{'hash:':<14}{terms.hash}",
+    ]
 
 
 def _describe_participants(terms: RunTerms, authority: str) -> str:
@@ -128,38 +133,18 @@ def _describe_participants(terms: RunTerms, authority: str) -> str:
 def describe_privacy(terms: RunTerms) -> str:
     """Differential privacy in a sentence, after the definition: a factor on the odds, but for a small probability."""
     if not terms.epsilon:
-        return "no differential privacy: weights and sums may reveal something about patients"
+        return "no differential privacy: what leaves may reveal something about patients"
+    factor = f"e^{terms.epsilon:g} = {math.exp(terms.epsilon):.2g}"
     return (
-        f"differential privacy, epsilon {terms.epsilon:g}: anyone's odds of being right about whether a row is "
-        f"among the training rows change by at most a factor of e^{terms.epsilon:g} = {math.exp(terms.epsilon):.2g}, except with "
-        f"probability {terms.delta:g}"
+        f"differential privacy, epsilon {terms.epsilon:g}: anyone's odds of being right about whether a patient is in "
+        f"the training data change by at most a factor of {factor}, except with probability {terms.delta:g}"
     )
 
 
-def sizes_of(terms: RunTerms, task: Task) -> dict[str, str]:
-    """Size of each release, in words; numbers have 8 bytes, and weights 4."""
-    target, columns = target_of(task), len(task.columns)
-    sums = [getattr(target.no_sums, field.name) for field in fields(target.sums)]
-    numbers = {
-        "row-counts": 2,
-        "column-sums": 3 * len(task.measurements),
-        "associations": len(column_positions(task)),
-        "class-counts": target.classes,
-        "weights": terms.parameters / 2,
-        "training-loss": 1,
-        "round-evaluation": 1 + sum(len(value) if isinstance(value, tuple) else 1 for value in sums),
-        "roc-auc": 1,
-        "appraisal": 7 + 2 * columns,
-    }
-    numbers["final-evaluation"] = numbers["round-evaluation"]
-    in_rounds = ("weights", "training-loss", "round-evaluation")
-    sizes = {
-        name: f"{8 * number:,.0f} bytes" + (" per round" if name in in_rounds else "")
-        for name, number in numbers.items()
-    }
-    groups = f"{GROUP_BYTES} bytes per group"
-    agreement = len(write_agreement(task.agreement).encode())
-    return sizes | {"scores": groups, "threshold-scores": groups, "name": f"{agreement:,} bytes", "error": "a line"}
+def _describe_release(name: str, terms: RunTerms, task: Task) -> str:
+    """What a release is, and the size of its values in one message; 0 for texts."""
+    size = 4 * terms.parameters if name == "weights" else size_of(name, task, Network.from_config(terms.network))
+    return f"{name}{f' ({size:,} bytes)' if size else ''}: {RELEASES[name].words}"
 
 
 def _ask(lines: list[str]) -> bool:

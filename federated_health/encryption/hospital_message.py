@@ -52,11 +52,7 @@ class EncryptedMessage:
         run = self.read(messages.RUN)
         state = context.state.config_records.get(ENCRYPTED_RUN)
         if state is None or state[messages.RUN] != run:
-            for name in set(context.state) - {
-                AGREED_PLAN,
-                ASKED,
-                RUN_TERMS,
-            }:  # rounds, figures and model of the other run
+            for name in set(context.state) - {AGREED_PLAN, ASKED, RUN_TERMS}:  # what is of the other run
                 del context.state[name]
             state = context.state[ENCRYPTED_RUN] = ConfigRecord({messages.RUN: run})
         self.run = run

@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from federated_health.data.hospital import Hospital
 from federated_health.errors import ConsentError, TermsError
+from federated_health.hospital.policy import policy_of
 from federated_health.messages.run_terms import RunTerms
 
 logger = logging.getLogger(__name__)
@@ -70,11 +72,10 @@ def decide_by_policy(terms: RunTerms, node_config: Mapping[str, Any], hospital: 
     Raises:
         TermsError: its policy does not allow the terms, or its node config names none.
     """
-    from federated_health.hospital.policy import policy_of  # noqa: PLC0415  # see above
-
     policy = policy_of(node_config)
     if not policy.file:
         raise TermsError("it has no policy: expected the path of a policy file as `policy` in its node config")
+    policy = replace(policy, servers=())  # the app does not know the server's key; `supernode` checks it
     if refusals := policy.refusals(terms, train_rows=len(hospital.train), task=hospital.task):
         for refusal in refusals:
             logger.error("%s", refusal)

@@ -12,10 +12,11 @@
   `dtype`, `bytes` and `sha256`. An array's bytes are those of its elements (`tobytes` in NumPy), numbers are 8 bytes
   each in little-endian order, text is UTF-8. Flower's own metadata of a reply, such as its node ids, is one record.
 
-A line of kind `terms` says what a hospital accepted before it joined: nothing is sent (`bytes` is 0). It also has
-`terms` (the run terms), `hash` (theirs) and `accepted_by` (what decided: see `consent`).
+A line of kind `terms` says what a hospital accepted before it joined. Nothing is sent then: `bytes` is 0, `records` are
+empty, and `sha256` is that of `terms`, the run terms as an object. `accepted` names what accepted them (see `consent`).
 
-The ledger holds no values of patients. But a guess of a small count can be checked by its hash, so it stays at the hospital.
+The ledger holds no values of patients. But a guess of a small count can be checked by its hash, so it stays at the
+hospital.
 
 A line says what gRPC got, whether or not it arrived. It does not list what every connection shows: addresses,
 the certificate in a TLS handshake and the challenge to the server's, parts without content, and HTTP/2's frames, pings
@@ -44,7 +45,7 @@ LEDGER = "ledger"
 """Key of a node's config: the folder of the egress ledger and the privacy account, if it is not the CSV's."""
 
 ERROR, TERMS = "error", "terms"
-"""Record of an error reply; record, and kind of a line, of accepted run terms."""
+"""Record of an error reply, and kind of a line with accepted run terms."""
 
 OPENING = b'{"time":'
 """Beginning of every line."""
@@ -78,11 +79,9 @@ class Ledger:
         content = "\n".join(f"{key}: {value}" for key, value in metadata).encode()
         self._append(kind, None, content, [_item_of("metadata", key, value) for key, value in metadata], len(content))
 
-    def record_terms(self, text: str, terms_hash: str, accepted_by: str) -> None:
-        """Record run terms, and what accepted them; raises LedgerError if it cannot, so that the hospital may not join."""
-        items = [_item_of("terms", "text", text)]
-        more = {"terms": json.loads(text), "hash": terms_hash, "accepted_by": accepted_by}
-        self._append(TERMS, None, text.encode(), items, 0, more)
+    def record_terms(self, text: str, accepted: str) -> None:
+        """Record run terms, and what accepted them; raises LedgerError if it cannot, so that nothing may leave."""
+        self._append(TERMS, None, text.encode(), [], 0, {"terms": json.loads(text), "accepted": accepted})
 
     def record_reply(
         self, message: Message, reply: Message, envelope: bytes, header: bytes, arrays: Sequence[NumpyArray] = ()

@@ -66,7 +66,7 @@ def read_terms(text: str) -> RunTerms:
     try:
         values = json.loads(text) if len(text) <= MAX_TERMS_CHARACTERS else {}
         network = dict(values.pop("network"))
-        if (values.keys(), network.keys()) != (TERMS_FIELDS.keys(), set(NETWORK_KEYS)):
+        if values.keys() != TERMS_FIELDS.keys() or network.keys() != set(NETWORK_KEYS):
             raise ValueError
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
         raise MalformedMessageError("the run terms: expected those of this version, got another text") from None
@@ -98,8 +98,9 @@ def _read_once(text: str) -> tuple[RunTerms, tuple[object, ...], float]:
 
 def accept(context: Context, text: str, by: str) -> None:
     """Remember in a hospital's state that it accepted run terms, and what decided; earlier ones are replaced."""
-    trained = context.state[ASKED]["trained"] if ASKED in context.state else 0
-    context.state[RUN_TERMS] = ConfigRecord({"text": text, "by": by, "trained-before": trained, "ended": ""})
+    state: Any = context.state
+    trained = state[ASKED]["trained"] if ASKED in state else 0
+    state[RUN_TERMS] = ConfigRecord({"text": text, "by": by, "trained-before": trained, "ended": ""})
 
 
 def agree(config: Mapping[str, Any], context: Context, decide: Callable[[RunTerms], str]) -> None:

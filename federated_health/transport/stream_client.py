@@ -63,7 +63,7 @@ Consent = Callable[[str, str], None]
 """Accepts run terms, from their text and the fingerprint of the server's key, or raises; empty without TLS."""
 
 
-class _NewTerms(Exception):
+class _NewTermsError(Exception):
     """The server states run terms that the hospital has not accepted."""
 
 
@@ -157,7 +157,7 @@ def join_run(
                         break
             except grpc.RpcError:
                 pass
-            except _NewTerms as new:
+            except _NewTermsError as new:
                 offered = str(new)
             finally:
                 stream.close()
@@ -265,20 +265,19 @@ def _begin(
         accepted: text of the run terms that the hospital accepted; None before, empty if it does not ask for them.
 
     Raises:
-        _NewTerms: the server's terms are others.
+        _NewTermsError: the server's terms are others.
 
     Returns:
         The call and the size limit of a reply, in bytes; a call that has ended and None if the server does not accept.
     """
-    if check is not None:
-        if failed := check.ask(channel.unary_unary(PROVE_METHOD), reconnector.limited):
-            return failed, None
+    if check is not None and (failed := check.ask(channel.unary_unary(PROVE_METHOD), reconnector.limited)):
+        return failed, None
     if accepted != "":
         failed, terms = _ask_terms(channel, reconnector.limited)
         if failed:
             return failed, None
         if terms != accepted:
-            raise _NewTerms(terms)
+            raise _NewTermsError(terms)
         metadata = (*metadata, (channels.ACCEPTED_TERMS_KEY, hash_of(terms)))
     if check is not None:
         metadata = (*metadata, *check.challenge())
