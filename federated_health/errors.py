@@ -55,6 +55,14 @@ class RefusedMessageError(UserError):
     """A hospital does not answer a message: it is malformed, or no run would send it at this point."""
 
 
+class TermsError(RefusedMessageError):
+    """A server's message is not what the terms of the run say, so that the hospital takes no further part."""
+
+
+class ConsentError(JoinError):
+    """A hospital does not accept the terms of a run."""
+
+
 class AnswerError(Exception):
     """A hospital cannot answer. The text is safe to send: the `reason` or the type of the error that caused it."""
 

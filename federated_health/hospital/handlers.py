@@ -6,7 +6,7 @@ A hospital's rows and its compiled training stay in its process from message to 
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from federated_health.data.task_files import TASK_FILE, find_task
 from federated_health.data.tasks import Task, find_difference, read_agreement
 from federated_health.errors import AnswerError, DataError, EncryptionError, JoinError
 from federated_health.hospital.ledger import LEDGER
+from federated_health.messages import accepted_terms
 from federated_health.messages.content import (
     ARRAYS,
     BENEFIT,
@@ -64,6 +65,7 @@ from federated_health.transport.app_calls import hospital_context
 if TYPE_CHECKING:
     from federated_health.hospital.local_model import LocalModel
     from federated_health.messages.benefit import Benefit
+    from federated_health.messages.run_terms import RunTerms
     from federated_health.privacy.budget import PrivacyBudget
 
 logger = logging.getLogger(__name__)
@@ -96,7 +98,7 @@ def reply(handler: Handler, message: Message, context: Context) -> Message:
     """
     try:
         _refuse_unencrypted(message, context)
-        with answering(message, context):
+        with accepted_terms.within_terms(message, context), answering(message, context):
             return Message(handler(message, context).to_content(), reply_to=message)
     except Exception as error:
         raise AnswerError(error) from error
@@ -199,6 +201,7 @@ def _own_network(context: Context) -> Network | None:
 def read_config(record: Mapping[str, Any], context: Context) -> TrainConfig:
     """The train config in a record, whose network is built from this node's own copy if it is a file."""
     config = read_train_config(record)
+    accepted_terms.check_settings(config, context)
     if config.network.model != FILE:
         return config
     return replace(config, network=replace(config.network, path=_own_file(context, NETWORK)))
@@ -234,6 +237,7 @@ def open_message(message: Message, context: Context) -> "tuple[TrainConfig, Loca
     Raises:
         MalformedMessageError: its config is not valid, or its weights are not of the network that it names.
         RefusedMessageError: see `check_config`.
+        TermsError: they are not those of the accepted terms.
         BudgetError: its privacy plan is not the one with which the hospital joined.
         DataError, JoinError: see `hospital_of`.
     """
@@ -247,6 +251,7 @@ def open_message(message: Message, context: Context) -> "tuple[TrainConfig, Loca
     if arrays is None:
         raise MalformedMessageError("the server's message: expected a record arrays")
     weights = weights_from_record(arrays, _shapes_of(hospital.task, config.network))
+    accepted_terms.check_parameters(weights, context)
     return config, local_model(hospital, config.network, config.normalisation), weights
 
 
@@ -261,6 +266,7 @@ def register(message: Message, context: Context) -> Registration:
     """
     hospital = hospital_of(message, context)
     config = message.content.config_records[CONFIG]
+    accepted_terms.agree(config, context, partial(_decide_by_policy, context, hospital))
     plan = None
     if private := _load_privacy(config, context):
         plan = private.message_checks.agree_on_plan(context, config, budget_of(context), hospital.train)
@@ -279,6 +285,12 @@ def register(message: Message, context: Context) -> Registration:
         else measure_associations(train.values, train.labels, hospital.task, train.most_rows),
         class_counts=_count_classes(hospital) if asks_classes else (),
     )
+
+
+def _decide_by_policy(context: Context, hospital: Hospital, terms: "RunTerms") -> str:
+    from federated_health.hospital.consent import decide_by_policy  # noqa: PLC0415  # under Flower's engine only
+
+    return decide_by_policy(terms, context.node_config, hospital)
 
 
 def _count_classes(hospital: Hospital) -> tuple[int, ...]:
