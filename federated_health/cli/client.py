@@ -16,7 +16,7 @@ from federated_health.data.manifest import OwnHospital, find_own_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import DEFAULT_TASK, TASK_FILE, TASKS
 from federated_health.data.tasks import Task
-from federated_health.errors import DataError, LedgerError, NetworkError, check_installed
+from federated_health.errors import DataError, LedgerError, NetworkError, SettingsError, check_installed
 from federated_health.hospital import handlers
 from federated_health.hospital.ledger import LEDGER, Ledger
 from federated_health.messages.content import ENCRYPTED_ONLY
@@ -100,6 +100,8 @@ def make_parser() -> argparse.ArgumentParser:
     help_text = "show what was sent, from an egress ledger: egress-NAME.jsonl beside the CSV or in --ledger"
     help_text += " (default: none)"
     shown.add_argument("--show-egress", type=parsing.path, metavar="FILE", help=help_text)
+    help_text = "with --show-egress: also write it to an .html file for a data protection officer (default: none)"
+    inspection.add_argument("--page", type=parsing.path, metavar="FILE", help=help_text)
     help_text = "show the epsilon spent, from a privacy account: privacy-NAME.jsonl beside the CSV or in --ledger"
     help_text += " (default: none)"
     shown.add_argument("--show-privacy", type=parsing.path, metavar="FILE", help=help_text)
@@ -187,8 +189,10 @@ def run_client(app: App) -> None:
     if flags.show_egress is not None:
         from federated_health.cli.inspection import show_egress  # noqa: PLC0415  # a run does not need it
 
-        show_egress(flags.show_egress)
+        show_egress(flags.show_egress, flags.page)
         return
+    if flags.page is not None:
+        raise SettingsError("--page: expected --show-egress, got none")
     if flags.show_privacy is not None:
         from federated_health.cli.inspection import show_privacy  # noqa: PLC0415  # as above
 
