@@ -20,7 +20,7 @@ from federated_health.ml.networks import Network, Weights, initial_weights
 from federated_health.processes import free_port
 from federated_health.transport.app_calls import hospital_context
 from federated_health.transport.stream_server import serve_streams
-from tests.support.script_calls import RunScript, assert_one_line, rows_of, write_csv
+from tests.support.script_calls import RunScript, assert_one_line, write_csv
 from tests.test_handlers import TRAIN_CONFIG
 
 
