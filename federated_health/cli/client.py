@@ -88,8 +88,8 @@ def make_parser() -> argparse.ArgumentParser:
     add_privacy(parser)
 
     results = parser.add_argument_group("results")
-    help_text = "folder for a log and, at the end, the final model; with differential privacy or encryption, also a "
-    help_text += "report (default: save none of them)"
+    help_text = "folder for a log and, at the end, the final model, this hospital's figures and a report "
+    help_text += "(default: save none of them)"
     results.add_argument("--out", type=parsing.path, metavar="DIR", help=help_text)
     help_text = "show debug messages, and the logs of Flower and TensorFlow (default: no)"
     results.add_argument("--verbose", action="store_true", help=help_text)
@@ -242,6 +242,7 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
     proxy_of(flags.server, encrypted=identity is not None)  # refuses one that could read the messages
     prepare_ledger_folder(flags)
     ledger, network = Ledger.beside(own.data, own.name, flags.ledger), _read_network(flags.network)
+    sent = ledger.path, ledger.size
     agreement = agreement_of(own.task, network)
     report = partial(report_unfit, own.name, flags.server, agreement, ledger=ledger, tls=identity)
     try:
@@ -279,7 +280,7 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
             report(error.reason)
         raise
     finally:  # the final model is complete even if the server is lost after it
-        _show_and_save(context, flags.out)
+        _show_and_save(context, flags.out, sent)
     logger.info("the run is over")
 
 
@@ -301,8 +302,12 @@ def _prepare(task: Task, network: Network | None) -> None:
         try_out(task, network)
 
 
-def _show_and_save(context: Context, out: Path | None) -> None:
-    """Show the final model's figures at this hospital, and save it in `out`; without a final model, do nothing."""
+def _show_and_save(context: Context, out: Path | None, sent: tuple[Path, int]) -> None:
+    """Show the final model's figures at this hospital, and save it in `out`; without a final model, do nothing.
+
+    Args:
+        sent: the egress ledger, and its size in bytes before the run.
+    """
     if (model := handlers.final_model(context)) is None:
         return
     from federated_health.cli.tables import print_figures  # noqa: PLC0415  # at the end of a run only
@@ -314,6 +319,6 @@ def _show_and_save(context: Context, out: Path | None) -> None:
     if out is not None:
         from federated_health.hospital.results import save_results  # noqa: PLC0415  # at the end of a run only
 
-        logger.info("saved in %s: %s", out, save_results(out, context, config, weights))
+        logger.info("saved in %s: %s", out, save_results(out, context, config, weights, sent))
     if config.privacy:
         logger.info("privacy: %s", handlers.budget_of(context).summary().describe())

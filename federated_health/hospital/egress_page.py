@@ -61,6 +61,15 @@ def page_of_ledger(summary: Summary, file_hash: str) -> Page:
     )
 
 
+def sections_of_run(summary: Summary) -> list[Section]:
+    """What left a hospital in one run, for the hospital's report."""
+    return [
+        releases_section(summary, "What left this hospital"),
+        *withheld_section(summary),
+        *accepted_section(summary),
+    ]
+
+
 def _overview(summary: Summary) -> Section:
     kinds = summary.kinds
     facts = {

@@ -242,8 +242,11 @@ def explain(release: str) -> str:
     return RELEASES[release].words if release in RELEASES else NOT_EXPLAINED
 
 
-def summarise(path: Path) -> Summary:
+def summarise(path: Path, start: int = 0) -> Summary:
     """Read a ledger line by line, whatever its size.
+
+    Args:
+        start: size in bytes of the lines to leave out; of a ledger that is shorter, all are read.
 
     Raises:
         LedgerError: it cannot be read, or a line before its first message is not a ledger's; names the line.
@@ -253,6 +256,7 @@ def summarise(path: Path) -> Summary:
         if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe could block forever
             raise LedgerError(f"{path}: is not a regular file")
         with path.open("rb") as file:
+            file.seek(start if start <= path.stat().st_size else 0)
             for number, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES), b""), start=1):
                 try:
                     entry = _parse(line)
