@@ -16,7 +16,7 @@ from federated_health.data.manifest import OwnHospital, find_own_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import DEFAULT_TASK, TASK_FILE, TASKS
 from federated_health.data.tasks import Task
-from federated_health.errors import DataError, LedgerError, NetworkError, check_installed
+from federated_health.errors import DataError, LedgerError, NetworkError, SettingsError, check_installed
 from federated_health.hospital import handlers
 from federated_health.hospital.ledger import LEDGER, Ledger
 from federated_health.hospital.policy import POLICY, Policy, policy_of
@@ -94,8 +94,8 @@ def make_parser() -> argparse.ArgumentParser:
     add_privacy(parser)
 
     results = parser.add_argument_group("results")
-    help_text = "folder for a log and, at the end, the final model; with differential privacy or encryption, also a "
-    help_text += "report (default: save none of them)"
+    help_text = "folder for a log and, at the end, the final model, this hospital's figures and a report "
+    help_text += "(default: save none of them)"
     results.add_argument("--out", type=parsing.path, metavar="DIR", help=help_text)
     help_text = "show debug messages, and the logs of Flower and TensorFlow (default: no)"
     results.add_argument("--verbose", action="store_true", help=help_text)
@@ -109,6 +109,8 @@ def make_parser() -> argparse.ArgumentParser:
     help_text = "show what was sent, from an egress ledger: egress-NAME.jsonl beside the CSV or in --ledger"
     help_text += " (default: none)"
     shown.add_argument("--show-egress", type=parsing.path, metavar="FILE", help=help_text)
+    help_text = "with --show-egress: also write it to an .html file for a data protection officer (default: none)"
+    inspection.add_argument("--page", type=parsing.path, metavar="FILE", help=help_text)
     help_text = "show the epsilon spent, from a privacy account: privacy-NAME.jsonl beside the CSV or in --ledger"
     help_text += " (default: none)"
     shown.add_argument("--show-privacy", type=parsing.path, metavar="FILE", help=help_text)
@@ -201,8 +203,10 @@ def run_client(app: App) -> None:
     if flags.show_egress is not None:
         from federated_health.cli.inspection import show_egress  # noqa: PLC0415  # a run does not need it
 
-        show_egress(flags.show_egress)
+        show_egress(flags.show_egress, flags.page)
         return
+    if flags.page is not None:
+        raise SettingsError("--page: expected --show-egress, got none")
     if flags.show_privacy is not None:
         from federated_health.cli.inspection import show_privacy  # noqa: PLC0415  # as above
 
@@ -251,6 +255,7 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
     proxy_of(flags.server, encrypted=identity is not None)  # refuses one that could read the messages
     prepare_ledger_folder(flags)
     ledger, network = Ledger.beside(own.data, own.name, flags.ledger), _read_network(flags.network)
+    sent = ledger.path, ledger.size
     agreement = agreement_of(own.task, network)
     config = node_config(flags, own, identity.folder if identity else None)
     context = hospital_context(own.name, config)
@@ -290,7 +295,7 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
             report(error.reason)
         raise
     finally:  # the final model is complete even if the server is lost after it
-        _show_and_save(context, flags.out)
+        _show_and_save(context, flags.out, sent)
     logger.info("the run is over")
 
 
@@ -346,8 +351,12 @@ def _prepare(task: Task, network: Network | None) -> None:
         try_out(task, network)
 
 
-def _show_and_save(context: Context, out: Path | None) -> None:
-    """Show the final model's figures at this hospital, and save it in `out`; without a final model, do nothing."""
+def _show_and_save(context: Context, out: Path | None, sent: tuple[Path, int]) -> None:
+    """Show the final model's figures at this hospital, and save it in `out`; without a final model, do nothing.
+
+    Args:
+        sent: the egress ledger, and its size in bytes before the run.
+    """
     if (model := handlers.final_model(context)) is None:
         return
     from federated_health.cli.tables import print_figures  # noqa: PLC0415  # at the end of a run only
@@ -359,6 +368,6 @@ def _show_and_save(context: Context, out: Path | None) -> None:
     if out is not None:
         from federated_health.hospital.results import save_results  # noqa: PLC0415  # at the end of a run only
 
-        logger.info("saved in %s: %s", out, save_results(out, context, config, weights))
+        logger.info("saved in %s: %s", out, save_results(out, context, config, weights, sent))
     if config.privacy:
         logger.info("privacy: %s", handlers.budget_of(context).summary().describe())

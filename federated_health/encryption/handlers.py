@@ -12,6 +12,7 @@ from federated_health.encryption.hospital_result import OWN_BENEFIT, OWN_ROUND, 
 from federated_health.errors import EncryptionError
 from federated_health.hospital import handlers as plain_handlers
 from federated_health.messages.accepted_terms import within_terms
+from federated_health.messages.benefit import summarise_benefits
 from federated_health.messages.records import (
     distance_between,
     weights_from_record,
@@ -21,7 +22,6 @@ from federated_health.messages.server_messages import answering
 from federated_health.ml.rounds import HospitalRound, Round, write_round
 from federated_health.ml.targets.binary import Counts
 from federated_health.privacy import message_checks
-from federated_health.server.run_summary import summarise_benefits
 
 _ROUND, _DISTANCE, _LOSS = "last-round", "distance", "loss"
 """Figures of a hospital's last training in its state."""

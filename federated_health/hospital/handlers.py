@@ -44,6 +44,7 @@ from federated_health.messages.content import (
     Update,
 )
 from federated_health.messages.records import (
+    METRICS,
     MalformedMessageError,
     weights_from_record,
     weights_to_record,
@@ -358,6 +359,8 @@ def evaluate_final(message: Message, context: Context) -> Evaluation:
     context.state["figures"] = MetricRecord({key: value for key, value in figures.items() if value is not None})
     context.state[ARRAYS] = weights_to_record(weights)
     context.state[CONFIG] = config.to_record()
+    if config.privacy is None:
+        context.state["evaluation"] = evaluation.to_content()[METRICS]
     return evaluation
 
 
@@ -370,6 +373,7 @@ def report_benefit(message: Message, context: Context) -> "Benefit":
     check_config(config, local.hospital, context, rounds=config.rounds)
     _refuse_private(config, "the benefit of joining")
     benefit = measure_benefit(local, weights, config)
+    context.state[BENEFIT] = benefit.to_content()[METRICS]
     logger.info("%s", describe_benefit(benefit, local.target))
     if warning := describe_inverted_label(
         local.hospital.train.values, local.hospital.train.labels, local.hospital.task

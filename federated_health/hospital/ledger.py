@@ -74,6 +74,11 @@ class Ledger:
         """The ledger in the folder of a hospital's CSV, or in another one."""
         return cls((folder or data.parent) / f"egress-{hospital}.jsonl", hospital)
 
+    @property
+    def size(self) -> int:
+        """Size in bytes; 0 if there is no file."""
+        return self.path.stat().st_size if self.path.is_file() else 0
+
     def record_metadata(self, kind: str, metadata: Sequence[tuple[str, str]]) -> None:
         """Record the metadata that begins a stream; raises LedgerError if it cannot, so that nothing may leave."""
         content = "\n".join(f"{key}: {value}" for key, value in metadata).encode()

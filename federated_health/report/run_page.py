@@ -52,6 +52,7 @@ class RunSummary:
         problems: one line each.
         stopped: whether the run ended before its last round.
         privacy_spent: the differential privacy that `hospital` has spent, in a sentence.
+        sent: what left `hospital`, from its ledger; empty for a summary of what every hospital sends.
         facts: further names and values, such as hashes of files.
     """
 
@@ -68,6 +69,7 @@ class RunSummary:
     stopped: bool = False
     encrypted: bool = False
     privacy_spent: str = ""
+    sent: Sequence[Section] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -112,7 +114,8 @@ def page_of_run(run: RunSummary) -> Page:
     """A page with everything that its writer knows of a run."""
     config = run.config
     options = {"seed": config.seed, "threshold": config.threshold, "balanced": bool(config.class_weights)}
-    panels = panels_of(run.task, **options, are_bins=run.encrypted)
+    everyone = run.hospital if run.hospital in run.evaluations else FEDERATION
+    panels = panels_of(run.task, **options, are_bins=run.encrypted, everyone=everyone)
     model = f"a model of {number_of(run.hospital_count, 'hospital')}"
     title = model if run.hospital_count else f"{run.hospital} in a federation"
     return Page(
@@ -128,7 +131,7 @@ def page_of_run(run: RunSummary) -> Page:
             *_holdings(run, panels),
             *_importance(run, panels),
             *([load_private_runs().privacy_section(run, panels)] if run.config.privacy else []),
-            _sent_by_hospitals(run, panels),
+            *(run.sent or [_sent_by_hospitals(run, panels)]),
             *_settings(run, panels),
             _limits(run, panels),
         ],
@@ -142,7 +145,7 @@ def _lead(run: RunSummary, panels: Panels) -> str:
     qualifier = ""
     if run.encrypted:
         qualifier = "; averaged while encrypted, so that the server could read neither updates nor figures"
-    elif run.hospital:
+    elif run.config.privacy is not None and run.hospital:
         qualifier = ", with differential privacy"
     lead = f"Estimates {panels.estimate}: {run.task.label.meaning}. {', '.join(parts)}{qualifier}."
     if not run.hospital and (benefits := run.figures.get("joining")):
@@ -262,7 +265,8 @@ def _decisions(run: RunSummary, panels: Panels) -> Iterator[Section]:
     if not sums:
         return
     drawn, more = sections.first_panels(sums)
-    drawn.setdefault(FEDERATION, merge_counts(sums.values()))
+    if not run.hospital:
+        drawn.setdefault(FEDERATION, merge_counts(sums.values()))
     yield from panels.decisions(drawn, f"Held-out patients. {more}".strip())
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import Message, RecordDict
 
 from federated_health.messages import content as messages
-from federated_health.messages.benefit import Benefit
+from federated_health.messages.benefit import Benefit, summarise_benefits
 from federated_health.messages.content import TrainingScores
 from federated_health.messages.records import weights_to_record
 from federated_health.messages.validation import read_training_scores
@@ -20,7 +20,7 @@ from federated_health.ml.metrics import DEFAULT_THRESHOLD, EvaluationSums, merge
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.replies import AcceptedReply, Content
 from federated_health.server.run import FederatedRun
-from federated_health.server.run_summary import summarise_benefits, summarise_run
+from federated_health.server.run_summary import summarise_run
 from federated_health.transport.backoff import Backoff
 from federated_health.transport.interface import LOG_INTERVAL
 
