@@ -4,15 +4,22 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import pytest
 
 from federated_health.cli.deployment import supernode
+from federated_health.data.manifest import find_own_hospital
 from federated_health.errors import JoinError, RunError
 from federated_health.security.authority import make_demo_identities
 from federated_health.security.identity import Identity, load_identity
 from federated_health.security.parties import Role
+from tests.support.script_calls import assert_refused
+
+if TYPE_CHECKING:
+    from tests.support.script_calls import RunScript
 
 ADDRESS = "127.0.0.1:9092"
 
@@ -50,6 +57,32 @@ def lines_of(
     with suppress(KeyboardInterrupt), mock.patch.object(supernode, "say", lines.append):
         supernode.keep_running(make_command, address, identity, wait)
     return lines
+
+
+def test_a_node_without_a_policy_is_not_started(run_script: "RunScript") -> None:
+    result = run_script("federated-health", "supernode", "--tls", "tls", "--data", "patients.csv")
+    assert_refused(result, 2, "--policy: expected a policy file")
+
+
+def test_a_node_with_a_wrong_policy_is_not_started(run_script: "RunScript", in_folder: Path) -> None:
+    (in_folder / "policy.toml").write_text("max_rounds = 0\n")
+    result = run_script(
+        "federated-health", "supernode", "--tls", "tls", "--data", "patients.csv", "--policy", "policy.toml"
+    )
+    assert_refused(result, 1, "policy.toml, line 1: max_rounds: expected ")
+
+
+def test_a_node_s_config_names_the_policy_whichever_folder_its_processes_run_in(
+    identity: Identity, hospitals_folder: Path, in_folder: Path
+) -> None:
+    arguments = ["--tls", "tls", "--data", str(hospitals_folder / "client_1.csv"), "--policy", "policy.toml"]
+    flags = supernode.make_parser().parse_args(arguments)
+    own = find_own_hospital(Path(), None, flags.data, "cleveland")
+
+    command = supernode.node_command(flags, own, identity)
+
+    config = command[command.index("--node-config") + 1]
+    assert f"policy='{in_folder / 'policy.toml'}'" in config.replace('"', "'")
 
 
 @pytest.mark.usefixtures("superlink")

@@ -19,6 +19,7 @@ from federated_health.data.tasks import Task
 from federated_health.errors import DataError, LedgerError, NetworkError, check_installed
 from federated_health.hospital import handlers
 from federated_health.hospital.ledger import LEDGER, Ledger
+from federated_health.hospital.policy import POLICY
 from federated_health.messages.content import ENCRYPTED_ONLY
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.networks import Network, agreement_of
@@ -131,6 +132,9 @@ def add_split_seed(group: Any) -> None:
 def add_privacy(parser: Any) -> None:
     """Add a hospital's conditions for joining a run; `supernode` has the same flags."""
     group = parser.add_argument_group("privacy")
+    help_text = "policy file of this hospital: which runs it joins, and what may leave; "
+    help_text += "`federated-health policy draft` proposes one (default: none)"
+    group.add_argument("--policy", type=parsing.path, metavar="FILE", help=help_text)
     help_text = "total epsilon that all runs together may spend; if given, the hospital joins only runs with "
     help_text += "differential privacy (above 0, at most 1000; default: the epsilon of the first such run)"
     group.add_argument("--dp-budget", type=parsing.epsilon, metavar="EPSILON", help=help_text)
@@ -163,6 +167,8 @@ def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -
         config[ALLOWED_EPSILON] = flags.dp_budget
     if flags.encrypted_only:
         config[ENCRYPTED_ONLY] = True
+    if flags.policy is not None:
+        config[POLICY] = str(flags.policy.absolute())
     if flags.ledger is not None:
         config[LEDGER] = str(flags.ledger.absolute())
     return config

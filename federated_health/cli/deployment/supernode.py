@@ -25,8 +25,9 @@ from federated_health.cli.deployment import flower_commands
 from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import OwnHospital, find_own_hospital
 from federated_health.data.task_files import DEFAULT_TASK, TASKS
-from federated_health.errors import JoinError, RunError
+from federated_health.errors import JoinError, RunError, SettingsError
 from federated_health.files import PRIVATE, write_bytes
+from federated_health.hospital.policy_file import read_policy
 from federated_health.names import DEFAULT_WAIT
 from federated_health.processes import free_port, process
 from federated_health.security.certificates import read_key
@@ -41,8 +42,8 @@ DESCRIPTION = (
 )
 
 EXAMPLES = (
-    "--tls cleveland-tls --data patients.csv --superlink fl.example.org:9092",
-    "--tls cleveland-tls --data patients.csv --dp-budget 4",
+    "--tls cleveland-tls --data patients.csv --policy policy.toml --superlink fl.example.org:9092",
+    "--tls cleveland-tls --data patients.csv --policy policy.toml --dp-budget 4",
 )
 
 NODE_KEY = "supernode.key"
@@ -167,7 +168,13 @@ def main() -> None:
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Check the CSV, and keep Flower's SuperNode running with it."""
+    """Check the policy and the CSV, and keep Flower's SuperNode running with them."""
+    if flags.policy is None:
+        raise SettingsError(
+            "--policy: expected a policy file, since nobody is asked before each run; propose one with "
+            "federated-health policy draft"
+        )
+    read_policy(flags.policy)
     check_libraries(flags)
     identity = load_identity(flags.tls, Role.HOSPITAL)
     split_address(flags.superlink)
