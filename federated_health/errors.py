@@ -99,6 +99,12 @@ class LedgerError(UserError):
     """An egress ledger cannot record a message, so the hospital does not send it; or a file is not a ledger."""
 
 
+class DisclosureError(UserError):
+    """What a hospital released cannot be remembered, so it sends nothing; or it has too few patients to take part."""
+
+    default_reason: str | None = "its record of earlier releases cannot be read or written"
+
+
 class PrivacyError(UserError):
     """The privacy budget that training would spend cannot be recorded, so the hospital does not train."""
 

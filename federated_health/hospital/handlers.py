@@ -18,12 +18,13 @@ from flwr.app import Context, Message, MetricRecord
 from federated_health import encryption, privacy
 from federated_health.data.associations import measure_associations
 from federated_health.data.hospital import Hospital, load_hospital
-from federated_health.data.manifest import find_hospital
+from federated_health.data.manifest import find_hospital, is_public
 from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import TASK_FILE, find_task
 from federated_health.data.tasks import Task, find_difference, read_agreement
 from federated_health.errors import AnswerError, DataError, EncryptionError, JoinError
 from federated_health.hospital.ledger import LEDGER
+from federated_health.hospital.policy import Policy, policy_of
 from federated_health.messages import accepted_terms
 from federated_health.messages.content import (
     ARRAYS,
@@ -100,9 +101,32 @@ def reply(handler: Handler, message: Message, context: Context) -> Message:
     try:
         _refuse_unencrypted(message, context)
         with accepted_terms.within_terms(message, context), answering(message, context):
-            return Message(handler(message, context).to_content(), reply_to=message)
+            content = disclose(handler(message, context), message, context)
+            return Message(content.to_content(), reply_to=message)
     except Exception as error:
         raise AnswerError(error) from error
+
+
+def disclose(content: Any, message: Message, context: Context) -> Any:
+    """What may leave of a handler's content, by this hospital's policy (see `hospital.disclosure`)."""
+    policy = disclosure_policy(context)
+    if policy.public and not policy.releases_off:
+        return content
+    from federated_health.hospital import disclosure  # noqa: PLC0415  # public data need none
+
+    is_final = message.metadata.message_type == FINAL
+    return disclosure.disclose(content, hospital_of(message, context), policy, is_final=is_final)
+
+
+def disclosure_policy(context: Context) -> Policy:
+    """This hospital's policy; its data are public if a manifest says so, or if all rows are in one process."""
+    if isinstance(context, InMemoryHospital):
+        return Policy(public=True)
+    return replace(policy_of(context.node_config), public=_is_public(_own_csv(context)[0]))
+
+
+_is_public = lru_cache(maxsize=1024)(is_public)
+"""`is_public`, once per process."""
 
 
 def answer(message: Message, context: Context) -> Message:
@@ -156,11 +180,26 @@ def hospital_of(message: Message, context: Context) -> Hospital:
     path, name = _own_csv(context)
     seed, mapping = context.node_config.get("split-seed", DEFAULT_SPLIT_SEED), context.node_config.get(MAPPING)
     try:
-        return load_hospital(path, task, name, int(seed), Path(str(mapping)) if mapping else None)
+        hospital = load_hospital(path, task, name, int(seed), Path(str(mapping)) if mapping else None)
     except DataError as error:
         if ALLOWED_EPSILON not in context.node_config:
             raise
         raise DataError(str(error)) from None  # the reason names a column, which no budget accounts for
+    policy = disclosure_policy(context)
+    return hospital if policy.public else _settled(hospital, path, context.node_config.get(LEDGER), policy.min_cell)
+
+
+@lru_cache(maxsize=1024)
+def _settled(hospital: Hospital, path: Path, ledger: str | None, minimum: int) -> Hospital:
+    """The hospital with the rows that earlier releases allow, once per process (see `hospital.release_memory`)."""
+    from federated_health.hospital import release_memory  # noqa: PLC0415  # public data need none
+
+    settled = release_memory.settle(
+        hospital, release_memory.path_beside(path, hospital.name, Path(ledger) if ledger else None), minimum
+    )
+    for note in settled.notes:
+        logger.warning("%s: %s", hospital.name, note)
+    return settled
 
 
 def task_of(context: Context, name: str) -> Task:
@@ -340,7 +379,8 @@ def score_training_rows(message: Message, context: Context) -> TrainingScores:
     if not local.target.has_threshold:
         raise MalformedMessageError("the server asks for a threshold, which only a binary label has")
     rows = local.hospital.train
-    return TrainingScores(**local.target.group_scores(local.score_training(weights), rows.labels, rows.most_rows))
+    groups = local.target.group_scores(local.score_training(weights), rows.labels, rows.most_rows)
+    return TrainingScores(positives=groups["positives"], negatives=groups["negatives"])
 
 
 def evaluate_final(message: Message, context: Context) -> Evaluation:

@@ -23,6 +23,7 @@ from federated_health.report.charts import draw_intervals
 from federated_health.report.formatting import (
     INTERVAL,
     MAX_ROWS,
+    SUPPRESSED,
     capitalise,
     describe_small_in_mean,
     figure,
@@ -233,7 +234,9 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
     notes = ["The run was stopped before hospitals computed ROC-AUCs."] if are_without_auc else []
     if is_marked:
         notes.append(describe_small_in_mean(small))
-    if few := [name for name, row in run.evaluations.items() if row.counts.is_small]:
+    if suppressed := [name for name, row in run.evaluations.items() if not row.has_counts]:
+        notes.append(f"{SUPPRESSED}: {list_some(suppressed, ', ')}; see Participants for the reasons.")
+    if few := [name for name, row in run.evaluations.items() if row.counts.is_small and row.has_counts]:
         notes.append(f"{panels.noisy}: {list_some(few, ', ')}.")
     notes += [*filter(None, [panels.decisions_explained]), panels.explained]
     caption = f"Figures on held-out patients{', after the last completed round' if run.stopped else ''}"
@@ -259,7 +262,7 @@ def _curves(run: RunSummary, panels: Panels) -> Iterator[Section]:
 
 def _decisions(run: RunSummary, panels: Panels) -> Iterator[Section]:
     """Confusion matrices of the final model, or of the last round's model if the run was stopped."""
-    sums = {name: evaluation.counts for name, evaluation in run.evaluations.items()}
+    sums = {name: evaluation.counts for name, evaluation in run.evaluations.items() if evaluation.has_counts}
     if run.stopped and not sums:  # then the threshold is that of the rounds
         sums = {name: part.counts for name, part in run.rounds[-1].hospitals.items() if part.counts}
     if not sums:
@@ -272,7 +275,7 @@ def _decisions(run: RunSummary, panels: Panels) -> Iterator[Section]:
 
 def _holdings(run: RunSummary, panels: Panels) -> Iterator[Section]:
     """Labels and missing values of every hospital, as far as they were released."""
-    sums = {name: evaluation.counts for name, evaluation in run.evaluations.items() if name != FEDERATION}
+    sums = {name: part.counts for name, part in run.evaluations.items() if part.has_counts and name != FEDERATION}
     if not sums:
         return
     missing = {}

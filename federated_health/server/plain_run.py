@@ -85,7 +85,7 @@ class PlainRun(FederatedRun):
             try:
                 updates = self.participants.repeat_until_enough(number, attempt)
             except (KeyboardInterrupt, RunError):
-                if averaged is not None and averaged.counts:
+                if averaged is not None and averaged.is_evaluated:
                     yield self._complete(averaged)
                 raise
             if averaged is not None:
@@ -127,6 +127,7 @@ class PlainRun(FederatedRun):
         updates = self.collector.send_and_receive(train_messages, self.participants.names(), read)
         if averaged:
             averaged.counts |= {reply.hospital: reply.content.counts for reply in updates if reply.content.counts}
+            averaged.is_evaluated = averaged.is_evaluated or bool(updates)
         return self.collector.reject_outsized(updates, weights, self.settings.max_update_norm)
 
     def _average(self, number: int, updates: list[AcceptedReply[Update]]) -> "_AveragedRound":
@@ -158,6 +159,7 @@ class PlainRun(FederatedRun):
         arrays, config = weights_to_record(averaged.weights), self.train_config().to_record()
         evaluate_messages = self.strategy.configure_evaluate(averaged.number, arrays, config, grid_of(nodes))
         replies = self.collector.send_and_receive(evaluate_messages, self.participants.names(), self.read_evaluation_of)
+        replies = [reply for reply in replies if reply.content.has_counts]
         self.strategy.aggregate_evaluate(averaged.number, [reply.message for reply in replies])
         averaged.counts |= {reply.hospital: reply.content.counts for reply in replies}
 
@@ -230,12 +232,14 @@ class _AveragedRound:
 
     Attributes:
         updates: by hospital, without their weights.
+        is_evaluated: whether any hospital has evaluated the weights, perhaps without sending counts.
     """
 
     number: int
     updates: dict[str, Update]
     weights: Weights
     counts: dict[str, EvaluationSums] = field(default_factory=dict)
+    is_evaluated: bool = False
 
 
 def summarise_round(number: int, updates: Mapping[str, Update], counts: Mapping[str, EvaluationSums]) -> Round:
