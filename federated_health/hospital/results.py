@@ -29,10 +29,11 @@ def save_results(folder: Path, context: Context, config: TrainConfig, weights: W
     elif config.privacy is not None:
         run_page = report.load().run_page
         name = str(context.node_config["name"])
+        figures = context.state.metric_records.get("figures")  # none if they were released before a restart
         summary = run_page.RunSummary(  # the server has the figures of all hospitals
             task=task,
             config=config,
-            figures={"hospitals": {name: dict(context.state.metric_records["figures"])}, "federation": None},
+            figures={"hospitals": {name: dict(figures)} if figures else {}, "federation": None},
             hospital=name,
             privacy_spent=budget_of(context).summary().describe(),
             facts={"SHA-256 of the weights": weights_hash(weights)},

@@ -12,14 +12,17 @@ A hospital sends the following in a plain run, besides Flower's envelope of each
   differential privacy; with `--class-weight balanced` the number of training rows of each class, 0 if they are of fewer
   than 5 patients;
 - `train`: weights, the number of training rows and the mean training loss (under differential privacy noisy weights and
-  no loss); from the second round on also sums over its held-out rows under the weights of the message: the loss, and of
-  a label of classes the confusion matrix and squared errors; of a number errors, labels, predictions and their squares
-  and products, and of a count observed and expected events, unless the rows are of fewer than 5 patients;
-- `evaluate`, after the last round (under differential privacy after every round): the same sums;
+  no loss); from the second round on also sums over its held-out rows under the weights of the message (not under
+  differential privacy): the loss, and of a label of classes the confusion matrix and squared errors; of a number
+  errors, labels, predictions and their squares and products, and of a count observed and expected events, unless the
+  rows are of fewer than 5 patients;
+- `evaluate`, after the last round, and not under differential privacy: the same sums;
 - `evaluate.threshold`, once, only of a binary label and not under differential privacy: microaggregated scores of its
   training rows (see `scores.microaggregate`), from which the server chooses the decision threshold;
 - `evaluate.final`: the same sums; of a label of classes its own ROC-AUC, and microaggregated scores of its held-out
-  rows; of a number or a count mean predictions and mean labels of groups of at least 5 patients;
+  rows; of a number or a count mean predictions and mean labels of groups of at least 5 patients. Under differential
+  privacy, once, noisy numbers of held-out patients in their place, by actual class and bin of their score or
+  predicted class, and nothing of a label without classes;
 - `evaluate.appraisal`, once, unless the run has differential privacy or does without it: what it gains by joining, how
   much the model depends on each column, and in how many training rows each was observed (see `benefit.Benefit`);
 - in place of any of these, or if it may not join, the reason: an error's text without paths, rows or values, or an
@@ -72,6 +75,9 @@ CLASS_COUNTS = "class-counts"
 
 ASSOCIATIONS = "associations"
 """Metric of a registration: correlations of the label with the columns."""
+
+NOISY_COUNTS = "noisy-counts"
+"""Metric of a final evaluation under differential privacy, and the only one."""
 
 ROUND = "server-round"  # set by Flower's strategies
 TRAIN_LOSS = "train-loss"
@@ -192,13 +198,18 @@ class Evaluation:
         counts: sums over the rows (see `Target.measure`).
         roc_auc: exact ROC-AUC of the hospital's own rows; None if it is undefined, and before the final evaluation.
         scores: groups of scores (see `Target.group_scores`); empty before the final evaluation.
+        noisy_counts: under differential privacy the table from which the others are computed, and all that is sent
+            (see `ml.noisy_evaluation`); else empty.
     """
 
     counts: EvaluationSums
     roc_auc: float | None = None
     scores: ScoreGroups = field(default_factory=dict)
+    noisy_counts: tuple[float, ...] = ()
 
     def to_content(self) -> RecordDict:
+        if self.noisy_counts:
+            return RecordDict({METRICS: MetricRecord({NOISY_COUNTS: list(self.noisy_counts)})})
         metrics = MetricRecord({NUM_EXAMPLES: self.counts.examples, **records.write_counts(self.counts)})
         if self.roc_auc is not None:
             metrics["roc_auc"] = self.roc_auc
