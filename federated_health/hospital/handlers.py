@@ -309,7 +309,7 @@ def register(message: Message, context: Context) -> Registration:
     accepted_terms.agree(config, context, partial(_decide_by_policy, context, hospital))
     plan = None
     if private := _load_privacy(config, context):
-        plan = private.message_checks.agree_on_plan(context, config, budget_of(context), hospital.train)
+        plan = private.message_checks.agree_on_plan(context, config, budget_of(context), hospital)
     if plan is not None:
         logger.info("%s", plan.describe())
     is_withheld = plan is not None or read_value(config, SUMS_WITHHELD, False)
@@ -343,7 +343,8 @@ def _count_classes(hospital: Hospital) -> tuple[int, ...]:
 def train(message: Message, context: Context) -> Update:
     """Train a round's local epochs, or its noisy steps under differential privacy.
 
-    The weights in the message are the average of the round before. If the server asks for it, they are evaluated first.
+    The weights in the message are the average of the round before. If the server asks for it, they are evaluated first;
+    not under differential privacy.
     """
     config, local, weights = open_message(message, context)
     record = message.content.config_records[CONFIG]
@@ -353,13 +354,15 @@ def train(message: Message, context: Context) -> Update:
         trained, loss = local.train(weights, config, round_number, proximal_mu=proximal_mu)
         logger.debug("round %d: trained on %d rows, loss %.4f", round_number, local.train_rows, loss)
         return Update(weights=trained, examples=local.train_rows, loss=loss, counts=counts)
-    budget_of(context).spend(config.privacy, privacy.load().message_checks.allowed_epsilon(context))
+    privacy.load().message_checks.spend_round(context, config.privacy, budget_of(context), local.hospital)
+    rows = local.hospital.train
     trained = privacy.load_training().train_privately(
         local.hospital.task,
         config.network,
         weights,
         local.train_features,
-        local.hospital.train.labels,
+        rows.labels,
+        rows.number_patients(),
         config.privacy,
         l2=config.l2,
         proximal_mu=proximal_mu,
@@ -384,24 +387,27 @@ def score_training_rows(message: Message, context: Context) -> TrainingScores:
 
 
 def evaluate_final(message: Message, context: Context) -> Evaluation:
-    """Sums, ROC-AUC and groups of scores of the held-out rows under the final weights.
+    """Sums, ROC-AUC and groups of scores of the held-out rows under the final weights; noisy counts under privacy.
 
     The final weights and this hospital's own figures are saved in its context, which stays at the hospital.
     """
     config, local, weights = open_message(message, context)
     held_out, outputs, target = local.hospital.test, local.score(weights), local.target
-    evaluation = Evaluation(
-        counts=_measure(config, local, outputs),
-        roc_auc=target.roc_auc(outputs, held_out.labels),
-        scores=target.group_scores(outputs, held_out.labels, held_out.most_rows),
-    )
-    figures = target.figures(evaluation.counts, local.train_rows, evaluation.roc_auc)
-    context.state["figures"] = MetricRecord({key: value for key, value in figures.items() if value is not None})
     context.state[ARRAYS] = weights_to_record(weights)
     context.state[CONFIG] = config.to_record()
-    if config.privacy is None:
+    if config.privacy is not None:
+        evaluate_once = privacy.load_evaluation().evaluate_once
+        evaluation, figures = evaluate_once(context, local.hospital, config, weights, outputs, budget_of(context))
+    else:
+        evaluation = Evaluation(
+            counts=_measure(config, local, outputs),
+            roc_auc=target.roc_auc(outputs, held_out.labels),
+            scores=target.group_scores(outputs, held_out.labels, held_out.most_rows),
+        )
+        figures = target.figures(evaluation.counts, local.train_rows, evaluation.roc_auc)
         context.state["evaluation"] = evaluation.to_content()[METRICS]
-    return evaluation
+    context.state["figures"] = MetricRecord({key: value for key, value in figures.items() if value is not None})
+    return evaluation  # type: ignore[no-any-return]  # of a module that is loaded late
 
 
 def report_benefit(message: Message, context: Context) -> "Benefit":
@@ -423,6 +429,7 @@ def report_benefit(message: Message, context: Context) -> "Benefit":
 
 
 def _evaluate(config: TrainConfig, local: "LocalModel", weights: Weights) -> EvaluationSums:
+    _refuse_private(config, "an evaluation before the end")
     return _measure(config, local, local.score(weights))
 
 

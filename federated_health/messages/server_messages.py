@@ -299,7 +299,8 @@ def check_config(config: TrainConfig, hospital: "Hospital", context: Context, *,
     batch = config.batch_size or rows
     passes, numbers = config.local_epochs * -(-rows // batch) * batch, 0
     if config.privacy is not None:
-        passes, numbers = config.privacy.steps * rows, config.privacy.steps * weights
+        # Patients with fewer rows than the others are filled up.
+        passes, numbers = config.privacy.steps * rows * hospital.train.most_rows, config.privacy.steps * weights
     if weights > MAX_WEIGHTS or max(passes, numbers) > MAX_ROW_PASSES or passes * weights * rounds > MAX_WORK:
         raise RefusedMessageError(
             f"too much work: expected at most {MAX_WEIGHTS:,} weights, {MAX_ROW_PASSES:,} rows per round (over all "

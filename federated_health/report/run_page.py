@@ -239,6 +239,7 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
     if few := [name for name, row in run.evaluations.items() if row.counts.is_small and row.has_counts]:
         notes.append(f"{panels.noisy}: {list_some(few, ', ')}.")
     notes += [*filter(None, [panels.decisions_explained]), panels.explained]
+    notes += [load_private_runs().explain_noise(panels)] if run.config.privacy else []
     caption = f"Figures on held-out patients{', after the last completed round' if run.stopped else ''}"
     blocks: list[Block] = [sections.figures_table(caption, rows, last=last, note=" ".join(notes))]
     if not run.hospital:
@@ -251,6 +252,9 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
 
 
 def _figures(row: Mapping[str, float | None], panels: Panels) -> dict[str, str]:
+    if any(key.endswith("_noise") for key in row):
+        noisy = load_private_runs().with_noise(row, figure)
+        return {panels.title(key): noisy.get(key) or figure(None) for key in panels.figures}
     return {panels.title(key): figure(row.get(key)) for key in panels.figures}
 
 
@@ -310,14 +314,17 @@ def _sent_by_hospitals(run: RunSummary, panels: Panels) -> Section:
             associations = ""
         classes = f"; the number of training patients of each class (0 if fewer than {MIN_OBSERVED})"
         classes = classes if panels.balanced else ""
-        scores = "" if private else "training and of "
         items = [
             "At registration: its name, the columns that it expects, the numbers of its training and held-out patients"
             f"{'' if private else sums + associations + classes}.",
-            f"In each round: its model's {'noisy weights' if private else 'weights and mean training loss'}; "
-            f"{panels.sent_sums}.",
-            f"At the end: {panels.sent_groups.format(scores=scores)}.",
         ]
+        if private:
+            items += load_private_runs().list_sent_privately(panels)
+        else:
+            items += [
+                f"In each round: its model's weights and mean training loss; {panels.sent_sums}.",
+                f"At the end: {panels.sent_groups.format(scores='training and of ')}.",
+            ]
         if run.settings is not None and run.settings.appraisal and not private:
             items.append(
                 "At the end: the benefit of joining, how much each column matters on its held-out patients, and the "

@@ -75,8 +75,8 @@ class PlainRun(FederatedRun):
         """Iterate over the rounds (see `FederatedRun.rounds`).
 
         A train message also asks for an evaluation of the weights of the round before, so that a round is one message
-        per hospital. The last round has an evaluate message of its own. Under differential privacy every round has,
-        since a resumed run would otherwise spend the budget of two rounds again.
+        per hospital. The last round has an evaluate message of its own. Under differential privacy no round is
+        evaluated.
         """
         config = self.train_config()
         averaged: _AveragedRound | None = None
@@ -94,7 +94,8 @@ class PlainRun(FederatedRun):
             self.participants.note_absent(number, updates)
             del updates  # their weights take several times the memory of the network
             if self.privacy is not None or number == self.settings.rounds:
-                self._evaluate(averaged)
+                if self.privacy is None:
+                    self._evaluate(averaged)
                 yield self._complete(averaged)
                 averaged = None
 
@@ -222,6 +223,10 @@ class PlainRun(FederatedRun):
 
     def read_evaluation_of(self, node: int, content: RecordDict, *, final: bool = False) -> Evaluation:
         """Read a hospital's evaluation, of the final weights or of a round's."""
+        if self.privacy is not None:
+            from federated_health.messages.noisy_evaluation import read_noisy_evaluation  # noqa: PLC0415  # as it says
+
+            return read_noisy_evaluation(content, self.target)
         registration = self.participants.registration_of(node)
         return read_evaluation(content, self.target, registration.test_examples, final=final)
 
