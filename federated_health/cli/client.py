@@ -258,6 +258,7 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
     sent = ledger.path, ledger.size
     agreement = agreement_of(own.task, network)
     config = node_config(flags, own, identity.folder if identity else None)
+    policy_of(config)  # a mistake in its file ends the client before it waits for a server
     context = hospital_context(own.name, config)
     consent = partial(_accept_terms, flags, context, own.task, ledger, identity)
     report = partial(report_unfit, own.name, flags.server, agreement, ledger=ledger, tls=identity)
