@@ -19,6 +19,7 @@ from federated_health.settings import Settings
 from federated_health.studies.audit.attacks import PLAIN, audit_figures
 from federated_health.studies.audit.audit_page import audit_page
 from federated_health.studies.audit.shadow_runs import AuditPlan, ShadowRun, ShadowRunResult, train_shadow_run
+from federated_health.studies.audit.small_hospital import can_draw
 from federated_health.studies.study import find_hospitals, prepare_folder, refuse_duplicates
 from federated_health.studies.workers import run_tasks
 
@@ -43,6 +44,7 @@ def run(
     shadows: int,
     wholes: int,
     draws: int,
+    small_hospitals: int,
     epsilons: tuple[float, ...],
     settings: Mapping[str, Value],
     jobs: int,
@@ -57,7 +59,8 @@ def run(
         shadows: half runs per privacy setting, each of which is attacked with the others as shadow models.
         wholes: full runs per privacy setting.
         draws: updates of each size that are inverted; 0 for no inversion.
-        epsilons: privacy budgets to attack, besides plain and encrypted runs.
+        small_hospitals: small hospitals that are drawn and attacked per privacy setting; 0 for none.
+        epsilons: privacy budgets to attack, besides runs without differential privacy.
         settings: training settings by flag; the others keep their defaults.
         jobs, show: see `run_tasks`. Without differential privacy, the results do not depend on the number of jobs.
 
@@ -86,6 +89,7 @@ def run(
         full_runs=wholes,
         sizes=(*(size for size in SIZES if size < fewest), fewest) if draws else (),
         draws=draws,
+        drawn=small_hospitals if can_draw(hospitals) else 0,
         seed=privacies[PLAIN].seed,
     )
     prepare_folder(out, (AUDIT,), force=force)
@@ -106,6 +110,7 @@ def run(
             "shadows": shadows,
             "wholes": wholes,
             "draws": draws,
+            "small_hospitals": plan.drawn,
             "epsilons": list(epsilons),
             "schema": task.schema_hash,
             "hospitals": {name: hash_file(path) for name, path in files.items()},

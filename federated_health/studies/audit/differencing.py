@@ -36,7 +36,7 @@ def added_values(
     """
     if not (earlier.sums.are_released and later.sums.are_released):
         return [[] for _ in measurements]
-    found = []
+    found: list[list[Solution]] = []
     for position, measurement in enumerate(measurements):
         before, after = (
             tuple(float(getattr(part.sums, name)[position]) for name in ("count", "total", "squares"))
@@ -50,9 +50,7 @@ def added_values(
         if added == 0 and abs(total) > ERROR * max(1.0, abs(after[1])):
             found.append(_exchanged_value(total, squares, measurement))
         elif 0 <= added <= MAX_ADDED:
-            found.append(
-                values_with_sums(int(added), total, squares, measurement.low, measurement.high, slack=slack)
-            )
+            found.append(values_with_sums(int(added), total, squares, measurement.low, measurement.high, slack=slack))
         else:
             found.append([])
     return found
@@ -83,7 +81,9 @@ def values_with_sums(
     if abs(total - round(total)) > slack or abs(squares - round(squares)) > slack:
         return []
     lowest, highest = int(np.ceil(low)), int(np.floor(high))
-    return [tuple(map(float, values)) for values in _whole_numbers(count, round(total), round(squares), lowest, highest)]
+    return [
+        tuple(map(float, values)) for values in _whole_numbers(count, round(total), round(squares), lowest, highest)
+    ]
 
 
 @lru_cache(maxsize=2**16)

@@ -86,9 +86,9 @@ class RecordingApp:
             return reply
         if kind == "train":
             self.steps[name].append(Step(_weights_in(message), _weights_in(reply)))
-        config = message.content.config_records[CONFIG]
+        config: Mapping[str, Any] = message.content.config_records[CONFIG]
         if kind in ("evaluate", FINAL) or config.get(EVALUATE):
-            metrics = reply.content.metric_records[METRICS]
+            metrics: Mapping[str, Any] = reply.content.metric_records[METRICS]
             sums = {key: float(metrics[key]) for key in SUM_NAMES if key in metrics}
             released = sums if any(sums.values()) else {}  # all are 0 if the rows are too few
             self.evaluations[name].append(Evaluated(_weights_in(message), float(config["threshold"]), released))

@@ -5,8 +5,10 @@ attacks on its rows know the records of the hospital from which they were drawn,
 with crafted weights and by differencing know nothing but the released messages.
 """
 
+import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -39,7 +41,6 @@ from federated_health.studies.audit.held_out import (
 )
 from federated_health.studies.audit.membership import true_positive_rates
 from federated_health.studies.audit.observations import (
-    Array,
     Evaluated,
     RecordingApp,
     Step,
@@ -48,7 +49,7 @@ from federated_health.studies.audit.observations import (
     log_odds_of,
     patient_statistics,
 )
-from federated_health.studies.audit.subset_recovery import recover_subset
+from federated_health.studies.audit.subset_recovery import MAX_NODES, recover_subset
 from federated_health.studies.study import open_run
 from federated_health.transport.app_calls import App
 
@@ -172,7 +173,7 @@ def _registered(known: _Knowledge, view: str, later: Mapping[str, Registration])
     own_sums = earlier[known.draw.name].sums if view == OWN else None
     truth = known.draw.added.values[0, list(known.task.measurement_positions)]
     pairs = zip(truth, added_values(before, after, measurements), strict=True)
-    rebuilt = [solutions == [(value,)] or _is_only(solutions, value) for value, solutions in pairs if value == value]
+    rebuilt = [_is_only(solutions, value) for value, solutions in pairs if not np.isnan(value)]
     return {
         "means": float((own_sums.count > 0).mean()) if own_sums else 0.0,
         "added": float(np.mean(rebuilt)) if rebuilt else None,
@@ -192,9 +193,8 @@ def _trained(known: _Knowledge, view: str, steps: Mapping[str, Sequence[Step]]) 
     candidates = Patients.concatenate([train, draw.small.test, draw.others])
     share = patient_statistics(seen, known.encode(candidates), candidates.labels)["share"]
     of_hospital = np.r_[: len(draw.small.train), len(train) : len(candidates)]
-    members = np.arange(len(of_hospital)) < len(draw.small.train)
-    share = share[of_hospital]
-    found = true_positive_rates(share, members.astype(np.float64), np.ones((len(members), 1)))
+    share, members = share[of_hospital], _first(len(draw.small.train), len(of_hospital))
+    found = true_positive_rates(share, members, np.ones((len(members), 1)))
     return {"members": roc_auc(share, members), "found": float(found[0])}
 
 
@@ -208,13 +208,13 @@ def _evaluated(known: _Knowledge, view: str, evaluations: Mapping[str, Sequence[
     registered = registration_equations(sums, candidates, known.task.measurement_positions)
     evaluated = membership_equations(seen, known.encode(candidates), candidates.labels)
     of_hospital = np.r_[: len(draw.small.test), len(test) : len(test) + len(draw.small.train)]
-    is_held_out = np.arange(len(of_hospital)) < len(draw.small.test)
-    max_nodes = {} if view == OWN else {"max_nodes": 0}  # a sum over many rows has no solution that a search would find
-    alone = recover_subset(registered, **max_nodes)[of_hospital]
-    together = recover_subset(registered + evaluated, **max_nodes)[of_hospital]
+    is_held_out = _first(len(draw.small.test), len(of_hospital))
+    max_nodes = MAX_NODES if view == OWN else 0  # a search among the rows of all hospitals would not end
+    alone = recover_subset(registered, max_nodes=max_nodes)[of_hospital]
+    together = recover_subset(registered + evaluated, max_nodes=max_nodes)[of_hospital]
     features = known.encode(test)
     prior = known.run.target.predict(log_odds_of(layers_of(known.run.weights), features))
-    outcomes = recover_subset(outcome_equations(seen, features), prior=prior, **max_nodes)
+    outcomes = recover_subset(outcome_equations(seen, features), prior, max_nodes)
     own, labels = slice(0, len(draw.small.test)), draw.small.test.labels
     return {
         "registered": roc_auc(alone, is_held_out),
@@ -231,7 +231,6 @@ def _count_values(known: _Knowledge, view: str, settings: Settings, app: App) ->
     measurement = task.measurements[position]
     server = CountingServer(measurement, known.normalisation.mean[position])
     bounds: list[int] = []
-    recorder: RecordingApp
 
     def craft(number: int) -> Weights:
         if number == len(bounds):
@@ -239,15 +238,18 @@ def _count_values(known: _Knowledge, view: str, settings: Settings, app: App) ->
         return counting_weights(task, known.shapes, known.normalisation, position, bounds[number] + 0.5)
 
     recorder = RecordingApp(app, craft)
-    run = open_run(known.draw.hospitals, settings, recorder)
-    run.gather()
-    for _ in run.rounds():
-        seen = recorder.evaluations[known.draw.name] if view == OWN else sum_over_hospitals(recorder.evaluations)
-        for evaluated in seen[-1:]:
-            server.note(bounds[-1], evaluated.sums)
+    with _without_warnings():
+        run = open_run(known.draw.hospitals, settings, recorder)
+        run.gather()
+        for _ in run.rounds():
+            seen = recorder.evaluations[known.draw.name] if view == OWN else sum_over_hospitals(recorder.evaluations)
+            for evaluated in seen[-1:]:
+                server.note(bounds[-1], evaluated.sums)
     _, test = known.rows[view]
     values = test.values[:, task.measurement_positions[position]]
-    truth = Counter(zip(np.nan_to_num(values, nan=-1).astype(int).tolist(), test.labels.astype(int).tolist(), strict=True))
+    truth = Counter(
+        zip(np.nan_to_num(values, nan=-1).astype(int).tolist(), test.labels.astype(int).tolist(), strict=True)
+    )
     found = server.found() & truth
     return found.total() / len(test) if len(test) else None
 
@@ -258,20 +260,39 @@ def _isolate(known: _Knowledge, view: str, settings: Settings, app: App, seed: i
     generator = np.random.default_rng([seed, 3])
     crafted = isolating_weights(known.task, known.shapes, len(train), generator)
     recorder = RecordingApp(app, lambda _: crafted)
-    run = open_run(known.draw.hospitals, settings, recorder)
-    run.gather()
-    for _ in islice(run.rounds(), 1):
-        pass
+    with _without_warnings():
+        run = open_run(known.draw.hospitals, settings, recorder)
+        run.gather()
+        for _ in islice(run.rounds(), 1):
+            pass
     hospitals = [known.draw.small] if view == OWN else list(known.draw.hospitals.values())
     steps = recorder.steps[known.draw.name][0]
     seen = steps if view == OWN else Step(crafted, run.weights)
     rows = isolated_rows(known.task, seen, _shrinkage(hospitals, settings))
     truth, everyone = (
-        inversion.to_columns(known.task, known.encode(part), known.normalisation) for part in (train, known.rows[SUM][0])
+        inversion.to_columns(known.task, known.encode(part), known.normalisation)
+        for part in (train, known.rows[SUM][0])
     )
     guesses = inversion.to_columns(known.task, rows, known.normalisation)
-    is_patient = inversion.close_columns(guesses, truth, inversion.tolerances(known.task, everyone)).all(axis=2)
-    return float(is_patient.any(axis=1).sum())
+    is_column = inversion.close_columns(guesses, truth, inversion.tolerances(known.task, everyone))
+    return float(np.any(np.all(is_column, axis=2), axis=1).sum())
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """The run's server does not log that crafted weights are bad ones."""
+    logger = logging.getLogger("federated_health.server")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first(number: int, patients: int) -> npt.NDArray[np.float32]:
+    """1 for the first patients, 0 for all others, [patients]."""
+    return (np.arange(patients) < number).astype(np.float32)
 
 
 def _shrinkage(hospitals: Sequence[Hospital], settings: Settings) -> float:
