@@ -11,6 +11,8 @@ from federated_health.encryption.hospital_message import EncryptedMessage, Weigh
 from federated_health.encryption.hospital_result import OWN_BENEFIT, OWN_ROUND, store_result
 from federated_health.errors import EncryptionError
 from federated_health.hospital import handlers as plain_handlers
+from federated_health.messages.accepted_terms import within_terms
+from federated_health.messages.benefit import summarise_benefits
 from federated_health.messages.records import (
     distance_between,
     weights_from_record,
@@ -20,7 +22,6 @@ from federated_health.messages.server_messages import answering
 from federated_health.ml.rounds import HospitalRound, Round, write_round
 from federated_health.ml.targets.binary import Counts
 from federated_health.privacy import message_checks
-from federated_health.server.run_summary import summarise_benefits
 
 _ROUND, _DISTANCE, _LOSS = "last-round", "distance", "loss"
 """Figures of a hospital's last training in its state."""
@@ -118,7 +119,7 @@ def _check_distance(decrypted: WeightsMessage) -> None:
 
 def reply(message: Message, context: Context) -> Message:
     """The reply to a message, if a run would send it now (see `messages.server_messages`)."""
-    with answering(message, context):
+    with within_terms(message, context), answering(message, context):
         return Message(HANDLERS[message.metadata.message_type](message, context), reply_to=message)
 
 
