@@ -53,7 +53,7 @@ def test_what_secure_aggregation_hides_has_a_dash_and_a_caution_says_what_remain
 
 def test_the_largest_possible_attack_is_beside_the_strongest_one_and_its_control() -> None:
     cells = control_rows(AUDIT.plan, AUDIT.figures)
-    assert [cells[name]["largest possible"] for name in AUDIT.figures] == ["1.000", "1.000", "1.000", "0.731"]
+    assert [cells[name]["largest possible"] for name in AUDIT.figures] == ["1.000", "1.000", "1.000", "1.000", "0.731"]
     assert cells["plain"]["attack"] in ATTACKS[FINAL]
     assert cells["plain"]["ROC-AUC"] == strength_rows(AUDIT.figures, "roc_auc")["plain"]["the final model"]
 
@@ -62,6 +62,7 @@ def test_a_small_hospital_has_a_table_of_findings_by_privacy_setting() -> None:
     found = small_hospital_rows(AUDIT.figures)
     assert found["outcomes of held-out patients, from their columns"] == {
         "plain": "75 %",
+        "disclosure control": "0 %",
         "secure aggregation": "38 %",
         "epsilon 8": "0 %",
         "epsilon 1": "0 %",
@@ -94,6 +95,7 @@ def test_a_single_model_has_an_interval_of_its_own() -> None:
 def test_recovered_columns_are_shown_beside_guesses() -> None:
     assert inversion_rows(AUDIT.figures) == {
         "plain": {"1 row": "100 %", "4 rows": "100 %", "20 rows": "100 %"},
+        "disclosure control": {"1 row": "100 %", "4 rows": "100 %", "20 rows": "100 %"},
         "secure aggregation": {"1 row": "50 %", "4 rows": "50 %", "20 rows": "50 %"},
         "epsilon 8": {"1 row": "100 %", "4 rows": "100 %", "20 rows": "100 %"},
         "epsilon 1": {"1 row": "100 %", "4 rows": "100 %", "20 rows": "100 %"},
@@ -104,9 +106,9 @@ def test_recovered_columns_are_shown_beside_guesses() -> None:
 
 def test_every_attack_and_hospital_has_a_row() -> None:
     (attacks,) = blocks(section(page(), "All attacks"), Table)
-    assert len(attacks.rows) == 3 * 9  # those with secure aggregation are among those of plain runs
+    assert len(attacks.rows) == 4 * 9  # those with secure aggregation are among those of plain runs
     tables = blocks(section(page(), "Hospital by hospital"), Table)
-    assert [table.columns for table in tables] == [("hospital", "plain", "epsilon 8", "epsilon 1")] * 5
+    assert [table.columns for table in tables] == [("hospital", *AUDIT.plan.privacies)] * 5
     assert list(rows(tables[0])) == ["large (40 rows)", "small (20 rows)", "middle (31 rows)"]
     assert list(rows(tables[-1])) == ["large (20 rows)", "small (10 rows)", "middle (15 rows)"]
 

@@ -16,6 +16,7 @@ from federated_health.studies.audit.attacks import ATTACKS
 from federated_health.studies.audit.membership import measure_attack
 from federated_health.studies.audit.shadow_runs import (
     AVERAGES,
+    DISCLOSURE_CONTROL,
     DRAWN,
     FINAL,
     FULL,
@@ -61,11 +62,16 @@ def test_held_out_rows_are_halved_on_their_own() -> None:
     assert (members == plan.members(HELD_OUT_SUM)).all()
 
 
-def test_every_privacy_setting_has_the_same_shadow_runs() -> None:
+def test_updates_are_not_inverted_again_under_disclosure_control() -> None:
+    kinds = {shadow.kind for shadow in plan_of().shadow_runs() if shadow.privacy == DISCLOSURE_CONTROL}
+    assert kinds == {HALF, FULL, DRAWN}
+
+
+def test_every_other_privacy_setting_has_the_same_shadow_runs() -> None:
     plan = plan_of()
     runs = plan.shadow_runs()
-    assert len(runs) == len(set(runs)) == 3 * (8 + 2 + 3 * 2 + 2)
-    for privacy in plan.privacies:
+    assert len(runs) == len(set(runs)) == 4 * (8 + 2 + 2) + 3 * 3 * 2
+    for privacy in set(plan.privacies) - {DISCLOSURE_CONTROL}:
         same = [replace(shadow, privacy="") for shadow in runs if shadow.privacy == privacy]
         assert same[:8] == [ShadowRun(privacy="", kind=HALF, number=number) for number in range(8)]
         assert same[8:10] == [ShadowRun(privacy="", kind=FULL, number=number) for number in range(2)]
@@ -85,6 +91,7 @@ def small_plan(**changes: object) -> AuditPlan:
         hospitals=hospitals_of({"a": 24, "b": 12}),
         privacies={
             "plain": Settings.from_config(config),  # type: ignore[arg-type]  # values of settings
+            DISCLOSURE_CONTROL: Settings.from_config(config),  # type: ignore[arg-type]  # values of settings
             "epsilon 1": Settings.from_config({**config, "dp-epsilon": 1.0}),  # type: ignore[dict-item]  # the same
         },
         sizes=(1, 2),
@@ -92,7 +99,7 @@ def small_plan(**changes: object) -> AuditPlan:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("privacy", ["plain", "epsilon 1"])
+@pytest.mark.parametrize("privacy", ["plain", DISCLOSURE_CONTROL, "epsilon 1"])
 def test_half_runs_give_every_attack_its_statistics_and_full_runs_give_none(privacy: str) -> None:
     plan = small_plan()
     half = trained(plan, privacy, HALF, 1)
@@ -108,7 +115,7 @@ def test_half_runs_give_every_attack_its_statistics_and_full_runs_give_none(priv
             values = half.statistics[target][statistic]
             assert values.shape == ((18,) if target in (HELD_OUT, HELD_OUT_SUM) else (36,))
             assert np.isfinite(values).all()
-            assert values.std() > 0 or privacy != "plain"
+            assert values.std() > 0 or (privacy != "plain" and target in (HELD_OUT, HELD_OUT_SUM))
     assert half.roc_auc is not None
     assert 0 <= half.roc_auc <= 1
     full = trained(plan, privacy, FULL)
@@ -147,9 +154,20 @@ def test_plain_sums_reveal_which_patients_are_held_out() -> None:
 
 
 @pytest.mark.slow
+def test_disclosure_control_hides_which_patients_are_held_out_and_changes_no_update() -> None:
+    """The halves have 6 and 3 held-out rows, so that every count is 0 or too small."""
+    plan = small_plan()
+    plain, controlled = (trained(plan, privacy, HALF, 1).statistics for privacy in ("plain", DISCLOSURE_CONTROL))
+    assert (controlled[HELD_OUT]["subset"] == 0.5).all()
+    for target in (FINAL, UPDATES, AVERAGES):
+        for statistic, values in plain[target].items():
+            assert (controlled[target][statistic] == values).all()
+
+
+@pytest.mark.slow
 def test_a_plain_update_of_one_patient_reveals_the_patient_and_a_noisy_one_does_not() -> None:
     plan = small_plan()
-    plain, noisy = (trained(plan, privacy, SMALL, rows=1).inversion for privacy in plan.privacies)
+    plain, noisy = (trained(plan, privacy, SMALL, rows=1).inversion for privacy in ("plain", "epsilon 1"))
     assert plain["update"] == 1.0
     assert noisy["update"] < 0.8
     assert plain["average"] < 1.0

@@ -76,7 +76,7 @@ def test_without_a_large_hospital_there_is_no_draw() -> None:
 
 def attacked(**settings: object) -> dict[str, Findings]:
     quick = {"rounds": 30, "local-epochs": 1, "hospitals": 3}
-    return attack_small_hospital(draw_of(0), Settings.from_config({**quick, **settings}), app, seed=3)  # type: ignore[dict-item]  # values of settings
+    return attack_small_hospital(draw_of(0), Settings.from_config({**quick, **settings}), app)  # type: ignore[dict-item]  # values of settings
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from federated_health.studies.audit import shadow_runs
 from federated_health.studies.audit.membership import lira_scores, measure_attack
 from federated_health.studies.audit.shadow_runs import (
     AVERAGES,
+    DISCLOSURE_CONTROL,
     FINAL,
     HELD_OUT,
     HELD_OUT_SUM,
@@ -59,7 +60,8 @@ def audit_figures(plan: AuditPlan, results: Results) -> dict[str, Any]:
         "inversion": {rows: {**shares, "update": shares["average"]} for rows, shares in plain["inversion"].items()},
         "small_hospital": _findings(PLAIN, SUM, plan, results),
     }
-    return {PLAIN: plain, SECURE_AGGREGATION: secure, **figures}
+    without_noise = {name: figures[name] for name in (PLAIN, DISCLOSURE_CONTROL) if name in figures}
+    return {**without_noise, SECURE_AGGREGATION: secure, **figures}
 
 
 def _figures_of(privacy: str, plan: AuditPlan, results: Results) -> dict[str, Any]:
@@ -81,8 +83,9 @@ def _figures_of(privacy: str, plan: AuditPlan, results: Results) -> dict[str, An
             strength = measure_attack(scores[:, patients], members[:, patients], plan.seed)
             hospitals[name][target] = asdict(strength)
     inversion = {}
+    inverted = PLAIN if privacy == DISCLOSURE_CONTROL else privacy  # their updates are the same
     for rows in plan.sizes:
-        draws = [results[run].inversion for run in plan.runs(privacy, shadow_runs.SMALL, rows)]
+        draws = [results[run].inversion for run in plan.runs(inverted, shadow_runs.SMALL, rows)]
         inversion[str(rows)] = {key: _mean([shares[key] for shares in draws]) for key in draws[0]}
     return {
         "attacked": _auc_figures(half),

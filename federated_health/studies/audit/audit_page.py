@@ -30,6 +30,7 @@ TARGETS = {
 SMALL_HOSPITAL = {
     "means": ("measurements whose mean is known", "share"),
     "added": ("measurements of a patient who is added later", "share"),
+    "added_whole": ("the same, if the hospital has all its patients", "share"),
     "members": ("who was trained on, ROC-AUC", "figure"),
     "found": ("training patients found at 1 % false positives", "share"),
     "registered": ("who is held out, from the registration, ROC-AUC", "figure"),

@@ -18,7 +18,13 @@ from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 from federated_health.studies.audit.attacks import PLAIN, audit_figures
 from federated_health.studies.audit.audit_page import audit_page
-from federated_health.studies.audit.shadow_runs import AuditPlan, ShadowRun, ShadowRunResult, train_shadow_run
+from federated_health.studies.audit.shadow_runs import (
+    DISCLOSURE_CONTROL,
+    AuditPlan,
+    ShadowRun,
+    ShadowRunResult,
+    train_shadow_run,
+)
 from federated_health.studies.audit.small_hospital import can_draw
 from federated_health.studies.study import find_hospitals, prepare_folder, refuse_duplicates
 from federated_health.studies.workers import run_tasks
@@ -126,9 +132,13 @@ def run(
 def _privacy_settings(
     hospitals: Mapping[str, Hospital], epsilons: tuple[float, ...], settings: Mapping[str, Value]
 ) -> dict[str, Settings]:
-    """Settings by the name of each privacy setting: plain, then from the least private epsilon to the most."""
+    """Settings by the name of each privacy setting, with the least private epsilon first."""
     refuse_duplicates("epsilons", [f"{epsilon:g}" for epsilon in epsilons])
-    by_name = {PLAIN: 0.0, **{f"epsilon {epsilon:g}": epsilon for epsilon in sorted(epsilons, reverse=True)}}
+    by_name = {
+        PLAIN: 0.0,
+        DISCLOSURE_CONTROL: 0.0,
+        **{f"epsilon {epsilon:g}": epsilon for epsilon in sorted(epsilons, reverse=True)},
+    }
     config = {**settings, "hospitals": len(hospitals)}
     privacies = {name: Settings.from_config({**config, "dp-epsilon": epsilon}) for name, epsilon in by_name.items()}
     most = max(len(hospital.train) for hospital in hospitals.values())

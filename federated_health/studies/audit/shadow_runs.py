@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from federated_health.data.hospital import Hospital, Patients
 from federated_health.data.tasks import Task
+from federated_health.hospital.policy import Policy
 from federated_health.ml.keras_models import build_encoder, encode
 from federated_health.ml.scores import roc_auc
 from federated_health.server.plain_run import PlainRun
@@ -40,6 +41,9 @@ HALF, FULL, SMALL, DRAWN = "half", "full", "small", "drawn"
 
 FINAL, UPDATES, AVERAGES = "final", "updates", "averages"
 """Targets of attacks on training rows: the final model, one hospital's updates, the averages of the rounds."""
+
+DISCLOSURE_CONTROL = "disclosure control"
+"""Privacy setting of plain runs in which hospitals have the default policy, as if their data were not public."""
 
 HELD_OUT, HELD_OUT_SUM = "held-out", "held-out-sum"
 """Targets of attacks on held-out rows: the sums over those of one hospital, and of all hospitals together."""
@@ -125,9 +129,16 @@ class AuditPlan:
         return [ShadowRun(privacy=privacy, kind=kind, number=number, rows=rows) for number in range(runs)]
 
     def shadow_runs(self) -> list[ShadowRun]:
-        """All shadow runs, one privacy setting after the other."""
-        kinds = [(HALF, 0), (FULL, 0), *((SMALL, rows) for rows in self.sizes), (DRAWN, 0)]
-        return [run for privacy in self.privacies for kind, rows in kinds for run in self.runs(privacy, kind, rows)]
+        """All shadow runs, one privacy setting after the other.
+
+        Disclosure control does not change an update, so it is not inverted again.
+        """
+        runs = []
+        for privacy in self.privacies:
+            sizes = () if privacy == DISCLOSURE_CONTROL else self.sizes
+            for kind, rows in [(HALF, 0), (FULL, 0), *((SMALL, size) for size in sizes), (DRAWN, 0)]:
+                runs += self.runs(privacy, kind, rows)
+        return runs
 
     def patients(self, target: str) -> dict[str, Patients]:
         """Hospital -> the rows that an attack on a target is about: its training rows, or those held out."""
@@ -161,27 +172,32 @@ def _draw_half(generator: np.random.Generator, patients: int) -> Flags:
 def train_shadow_run(shadow: ShadowRun, plan: AuditPlan, app: App) -> ShadowRunResult:
     """Train a shadow run and observe it; RunError if it could not be trained."""
     settings = plan.privacies[shadow.privacy]
+    policy = Policy() if shadow.privacy == DISCLOSURE_CONTROL else None
     try:
         if shadow.kind == SMALL:
             return ShadowRunResult(inversion=_invert(shadow, plan, settings, app))
         settings = replace(settings, seed=plan.seed + shadow.number)
         if shadow.kind == DRAWN:
             draw = draw_small_hospital(plan.hospitals, shadow.number, plan.seed)
-            return ShadowRunResult(findings=attack_small_hospital(draw, settings, app, plan.seed + shadow.number))
+            return ShadowRunResult(findings=attack_small_hospital(draw, settings, app, policy))
         if shadow.kind == HALF:
-            return _observe(shadow.number, plan, settings, app)
-        run, _ = _train(plan.hospitals, settings, app)
+            return _observe(shadow.number, plan, settings, app, policy)
+        run, _ = _train(plan.hospitals, settings, app, policy=policy)
         return _evaluate(run, plan.hospitals)
     finally:
         forget_local_models()  # no other run has these rows
 
 
 def _train(
-    hospitals: Mapping[str, Hospital], settings: Settings, app: App, rounds: int | None = None
+    hospitals: Mapping[str, Hospital],
+    settings: Settings,
+    app: App,
+    rounds: int | None = None,
+    policy: Policy | None = None,
 ) -> tuple[PlainRun, RecordingApp]:
     """A finished run and what was recorded of it; all rounds, or the first few."""
     recorder = RecordingApp(app)
-    run = open_run(hospitals, settings, recorder)
+    run = open_run(hospitals, settings, recorder, policy)
     run.gather()
     for _ in islice(run.rounds(), rounds):
         pass
@@ -200,7 +216,7 @@ def _evaluate(run: PlainRun, hospitals: Mapping[str, Hospital]) -> ShadowRunResu
     )
 
 
-def _observe(number: int, plan: AuditPlan, settings: Settings, app: App) -> ShadowRunResult:
+def _observe(number: int, plan: AuditPlan, settings: Settings, app: App, policy: Policy | None) -> ShadowRunResult:
     """Train a half run and compute the statistics of all patients, members or not."""
     slices, held_out_slices = plan.slices(), plan.slices(HELD_OUT)
     members, held_out_members = plan.members()[number], plan.members(HELD_OUT)[number]
@@ -212,7 +228,8 @@ def _observe(number: int, plan: AuditPlan, settings: Settings, app: App) -> Shad
         )
         for name, hospital in plan.hospitals.items()
     }
-    run, recorder = _train(hospitals, settings, app)
+    run, recorder = _train(hospitals, settings, app, policy=policy)
+    run.evaluate()
     steps, layers = recorder.steps, layers_of(run.weights)
     encoder = build_encoder(plan.task, run.train_config().normalisation)
 
