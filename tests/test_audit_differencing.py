@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 
 from federated_health.data.columns import Measurement
+from federated_health.data.hospital import Patients
+from federated_health.data.task_files import HEART_DISEASE
 from federated_health.messages.content import Registration
 from federated_health.ml.normalisation import column_sums, withheld_sums
-from federated_health.studies.audit.differencing import MAX_SOLUTIONS, added_values, values_with_sums
+from federated_health.studies.audit.differencing import (
+    MAX_SOLUTIONS,
+    added_values,
+    share_told_by_sums,
+    values_with_sums,
+)
 
 AGE = Measurement("age", "age", "years", low=0, high=120)
 CHOLESTEROL = Measurement("chol", "cholesterol", "mg/dl", low=50, high=1000)
@@ -90,3 +97,27 @@ def test_impossible_sums_have_no_solution() -> None:
 
 def test_the_search_ends_after_a_limited_number_of_solutions() -> None:
     assert len(values_with_sums(4, 2000, 1_100_000, 0, 1000)) <= MAX_SOLUTIONS
+
+
+def share_told(number: int, ages: list[float], cholesterol: float = 0.5) -> float | None:
+    """Of patients whose cholesterol is not in whole numbers, so that ages count only."""
+    values = np.full((len(ages), len(HEART_DISEASE.columns)), np.nan)
+    names = list(HEART_DISEASE.column_names)
+    values[:, names.index("age")], values[:, names.index("chol")] = ages, 200 + cholesterol
+    patients = Patients(values, np.zeros(len(ages), dtype=np.float32))
+    return share_told_by_sums(patients, HEART_DISEASE, number, seed=1, draws=20)
+
+
+def test_one_or_two_patients_are_always_told_by_their_sums() -> None:
+    assert share_told(1, [41, 44, 58, 63]) == share_told(2, [41, 44, 58, 63]) == 1.0
+
+
+def test_three_patients_are_told_where_no_others_have_their_sums() -> None:
+    """1, 2 and 3 are the only whole numbers with their sums; 10, 13 and 19 have those of 9, 15 and 18."""
+    assert share_told(3, [1, 2, 3]) == 1.0
+    assert (10 + 13 + 19, 10**2 + 13**2 + 19**2) == (9 + 15 + 18, 9**2 + 15**2 + 18**2)
+    assert share_told(3, [10, 13, 19]) == 0.0
+
+
+def test_without_whole_numbers_nothing_is_searched() -> None:
+    assert share_told(3, [41.5, 44, 58]) is None

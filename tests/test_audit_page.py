@@ -23,11 +23,12 @@ from tests.support.audits import example_audit, plan_of
 from tests.support.example_run import blocks, rows, section, titles
 
 AUDIT = example_audit()
+FEW = {"1": 1.0, "2": None, "3": 0.5}
 
 
 @cache
 def page() -> Page:
-    return audit_page(AUDIT.plan, AUDIT.figures)
+    return audit_page(AUDIT.plan, AUDIT.figures, FEW)
 
 
 def test_attacks_and_quality_have_a_picture_and_one_row_per_privacy_setting() -> None:
@@ -56,6 +57,11 @@ def test_the_largest_possible_attack_is_beside_the_strongest_one_and_its_control
     assert [cells[name]["largest possible"] for name in AUDIT.figures] == ["1.000", "1.000", "1.000", "1.000", "0.731"]
     assert cells["plain"]["attack"] in ATTACKS[FINAL]
     assert cells["plain"]["ROC-AUC"] == strength_rows(AUDIT.figures, "roc_auc")["plain"]["the final model"]
+
+
+def test_sums_of_few_patients_have_a_table() -> None:
+    (table,) = blocks(section(page(), "What sums over few patients tell"), Table)
+    assert table.rows == (("1 patient", "100 %"), ("2 patients", NOT_DEFINED), ("3 patients", "50 %"))
 
 
 def test_a_small_hospital_has_a_table_of_findings_by_privacy_setting() -> None:
@@ -122,7 +128,7 @@ def test_the_page_states_the_guarantee_its_limits_and_the_version() -> None:
 
 def test_an_audit_without_inversions_and_drawn_hospitals_has_no_sections_for_them() -> None:
     figures = {privacy: {**entry, "inversion": {}, "small_hospital": {}} for privacy, entry in AUDIT.figures.items()}
-    short = audit_page(plan_of(sizes=(), draws=0, drawn=0), figures)
+    short = audit_page(plan_of(sizes=(), draws=0, drawn=0), figures, FEW)
     assert set(titles(page())) - set(titles(short)) == {
         "Patients reconstructed from an update",
         "What a curious server learns of a small hospital",

@@ -151,6 +151,9 @@ def test_an_audit_writes_strict_json_and_a_page_and_prints_its_figures(
     written = json.loads(Path("out/audit.json").read_text(), parse_constant=refuse)
     assert list(written["privacies"]) == ["plain", "disclosure control", "secure aggregation", "epsilon 8", "epsilon 1"]
     assert written["privacies"] == Audit(plans[0]).figures
+    few = list(written["sums_of_few"].values())
+    assert few[:2] == [1.0, 1.0]
+    assert few[-1] == 0.0
     assert set(written["audit"]["hospitals"]) == {"cleveland", "hungary", "switzerland", "va-long-beach"}
     assert sorted(path.name for path in Path("out").iterdir()) == ["audit.json", "report.html"]
     lines = [" ".join(line.split()) for line in output.splitlines()]

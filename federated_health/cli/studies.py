@@ -26,6 +26,7 @@ from federated_health.studies.audit.audit_page import (
     one_model_rows,
     small_hospital_rows,
     strength_rows,
+    sums_of_few_rows,
 )
 from federated_health.studies.audit.small_hospital import PATIENTS
 from federated_health.studies.benefit import benefit_study
@@ -131,7 +132,9 @@ def audit() -> None:
     )
     setting_flags.add_settings(parser, Settings, leave_out=NOT_FOR_AUDIT)
     flags = parser.parse_args()
-    _print_audit(_run(audit_study.run, flags, "runs")["privacies"])
+    results = _run(audit_study.run, flags, "runs")
+    _print_audit(results["privacies"])
+    print_figures("Sums over few patients that have one solution", sums_of_few_rows(results["sums_of_few"]))
     say(f"wrote {flags.out}/{audit_study.AUDIT} and report.html")
 
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from federated_health.data.hospital import Patients
 from federated_health.studies.audit import shadow_runs
+from federated_health.studies.audit.differencing import share_told_by_sums
 from federated_health.studies.audit.membership import lira_scores, measure_attack
 from federated_health.studies.audit.shadow_runs import (
     AVERAGES,
@@ -35,6 +37,9 @@ ATTACKS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
 """Target -> attack -> the statistic that it uses, and whether shadow models calibrate it (LiRA). Figures by
 hospital are those of the last attack on a target. Confidences order patients as losses do, in reverse."""
 
+FEW = range(1, 6)
+"""Numbers of patients whose sums are searched, up to the default minimum cell."""
+
 Results = Mapping[shadow_runs.ShadowRun, ShadowRunResult]
 
 
@@ -62,6 +67,12 @@ def audit_figures(plan: AuditPlan, results: Results) -> dict[str, Any]:
     }
     without_noise = {name: figures[name] for name in (PLAIN, DISCLOSURE_CONTROL) if name in figures}
     return {**without_noise, SECURE_AGGREGATION: secure, **figures}
+
+
+def sums_of_few(plan: AuditPlan) -> dict[str, float | None]:
+    """How often the sums over few training patients tell all their values, by the number of patients."""
+    patients = Patients.concatenate(plan.patients(FINAL).values())
+    return {str(number): share_told_by_sums(patients, plan.task, number, plan.seed) for number in FEW}
 
 
 def _figures_of(privacy: str, plan: AuditPlan, results: Results) -> dict[str, Any]:

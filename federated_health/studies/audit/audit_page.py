@@ -67,8 +67,12 @@ INVERSION = (
 )
 
 
-def audit_page(plan: AuditPlan, figures: Figures) -> Page:
-    """The report of an audit."""
+def audit_page(plan: AuditPlan, figures: Figures, few: Mapping[str, float | None]) -> Page:
+    """The report of an audit.
+
+    Args:
+        few: see `sums_of_few`.
+    """
     patients = sum(len(hospital.train) for hospital in plan.hospitals.values())
     return Page(
         title=f"Privacy audit: {plan.task.name}",
@@ -81,6 +85,7 @@ def audit_page(plan: AuditPlan, figures: Figures) -> Page:
             _by_hospital(plan, figures),
             *([_inversion(plan, figures)] if plan.sizes else []),
             *([_small_hospital(plan, figures)] if plan.drawn else []),
+            _sums_of_few(few),
             _method(plan),
             sections.settings_section(
                 next(iter(plan.privacies.values())),
@@ -322,6 +327,25 @@ def _small_hospital(plan: AuditPlan, figures: Figures) -> Section:
         "hospitals together, and nothing tells which hospital has them.",
     )
     return Section("What a curious server learns of a small hospital", [text, table])
+
+
+def sums_of_few_rows(few: Mapping[str, float | None]) -> Rows:
+    """How often sums over few patients have one solution, by their number."""
+    return {
+        formatting.number_of(int(patients), "patient"): {"all values told": formatting.percent_of(share)}
+        for patients, share in few.items()
+    }
+
+
+def _sums_of_few(few: Mapping[str, float | None]) -> Section:
+    text = (
+        "Two registrations that differ by a few patients give the number, the sum and the sum of squares of these "
+        "patients' values. Measurements are mostly recorded in whole numbers, so a search finds every set of values "
+        "with these sums. If there is only one, the values are told."
+    )
+    caption = "Sums over few patients that have one solution (mean over measurements in whole numbers)"
+    table = sections.figures_table(caption, sums_of_few_rows(few), first="patients")
+    return Section("What sums over few patients tell", [text, table])
 
 
 def _method(plan: AuditPlan) -> Section:

@@ -16,7 +16,7 @@ from federated_health.names import REPORT
 from federated_health.report.page import write_report
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings
-from federated_health.studies.audit.attacks import PLAIN, audit_figures
+from federated_health.studies.audit.attacks import PLAIN, audit_figures, sums_of_few
 from federated_health.studies.audit.audit_page import audit_page
 from federated_health.studies.audit.shadow_runs import (
     DISCLOSURE_CONTROL,
@@ -109,6 +109,7 @@ def run(
         crashed="a worker process of the audit died",
     )
     by_privacy = audit_figures(plan, results)
+    few = sums_of_few(plan)
     figures = {
         "audit": {
             "version": __version__,
@@ -123,9 +124,10 @@ def run(
             "smallest": plan.smallest,
         },
         "privacies": by_privacy,
+        "sums_of_few": few,
     }
     write_json(out / AUDIT, figures)
-    write_report(out / REPORT, lambda: audit_page(plan, by_privacy))
+    write_report(out / REPORT, lambda: audit_page(plan, by_privacy, few))
     return figures
 
 
