@@ -7,7 +7,10 @@ import numpy.typing as npt
 import pytest
 
 from federated_health.data.hospital import Patients
+from federated_health.data.task_files import HEART_DISEASE
+from federated_health.ml.noisy_evaluation import count_patients
 from federated_health.ml.normalisation import column_sums, withheld_sums
+from federated_health.ml.targets import target_of
 from federated_health.ml.targets.binary import count_outcomes, probability
 from federated_health.studies.audit.held_out import (
     membership_equations,
@@ -57,6 +60,31 @@ def test_withheld_sums_tell_nothing() -> None:
     assert (recover_subset(membership_equations(silent, FEATURES, LABELS)) == 0.5).all()
     prior = np.linspace(0, 1, 6)
     assert (recover_subset(outcome_equations(silent, FEATURES[HELD_OUT]), prior) == prior).all()
+
+
+def test_rounded_losses_are_matched_within_their_rounding() -> None:
+    """As disclosure control rounds them: means with three decimals."""
+    rounded = []
+    for part in evaluated(FEATURES[HELD_OUT], LABELS[HELD_OUT], rounds=12):
+        means = {name: 6 * round(part.sums[name] / 6, 3) for name in ("loss_sum", "squared_error_sum")}
+        rounded.append(replace(part, sums={**part.sums, **means}))
+    assert (recover_subset(membership_equations(rounded, FEATURES, LABELS)) == HELD_OUT).all()
+
+
+def test_cells_of_scores_are_sums_over_the_candidates_in_each() -> None:
+    """Numbers of held-out patients by class and score; with noise, as under differential privacy, little remains."""
+    (part,) = evaluated(FEATURES[HELD_OUT], LABELS[HELD_OUT], rounds=1)
+    log_odds = log_odds_of(layers_of(part.weights), FEATURES[HELD_OUT])
+    table = count_patients(target_of(HEART_DISEASE), log_odds, LABELS[HELD_OUT], np.arange(6))
+    exact = replace(part, sums={}, cells=tuple(table.ravel().tolist()))
+    equations = membership_equations([exact], FEATURES, LABELS)
+    assert equations.terms.shape == (16, 24)
+    assert (equations.terms @ HELD_OUT == equations.sums).all()
+    assert (equations.terms.sum(axis=0) == 1).all()
+    noise = np.random.default_rng(2).normal(scale=3.0, size=16)
+    noisy = replace(exact, cells=tuple((table.ravel() + noise).tolist()))
+    scores = recover_subset(membership_equations([noisy], FEATURES, LABELS))
+    assert ((scores >= 0.5) != HELD_OUT).any()
 
 
 def test_sums_tell_the_outcomes_of_held_out_patients_whose_columns_are_known() -> None:

@@ -66,8 +66,11 @@ def app() -> ClientApp:
         return Message(content(float(record["logit/kernel"].numpy()[0, 0]) + len(name)), reply_to=message)
 
     @client_app.evaluate()
-    def evaluate(message: Message, context: Context) -> Message:  # noqa: ARG001
-        counts = MetricRecord({"true_positives": 3, "false_negatives": 1, "loss_sum": 2.5, "num-examples": 4})
+    def evaluate(message: Message, context: Context) -> Message:
+        few = context.node_config["name"] == "few"  # whose sums are withheld, which is sent as zeros
+        counts = MetricRecord(
+            {"true_positives": 0 if few else 3, "false_negatives": 0 if few else 1, "loss_sum": 0.0 if few else 2.5}
+        )
         return Message(RecordDict({METRICS: counts}), reply_to=message)
 
     return client_app
@@ -91,6 +94,21 @@ def test_each_hospitals_training_and_its_released_sums_are_recorded(app: ClientA
         "a": [(1.0, 2.0), (10.0, 11.0)],
         "bcd": [(1.0, 4.0), (10.0, 13.0)],
     }
+
+
+@pytest.mark.usefixtures("server_identity")
+def test_withheld_sums_and_noisy_counts_are_recorded_as_such(app: ClientApp) -> None:
+    @app.evaluate("final")
+    def evaluate_final(message: Message, _: Context) -> Message:
+        return Message(RecordDict({METRICS: MetricRecord({"noisy-counts": [1.5, -0.5]})}), reply_to=message)
+
+    recorder = RecordingApp(app)
+    grid = InProcessTransport(recorder, {"few": hospital_context("few", {})})
+    for kind in ("evaluate", "evaluate.final"):
+        grid.send_and_receive([Message(content(1.0), node_id_of("few"), kind)])
+    withheld, noisy = recorder.evaluations["few"]
+    assert (withheld.sums, withheld.cells) == ({}, ())
+    assert (noisy.sums, noisy.cells) == ({}, (1.5, -0.5))
 
 
 @pytest.mark.usefixtures("server_identity")
