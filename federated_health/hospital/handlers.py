@@ -84,11 +84,13 @@ class InMemoryHospital(Context):
 
     Args:
         network: file that builds the network; None for a network of the package.
+        policy: what may leave the hospital; everything by default, since all rows are in one process.
     """
 
-    def __init__(self, hospital: Hospital, network: Path | None = None) -> None:
+    def __init__(self, hospital: Hospital, network: Path | None = None, policy: Policy | None = None) -> None:
         super().__init__(**vars(hospital_context(hospital.name, {NETWORK: str(network or "")})))
         self.hospital = hospital
+        self.policy = policy or Policy(public=True)
         self.budget: PrivacyBudget | None = None
 
 
@@ -119,9 +121,9 @@ def disclose(content: Any, message: Message, context: Context) -> Any:
 
 
 def disclosure_policy(context: Context) -> Policy:
-    """This hospital's policy; its data are public if a manifest says so, or if all rows are in one process."""
+    """This hospital's policy; its data are public if a manifest says so."""
     if isinstance(context, InMemoryHospital):
-        return Policy(public=True)
+        return context.policy
     return replace(policy_of(context.node_config), public=_is_public(_own_csv(context)[0]))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Context, Message
 
-from federated_health.messages.content import ARRAYS, CONFIG, EVALUATE, FINAL
+from federated_health.messages.content import ARRAYS, CONFIG, EVALUATE, FINAL, NOISY_COUNTS
 from federated_health.messages.records import METRICS, weights_to_record
 from federated_health.ml.networks import Weights
 from federated_health.ml.targets.binary import probability
@@ -53,11 +53,17 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
-    """Sums over held-out rows, by name and as far as they were released, under weights that the server sent."""
+    """What was released of held-out rows, under weights that the server sent.
+
+    Attributes:
+        sums: the sums by name, as far as they were released.
+        cells: under differential privacy, noisy numbers of patients by class and score (see `ml.noisy_evaluation`).
+    """
 
     weights: Weights
     threshold: float
     sums: Mapping[str, float]
+    cells: tuple[float, ...] = ()
 
 
 class RecordingApp:
@@ -86,12 +92,13 @@ class RecordingApp:
             return reply
         if kind == "train":
             self.steps[name].append(Step(_weights_in(message), _weights_in(reply)))
-        config = message.content.config_records[CONFIG]
+        config: Mapping[str, Any] = message.content.config_records[CONFIG]
         if kind in ("evaluate", FINAL) or config.get(EVALUATE):
-            metrics = reply.content.metric_records[METRICS]
+            metrics: Mapping[str, Any] = reply.content.metric_records[METRICS]
             sums = {key: float(metrics[key]) for key in SUM_NAMES if key in metrics}
             released = sums if any(sums.values()) else {}  # all are 0 if the rows are too few
-            self.evaluations[name].append(Evaluated(_weights_in(message), float(config["threshold"]), released))
+            cells = tuple(metrics.get(NOISY_COUNTS, ()))
+            self.evaluations[name].append(Evaluated(_weights_in(message), float(config["threshold"]), released, cells))
         return reply
 
 
