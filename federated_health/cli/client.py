@@ -21,7 +21,7 @@ from federated_health.hospital import handlers
 from federated_health.hospital.ledger import LEDGER, Ledger
 from federated_health.hospital.policy import POLICY, Policy, policy_of
 from federated_health.messages import accepted_terms
-from federated_health.messages.content import SECURE_AGGREGATION_ONLY
+from federated_health.messages.content import SAME_PARTICIPANTS, SECURE_AGGREGATION_ONLY
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.networks import Network, agreement_of
 from federated_health.ml.targets import target_of
@@ -153,6 +153,9 @@ def add_privacy(parser: Any) -> None:
     group.add_argument("--ledger", type=parsing.path, metavar="DIR", help=help_text)
     help_text = "join only runs with secure aggregation: see server.py --secure-aggregation (default: any run)"
     group.add_argument("--secure-aggregation-only", action="store_true", help=help_text)
+    help_text = "with secure aggregation, be part of sums over the same hospitals only, so that no two differ by one; "
+    help_text += "a round then needs all of them: see server.py --min-hospitals (default: no)"
+    group.add_argument("--same-participants", action="store_true", help=help_text)
 
 
 def check_libraries(flags: argparse.Namespace) -> None:
@@ -177,6 +180,8 @@ def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -
         config[SECURE_AGGREGATION_ONLY] = True
     if flags.policy is not None:
         config[POLICY] = str(flags.policy.absolute())
+    if flags.same_participants:
+        config[SAME_PARTICIPANTS] = True
     if flags.ledger is not None:
         config[LEDGER] = str(flags.ledger.absolute())
     return config
