@@ -236,7 +236,7 @@ def guess_held_out(
 
 @pytest.mark.slow
 def test_known_records_do_not_tell_who_is_held_out(switzerland: Hospital) -> None:
-    """Exact sums per round gave all of them away: 31 of 31 held-out and 92 of 92 training patients."""
+    """Exact sums of every round told 122 of these 123 patients apart, with an AUC of 1."""
     answered, run = replies_of(switzerland, rounds=60)
     everybody = Hospital(
         "everybody",
