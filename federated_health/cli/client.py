@@ -368,7 +368,12 @@ def _show_and_save(context: Context, out: Path | None, sent: tuple[Path, int]) -
     config, weights = model
     name, target = str(context.node_config["name"]), target_of(handlers.task_of(context, config.task))
     note = f"Predicted positive: a risk of at least {config.threshold}." if target.has_threshold else ""
-    print_figures("The final model on held-out patients", {name: context.state["figures"]}, note)
+    if config.privacy:
+        from federated_health.cli.noisy_figures import print_noisy_figures  # noqa: PLC0415  # with privacy only
+
+        print_noisy_figures({name: context.state.metric_records.get("figures", {})}, target)
+    else:
+        print_figures("The final model on held-out patients", {name: context.state["figures"]}, note)
     if out is not None:
         from federated_health.hospital.results import save_results  # noqa: PLC0415  # at the end of a run only
 
