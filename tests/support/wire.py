@@ -67,7 +67,9 @@ class Wire(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships no typ
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         if details.method == TERMS_METHOD:
-            return grpc.unary_unary_rpc_method_handler(lambda request, _: self._channel.unary_unary(TERMS_METHOD)(request))
+            return grpc.unary_unary_rpc_method_handler(
+                lambda request, _: self._channel.unary_unary(TERMS_METHOD)(request)
+            )
         return grpc.stream_stream_rpc_method_handler(self._join) if details.method == JOIN else None
 
     def _join(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
