@@ -106,7 +106,7 @@ def test_a_setting_outside_the_terms_ends_the_participation(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("change", [{"task": "readmission"}, {"schema": "0" * 64}])
-def test_another_task_is_refused(hospital: InMemoryHospital, kind: str, change: dict[str, str]) -> None:
+def test_another_task_is_refused(hospital: InMemoryHospital, kind: str, change: dict[str, Any]) -> None:
     refuses_for_good(hospital, request(kind, 2, **change), next(iter(change)))
 
 
@@ -203,7 +203,7 @@ def test_the_trainings_are_at_most_twice_the_rounds(hospital: InMemoryHospital) 
     for number in range(1, 31):
         for weights in (1, 2):
             answer(hospital, request(TRAIN, number, weights))
-    assert hospital.state["asked"]["trained"] == MAX_TRAININGS_PER_ROUND * TERMS.rounds  # type: ignore[index]
+    assert hospital.state["asked"]["trained"] == MAX_TRAININGS_PER_ROUND * TERMS.rounds
     refuses_for_good(hospital, request(TRAIN, 30, 3), "60 trainings")
 
 
@@ -243,7 +243,7 @@ def test_a_hospital_in_process_accepts_by_itself_also_the_terms_of_another_run()
     hospital = open_hospital()
     answer(hospital, registration())
     answer(hospital, registration(replace(TERMS, rounds=5)))
-    assert hospital.state[RUN_TERMS]["text"] == replace(TERMS, rounds=5).text  # type: ignore[index]
+    assert hospital.state[RUN_TERMS]["text"] == replace(TERMS, rounds=5).text
     refuses_for_good(hospital, request(TRAIN, 6), "at most 5")
 
 
@@ -265,7 +265,7 @@ def test_under_flower_s_engine_a_policy_accepts_and_holds_the_server_to_its_term
 ) -> None:
     context = engine_context(hospitals_folder / "client_1.csv", policy=str(policy))
     assert not handlers.answer(registration(), context).has_error()
-    assert context.state[RUN_TERMS]["by"] == "policy"  # type: ignore[index]
+    assert context.state[RUN_TERMS]["by"] == "policy"
     for message in (request(TRAIN, 31), request(TRAIN)):
         with pytest.raises(AnswerError, match="at most 30"):
             handlers.answer(message, context)

@@ -15,7 +15,7 @@ from federated_health.hospital.ledger import Ledger
 from federated_health.messages.run_terms import MAX_TERMS_CHARACTERS, RunTerms, hash_of
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
-from federated_health.security.certificates import fingerprint
+from federated_health.security.certificates import fingerprint, public_key_of
 from federated_health.security.identity import REVOKED
 from federated_health.settings import Settings
 from federated_health.transport import reconnect
@@ -188,8 +188,7 @@ def test_over_tls_the_server_proves_itself_before_it_is_asked_and_consent_gets_i
         hospital = LightHospital("a", address, tls=federation.hospitals["a"], consent=consent)
         wait_for_hospitals(grid)
     assert hospital.end() is None
-    key = federation.server.certificate.public_key()
-    assert consent.servers == [fingerprint(key)]  # type: ignore[arg-type]  # every key of an identity is ECDSA
+    assert consent.servers == [fingerprint(public_key_of(federation.server.certificate))]
 
 
 def test_a_revoked_server_is_not_even_asked(tmp_path: Path) -> None:
@@ -233,7 +232,7 @@ def test_a_message_outside_the_terms_ends_the_stream_with_its_reason_on_both_sid
     reason = "seed: expected 42, by the terms of the run, got 43"
 
     def refuse(message: Message, context: Context) -> Message:
-        if message.content["question"]["number"] == 1:  # type: ignore[index]
+        if message.content["question"]["number"] == 1:
             raise AnswerError(TermsError(reason))
         return echo(message, context)
 
