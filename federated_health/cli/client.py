@@ -273,6 +273,7 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
             if flags.dp_budget is None:
                 report(error.reason, consent=partial(consent, train_rows=0, may_ask=False))
         raise
+    ledger.check()
     if flags.out is not None:
         from federated_health.files import make_folder  # noqa: PLC0415  # where something is saved
 
@@ -334,7 +335,11 @@ def _accept_terms(
         )
     ledger.record_terms(text, accepted_by)
     accepted_terms.accept(context, text, accepted_by)
-    logger.info("accepted the terms of the run (%s), %s; --show-terms shows them", accepted_by, terms.hash)
+    if not may_ask:
+        return  # it says why it does not join
+    what = f"{terms.task}, {terms.parameters:,} weights, {terms.strategy}, {terms.rounds} rounds"
+    logger.info("terms of the run: %s; hash %s; --show-terms shows all", what, terms.hash)
+    logger.info("accepted by: %s", "loopback, one machine without TLS" if accepted_by == "loopback" else accepted_by)
 
 
 def _read_network(file: Path | None) -> Network | None:

@@ -122,7 +122,13 @@ class Ledger:
             "records": items,
             **more,
         }
-        line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+        self._add(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+
+    def check(self) -> None:
+        """Raise LedgerError if no line can be added; a new file is made."""
+        self._add(b"")
+
+    def _add(self, line: bytes) -> None:
         try:
             with open_to_append(self.path) as file:
                 file.seek(0)
