@@ -11,6 +11,7 @@ from federated_health.encryption.hospital_message import EncryptedMessage, Weigh
 from federated_health.encryption.hospital_result import OWN_BENEFIT, OWN_ROUND, store_result
 from federated_health.errors import EncryptionError
 from federated_health.hospital import handlers as plain_handlers
+from federated_health.messages.accepted_terms import within_terms
 from federated_health.messages.benefit import summarise_benefits
 from federated_health.messages.records import (
     distance_between,
@@ -118,7 +119,7 @@ def _check_distance(decrypted: WeightsMessage) -> None:
 
 def reply(message: Message, context: Context) -> Message:
     """The reply to a message, if a run would send it now (see `messages.server_messages`)."""
-    with answering(message, context):
+    with within_terms(message, context), answering(message, context):
         return Message(HANDLERS[message.metadata.message_type](message, context), reply_to=message)
 
 

@@ -19,6 +19,7 @@ from federated_health.errors import EncryptionError
 from federated_health.hospital.handlers import ENCRYPTED_RUN, hospital_of, local_model, read_config
 from federated_health.messages.content import ARRAYS, CONFIG, ROUND
 from federated_health.messages.records import MalformedMessageError, weights_to_record
+from federated_health.messages.run_terms import RUN_TERMS
 from federated_health.messages.server_messages import ASKED, check_config, read_value
 from federated_health.ml.curves import choose_threshold
 from federated_health.ml.metrics import DEFAULT_THRESHOLD
@@ -51,7 +52,7 @@ class EncryptedMessage:
         run = self.read(messages.RUN)
         state = context.state.config_records.get(ENCRYPTED_RUN)
         if state is None or state[messages.RUN] != run:
-            for name in set(context.state) - {AGREED_PLAN, ASKED}:  # rounds, figures and model of the other run
+            for name in set(context.state) - {AGREED_PLAN, ASKED, RUN_TERMS}:  # what is of the other run
                 del context.state[name]
             state = context.state[ENCRYPTED_RUN] = ConfigRecord({messages.RUN: run})
         self.run = run

@@ -97,7 +97,7 @@ def read_policy(path: Path) -> Policy:
     for key in ("servers", "networks"):
         if key in values:
             values[key] = tuple(text if text in MODELS else _plain_hex(text) for text in values[key])
-    return Policy(**values, file=str(path), text=content.decode("utf-8-sig").replace("\r\n", "\n"))
+    return Policy(**values, file=str(path), text=content.decode("utf-8-sig"))
 
 
 def read_node_policy(config: Mapping[str, Any]) -> Policy:

@@ -46,8 +46,9 @@ def save_results(
         others = encryption.load("hospital_result").save_encrypted_results(folder, context, config, weights)
         return ", ".join([MODEL, *others])
     evaluation = _read_evaluation(context, task)
+    own = context.state.metric_records.get("figures")  # none if they were released before a restart
     figures: dict[str, Any] = {
-        "hospitals": {name: dict(context.state.metric_records["figures"])},
+        "hospitals": {name: dict(own)} if own else {},
         **_summarise_benefit(context, task, name, evaluation),
     }
     write_json(folder / METRICS, {**run_page.metrics_of(config, stopped=False), **figures})

@@ -23,6 +23,7 @@ from federated_health.report.charts import draw_intervals
 from federated_health.report.formatting import (
     INTERVAL,
     MAX_ROWS,
+    SUPPRESSED,
     capitalise,
     describe_small_in_mean,
     figure,
@@ -233,9 +234,12 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
     notes = ["The run was stopped before hospitals computed ROC-AUCs."] if are_without_auc else []
     if is_marked:
         notes.append(describe_small_in_mean(small))
-    if few := [name for name, row in run.evaluations.items() if row.counts.is_small]:
+    if suppressed := [name for name, row in run.evaluations.items() if not row.has_counts]:
+        notes.append(f"{SUPPRESSED}: {list_some(suppressed, ', ')}; see Participants for the reasons.")
+    if few := [name for name, row in run.evaluations.items() if row.counts.is_small and row.has_counts]:
         notes.append(f"{panels.noisy}: {list_some(few, ', ')}.")
     notes += [*filter(None, [panels.decisions_explained]), panels.explained]
+    notes += [load_private_runs().explain_noise(panels)] if run.config.privacy else []
     caption = f"Figures on held-out patients{', after the last completed round' if run.stopped else ''}"
     blocks: list[Block] = [sections.figures_table(caption, rows, last=last, note=" ".join(notes))]
     if not run.hospital:
@@ -248,6 +252,9 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
 
 
 def _figures(row: Mapping[str, float | None], panels: Panels) -> dict[str, str]:
+    if any(key.endswith("_noise") for key in row):
+        noisy = load_private_runs().with_noise(row, figure)
+        return {panels.title(key): noisy.get(key) or figure(None) for key in panels.figures}
     return {panels.title(key): figure(row.get(key)) for key in panels.figures}
 
 
@@ -259,7 +266,7 @@ def _curves(run: RunSummary, panels: Panels) -> Iterator[Section]:
 
 def _decisions(run: RunSummary, panels: Panels) -> Iterator[Section]:
     """Confusion matrices of the final model, or of the last round's model if the run was stopped."""
-    sums = {name: evaluation.counts for name, evaluation in run.evaluations.items()}
+    sums = {name: evaluation.counts for name, evaluation in run.evaluations.items() if evaluation.has_counts}
     if run.stopped and not sums:  # then the threshold is that of the rounds
         sums = {name: part.counts for name, part in run.rounds[-1].hospitals.items() if part.counts}
     if not sums:
@@ -272,7 +279,7 @@ def _decisions(run: RunSummary, panels: Panels) -> Iterator[Section]:
 
 def _holdings(run: RunSummary, panels: Panels) -> Iterator[Section]:
     """Labels and missing values of every hospital, as far as they were released."""
-    sums = {name: evaluation.counts for name, evaluation in run.evaluations.items() if name != FEDERATION}
+    sums = {name: part.counts for name, part in run.evaluations.items() if part.has_counts and name != FEDERATION}
     if not sums:
         return
     missing = {}
@@ -307,14 +314,17 @@ def _sent_by_hospitals(run: RunSummary, panels: Panels) -> Section:
             associations = ""
         classes = f"; the number of training patients of each class (0 if fewer than {MIN_OBSERVED})"
         classes = classes if panels.balanced else ""
-        scores = "" if private else "training and of "
         items = [
             "At registration: its name, the columns that it expects, the numbers of its training and held-out patients"
             f"{'' if private else sums + associations + classes}.",
-            f"In each round: its model's {'noisy weights' if private else 'weights and mean training loss'}; "
-            f"{panels.sent_sums}.",
-            f"At the end: {panels.sent_groups.format(scores=scores)}.",
         ]
+        if private:
+            items += load_private_runs().list_sent_privately(panels)
+        else:
+            items += [
+                f"In each round: its model's weights and mean training loss; {panels.sent_sums}.",
+                f"At the end: {panels.sent_groups.format(scores='training and of ')}.",
+            ]
         if run.settings is not None and run.settings.appraisal and not private:
             items.append(
                 "At the end: the benefit of joining, how much each column matters on its held-out patients, and the "

@@ -50,6 +50,10 @@ def evaluate_final_weights(run: PlainRun) -> dict[str, Any]:
         run.threshold = DEFAULT_THRESHOLD
         raise
     run.evaluations = {reply.hospital: reply.content for reply in evaluations}
+    if run.privacy is not None:
+        from federated_health.server.noisy_summary import summarise_noisy_run  # noqa: PLC0415  # with privacy only
+
+        return summarise_noisy_run(run, run.privacy)
     gained = {reply.hospital: reply.content for reply in benefits}
     figures = summarise_run(run.target, run.evaluations, run.train_examples)
     if evaluations:

@@ -39,7 +39,8 @@ class FederatedRun(ABC):
         weights: of the last completed round; None where the server cannot read them.
         normalisation: of the measurements, once hospitals have gathered; empty where only they know it.
         class_weights: factor of each class's loss; empty where all rows count the same.
-        evaluations: what hospitals sent of the final weights, by name, as far as the server can read it.
+        evaluations: what hospitals sent of the final weights, by name, as far as the server can read it; under
+            differential privacy in the end that of the federation alone.
         run_id: 16 random hex digits, which a resumed run keeps.
 
     Raises:

@@ -26,6 +26,8 @@ def summarise_run(
 
     Of a label of classes, `mean_roc_auc` is the mean of the hospitals' own ROC-AUCs, and `small_in_mean` the number of
     hospitals in it whose rows are too few for one (see `EvaluationSums.is_small`).
+
+    A hospital that suppresses its sums is left out of all figures of the federation but its number of training rows.
     """
     hospitals = {
         name: target.figures(evaluation.counts, train_examples[name], evaluation.roc_auc)
@@ -33,13 +35,16 @@ def summarise_run(
     }
     if not hospitals:
         return {"hospitals": {}, "federation": None}
+    counted = {name: evaluation for name, evaluation in evaluations.items() if evaluation.has_counts}
+    for name in hospitals.keys() - counted.keys():
+        hospitals[name]["test_examples"] = None
     federation = target.figures(
         merge_counts(evaluation.counts for evaluation in evaluations.values()),
         sum(figures["train_examples"] for figures in hospitals.values()),
-        _pooled_roc_auc(target, evaluations.values()),
+        _pooled_roc_auc(target, counted.values()),
     )
     if target.has_classes:
-        within = {name: part.roc_auc for name, part in sorted(evaluations.items()) if part.roc_auc is not None}
+        within = {name: part.roc_auc for name, part in sorted(counted.items()) if part.roc_auc is not None}
         federation["mean_roc_auc"] = float(np.mean(list(within.values()))) if within else None
         federation["small_in_mean"] = sum(evaluations[name].counts.is_small for name in within)
     return {"hospitals": hospitals, "federation": federation}
