@@ -18,7 +18,7 @@ TERMS = {
     "rounds": 30,
     "secure_aggregation": False,
 }
-ACCEPTED = line("terms", 0, None, 0, terms=TERMS, hash="ab" * 16, accepted="asked on the terminal")
+ACCEPTED = line("terms", 0, None, 0, terms=TERMS, sha256="ab" * 32, accepted="asked")
 WITHHELD = line("evaluate.final", 8, None, 90, disclosure={"roc-auc": "too few patients of one class"})
 
 
@@ -72,7 +72,7 @@ def test_accepted_terms_are_shown_with_hash_time_and_fields(tmp_path: Path) -> N
     _, sections = page_of(tmp_path, ACCEPTED, *LINES)
 
     terms = sections["Terms that the hospital accepted"]
-    for words in ("ab" * 16, "2026-11-22 03:15:00 UTC", "asked on the terminal", "heart-disease", "30", "model mlp"):
+    for words in ("ab" * 16, "2026-11-22 03:15:00 UTC", "a person who was asked", "heart-disease", "30", "model mlp"):
         assert words in terms
     assert "6 messages" in sections["Who, to whom and when"]  # nothing left with the terms
 
@@ -102,7 +102,7 @@ def test_terms_alone_have_a_page(tmp_path: Path) -> None:
 def test_names_in_a_ledger_are_escaped(tmp_path: Path) -> None:
     script = "<script>alert(1)</script>"
     crafted = line(script, 1, 1, 1, item("arrays", script, 1), item("metrics", script, 1), hospital=script)
-    terms = line("terms", 0, None, 0, terms={script: script}, hash=script, accepted=script)
+    terms = line("terms", 0, None, 0, terms={script: script}, sha256=script, accepted=script)
     disclosed = line("train", 1, 1, 1, disclosure={"scores": script})
 
     text, sections = page_of(tmp_path, terms, crafted, disclosed)
@@ -125,7 +125,7 @@ def test_the_page_is_written_where_the_flag_says(run_script: RunScript) -> None:
     result = run_script("client.py", "--show-egress", "egress-a.jsonl", "--page", "what-left.html")
 
     assert result.succeeded
-    assert "asked on the terminal" in result.output
+    assert "a person who was asked" in result.output
     assert "too few patients of one class" in result.output
     assert "What left a" in Path("what-left.html").read_text()
 

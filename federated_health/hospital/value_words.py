@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from federated_health.messages.release_records import DISCLOSURE, MASKED
+from federated_health.messages.content import DISCLOSURE
+from federated_health.messages.release_records import MASKED
 from federated_health.messages.releases import RELEASES
 
 _HELD_OUT = "held-out patients"
@@ -71,6 +72,28 @@ KINDS: Mapping[str, str] = {
     "evaluate.appraisal": "reports what it gains by joining",
 }
 """Kind of message -> what the hospital does with it."""
+
+
+TERMS: Mapping[str, str] = {
+    "task": "what is predicted",
+    "schema": "SHA-256 of the columns",
+    "network": "network",
+    "parameters": "weights of the network",
+    "strategy": "strategy of averaging",
+    "strategy_args": "its parameters",
+    "rounds": "rounds, at most",
+    "local_epochs": "passes over the training rows per round",
+    "batch_size": "rows per training step",
+    "hospitals": "hospitals that the server waits for",
+    "min_updates": "hospitals in an average, at least",
+    "authority": "SHA-256 of the authority's certificate",
+    "epsilon": "epsilon of differential privacy; 0 is none",
+    "delta": "delta of differential privacy",
+    "secure_aggregation": "server sees sums over hospitals only",
+    "appraisal": "hospitals report what they gain",
+    "retention": "what the server keeps",
+}
+"""Field of `RunTerms` -> what it is; others are named as they are."""
 
 
 def describe_value(record: str, name: str) -> str:

@@ -3,11 +3,8 @@
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
-from federated_health.messages.content import BENEFIT, FINAL, REGISTRATION, THRESHOLD
+from federated_health.messages.content import BENEFIT, DISCLOSURE, FINAL, REGISTRATION, THRESHOLD
 from federated_health.messages.releases import RELEASES
-
-DISCLOSURE = "disclosure"
-"""Record of a reply that says which releases were withheld: name of the release -> reason."""
 
 MASKED = "masked"
 """Record of secure aggregation: name of the release -> values of which the server learns the sum over hospitals."""
