@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from federated_health.data.manifest import find_hospital
 from federated_health.errors import AnswerError
 from federated_health.hospital import handlers
 from federated_health.hospital.egress_page import write_egress_page
@@ -18,18 +19,21 @@ from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.hospital.ledger import Ledger, describe
 from federated_health.hospital.ledger_page import UNEXPLAINED, summarise
 from federated_health.hospital.value_words import KINDS, describe_value
+from federated_health.messages.content import EQUAL_WEIGHT
 from federated_health.messages.release_records import VALUES, release_of
 from federated_health.messages.releases import RELEASES, size_of
 from federated_health.messages.run_terms import RunTerms
 from federated_health.ml.networks import Network
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
+from federated_health.security.authority import make_demo_identities
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.app_calls import call_app, hospital_context
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.stream_client import join_run, report_unfit
 from federated_health.transport.stream_server import serve_streams
+from tests.support.secure_hospitals import NAMES, Hospitals, secure_run
 from tests.support.targets import hospitals_of, task_of, write_dataset
 from tests.support.wire import read_lines
 
@@ -109,9 +113,30 @@ def test_every_value_of_a_private_run_belongs_to_a_release_of_its_terms(kind: st
 
     releases = {release for sizes in run_of(settings, kind).values() for release in sizes}
 
-    assert {"weights", "final-evaluation", "row-counts"} <= releases
-    assert not releases & {"column-sums", "associations", "training-loss", "threshold-scores", "appraisal"}
-    assert "round-evaluation" not in releases or "round-evaluation" in RunTerms.of(settings).releases
+    assert releases - {"name"} == {"weights", "final-evaluation", "row-counts"}
+    assert releases <= set(RunTerms.of(settings).releases)
+
+
+@pytest.mark.slow
+def test_every_value_of_a_run_with_secure_aggregation_belongs_to_a_release_of_its_terms(
+    hospitals_folder: Path, tmp_path: Path
+) -> None:
+    paths = {name: find_hospital(hospitals_folder, number)[0] for number, name in enumerate(NAMES, start=1)}
+    _, identities = make_demo_identities(tmp_path / "tls", NAMES)
+    hospitals = Hospitals(paths, identities)
+
+    run, _ = secure_run(hospitals, rounds=2)
+    for _ in run.rounds():
+        pass
+    run.evaluate()
+
+    replies = hospitals.replies  # to which the server has added a metric since then
+    kinds = {kind for _, kind, _ in replies}
+    assert {"query.masked", "query.offer", "train.masked", "evaluate.masked_final"} <= kinds <= set(KINDS)
+    sent = [(kind, [item for item in describe(reply) if item["name"] != EQUAL_WEIGHT]) for _, kind, reply in replies]
+    releases = {name for kind, items in sent for name in sizes_of(kind, items)}
+    assert releases == {"name", "row-counts", "masked"}
+    assert releases <= set(RunTerms.of(run.settings).releases)
 
 
 def run_over_streams(folder: Path) -> list[Path]:
@@ -151,7 +176,7 @@ def test_every_value_in_the_ledger_of_a_stream_belongs_to_a_release(tmp_path: Pa
     ledgers = run_over_streams(write_dataset(tmp_path / "data", "binary"))
 
     lines = [line for path in ledgers for line in read_lines(path)]
-    assert {line["kind"] for line in lines} == set(KINDS)
+    assert {line["kind"] for line in lines} == {"join", "unfit", *handlers.PLAIN_HANDLERS} <= set(KINDS)
     for line in lines:
         sizes = sizes_of(line["kind"], line["records"])
         assert ("error" in sizes) == (line["kind"] == "unfit")
