@@ -232,9 +232,9 @@ def run_client(app: App) -> None:
         mapping=flags.mapping,
     )
     if flags.check:
-        from federated_health.cli.inspection import show_data  # noqa: PLC0415  # as above
+        from federated_health.cli.inspection import show_hospital  # noqa: PLC0415  # as above
 
-        show_data(hospital.data, hospital.task, hospital.mapping)
+        show_hospital(hospital, node_config(flags, hospital, None))
     elif flags.show_terms:
         from federated_health.cli.terms import show_terms  # noqa: PLC0415  # as above
 
