@@ -21,7 +21,7 @@ from federated_health.hospital import handlers
 from federated_health.hospital.ledger import LEDGER, Ledger
 from federated_health.hospital.policy import POLICY, Policy, policy_of
 from federated_health.messages import accepted_terms
-from federated_health.messages.content import ENCRYPTED_ONLY
+from federated_health.messages.content import SECURE_AGGREGATION_ONLY
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.networks import Network, agreement_of
 from federated_health.ml.targets import target_of
@@ -151,16 +151,14 @@ def add_privacy(parser: Any) -> None:
     help_text = "folder for the egress ledger and the privacy account, for a CSV in a read-only folder (default: the "
     help_text += "CSV's folder)"
     group.add_argument("--ledger", type=parsing.path, metavar="DIR", help=help_text)
-    help_text = "join only encrypted runs: see server.py --encrypt (default: any run)"
-    group.add_argument("--encrypted-only", action="store_true", help=help_text)
+    help_text = "join only runs with secure aggregation: see server.py --secure-aggregation (default: any run)"
+    group.add_argument("--secure-aggregation-only", action="store_true", help=help_text)
 
 
 def check_libraries(flags: argparse.Namespace) -> None:
     """Raise MissingLibraryError if a hospital's conditions need a library that is not installed."""
     if flags.dp_budget is not None:
         check_installed("dp_accounting")
-    if flags.encrypted_only:
-        check_installed("tenseal")
 
 
 def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -> "dict[str, Value]":
@@ -175,8 +173,8 @@ def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -
         config[NETWORK] = str(flags.network.absolute())
     if flags.dp_budget is not None:
         config[ALLOWED_EPSILON] = flags.dp_budget
-    if flags.encrypted_only:
-        config[ENCRYPTED_ONLY] = True
+    if flags.secure_aggregation_only:
+        config[SECURE_AGGREGATION_ONLY] = True
     if flags.policy is not None:
         config[POLICY] = str(flags.policy.absolute())
     if flags.ledger is not None:
@@ -258,6 +256,7 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
     sent = ledger.path, ledger.size
     agreement = agreement_of(own.task, network)
     config = node_config(flags, own, identity.folder if identity else None)
+    policy_of(config)  # a mistake in its file ends the client before it waits for a server
     context = hospital_context(own.name, config)
     consent = partial(_accept_terms, flags, context, own.task, ledger, identity)
     report = partial(report_unfit, own.name, flags.server, agreement, ledger=ledger, tls=identity)

@@ -54,8 +54,7 @@ def save_results(
     except RunError as error:
         raise stopped_by or error from None
     if stopped_by is not None:
-        if run.weights is not None:
-            console.say(f"--resume {folder.path} resumes the run")
+        console.say(f"--resume {folder.path} resumes the run")
         raise stopped_by
 
 
@@ -86,21 +85,16 @@ def interrupts_deferred(announcement: str) -> Iterator[None]:
 
 def _print_and_save(folder: RunFolder, run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool) -> None:
     try:
-        if run.weights is not None:
-            target = target_of(run.settings.task_declaration)
-            suppressed = [name for name, part in run.evaluations.items() if not part.has_counts]
-            print_final_figures(figures, run.threshold, target, suppressed)
-            print_benefit(figures.get("joining", {}), target)
+        target = target_of(run.settings.task_declaration)
+        suppressed = [name for name, part in run.evaluations.items() if not part.has_counts]
+        print_final_figures(figures, run.threshold, target, suppressed)
+        print_benefit(figures.get("joining", {}), target)
         if problems := run.problems.describe():
             console.print_lines("Problems in this run:", problems)
         console.say("saving the results, which takes some seconds")
     finally:
         folder.finish(run, figures, stopped=stopped)
-    if run.weights is not None:
-        files = "model.keras, report.html, metrics.json, rounds.csv and settings.json"
-    else:
-        hospitals = ", ".join(figures["has_result"]) or "no hospital"
-        files = f"metrics.json; model, figures and report (client.py --out) are at: {hospitals}"
+    files = "model.keras, report.html, metrics.json, rounds.csv and settings.json"
     console.say(f"saved {folder.path}/{files}")
 
 

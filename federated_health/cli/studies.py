@@ -51,7 +51,7 @@ AUDIT_DESCRIPTION = (
 AUDIT_EXAMPLES = ("", "--shadows 8 --epsilons 2,8 --out runs/quick-audit")
 
 OF_A_FEDERATION = OPERATIONAL | {
-    *("task", "hospitals", "min-hospitals", "max-update-norm", "max-share", "appraisal", "encrypt"),
+    *("task", "hospitals", "min-hospitals", "max-update-norm", "max-share", "appraisal", "secure-aggregation"),
     "class-weight",  # a model of one hospital alone may lack a class
 }
 NOT_FOR_EVIDENCE = OF_A_FEDERATION - {"network"} | {

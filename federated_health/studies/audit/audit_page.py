@@ -97,7 +97,9 @@ def audit_page(plan: AuditPlan, figures: Figures, few: Mapping[str, float | None
                     "privacy settings": ", ".join(figures),
                     "SHA-256 of the schema": plan.task.schema_hash,
                 },
-                leave_out=frozenset({"appraisal", "dp-epsilon", "encrypt", "max-update-norm", "min-hospitals"}),
+                leave_out=frozenset(
+                    {"appraisal", "dp-epsilon", "secure-aggregation", "max-update-norm", "min-hospitals"}
+                ),
             ),
             sections.model_card(panels_of(plan.task), list(plan.hospitals), ["This audit's models are not kept."]),
         ],
