@@ -55,6 +55,14 @@ class RefusedMessageError(UserError):
     """A hospital does not answer a message: it is malformed, or no run would send it at this point."""
 
 
+class TermsError(RefusedMessageError):
+    """A server's message is not what the terms of the run say, so that the hospital takes no further part."""
+
+
+class ConsentError(JoinError):
+    """A hospital does not accept the terms of a run."""
+
+
 class AnswerError(Exception):
     """A hospital cannot answer. The text is safe to send: the `reason` or the type of the error that caused it."""
 
@@ -89,6 +97,12 @@ class SecureAggregationError(UserError):
 
 class LedgerError(UserError):
     """An egress ledger cannot record a message, so the hospital does not send it; or a file is not a ledger."""
+
+
+class DisclosureError(UserError):
+    """What a hospital released cannot be remembered, so it sends nothing; or it has too few patients to take part."""
+
+    default_reason: str | None = "its record of earlier releases cannot be read or written"
 
 
 class PrivacyError(UserError):

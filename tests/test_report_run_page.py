@@ -253,8 +253,10 @@ def test_a_private_run_states_its_guarantee_and_why_the_benefit_is_not_known() -
     assert "(8, 1e-05)-differential privacy" in promise
     assert GUARANTEE in promise
     (bullets,) = blocks(section(page, "Differential privacy"), list)
-    assert bullets[0].startswith("1 step per round")
-    assert "probability 0.5" in bullets[0]
+    exchange, steps, *_ = bullets
+    assert "exchanged" in exchange
+    assert steps.startswith("1 step per round")
+    assert "probability 0.5" in steps
     assert "of this hospital" not in "".join(bullets)  # the server has no budget
 
 

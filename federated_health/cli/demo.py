@@ -16,15 +16,22 @@ from typing import Any
 
 from federated_health.cli import parsing
 from federated_health.data.dataset_folder import EXAMPLE_PATIENTS
+from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import read_manifest
 from federated_health.data.sources.generated_patients import generate_patients, held_out_probability
+from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import DEFAULT_TASK, HEART_DISEASE, READMISSION
 from federated_health.errors import RunError
 from federated_health.files import make_folder, write_text
+from federated_health.hospital.policy_draft import draft_policy
+from federated_health.messages.run_terms import RunTerms
 from federated_health.ml.scores import roc_auc
 from federated_health.names import METRICS, MODEL
 from federated_health.processes import command, free_port, interrupt, process
 from federated_health.security.authority import make_demo_identities
+from federated_health.security.certificates import fingerprint, public_key_of
+from federated_health.security.identity import load_identity
+from federated_health.security.parties import Role
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 
@@ -95,7 +102,7 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value]) -> None:
     """
     data, scenario = out / "data", SCENARIOS[task]
     shared: dict[str, Value] = {"task": task, "hospitals": scenario.hospitals, "strategy": scenario.strategy}
-    Settings.from_config({**shared, **settings})
+    checked = Settings.from_config({**shared, **settings})
     _begin(out)
     create = command("create-dataset", "--source", scenario.source, "--out", data, "--force")
     if code := subprocess.run(create, check=False).returncode:
@@ -107,8 +114,10 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value]) -> None:
     own_tls, tls = make_demo_identities(out / "tls", list(files))
     address = f"127.0.0.1:{free_port()}"
     logs = {name: out / "hospitals" / name / "console.log" for name in files}
-    print(f"\nA server and {len(files)} hospitals start as separate processes. The output of each hospital is in")
-    print(f"{out / 'hospitals'}/NAME/console.log. Most of the time goes into importing TensorFlow.")
+    print(
+        f"\nA server and {len(files)} hospitals start as separate processes. The output and the policy of each hospital"
+    )
+    print(f"are in {out / 'hospitals'}/NAME/. Most of the time goes into importing TensorFlow.")
     print(f"Connections use mutual TLS. All keys are in {out / 'tls'} only because this is a demo: in real use")
     print("each key is made on its owner's machine and stays there.\n", flush=True)
     with ExitStack() as stack:
@@ -116,8 +125,10 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value]) -> None:
         server = stack.enter_context(process(command("server", *flags, "--force")))
         clients = {}
         for name, path in files.items():
+            folder = logs[name].parent
+            policy = write_policy(folder, checked, path, own_tls)
             flags = _as_flags({"data": path, "name": name, "task": task, "tls": tls[name], "server": address})
-            join = command("client", *flags, "--out", logs[name].parent)
+            join = command("client", *flags, "--policy", policy, "--out", folder)
             clients[name] = stack.enter_context(process(join, log=logs[name]))
         try:
             _watch(server, clients, logs)
@@ -140,6 +151,23 @@ def _begin(out: Path) -> None:
         write_text(mark, "federated-health demo overwrites the files in this folder.\n")
     except OSError as error:
         raise RunError(f"{out}: cannot be written to ({error.strerror})") from None
+
+
+def write_policy(folder: Path, settings: Settings, data: Path, server: Path) -> Path:
+    """Write a hospital's policy, which allows the run of this demo, and return its path.
+
+    Args:
+        folder: the hospital's own; it is made.
+        data: the hospital's CSV.
+        server: the server's TLS folder.
+    """
+    task = settings.task_declaration
+    rows = len(load_hospital(data, task, folder.name, DEFAULT_SPLIT_SEED).train)
+    key = public_key_of(load_identity(server, Role.SERVER).certificate)
+    make_folder(folder)
+    policy = folder / "policy.toml"
+    write_text(policy, draft_policy(RunTerms.of(settings), task, train_rows=rows, server=fingerprint(key)))
+    return policy
 
 
 def _as_flags(flags: Mapping[str, object]) -> list[object]:

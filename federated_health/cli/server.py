@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from federated_health import secure_aggregation
 from federated_health.cli import console, parsing, setting_flags
 from federated_health.errors import RunError, SettingsError
+from federated_health.messages.run_terms import RunTerms
 from federated_health.messages.validation import max_reply_bytes
 from federated_health.ml.metrics import figure_title
 from federated_health.ml.targets import target_of
@@ -90,8 +91,10 @@ def serve(app: Callable[[Grid, Context], None]) -> None:
             raise SettingsError("secure-aggregation: needs --tls: hospitals mask for peers that a certificate names")
         limit = secure_aggregation.max_reply_bytes(settings.task_declaration, settings.network_declaration)
     check_room(settings.hospitals)
-    agreement = settings.agreement
-    with serve_streams(settings.address, agreement, console.say, max_message_bytes=limit, tls=identity) as transport:
+    terms = RunTerms.of(settings, identity.authority_hash if identity else "")
+    with serve_streams(
+        settings.address, settings.agreement, console.say, max_message_bytes=limit, tls=identity, terms=terms.text
+    ) as transport:
         console.say(f"listening on {settings.address}{f', as {identity.party}, with mutual TLS' if identity else ''}")
         app(transport, server_context(settings.to_config()))
 

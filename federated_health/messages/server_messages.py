@@ -11,7 +11,8 @@ with other content, such as after it was resumed; a hospital may join late. So a
 - rounds in their order: one that is more than MAX_ROUNDS_BACK before the latest, MAX_DIFFERENT times, for a run that is
   begun anew; else what is remembered of a round could be made forgotten, and the round asked again,
 - one evaluation of weights before its first training, and then as many as it has trained, and SPARE_EVALUATIONS,
-- MAX_DIFFERENT configurations: network, normalisation and all settings of training.
+- MAX_DIFFERENT configurations, which differ in the normalisation or the class weights: all other settings are those of
+  the run's terms (see `accepted_terms`).
 
 An equal message is answered again and not counted, since the answer is the same: under differential privacy, where it
 is not, each training is spent. What was asked is in the hospital's context, which lasts as long as its process, or as a
@@ -43,6 +44,7 @@ from federated_health.messages.content import (
     TrainConfig,
 )
 from federated_health.messages.records import MalformedMessageError, NumpyArray
+from federated_health.messages.run_terms import MAX_TERMS_CHARACTERS, RUN_TERMS
 from federated_health.ml import load_privacy_plan
 from federated_health.ml.networks import (
     ACTIVATIONS,
@@ -149,6 +151,7 @@ CONFIG_FIELDS: Mapping[str, Field] = {
     "task": Field(str, 1, 200),
     "schema": Field(str, 0, 64),
     "terms": Field(str, 0, MAX_AGREEMENT_CHARACTERS),
+    RUN_TERMS: Field(str, 1, MAX_TERMS_CHARACTERS),
     SUMS_WITHHELD: Field(bool),
     CLASS_COUNTS: Field(bool),
     "strategy": Field(str, 0, 64),
@@ -229,7 +232,7 @@ def read_privacy_plan(config: Mapping[str, Any]) -> "PrivacyPlan | None":
 @contextmanager
 def answering(message: Message, context: Context) -> Iterator[None]:
     """Count a message that is answered within this context; RefusedMessageError if no run would send it now."""
-    kind, config = message.metadata.message_type, _config_of(message)
+    kind, config = message.metadata.message_type, config_of(message)
     asked = _asked_of(context)
     if kind not in (REGISTRATION, *TRAINING, *EVALUATION, *LAST, *KEYS, SUMS):
         raise RefusedMessageError("unexpected message: its kind is unknown")
@@ -296,7 +299,8 @@ def check_config(config: TrainConfig, hospital: "Hospital", context: Context, *,
     batch = config.batch_size or rows
     passes, numbers = config.local_epochs * -(-rows // batch) * batch, 0
     if config.privacy is not None:
-        passes, numbers = config.privacy.steps * rows, config.privacy.steps * weights
+        # Patients with fewer rows than the others are filled up.
+        passes, numbers = config.privacy.steps * rows * hospital.train.most_rows, config.privacy.steps * weights
     if weights > MAX_WEIGHTS or max(passes, numbers) > MAX_ROW_PASSES or passes * weights * rounds > MAX_WORK:
         raise RefusedMessageError(
             f"too much work: expected at most {MAX_WEIGHTS:,} weights, {MAX_ROW_PASSES:,} rows per round (over all "
@@ -329,7 +333,8 @@ def _asked_of(context: Context) -> Any:
     return context.state[ASKED]
 
 
-def _config_of(message: Message) -> ConfigRecord:
+def config_of(message: Message) -> ConfigRecord:
+    """The config of a server's message; MalformedMessageError if there is none."""
     config = message.content.get(CONFIG) if message.has_content() else None
     if not isinstance(config, ConfigRecord):
         raise MalformedMessageError("the server's message: expected a record config")

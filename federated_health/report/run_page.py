@@ -23,6 +23,7 @@ from federated_health.report.charts import draw_intervals
 from federated_health.report.formatting import (
     INTERVAL,
     MAX_ROWS,
+    SUPPRESSED,
     capitalise,
     describe_small_in_mean,
     figure,
@@ -53,6 +54,7 @@ class RunSummary:
         stopped: whether the run ended before its last round.
         secure: whether the server learned sums over hospitals only.
         privacy_spent: the differential privacy that `hospital` has spent, in a sentence.
+        sent: what left `hospital`, from its ledger; empty for a summary of what every hospital sends.
         facts: further names and values, such as hashes of files.
     """
 
@@ -69,6 +71,7 @@ class RunSummary:
     stopped: bool = False
     secure: bool = False
     privacy_spent: str = ""
+    sent: Sequence[Section] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -113,7 +116,8 @@ def page_of_run(run: RunSummary) -> Page:
     """A page with everything that its writer knows of a run."""
     config = run.config
     options = {"seed": config.seed, "threshold": config.threshold, "balanced": bool(config.class_weights)}
-    panels = panels_of(run.task, **options, are_bins=run.secure and not run.hospital)
+    everyone = run.hospital if run.hospital in run.evaluations else FEDERATION
+    panels = panels_of(run.task, **options, are_bins=run.secure and not run.hospital, everyone=everyone)
     model = f"a model of {number_of(run.hospital_count, 'hospital')}"
     title = model if run.hospital_count else f"{run.hospital} in a federation"
     return Page(
@@ -129,7 +133,7 @@ def page_of_run(run: RunSummary) -> Page:
             *_holdings(run, panels),
             *_importance(run, panels),
             *([load_private_runs().privacy_section(run, panels)] if run.config.privacy else []),
-            _sent_by_hospitals(run, panels),
+            *(run.sent or [_sent_by_hospitals(run, panels)]),
             *_settings(run, panels),
             _limits(run, panels),
         ],
@@ -143,7 +147,7 @@ def _lead(run: RunSummary, panels: Panels) -> str:
     qualifier = ""
     if run.secure:
         qualifier = ", with secure aggregation: the server learned sums over all hospitals only"
-    elif run.hospital:
+    elif run.config.privacy is not None and run.hospital:
         qualifier = ", with differential privacy"
     lead = f"Estimates {panels.estimate}: {run.task.label.meaning}. {', '.join(parts)}{qualifier}."
     if not run.hospital and (benefits := run.figures.get("joining")):
@@ -233,9 +237,12 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
     notes = ["The run was stopped before hospitals computed ROC-AUCs."] if are_without_auc else []
     if is_marked:
         notes.append(describe_small_in_mean(small))
-    if few := [name for name, row in run.evaluations.items() if row.counts.is_small]:
+    if suppressed := [name for name, row in run.evaluations.items() if not row.has_counts]:
+        notes.append(f"{SUPPRESSED}: {list_some(suppressed, ', ')}; see Participants for the reasons.")
+    if few := [name for name, row in run.evaluations.items() if row.counts.is_small and row.has_counts]:
         notes.append(f"{panels.noisy}: {list_some(few, ', ')}.")
     notes += [*filter(None, [panels.decisions_explained]), panels.explained]
+    notes += [load_private_runs().explain_noise(panels)] if run.config.privacy else []
     caption = f"Figures on held-out patients{', after the last completed round' if run.stopped else ''}"
     blocks: list[Block] = [sections.figures_table(caption, rows, last=last, note=" ".join(notes))]
     if not run.hospital:
@@ -248,6 +255,9 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
 
 
 def _figures(row: Mapping[str, float | None], panels: Panels) -> dict[str, str]:
+    if any(key.endswith("_noise") for key in row):
+        noisy = load_private_runs().with_noise(row, figure)
+        return {panels.title(key): noisy.get(key) or figure(None) for key in panels.figures}
     return {panels.title(key): figure(row.get(key)) for key in panels.figures}
 
 
@@ -259,7 +269,7 @@ def _curves(run: RunSummary, panels: Panels) -> Iterator[Section]:
 
 def _decisions(run: RunSummary, panels: Panels) -> Iterator[Section]:
     """Confusion matrices of the final model, or of the last round's model if the run was stopped."""
-    sums = {name: evaluation.counts for name, evaluation in run.evaluations.items()}
+    sums = {name: evaluation.counts for name, evaluation in run.evaluations.items() if evaluation.has_counts}
     if run.stopped and not sums:  # then the threshold is that of the rounds
         last = run.rounds[-1]
         parts = {FEDERATION: last.federation} if run.secure else last.hospitals
@@ -267,13 +277,14 @@ def _decisions(run: RunSummary, panels: Panels) -> Iterator[Section]:
     if not sums:
         return
     drawn, more = sections.first_panels(sums)
-    drawn.setdefault(FEDERATION, merge_counts(sums.values()))
+    if not run.hospital:
+        drawn.setdefault(FEDERATION, merge_counts(sums.values()))
     yield from panels.decisions(drawn, f"Held-out patients. {more}".strip())
 
 
 def _holdings(run: RunSummary, panels: Panels) -> Iterator[Section]:
     """Labels and missing values of every hospital, as far as they were released."""
-    sums = {name: evaluation.counts for name, evaluation in run.evaluations.items() if name != FEDERATION}
+    sums = {name: part.counts for name, part in run.evaluations.items() if part.has_counts and name != FEDERATION}
     if not sums:
         return
     missing = {}
@@ -308,14 +319,17 @@ def _sent_by_hospitals(run: RunSummary, panels: Panels) -> Section:
             associations = ""
         classes = f"; the number of training patients of each class (0 if fewer than {MIN_OBSERVED})"
         classes = classes if panels.balanced else ""
-        scores = "" if private else "training and of "
         items = [
             "At registration: its name, the columns that it expects, the numbers of its training and held-out patients"
             f"{'' if private else sums + associations + classes}.",
-            f"In each round: its model's {'noisy weights' if private else 'weights and mean training loss'}; "
-            f"{panels.sent_sums}.",
-            f"At the end: {panels.sent_groups.format(scores=scores)}.",
         ]
+        if private:
+            items += load_private_runs().list_sent_privately(panels)
+        else:
+            items += [
+                f"In each round: its model's weights and mean training loss; {panels.sent_sums}.",
+                f"At the end: {panels.sent_groups.format(scores='training and of ')}.",
+            ]
         if run.settings is not None and run.settings.appraisal and not private:
             items.append(
                 "At the end: the benefit of joining, how much each column matters on its held-out patients, and the "

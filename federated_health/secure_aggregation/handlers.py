@@ -16,6 +16,7 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from federated_health.errors import CertificateError, SecureAggregationError
 from federated_health.hospital import handlers as plain
+from federated_health.messages.accepted_terms import within_terms
 from federated_health.messages.content import CONFIG, EVALUATE, ROUND, SAME_PARTICIPANTS, Update
 from federated_health.messages.records import METRICS, MalformedMessageError
 from federated_health.messages.server_messages import answering, digest_of, read_value
@@ -268,6 +269,6 @@ _CONTENTS: Mapping[str, Callable[[Message, Context], tuple[Vector, Vector]]] = {
 
 def reply(message: Message, context: Context) -> Message:
     """The reply to a message, if a run would send it now (see `messages.server_messages`)."""
-    with answering(message, context):
+    with within_terms(message, context), answering(message, context):
         handler = {messages.OFFER: offer_key, messages.MASKED: mask}.get(message.metadata.message_type, prepare)
         return Message(handler(message, context), reply_to=message)

@@ -72,8 +72,8 @@ class PlainRun(FederatedRun):
         """Iterate over the rounds (see `FederatedRun.rounds`).
 
         A train message also asks for an evaluation of the weights of the round before, so that a round is one message
-        per hospital. The last round has an evaluate message of its own. Under differential privacy every round has,
-        since a resumed run would otherwise spend the budget of two rounds again.
+        per hospital. The last round has an evaluate message of its own. Under differential privacy no round is
+        evaluated.
         """
         config = self.train_config()
         averaged: AveragedRound | None = None
@@ -82,7 +82,7 @@ class PlainRun(FederatedRun):
             try:
                 updates = self.participants.repeat_until_enough(number, attempt)
             except (KeyboardInterrupt, RunError):
-                if averaged is not None and averaged.counts:
+                if averaged is not None and averaged.is_evaluated:
                     yield self._complete(averaged)
                 raise
             if averaged is not None:
@@ -91,7 +91,8 @@ class PlainRun(FederatedRun):
             self.participants.note_absent(number, updates)
             del updates  # their weights take several times the memory of the network
             if self.privacy is not None or number == self.settings.rounds:
-                self._evaluate(averaged)
+                if self.privacy is None:
+                    self._evaluate(averaged)
                 yield self._complete(averaged)
                 averaged = None
 
@@ -124,6 +125,7 @@ class PlainRun(FederatedRun):
         updates = self.collector.send_and_receive(train_messages, self.participants.names(), read)
         if averaged:
             averaged.counts |= {reply.hospital: reply.content.counts for reply in updates if reply.content.counts}
+            averaged.is_evaluated = averaged.is_evaluated or bool(updates)
         return self.collector.reject_outsized(updates, weights, self.settings.max_update_norm)
 
     def _average(self, number: int, updates: list[AcceptedReply[Update]]) -> "AveragedRound":
@@ -155,6 +157,7 @@ class PlainRun(FederatedRun):
         arrays, config = weights_to_record(averaged.weights), self.train_config().to_record()
         evaluate_messages = self.strategy.configure_evaluate(averaged.number, arrays, config, grid_of(nodes))
         replies = self.collector.send_and_receive(evaluate_messages, self.participants.names(), self.read_evaluation_of)
+        replies = [reply for reply in replies if reply.content.has_counts]
         self.strategy.aggregate_evaluate(averaged.number, [reply.message for reply in replies])
         averaged.counts |= {reply.hospital: reply.content.counts for reply in replies}
 
@@ -221,6 +224,10 @@ class PlainRun(FederatedRun):
 
     def read_evaluation_of(self, node: int, content: RecordDict, *, final: bool = False) -> Evaluation:
         """Read a hospital's evaluation, of the final weights or of a round's."""
+        if self.privacy is not None:
+            from federated_health.messages.noisy_evaluation import read_noisy_evaluation  # noqa: PLC0415  # as it says
+
+            return read_noisy_evaluation(content, self.target)
         registration = self.participants.registration_of(node)
         return read_evaluation(content, self.target, registration.test_examples, final=final)
 
@@ -231,12 +238,14 @@ class AveragedRound:
 
     Attributes:
         updates: by hospital, without their weights.
+        is_evaluated: whether any hospital has evaluated the weights, perhaps without sending counts.
     """
 
     number: int
     updates: dict[str, Update]
     weights: Weights
     counts: dict[str, EvaluationSums] = field(default_factory=dict)
+    is_evaluated: bool = False
 
 
 def summarise_round(number: int, updates: Mapping[str, Update], counts: Mapping[str, EvaluationSums]) -> Round:

@@ -39,7 +39,8 @@ class FederatedRun(ABC):
         weights: of the last completed round.
         normalisation: of the measurements, once hospitals have gathered.
         class_weights: factor of each class's loss; empty where all rows count the same.
-        evaluations: what hospitals sent of the final weights, by name, or of the federation alone.
+        evaluations: what hospitals sent of the final weights, by name; with secure aggregation or differential privacy
+            in the end that of the federation alone.
         run_id: 16 random hex digits, which a resumed run keeps.
 
     Raises:
