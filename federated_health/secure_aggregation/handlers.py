@@ -1,5 +1,7 @@
 """A hospital's handlers of a run with secure aggregation: each calls the handler of a plain run, and masks its content.
 
+What the hospital's policy suppresses (see `hospital.disclosure`) is no part of a sum, either.
+
 The answer to a message has two steps. The first computes the content and keeps it; the second sends it, masked for the
 participants that the server names then (see the package).
 """
@@ -17,9 +19,19 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from federated_health.errors import CertificateError, SecureAggregationError
 from federated_health.hospital import handlers as plain
 from federated_health.messages.accepted_terms import within_terms
-from federated_health.messages.content import CONFIG, EVALUATE, ROUND, SAME_PARTICIPANTS, Update
+from federated_health.messages.content import (
+    CONFIG,
+    EVALUATE,
+    ROUND,
+    SAME_PARTICIPANTS,
+    Evaluation,
+    Registration,
+    TrainingScores,
+    Update,
+)
 from federated_health.messages.records import METRICS, MalformedMessageError
-from federated_health.messages.server_messages import answering, digest_of, read_value
+from federated_health.messages.server_messages import answering, digest_of, has_privacy_plan, read_value
+from federated_health.ml.normalisation import SUM_NAMES
 from federated_health.ml.strategies import STRATEGIES
 from federated_health.ml.targets import target_of
 from federated_health.names import SECURE_AGGREGATION
@@ -228,32 +240,42 @@ def _share_sums(message: Message, context: Context) -> tuple[Vector, Vector]:
     hospital = plain.hospital_of(message, context)
     rows, task = hospital.train, hospital.task
     values = rows.values[:, list(task.measurement_positions)]
-    return np.zeros(0), figures.scaled_sums(values, task.measurements, rows.most_rows)
+    sums = figures.scaled_sums(values, task.measurements, rows.most_rows)
+    known = Registration(name=hospital.name, train_examples=len(rows), test_examples=len(hospital.test), sums=sums)
+    released: Registration = plain.disclose(known, message, context)
+    return np.zeros(0), np.concatenate([getattr(released.sums, name) for name in SUM_NAMES])
 
 
 def _train(message: Message, context: Context) -> tuple[Vector, Vector]:
-    update: Update = plain.train(message, context)
-    loss = [update.examples * (update.loss or 0.0)]
-    counts = [] if update.counts is None else [figures.write_counts(update.counts)]
+    update: Update = plain.disclose(plain.train(message, context), message, context)
+    loss, counts = update.examples * (update.loss or 0.0), list[Vector]()
+    if read_value(message.content.config_records[CONFIG], EVALUATE, False):
+        none = target_of(plain.hospital_of(message, context).task).no_sums
+        counts = [figures.write_counts(none if update.counts is None else update.counts)]
     weights = np.concatenate([array.ravel() for array in update.weights.values()]).astype(np.float64)
-    return weights, np.concatenate([loss, *counts])
+    return weights, np.concatenate([[loss], *counts])
 
 
 def _evaluate(message: Message, context: Context) -> tuple[Vector, Vector]:
-    return np.zeros(0), figures.write_counts(plain.evaluate(message, context).counts)
+    evaluation: Evaluation = plain.disclose(plain.evaluate(message, context), message, context)
+    return np.zeros(0), figures.write_counts(evaluation.counts)
 
 
 def _score_training_rows(message: Message, context: Context) -> tuple[Vector, Vector]:
-    scores = vars(plain.score_training_rows(message, context))
-    return np.zeros(0), figures.write_bins(scores, list(scores))
+    scores: TrainingScores = plain.disclose(plain.score_training_rows(message, context), message, context)
+    groups = {"positives": scores.positives, "negatives": scores.negatives}
+    return np.zeros(0), figures.write_bins(groups, list(groups))
 
 
 def _evaluate_final(message: Message, context: Context) -> tuple[Vector, Vector]:
     """The hospital's own figures and its benefit stay in its context and log."""
     task = plain.hospital_of(message, context).task
-    evaluation, importance = plain.evaluate_final(message, context), np.zeros(len(task.columns))
+    evaluation: Evaluation = plain.disclose(plain.evaluate_final(message, context), message, context, is_final=True)
+    if has_privacy_plan(message.content.config_records[CONFIG]):
+        return np.zeros(0), np.array(evaluation.noisy_counts)
+    importance = np.zeros(len(task.columns))
     if _read(message, messages.ASKS_BENEFIT, False):
-        importance = plain.report_benefit(message, context).importance
+        importance = plain.disclose(plain.report_benefit(message, context), message, context).importance
     return np.zeros(0), figures.write_final(evaluation, importance, target_of(task))
 
 

@@ -7,6 +7,8 @@ cancel.
 """
 
 from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -50,7 +52,8 @@ def silent_weights(weights: Weights) -> Weights:
 def _offer(key: X25519PrivateKey) -> Offer:
     """An offer without a certificate: masks use its key only."""
     public = key.public_key().public_bytes_raw()
-    return Offer(content=public, certificate=None, public=public, signature=b"")  # type: ignore[arg-type]  # see above
+    certificate: Any = None
+    return Offer(public, sha256(public).digest(), certificate, name="", public=public, signature=b"")
 
 
 def _like(weights: Weights, flat: masks.Vector) -> Weights:
