@@ -37,7 +37,17 @@ def test_every_script_and_subcommand_has_a_parser() -> None:
         *(f"{COMMAND} {script.removesuffix('.py').replace('_', '-')}" for script in SCRIPTS),
         *(
             f"{COMMAND} {subcommand}"
-            for subcommand in ("demo", "evidence", "audit", "certificates", "mapping", "superlink", "supernode", "task")
+            for subcommand in (
+                "demo",
+                "evidence",
+                "audit",
+                "certificates",
+                "mapping",
+                "policy",
+                "superlink",
+                "supernode",
+                "task",
+            )
         ),
         *(f"{COMMAND} task {subcommand}" for subcommand in ("draft", "check", "show")),
         *(
@@ -45,6 +55,7 @@ def test_every_script_and_subcommand_has_a_parser() -> None:
             for subcommand in ("init", "sign", "revoke", "request", "renew", "show")
         ),
         f"{COMMAND} mapping draft",
+        *(f"{COMMAND} policy {subcommand}" for subcommand in ("draft", "check")),
     }
 
 

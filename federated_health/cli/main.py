@@ -12,6 +12,7 @@ SUBCOMMANDS = {
     "create-dataset": ("create_dataset:main", "turns a data set into one CSV per hospital"),
     "task": ("task:main", "drafts, checks and shows task files"),
     "mapping": ("mapping:main", "drafts a mapping file for a hospital's own export"),
+    "policy": ("policy:main", "drafts and checks policy files: which runs a hospital joins, and what may leave"),
     "predict": ("predict:main", "scores patients with a saved model"),
     "demo": ("demo:main", "runs a server and its hospitals on this machine"),
     "evidence": ("studies:evidence", "measures the benefit of joining by cross-validation"),

@@ -40,7 +40,7 @@ def find_line(text: str, path: tuple[str, ...]) -> int | None:
     """
     table: tuple[str, ...] = ()
     found, length = None, 0
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.lstrip().startswith("["):
             keys = table = _keys_of(line.split("#")[0]) or table
         else:

@@ -9,6 +9,7 @@ import pytest
 from federated_health.cli import demo
 from federated_health.cli.demo import run_demo
 from federated_health.errors import RunError
+from federated_health.hospital.policy_file import read_policy
 from federated_health.processes import command
 
 pytestmark = pytest.mark.slow
@@ -26,7 +27,9 @@ def test_the_demo_leaves_data_logs_and_a_model_and_can_be_run_again_in_its_folde
     assert "with mutual TLS" in output
     for name in ("cleveland", "hungary", "switzerland", "va-long-beach"):
         assert f"{name} joined" in output
-        assert "the run is over" in (tmp_path / "demo" / "hospitals" / name / "console.log").read_text()
+        folder = tmp_path / "demo" / "hospitals" / name
+        assert "the run is over" in (folder / "console.log").read_text()
+        assert read_policy(folder / "policy.toml").max_rounds == 1
 
     # The second scenario in the same folder; it shows the gap to the best figure.
     run_demo(tmp_path / "demo", "readmission", {"rounds": 2})

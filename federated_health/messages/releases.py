@@ -1,0 +1,102 @@
+"""What may leave a hospital, by name, in plain words and with its size; `release_records` names the values of each."""
+
+from dataclasses import dataclass
+
+from federated_health.data.columns import Measurement
+from federated_health.data.tasks import Task
+from federated_health.messages.records import write_counts
+from federated_health.ml.metrics import MAX_CELLS
+from federated_health.ml.networks import Network, number_of_weights
+from federated_health.ml.targets import target_of
+
+
+@dataclass(frozen=True)
+class Release:
+    """One kind of values that a hospital sends.
+
+    Attributes:
+        words: what it is, for a reader who knows neither the code nor machine learning.
+        may_be_off: whether a hospital's policy may switch it off and still take part.
+        counts_patients: whether it is counts of patients, or figures of few, to which a minimum cell applies.
+    """
+
+    words: str
+    may_be_off: bool = False
+    counts_patients: bool = False
+
+
+RELEASES: dict[str, Release] = {
+    "name": Release(
+        "Once: the hospital's name, the task's columns, units and codes, version, public keys; with every message the "
+        "numbers and times by which it is delivered."
+    ),
+    "row-counts": Release("Once, and again with every answer: the exact numbers of training and held-out rows."),
+    "column-sums": Release(
+        "Once, over the training patients: how many have each measurement, and the sums of its values and of their "
+        "squares, exact; 0 if fewer than 5 patients have it."
+    ),
+    "associations": Release(
+        "Once, over the training patients: how closely each column goes with the outcome (a correlation, two "
+        "decimals); 0 if it would describe fewer than 5 patients.",
+        may_be_off=True,
+    ),
+    "class-counts": Release(
+        "Once: the exact number of training patients with each outcome; 0 if fewer than 5.", counts_patients=True
+    ),
+    "weights": Release(
+        "Per round: the model (its weights, 32 bits each) after training on the training patients, of whom it can "
+        "reveal something; with differential privacy, after noise was added."
+    ),
+    "training-loss": Release("Per round: the model's mean error on the training patients (the loss), exact."),
+    "round-evaluation": Release(
+        "Per round, over the held-out patients: how predictions agree with outcomes, as exact counts of patients or "
+        "sums of errors, and the summed loss; nothing if fewer than 5 patients.",
+        may_be_off=True,
+        counts_patients=True,
+    ),
+    "final-evaluation": Release(
+        "Once, at the end: the same over the held-out patients, of the final model.", counts_patients=True
+    ),
+    "roc-auc": Release(
+        "Once, at the end: how well the final model ranks the held-out patients (the ROC-AUC), exact.", True, True
+    ),
+    "scores": Release(
+        "Once, at the end: predictions for the held-out patients, averaged over groups of at least 5 and rounded.", True
+    ),
+    "threshold-scores": Release(
+        "Once, at the end: predictions for the training patients, averaged over groups of at least 5 and rounded.", True
+    ),
+    "appraisal": Release(
+        "Once, at the end: what the hospital gains by joining, and how much the model depends on each column, over "
+        "the held-out patients; how many training patients have each column, 0 if fewer than 5.",
+        may_be_off=True,
+        counts_patients=True,
+    ),
+    "masked": Release(
+        "With secure aggregation all of these but name and row counts, hidden by random masks: the server can compute "
+        "their sums over at least 3 hospitals, and nothing of one hospital."
+    ),
+    "error": Release("In place of any of these: the reason why there is no answer, without values of patients."),
+}
+
+
+def size_of(release: str, task: Task, network: Network) -> int:
+    """Largest size of a release's values in one message, in bytes; 0 if the task has none of it, and for texts."""
+    target = target_of(task)
+    evaluation = {**write_counts(target.no_sums), "examples": []}  # which is a row count
+    sums = sum(len(value) if isinstance(value, list) else 1 for value in evaluation.values())
+    scores = 3 * MAX_CELLS * len(target.rows_of_groups(target.no_sums))
+    numbers = {
+        "row-counts": 2,
+        "column-sums": 3 * len(task.measurements),
+        "associations": sum(1 if isinstance(column, Measurement) else len(column.codes) for column in task.columns),
+        "class-counts": target.classes if target.has_classes else 0,
+        "training-loss": 1,
+        "round-evaluation": sums,
+        "final-evaluation": sums,
+        "roc-auc": int(target.has_classes),
+        "scores": scores,
+        "threshold-scores": scores if target.has_threshold else 0,
+        "appraisal": 7 + 2 * len(task.columns),
+    }
+    return 4 * number_of_weights(task, network) if release == "weights" else 8 * numbers.get(release, 0)

@@ -1,0 +1,129 @@
+"""What a server states about a run before any hospital registers, for each hospital to accept or to refuse."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from federated_health.ml.networks import Network, number_of_weights
+from federated_health.ml.strategies import write_arguments
+from federated_health.names import METRICS, MODEL, REPORT, ROUNDS, SETTINGS
+
+if TYPE_CHECKING:
+    from federated_health.settings import Settings
+
+RUN_TERMS = "run-terms"
+"""Key of the request to register: the run terms as text; and record of a hospital's state: the text it accepted."""
+
+MAX_TERMS_CHARACTERS = 65_536
+"""Largest length of run terms as text, which is ASCII."""
+
+HASH_DIGITS = 32
+"""Number of hex digits of a hash of run terms: 128 bits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunTerms:
+    """A run as a hospital accepts it.
+
+    Attributes:
+        schema: hash of the task's columns.
+        network: see `Network.to_config`.
+        parameters: number of the network's weights, of which each update consists.
+        rounds: largest number of rounds.
+        hospitals: number of hospitals for which the server waits before the first round.
+        min_updates: smallest number of hospitals in an average.
+        authority: SHA-256, in hex, of the certificate of the authority that admits hospitals; empty without TLS.
+        epsilon, delta: of differential privacy over the whole run; 0 without.
+        secure_aggregation: whether the server learns sums over at least three hospitals only.
+        appraisal: whether hospitals report what they gain by joining.
+        retention: what the server keeps, in words.
+    """
+
+    task: str
+    schema: str
+    network: dict[str, str | float]
+    parameters: int
+    strategy: str
+    strategy_args: str
+    rounds: int
+    local_epochs: int
+    batch_size: int
+    learning_rate: float
+    optimizer: str
+    l2: float
+    class_weight: str
+    seed: int
+    hospitals: int
+    min_updates: int
+    authority: str
+    epsilon: float
+    delta: float
+    secure_aggregation: bool
+    appraisal: bool
+    retention: str
+
+    @classmethod
+    def of(cls, settings: "Settings", authority: str = "") -> "RunTerms":
+        """The terms of a run with these settings."""
+        task, network = settings.task_declaration, settings.network_declaration
+        same = ("rounds", "local_epochs", "batch_size", "learning_rate", "optimizer", "l2", "class_weight", "seed")
+        return cls(
+            task=task.name,
+            schema=task.schema_hash,
+            network=network.to_config(),
+            parameters=number_of_weights(task, network),
+            strategy=settings.strategy,
+            strategy_args=write_arguments(settings.strategy_arguments),
+            **{name: getattr(settings, name) for name in (*same, "hospitals", "min_updates", "appraisal")},
+            authority=authority,
+            epsilon=settings.dp_epsilon,
+            delta=settings.dp_delta if settings.dp_epsilon else 0.0,
+            secure_aggregation=settings.secure_aggregation,
+            retention=_retention_of(settings),
+        )
+
+    @cached_property
+    def text(self) -> str:
+        """The terms as JSON with sorted keys: equal terms are equal texts."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @cached_property
+    def hash(self) -> str:
+        """What stands for the terms in `--accept`, in ledgers and in logs."""
+        return hash_of(self.text)
+
+    @property
+    def network_hash(self) -> str:
+        """SHA-256, in hex, of the network: of its file, or of what a message says of it."""
+        network = Network.from_config(self.network)
+        return network.sha256 or hashlib.sha256(json.dumps(self.network, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def releases(self) -> tuple[str, ...]:
+        """Names of what leaves a hospital in such a run (see `messages.releases`)."""
+        private, hidden = self.epsilon > 0, self.secure_aggregation
+        sums = () if private else ("column-sums",)
+        more = () if private or hidden else ("associations",)
+        classes = ("class-counts",) if self.class_weight == "balanced" and not private else ()
+        figures = ("final-evaluation",) if private else ("training-loss", "round-evaluation", "final-evaluation")
+        scores = (
+            () if private else ("threshold-scores", "scores") if hidden else ("threshold-scores", "scores", "roc-auc")
+        )
+        masked = ("masked",) if hidden else ()
+        benefit = ("appraisal",) if self.appraisal and not private else ()
+        return ("name", "row-counts", *sums, *more, *classes, "weights", *figures, *scores, *benefit, *masked, "error")
+
+
+def hash_of(text: str) -> str:
+    """Hash of run terms as text: the first HASH_DIGITS of its SHA-256, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
+
+
+def _retention_of(settings: "Settings") -> str:
+    """What a run's folder holds at the end (see `RunFolder.finish`), in words."""
+    if settings.secure_aggregation:
+        return f"{SETTINGS}, {ROUNDS}, {METRICS}; until the run is over, checkpoints with the registrations"
+    until = "until the run is over" if settings.dp_epsilon else "to extend the run, also after it is over"
+    return f"{SETTINGS}, {ROUNDS}, {METRICS}, {MODEL}, {REPORT}; {until}: checkpoints with the registrations"
