@@ -28,7 +28,7 @@ from federated_health.ml.targets import target_of
 from federated_health.names import ALLOWED_EPSILON, DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAPPING, NETWORK
 from federated_health.transport.app_calls import App, hospital_context
 from federated_health.transport.channels import check_address, is_loopback, proxy_of, split_address
-from federated_health.transport.stream_client import join_run, report_unfit
+from federated_health.transport.stream_client import join_run
 
 if TYPE_CHECKING:
     from federated_health.security.identity import Identity
@@ -260,7 +260,12 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
     config = node_config(flags, own, identity.folder if identity else None)
     context = hospital_context(own.name, config)
     consent = partial(_accept_terms, flags, context, own.task, ledger, identity)
-    report = partial(report_unfit, own.name, flags.server, agreement, ledger=ledger, tls=identity)
+
+    def report(reason: str, **consent: Any) -> None:
+        from federated_health.transport.unfit import report_unfit  # noqa: PLC0415  # most hospitals may join
+
+        report_unfit(own.name, flags.server, agreement, reason, ledger, tls=identity, **consent)
+
     try:
         hospital = load_hospital(own.data, own.task, own.name, flags.split_seed, own.mapping)
     except DataError as error:
