@@ -90,7 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
     consent = parser.add_argument_group("consent")
     help_text = "join only a run whose terms have this hash, without being asked; 12 digits of it suffice (default: "
     help_text += "ask, except about a server on this machine without --tls)"
-    consent.add_argument("--accept", type=parsing.terms_hash, metavar="TERMS_HASH", help=help_text)
+    consent.add_argument("--accept", metavar="TERMS_HASH", help=help_text)
     add_privacy(parser)
 
     results = parser.add_argument_group("results")
@@ -294,7 +294,7 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
             prepare=partial(_prepare, own.task, network),
             ledger=ledger,
             tls=identity,
-            consent=partial(consent, train_rows=len(hospital.train)),
+            consent=partial(consent, train_rows=len(hospital.train), may_ask=True),
         )
     except NetworkError as error:
         with suppress(LedgerError):
@@ -313,31 +313,20 @@ def _accept_terms(
     identity: "Identity | None",
     text: str,
     server: str,
-    *,
-    train_rows: int,
-    may_ask: bool = True,
+    **hospital: Any,
 ) -> None:
-    """Accept the terms of a run, and record them; ConsentError if they are not accepted."""
-    terms, accepted_by, policy = accepted_terms.read_terms(text), "loopback", policy_of(context.node_config)
+    """Accept the terms of a run, and record them; ConsentError if they are not accepted (see `cli.terms`)."""
+    terms, accepted_by = accepted_terms.read_terms(text), "loopback"
     is_local = identity is None and is_loopback(split_address(flags.server)[0])
-    if not is_local or flags.accept or policy != Policy():
+    if not is_local or flags.accept is not None or policy_of(context.node_config) != Policy():
         from federated_health.cli.terms import decide_on_terms  # noqa: PLC0415  # not on one machine without TLS
 
+        own = identity.authority_hash if identity else ""
         accepted_by = decide_on_terms(
-            terms,
-            policy,
-            task,
-            accept=flags.accept or "",
-            train_rows=train_rows,
-            server=server,
-            authority=identity.authority_hash if identity else "",
-            is_local=is_local,
-            may_ask=may_ask,
+            terms, policy_of(context.node_config), task, flags.accept, server, own, is_local=is_local, **hospital
         )
     ledger.record_terms(text, accepted_by)
     accepted_terms.accept(context, text, accepted_by)
-    if not may_ask:
-        return  # it says why it does not join
     what = f"{terms.task}, {terms.parameters:,} weights, {terms.strategy}, {terms.rounds} rounds"
     logger.info("terms of the run: %s; hash %s; --show-terms shows all", what, terms.hash)
     logger.info("accepted by: %s", "loopback, one machine without TLS" if accepted_by == "loopback" else accepted_by)

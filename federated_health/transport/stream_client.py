@@ -3,7 +3,6 @@
 A hospital records everything in its egress ledger before gRPC gets it.
 """
 
-import json
 import logging
 import re
 import threading
@@ -42,22 +41,17 @@ JOIN, UNFIT = "join", "unfit"
 
 _TERMS_LIMIT = (
     "grpc.service_config",
-    json.dumps(
-        {
-            "methodConfig": [
-                {
-                    "name": [{"service": "flwr.proto.FlowerService", "method": "Terms"}],
-                    "maxResponseMessageBytes": MAX_TERMS_CHARACTERS,
-                }
-            ]
-        }
-    ),
+    '{"methodConfig": [{"name": [{"service": "flwr.proto.FlowerService", "method": "Terms"}], '
+    f'"maxResponseMessageBytes": {MAX_TERMS_CHARACTERS}}}]}}',
 )
 """gRPC's option by which it reads no larger terms; all other messages may be as large as weights."""
 
 MAX_CHANGES = 3
 """Largest number of terms that a hospital accepts one after the other without joining."""
 
+
+Limited = Callable[[grpc.Call], AbstractContextManager[object]]
+"""Limits the time that a call takes."""
 
 Consent = Callable[[str, str], None]
 """Accepts run terms, from their text and the fingerprint of the server's key, or raises; empty without TLS."""
@@ -235,7 +229,7 @@ def _begin(
     Returns:
         The call and the size limit of a reply, in bytes; a call that has ended and None if the server does not accept.
     """
-    if check is not None and (failed := check.ask(channel.unary_unary(PROVE_METHOD), reconnector.limited)):
+    if failed := prove(channel, check, reconnector.limited):
         return failed, None
     if accepted != "":
         failed, terms = ask_terms(channel, reconnector.limited)
@@ -254,12 +248,19 @@ def _begin(
     return call, limit
 
 
+def prove(
+    channel: grpc.Channel, check: "ServerCheck | None", limited: Limited = nullcontext, timeout: float | None = None
+) -> grpc.Call | None:
+    """A call that failed; None if the server proved itself, or there is no TLS. JoinError if it is rejected."""
+    return check.ask(channel.unary_unary(PROVE_METHOD), limited, timeout) if check else None
+
+
 def ask_terms(
     channel: grpc.Channel,
-    limited: Callable[[grpc.Call], AbstractContextManager[object]] = nullcontext,
+    limited: Limited = nullcontext,
     timeout: float | None = None,
 ) -> tuple[grpc.Call | None, str]:
-    """A call that failed, or None; and the run terms as text. `limited` and `timeout` limit the time, in seconds."""
+    """A call that failed, or None; and the run terms as text."""
     call = channel.unary_unary(TERMS_METHOD).future(b"", timeout)
     with limited(call):
         code = call.code()

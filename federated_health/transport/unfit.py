@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from federated_health.errors import CertificateError, JoinError, RefusedMessageError
 from federated_health.transport.stream_client import (
-    PROVE_METHOD,
     UNFIT,
     Consent,
     HospitalStream,
@@ -14,6 +13,7 @@ from federated_health.transport.stream_client import (
     join_metadata,
     make_check,
     open_channel,
+    prove,
 )
 
 if TYPE_CHECKING:
@@ -43,18 +43,15 @@ def report_unfit(
     """
     metadata = (*join_metadata(name, agreement), ("unfit", reason))
     with open_channel(address, tls) as channel:
-        server = ""
         try:
-            if tls is not None:
-                check = make_check(address, tls, lambda _: None)
-                if check.ask(channel.unary_unary(PROVE_METHOD), timeout=UNFIT_SECONDS):
-                    return  # the server cannot be reached
-                server = check.fingerprint
+            check = make_check(address, tls, lambda _: None) if tls else None
+            if prove(channel, check, timeout=UNFIT_SECONDS):
+                return  # the server cannot be reached
             if consent is not None:
                 failed, terms = ask_terms(channel, timeout=UNFIT_SECONDS)
                 if failed:
                     return
-                consent(terms, server)
+                consent(terms, check.fingerprint if check else "")
         except (JoinError, CertificateError, RefusedMessageError):
             return
         stream = HospitalStream(channel, ledger)
