@@ -91,12 +91,18 @@ class CertificateError(UserError):
     """A key, certificate, request or revocation list cannot be used for its purpose."""
 
 
-class EncryptionError(UserError):
-    """A hospital cannot make, pass on or use the key of an encrypted run, or cannot use what it decrypted."""
+class SecureAggregationError(UserError):
+    """A hospital does not take part in a sum, or sends nothing outside of one."""
 
 
 class LedgerError(UserError):
     """An egress ledger cannot record a message, so the hospital does not send it; or a file is not a ledger."""
+
+
+class DisclosureError(UserError):
+    """What a hospital released cannot be remembered, so it sends nothing; or it has too few patients to take part."""
+
+    default_reason: str | None = "its record of earlier releases cannot be read or written"
 
 
 class PrivacyError(UserError):
@@ -112,7 +118,6 @@ class BudgetError(PrivacyError):
 
 
 OPTIONAL_LIBRARIES = {
-    "tenseal": ("encryption", "TenSEAL", "encryption"),
     "dp_accounting": ("differential privacy", "dp-accounting", "privacy"),
     "openpyxl": ("an Excel workbook", "openpyxl", "xlsx"),
     "pyarrow": ("a Parquet file", "pyarrow", "parquet"),

@@ -16,12 +16,12 @@ from federated_health.data.manifest import OwnHospital, find_own_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import DEFAULT_TASK, TASK_FILE, TASKS
 from federated_health.data.tasks import Task
-from federated_health.errors import DataError, LedgerError, NetworkError, check_installed
+from federated_health.errors import DataError, LedgerError, NetworkError, SettingsError, check_installed
 from federated_health.hospital import handlers
 from federated_health.hospital.ledger import LEDGER, Ledger
 from federated_health.hospital.policy import POLICY, Policy, policy_of
 from federated_health.messages import accepted_terms
-from federated_health.messages.content import ENCRYPTED_ONLY
+from federated_health.messages.content import SAME_PARTICIPANTS, SECURE_AGGREGATION_ONLY
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.networks import Network, agreement_of
 from federated_health.ml.targets import target_of
@@ -94,8 +94,8 @@ def make_parser() -> argparse.ArgumentParser:
     add_privacy(parser)
 
     results = parser.add_argument_group("results")
-    help_text = "folder for a log and, at the end, the final model; with differential privacy or encryption, also a "
-    help_text += "report (default: save none of them)"
+    help_text = "folder for a log and, at the end, the final model, this hospital's figures and a report "
+    help_text += "(default: save none of them)"
     results.add_argument("--out", type=parsing.path, metavar="DIR", help=help_text)
     help_text = "show debug messages, and the logs of Flower and TensorFlow (default: no)"
     results.add_argument("--verbose", action="store_true", help=help_text)
@@ -109,6 +109,8 @@ def make_parser() -> argparse.ArgumentParser:
     help_text = "show what was sent, from an egress ledger: egress-NAME.jsonl beside the CSV or in --ledger"
     help_text += " (default: none)"
     shown.add_argument("--show-egress", type=parsing.path, metavar="FILE", help=help_text)
+    help_text = "with --show-egress: also write it to an .html file for a data protection officer (default: none)"
+    inspection.add_argument("--page", type=parsing.path, metavar="FILE", help=help_text)
     help_text = "show the epsilon spent, from a privacy account: privacy-NAME.jsonl beside the CSV or in --ledger"
     help_text += " (default: none)"
     shown.add_argument("--show-privacy", type=parsing.path, metavar="FILE", help=help_text)
@@ -149,16 +151,17 @@ def add_privacy(parser: Any) -> None:
     help_text = "folder for the egress ledger and the privacy account, for a CSV in a read-only folder (default: the "
     help_text += "CSV's folder)"
     group.add_argument("--ledger", type=parsing.path, metavar="DIR", help=help_text)
-    help_text = "join only encrypted runs: see server.py --encrypt (default: any run)"
-    group.add_argument("--encrypted-only", action="store_true", help=help_text)
+    help_text = "join only runs with secure aggregation: see server.py --secure-aggregation (default: any run)"
+    group.add_argument("--secure-aggregation-only", action="store_true", help=help_text)
+    help_text = "with secure aggregation, be part of sums over the same hospitals only, so that no two differ by one; "
+    help_text += "a round then needs all of them: see server.py --min-hospitals (default: no)"
+    group.add_argument("--same-participants", action="store_true", help=help_text)
 
 
 def check_libraries(flags: argparse.Namespace) -> None:
     """Raise MissingLibraryError if a hospital's conditions need a library that is not installed."""
     if flags.dp_budget is not None:
         check_installed("dp_accounting")
-    if flags.encrypted_only:
-        check_installed("tenseal")
 
 
 def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -> "dict[str, Value]":
@@ -173,10 +176,12 @@ def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -
         config[NETWORK] = str(flags.network.absolute())
     if flags.dp_budget is not None:
         config[ALLOWED_EPSILON] = flags.dp_budget
-    if flags.encrypted_only:
-        config[ENCRYPTED_ONLY] = True
+    if flags.secure_aggregation_only:
+        config[SECURE_AGGREGATION_ONLY] = True
     if flags.policy is not None:
         config[POLICY] = str(flags.policy.absolute())
+    if flags.same_participants:
+        config[SAME_PARTICIPANTS] = True
     if flags.ledger is not None:
         config[LEDGER] = str(flags.ledger.absolute())
     return config
@@ -201,8 +206,10 @@ def run_client(app: App) -> None:
     if flags.show_egress is not None:
         from federated_health.cli.inspection import show_egress  # noqa: PLC0415  # a run does not need it
 
-        show_egress(flags.show_egress)
+        show_egress(flags.show_egress, flags.page)
         return
+    if flags.page is not None:
+        raise SettingsError("--page: expected --show-egress, got none")
     if flags.show_privacy is not None:
         from federated_health.cli.inspection import show_privacy  # noqa: PLC0415  # as above
 
@@ -225,9 +232,9 @@ def run_client(app: App) -> None:
         mapping=flags.mapping,
     )
     if flags.check:
-        from federated_health.cli.inspection import show_data  # noqa: PLC0415  # as above
+        from federated_health.cli.inspection import show_hospital  # noqa: PLC0415  # as above
 
-        show_data(hospital.data, hospital.task, hospital.mapping)
+        show_hospital(hospital, node_config(flags, hospital, None))
     elif flags.show_terms:
         from federated_health.cli.terms import show_terms  # noqa: PLC0415  # as above
 
@@ -251,6 +258,7 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
     proxy_of(flags.server, encrypted=identity is not None)  # refuses one that could read the messages
     prepare_ledger_folder(flags)
     ledger, network = Ledger.beside(own.data, own.name, flags.ledger), _read_network(flags.network)
+    sent = ledger.path, ledger.size
     agreement = agreement_of(own.task, network)
     config = node_config(flags, own, identity.folder if identity else None)
     policy_of(config)  # a mistake in its file ends the client before it waits for a server
@@ -265,6 +273,7 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
             if flags.dp_budget is None:
                 report(error.reason, consent=partial(consent, train_rows=0, may_ask=False))
         raise
+    ledger.check()
     if flags.out is not None:
         from federated_health.files import make_folder  # noqa: PLC0415  # where something is saved
 
@@ -291,7 +300,7 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
             report(error.reason)
         raise
     finally:  # the final model is complete even if the server is lost after it
-        _show_and_save(context, flags.out)
+        _show_and_save(context, flags.out, sent)
     logger.info("the run is over")
 
 
@@ -326,7 +335,11 @@ def _accept_terms(
         )
     ledger.record_terms(text, accepted_by)
     accepted_terms.accept(context, text, accepted_by)
-    logger.info("accepted the terms of the run (%s), %s; --show-terms shows them", accepted_by, terms.hash)
+    if not may_ask:
+        return  # it says why it does not join
+    what = f"{terms.task}, {terms.parameters:,} weights, {terms.strategy}, {terms.rounds} rounds"
+    logger.info("terms of the run: %s; hash %s; --show-terms shows all", what, terms.hash)
+    logger.info("accepted by: %s", "loopback, one machine without TLS" if accepted_by == "loopback" else accepted_by)
 
 
 def _read_network(file: Path | None) -> Network | None:
@@ -347,8 +360,12 @@ def _prepare(task: Task, network: Network | None) -> None:
         try_out(task, network)
 
 
-def _show_and_save(context: Context, out: Path | None) -> None:
-    """Show the final model's figures at this hospital, and save it in `out`; without a final model, do nothing."""
+def _show_and_save(context: Context, out: Path | None, sent: tuple[Path, int]) -> None:
+    """Show the final model's figures at this hospital, and save it in `out`; without a final model, do nothing.
+
+    Args:
+        sent: the egress ledger, and its size in bytes before the run.
+    """
     if (model := handlers.final_model(context)) is None:
         return
     from federated_health.cli.tables import print_figures  # noqa: PLC0415  # at the end of a run only
@@ -356,10 +373,15 @@ def _show_and_save(context: Context, out: Path | None) -> None:
     config, weights = model
     name, target = str(context.node_config["name"]), target_of(handlers.task_of(context, config.task))
     note = f"Predicted positive: a risk of at least {config.threshold}." if target.has_threshold else ""
-    print_figures("The final model on held-out patients", {name: context.state["figures"]}, note)
+    if config.privacy:
+        from federated_health.cli.noisy_figures import print_noisy_figures  # noqa: PLC0415  # with privacy only
+
+        print_noisy_figures({name: context.state.metric_records.get("figures", {})}, target)
+    else:
+        print_figures("The final model on held-out patients", {name: context.state["figures"]}, note)
     if out is not None:
         from federated_health.hospital.results import save_results  # noqa: PLC0415  # at the end of a run only
 
-        logger.info("saved in %s: %s", out, save_results(out, context, config, weights))
+        logger.info("saved in %s: %s", out, save_results(out, context, config, weights, sent))
     if config.privacy:
         logger.info("privacy: %s", handlers.budget_of(context).summary().describe())

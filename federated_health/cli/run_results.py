@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS, figure_t
 from federated_health.ml.targets import target_of
 from federated_health.ml.verdicts import verdict_text
 from federated_health.names import FEDERATION
-from federated_health.report.formatting import describe_small_in_mean
+from federated_health.report.formatting import SUPPRESSED, describe_small_in_mean
 from federated_health.server.run import FederatedRun
 from federated_health.server.run_folder import RunFolder
 
@@ -54,8 +54,7 @@ def save_results(
     except RunError as error:
         raise stopped_by or error from None
     if stopped_by is not None:
-        if run.weights is not None:
-            console.say(f"--resume {folder.path} resumes the run")
+        console.say(f"--resume {folder.path} resumes the run")
         raise stopped_by
 
 
@@ -86,31 +85,39 @@ def interrupts_deferred(announcement: str) -> Iterator[None]:
 
 def _print_and_save(folder: RunFolder, run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool) -> None:
     try:
-        if run.weights is not None:
-            target = target_of(run.settings.task_declaration)
-            print_final_figures(figures, run.threshold, target)
-            print_benefit(figures.get("joining", {}), target)
+        target = target_of(run.settings.task_declaration)
+        suppressed = [name for name, part in run.evaluations.items() if not part.has_counts]
+        print_final_figures(figures, run.threshold, target, suppressed)
+        print_benefit(figures.get("joining", {}), target)
         if problems := run.problems.describe():
             console.print_lines("Problems in this run:", problems)
         console.say("saving the results, which takes some seconds")
     finally:
         folder.finish(run, figures, stopped=stopped)
-    if run.weights is not None:
-        files = "model.keras, report.html, metrics.json, rounds.csv and settings.json"
-    else:
-        hospitals = ", ".join(figures["has_result"]) or "no hospital"
-        files = f"metrics.json; model, figures and report (client.py --out) are at: {hospitals}"
+    files = "model.keras, report.html, metrics.json, rounds.csv and settings.json"
     console.say(f"saved {folder.path}/{files}")
 
 
-def print_final_figures(figures: Mapping[str, Any], threshold: float, target: "Target[Any]") -> None:
-    """Print the final table: hospitals, the federation, and with classes the mean of the ROC-AUCs within hospitals."""
+def print_final_figures(
+    figures: Mapping[str, Any], threshold: float, target: "Target[Any]", suppressed: Sequence[str] = ()
+) -> None:
+    """Print the final table: hospitals, the federation, and with classes the mean of the ROC-AUCs within hospitals.
+
+    Args:
+        suppressed: hospitals that suppress their figures.
+    """
     federation = dict(figures["federation"] or {})
+    if any(key.endswith("_noise") for key in federation):
+        from federated_health.cli.noisy_figures import print_noisy_figures  # noqa: PLC0415  # of runs with privacy only
+
+        print_noisy_figures({**figures["hospitals"], FEDERATION: federation}, target)
+        return
     mean, small = federation.pop("mean_roc_auc", None), federation.pop("small_in_mean", 0)
     rows = {**figures["hospitals"], FEDERATION: federation}
     chosen = "" if threshold == DEFAULT_THRESHOLD else ", which gives the greatest F1 on all training patients"
     notes = [f"Predicted positive: a risk of at least {threshold}{chosen}."] if target.has_threshold else []
     notes += [AUC_NOTE] if federation.get("roc_auc") is not None else []
+    notes += [f"{SUPPRESSED}: {', '.join(suppressed)}."] if suppressed else []
     if mean is not None and small:
         notes.append(describe_small_in_mean(small))
         mean = f"{console.figure(mean)} *"

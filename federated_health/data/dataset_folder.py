@@ -66,6 +66,7 @@ def write_hospitals(
                 "version": __version__,
                 "task": source.task.name,
                 "schema": source.task.schema_hash,
+                "public": source.is_public,
                 "source": source.describe(),
                 "partition": dict(partition),
                 "hospitals": entries,

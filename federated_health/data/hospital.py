@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from federated_health.data.data_check import DataCheck, check_data
-from federated_health.data.split import PatientIds, split_rows
+from federated_health.data.split import PatientIds, Positions, split_rows
 from federated_health.data.tasks import Task
 
 
@@ -60,7 +60,11 @@ class Patients:
 
 @dataclass(frozen=True, eq=False)
 class Hospital:
-    """A hospital's patients, and what its data team should review. This never leaves the hospital's process."""
+    """A hospital's patients, and what its data team should review. This never leaves the hospital's process.
+
+    Attributes:
+        positions: of the training rows, then of the held-out rows, in the hospital's table; None if they are not known.
+    """
 
     name: str
     task: Task
@@ -68,6 +72,7 @@ class Hospital:
     test: Patients
     warnings: tuple[str, ...] = ()
     origin: tuple[str, ...] = ()
+    positions: Positions | None = None
 
     def remarks(self) -> list[str]:
         """Log lines for the hospital's data team."""
@@ -100,4 +105,5 @@ def split_hospital(check: DataCheck, name: str, split_seed: int) -> Hospital:
         test=patients.take(test),
         warnings=check.warnings,
         origin=() if check.cells.mapping is None else (check.cells.mapping.describe(),),
+        positions=np.concatenate([train, test]),
     )

@@ -1,5 +1,6 @@
 """The manifest of a folder of hospitals' CSVs, which `dataset_folder` writes: which hospitals, files and hashes."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,6 +53,15 @@ def listed_hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
     """File name -> SHA-256, in hex, of the files that a manifest lists."""
     single = [manifest[key] for key in ("picture", "task_file") if key in manifest]
     return {entry["file"]: entry["sha256"] for entry in [*manifest["hospitals"], *single]}
+
+
+def is_public(data: Path) -> bool:
+    """Whether a manifest beside a CSV says that exactly this file holds public data; CSVs without one do not."""
+    manifest, entry = _find_entry(data)
+    if manifest.get("public") is not True:
+        return False
+    with data.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == entry.get("sha256")
 
 
 def find_task_file(folder: Path, manifest: Mapping[str, Any]) -> Path | None:

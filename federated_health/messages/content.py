@@ -1,7 +1,7 @@
 """Messages as types, and their mapping to and from Flower's records.
 
 A hospital sends the following in a plain run, besides Flower's envelope of each reply (node ids, times);
-`encryption.messages` lists what it sends in an encrypted run:
+`secure_aggregation.messages` lists what it sends with secure aggregation:
 
 - when it joins: its name, its agreement on the task (see `Task.agreement`), the version of the protocol, and a random
   token of its process;
@@ -12,16 +12,21 @@ A hospital sends the following in a plain run, besides Flower's envelope of each
   differential privacy; with `--class-weight balanced` the number of training rows of each class, 0 if they are of fewer
   than 5 patients;
 - `train`: weights, the number of training rows and the mean training loss (under differential privacy noisy weights and
-  no loss); from the second round on also sums over its held-out rows under the weights of the message: the loss, and of
-  a label of classes the confusion matrix and squared errors; of a number errors, labels, predictions and their squares
-  and products, and of a count observed and expected events, unless the rows are of fewer than 5 patients;
-- `evaluate`, after the last round (under differential privacy after every round): the same sums;
+  no loss); from the second round on also sums over its held-out rows under the weights of the message (not under
+  differential privacy): the loss, and of a label of classes the confusion matrix and squared errors; of a number
+  errors, labels, predictions and their squares and products, and of a count observed and expected events, unless the
+  rows are of fewer than 5 patients;
+- `evaluate`, after the last round, and not under differential privacy: the same sums;
 - `evaluate.threshold`, once, only of a binary label and not under differential privacy: microaggregated scores of its
   training rows (see `scores.microaggregate`), from which the server chooses the decision threshold;
 - `evaluate.final`: the same sums; of a label of classes its own ROC-AUC, and microaggregated scores of its held-out
-  rows; of a number or a count mean predictions and mean labels of groups of at least 5 patients;
+  rows; of a number or a count mean predictions and mean labels of groups of at least 5 patients. Under differential
+  privacy, once, noisy numbers of held-out patients in their place, by actual class and bin of their score or
+  predicted class, and nothing of a label without classes;
 - `evaluate.appraisal`, once, unless the run has differential privacy or does without it: what it gains by joining, how
   much the model depends on each column, and in how many training rows each was observed (see `benefit.Benefit`);
+- in place of what its disclosure control suppresses (see `hospital.disclosure`), a record that says which release is
+  suppressed, and why, without values;
 - in place of any of these, or if it may not join, the reason: an error's text without paths, rows or values, or an
   exception's type.
 
@@ -29,6 +34,7 @@ Each side validates what the other sends: the server in `messages.validation`, a
 An invalid message raises MalformedMessageError, whose text holds no values.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -58,8 +64,11 @@ NUM_EXAMPLES = "num-examples"
 EQUAL_WEIGHT = "equal-weight"
 """Metric that the server adds to each accepted reply, for strategies that give all hospitals the same weight."""
 
-ENCRYPTED_ONLY = "encrypted-only"
-"""Key of a node's config: whether the hospital takes part in encrypted runs only."""
+SECURE_AGGREGATION_ONLY = "secure-aggregation-only"
+"""Key of a node's config: whether the hospital takes part in runs with secure aggregation only."""
+
+SAME_PARTICIPANTS = "same-participants"
+"""Key of a node's config: whether all sums of secure aggregation must be of the same hospitals."""
 
 SUMS_WITHHELD = "sums-withheld"
 """Key of the request to register: whether the hospital must not send its sums."""
@@ -73,8 +82,42 @@ CLASS_COUNTS = "class-counts"
 ASSOCIATIONS = "associations"
 """Metric of a registration: correlations of the label with the columns."""
 
+DISCLOSURE = "disclosure"
+"""Record of a reply: name of each release that is suppressed in it, wholly or in part, and why, one of REASONS."""
+
+REASONS = SMALL_CELL, SWITCHED_OFF, NEAR_EARLIER = (
+    "too few patients in a cell",
+    "switched off by its policy",
+    "too few patients differ from an earlier release",
+)
+
+ROW_COUNTS, COLUMN_SUMS = "row-counts", "column-sums"
+ROUND_EVALUATION, FINAL_EVALUATION = "round-evaluation", "final-evaluation"
+ROC_AUC, SCORES, THRESHOLD_SCORES, APPRAISAL = "roc-auc", "scores", "threshold-scores", "appraisal"
+"""Names of what may be suppressed, besides CLASS_COUNTS and ASSOCIATIONS; `messages.releases` explains them."""
+
+NOISY_COUNTS = "noisy-counts"
+"""Metric of a final evaluation under differential privacy, and the only one."""
+
 ROUND = "server-round"  # set by Flower's strategies
 TRAIN_LOSS = "train-loss"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disclosed:
+    """What every reply may say besides its values.
+
+    Attributes:
+        suppressed: release that is suppressed, wholly or in part -> reason; empty where everything is released.
+    """
+
+    suppressed: Mapping[str, str] = field(default_factory=dict)
+
+    def with_disclosure(self, content: RecordDict) -> RecordDict:
+        """The content, and what is suppressed in it."""
+        if self.suppressed:
+            content[DISCLOSURE] = ConfigRecord(dict(self.suppressed))
+        return content
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,12 +166,13 @@ _write_network = lru_cache(maxsize=64)(Network.to_config)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Registration:
+class Registration(Disclosed):
     """A hospital's first message.
 
     Attributes:
         sums: sums over the training rows. Withheld sums are 0 and are not sent.
         associations: of the label with the columns over the training rows (see `data.associations`); empty if withheld.
+        test_examples: number of held-out rows; suppressed, it is 0 and is not sent.
         class_counts: number of training rows of each class, 0 if they are of fewer than 5 patients; empty unless
             requested (see CLASS_COUNTS).
     """
@@ -156,14 +200,15 @@ class Registration:
     def to_content(self) -> RecordDict:
         sums = {name: getattr(self.sums, name).tolist() for name in SUM_NAMES} if self.sums.are_released else {}
         associations = {ASSOCIATIONS: self.associations.tolist()} if self.associations.size else {}
-        rows = {"train-examples": self.train_examples, "test-examples": self.test_examples}
+        test = {} if ROW_COUNTS in self.suppressed else {"test-examples": self.test_examples}
+        rows = {"train-examples": self.train_examples, **test}
         classes = {CLASS_COUNTS: list(self.class_counts)} if self.class_counts else {}
         metrics = MetricRecord({**rows, **sums, **associations, **classes})
-        return RecordDict({HOSPITAL: ConfigRecord({"name": self.name}), METRICS: metrics})
+        return self.with_disclosure(RecordDict({HOSPITAL: ConfigRecord({"name": self.name}), METRICS: metrics}))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Update:
+class Update(Disclosed):
     """A hospital's trained weights.
 
     Attributes:
@@ -181,38 +226,51 @@ class Update:
         loss = {} if self.loss is None else {TRAIN_LOSS: self.loss}
         counts = {} if self.counts is None else records.write_counts(self.counts)
         metrics = MetricRecord({NUM_EXAMPLES: self.examples, **loss, **counts})
-        return RecordDict({ARRAYS: records.weights_to_record(self.weights), METRICS: metrics})
+        return self.with_disclosure(RecordDict({ARRAYS: records.weights_to_record(self.weights), METRICS: metrics}))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(Disclosed):
     """A hospital's evaluation of the run's weights on its held-out rows.
 
     Attributes:
-        counts: sums over the rows (see `Target.measure`).
+        counts: sums over the rows (see `Target.measure`); suppressed, they are those over no rows and are not sent.
         roc_auc: exact ROC-AUC of the hospital's own rows; None if it is undefined, and before the final evaluation.
         scores: groups of scores (see `Target.group_scores`); empty before the final evaluation.
+        noisy_counts: under differential privacy the table from which the others are computed, and all that is sent
+            (see `ml.noisy_evaluation`); else empty.
     """
 
     counts: EvaluationSums
     roc_auc: float | None = None
     scores: ScoreGroups = field(default_factory=dict)
+    noisy_counts: tuple[float, ...] = ()
+
+    @property
+    def has_counts(self) -> bool:
+        """Whether the sums are released."""
+        return self.suppressed.keys().isdisjoint((ROUND_EVALUATION, FINAL_EVALUATION))
 
     def to_content(self) -> RecordDict:
-        metrics = MetricRecord({NUM_EXAMPLES: self.counts.examples, **records.write_counts(self.counts)})
+        if self.noisy_counts:
+            return RecordDict({METRICS: MetricRecord({NOISY_COUNTS: list(self.noisy_counts)})})
+        metrics = MetricRecord()
+        if self.has_counts:
+            metrics.update({NUM_EXAMPLES: self.counts.examples, **records.write_counts(self.counts)})
         if self.roc_auc is not None:
             metrics["roc_auc"] = self.roc_auc
         metrics.update({key: groups.ravel().tolist() for key, groups in self.scores.items()})
-        return RecordDict({METRICS: metrics})
+        return self.with_disclosure(RecordDict({METRICS: metrics}))
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingScores:
+class TrainingScores(Disclosed):
     """Microaggregated scores of a hospital's training rows under the final weights (see `scores.microaggregate`)."""
 
     positives: npt.NDArray[np.float64]
     negatives: npt.NDArray[np.float64]
 
     def to_content(self) -> RecordDict:
-        metrics = MetricRecord({key: getattr(self, key).ravel().tolist() for key in ("positives", "negatives")})
-        return RecordDict({METRICS: metrics})
+        keys = () if THRESHOLD_SCORES in self.suppressed else ("positives", "negatives")
+        metrics = MetricRecord({key: getattr(self, key).ravel().tolist() for key in keys})
+        return self.with_disclosure(RecordDict({METRICS: metrics}))

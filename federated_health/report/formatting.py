@@ -14,6 +14,7 @@ T = TypeVar("T")
 NOT_DEFINED = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 MAX_ROWS = 40  # rows of a table or a picture, and entries of a list, that are shown; the others are counted
+SUPPRESSED = "Suppressed by the hospital, and left out of the federation's figures"
 INTERVAL = f"{LEVEL * 100:g} % interval"
 
 

@@ -20,6 +20,7 @@ class ProblemLog:
         repeated_rounds: number of attempts at a round that gave too few updates.
         resumed_after: number of rounds that were completed, for each time that the run was resumed.
         data_warnings: what is suspicious in what a hospital sent, by hospital.
+        suppressed: what a hospital's disclosure control suppressed, by hospital: release -> reason.
         opposed_updates: number of rounds with an update that was opposed to the others' (see that module), by hospital.
     """
 
@@ -30,6 +31,7 @@ class ProblemLog:
         self.repeated_rounds = 0
         self.resumed_after: list[int] = []
         self.data_warnings: dict[str, list[str]] = {}
+        self.suppressed: dict[str, dict[str, str]] = {}
         self.opposed_updates: Counter[str] = Counter()
 
     def warn(self, hospital: str, text: str) -> None:
@@ -45,6 +47,7 @@ class ProblemLog:
 
     def to_json(self) -> dict[str, Any]:
         """The counts as in metrics.json, ordered by name."""
+        suppressed = {name: dict(sorted(parts.items())) for name, parts in sorted(self.suppressed.items())}
         return {
             "rejected": {name: dict(sorted(reasons.items())) for name, reasons in sorted(self.rejected.items())},
             "unanswered": {name: dict(sorted(reasons.items())) for name, reasons in sorted(self.unanswered.items())},
@@ -53,15 +56,24 @@ class ProblemLog:
             "resumed_after": list(self.resumed_after),
             "data_warnings": {name: list(texts) for name, texts in sorted(self.data_warnings.items())},
             "opposed_updates": dict(sorted(self.opposed_updates.items())),
+            **({"suppressed": suppressed} if suppressed else {}),
         }
 
     def describe_data_warnings(self) -> list[str]:
         """What is suspicious in hospitals' data, as lines, hospitals by name."""
         return [f"{name}: {text}" for name, texts in sorted(self.data_warnings.items()) for text in texts]
 
+    def describe_suppressed(self) -> list[str]:
+        """What was suppressed, as lines, hospitals by name."""
+        return [
+            f"{name}: suppressed {', '.join(release for release in parts if parts[release] == reason)}: {reason}"
+            for name, parts in sorted(self.suppressed.items())
+            for reason in sorted(set(parts.values()))
+        ]
+
     def describe(self) -> list[str]:
         """The counts as lines, hospitals by name; none where there were no problems."""
-        lines = self.describe_data_warnings()
+        lines = [*self.describe_data_warnings(), *self.describe_suppressed()]
         for name in sorted({*self.rejected, *self.unanswered, *self.absent}):
             parts = [
                 _list_reasons(self.rejected.get(name), "reply was rejected", "replies were rejected"),
@@ -87,6 +99,7 @@ class ProblemLog:
         self.resumed_after = list(content["resumed_after"])
         self.data_warnings = {name: list(texts) for name, texts in content.get("data_warnings", {}).items()}
         self.opposed_updates = Counter(content.get("opposed_updates", {}))
+        self.suppressed = {name: dict(parts) for name, parts in content.get("suppressed", {}).items()}
 
 
 def _list_reasons(reasons: Counter[str] | None, singular: str, plural: str) -> str:

@@ -158,11 +158,14 @@ class ReplyCollector:
                     self.failures[name] = reason
                 continue
             try:
-                accepted.append(AcceptedReply(name, reply, read(reply.metadata.src_node_id, reply.content)))
+                content = read(reply.metadata.src_node_id, reply.content)
             except MalformedMessageError as error:
                 self.reject(name, str(error))
                 self.failures[name] = str(error)
                 continue
+            accepted.append(AcceptedReply(name, reply, content))
+            if suppressed := getattr(content, "suppressed", None):
+                self.problems.suppressed.setdefault(name, {}).update(suppressed)
             cast(MetricRecord, reply.content[METRICS])[EQUAL_WEIGHT] = 1.0
             self._last_reasons.pop(name, None)
         return accepted

@@ -30,6 +30,9 @@ from federated_health.errors import SettingsError
 from federated_health.files import hash_file
 from federated_health.names import HOSPITAL_COLUMN
 
+PUBLIC_SOURCES = "uci", READMISSION.name
+"""Names of the sources that come with the package."""
+
 DEFAULT_PATIENTS = 4000
 PATIENTS_RANGE = (2, 10_000_000)
 """Number of generated patients: default and bounds."""
@@ -60,6 +63,11 @@ class Source:
     dropped: Mapping[str, int] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     table: pd.DataFrame
+
+    @property
+    def is_public(self) -> bool:
+        """Whether everyone may see the rows: those of the package's own table, and generated ones."""
+        return self.name in PUBLIC_SOURCES
 
     @property
     def has_hospitals(self) -> bool:

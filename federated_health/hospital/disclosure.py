@@ -1,0 +1,292 @@
+"""Disclosure control: the one function through which everything passes that a hospital sends.
+
+Between a handler's content and the message, `disclose` suppresses what the hospital's policy switches off, and what
+would describe few patients. A count may leave if it is 0 or at least the policy's minimum cell, and so may the patients
+who are not counted: of thirty patients, 29 say as much as 1. A hospital whose count is suppressed sends none of the
+counts beside it, from which it could be computed. The reply says what is suppressed and why, without values.
+
+Weights, and sums for the normalisation, are never altered: sums leave or are withheld. Nothing is suppressed of public
+data, which the manifest beside the CSV declares, and of hospitals whose rows are all in one process.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from federated_health.data.columns import Measurement
+from federated_health.data.hospital import Hospital, Patients
+from federated_health.errors import DisclosureError
+from federated_health.hospital.policy import Policy
+from federated_health.hospital.release_memory import SettledHospital
+from federated_health.messages.benefit import Benefit
+from federated_health.messages.content import (
+    APPRAISAL,
+    ASSOCIATIONS,
+    CLASS_COUNTS,
+    COLUMN_SUMS,
+    FINAL_EVALUATION,
+    NEAR_EARLIER,
+    ROC_AUC,
+    ROUND_EVALUATION,
+    ROW_COUNTS,
+    SCORES,
+    SMALL_CELL,
+    SWITCHED_OFF,
+    THRESHOLD_SCORES,
+    Evaluation,
+    Registration,
+    TrainingScores,
+    Update,
+)
+from federated_health.ml.metrics import EvaluationSums, Scores
+from federated_health.ml.normalisation import SUM_NAMES, ColumnSums
+from federated_health.ml.targets import target_of
+
+DECIMALS = 3
+"""Decimals of mean losses and errors, which are those of the tables."""
+
+ROUNDED = ("loss_sum", "squared_error_sum", "absolute_error_sum")
+"""Sums of an evaluation whose means are rounded."""
+
+Mask = npt.NDArray[np.bool_]
+
+
+def disclose(content: Any, hospital: Hospital, policy: Policy, *, is_final: bool = False) -> Any:
+    """What may leave of a handler's content, of the same type.
+
+    Args:
+        is_final: whether an evaluation is that of the final weights.
+
+    Raises:
+        DisclosureError: there are so few training rows that not even their number may leave.
+    """
+    return _Gate(hospital, policy).disclose(content, is_final=is_final)
+
+
+class _Gate:
+    """The rules of a policy for one hospital.
+
+    The minimum cell is of patients: it is multiplied by the largest number of rows of one patient.
+    """
+
+    def __init__(self, hospital: Hospital, policy: Policy) -> None:
+        self.hospital, self.policy, self.target = hospital, policy, target_of(hospital.task)
+        cell = 0 if policy.public else policy.min_cell
+        self.of_train, self.of_test = cell * hospital.train.most_rows, cell * hospital.test.most_rows
+        settled = hospital if isinstance(hospital, SettledHospital) else None
+        self.train_is_near = settled is not None and settled.train_is_near
+        self.test_is_near = settled is not None and settled.test_is_near
+        self.near_columns = settled.near_columns if settled else frozenset[str]()
+        self.label_is_near = hospital.task.label.name in self.near_columns
+
+    def disclose(self, content: Any, *, is_final: bool) -> Any:
+        rules: Mapping[type, Callable[[Any], Any]] = {
+            Registration: self._registration,
+            Update: self._update,
+            Evaluation: self._final_evaluation if is_final else self._evaluation,
+            TrainingScores: self._training_scores,
+            Benefit: self._benefit,
+        }
+        return rules[type(content)](content)
+
+    def _reason(self, release: str, *, is_near: bool = False, is_small: bool = False) -> str:
+        """Why a release is suppressed; empty if it is not."""
+        if not self.policy.allows(release):
+            return SWITCHED_OFF
+        return NEAR_EARLIER if is_near else SMALL_CELL if is_small else ""
+
+    def _registration(self, content: Registration) -> Registration:
+        train, test = self.hospital.train, self.hospital.test
+        if len(train) < self.of_train:
+            text = "it has fewer training patients than its policy's minimum cell"
+            raise DisclosureError(text, reason=text)
+        reasons = {ROW_COUNTS: self._reason(ROW_COUNTS, is_small=not _are_safe([len(test)], self.of_test))}
+        if content.class_counts:
+            reasons[CLASS_COUNTS] = self._reason(
+                CLASS_COUNTS,
+                is_near=self.train_is_near or self.label_is_near,
+                is_small=not _are_safe(self._classes(train), self.of_train),
+            )
+        sums, reasons[COLUMN_SUMS] = self._sums(content.sums)
+        associations, reasons[ASSOCIATIONS] = self._associations(content.associations)
+        return replace(
+            content,
+            test_examples=0 if reasons[ROW_COUNTS] else content.test_examples,
+            sums=sums,
+            associations=associations,
+            class_counts=() if reasons.get(CLASS_COUNTS) else content.class_counts,
+            suppressed=_drop_empty(reasons),
+        )
+
+    def _sums(self, sums: ColumnSums) -> tuple[ColumnSums, str]:
+        """The sums, and why some are withheld."""
+        if not sums.are_released:
+            return sums, ""
+        is_near = np.array([self.train_is_near or m.name in self.near_columns for m in self.hospital.task.measurements])
+        is_small = (sums.count > 0) & (sums.count < self.of_train)
+        withheld = is_near | is_small
+        kept = ColumnSums(*(np.where(withheld, 0.0, getattr(sums, name)) for name in SUM_NAMES))
+        reason = self._reason(
+            COLUMN_SUMS, is_near=bool((is_near & (sums.count > 0)).any()), is_small=bool(is_small.any())
+        )
+        return kept, reason
+
+    def _associations(self, associations: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], str]:
+        """The associations, and why some or all are withheld."""
+        if not associations.size:
+            return associations, ""
+        if reason := self._reason(ASSOCIATIONS, is_near=self.train_is_near or self.label_is_near):
+            return np.zeros(0), reason
+        is_near, is_small = (np.array(mask, dtype=bool) for mask in zip(*self._unsafe_associations(), strict=True))
+        is_given = associations != 0
+        reason = self._reason(
+            ASSOCIATIONS, is_near=bool((is_near & is_given).any()), is_small=bool((is_small & is_given).any())
+        )
+        return np.where(is_near | is_small, 0.0, associations), reason
+
+    def _unsafe_associations(self) -> list[tuple[bool, bool]]:
+        """Of each association, whether its column is near an earlier release, and whether one of its cells is small.
+
+        Cells are the patients with and without the code, of either class, and those whose column is missing.
+        """
+        train, found = self.hospital.train, []
+        classes = train.labels == 1
+        for column, cells in zip(self.hospital.task.columns, train.values.T, strict=True):
+            is_near = column.name in self.near_columns
+            missing = np.isnan(cells)
+            for code in [None] if isinstance(column, Measurement) else list(column.codes):
+                has_code = np.zeros(len(cells), dtype=bool) if code is None else cells == code
+                groups = (has_code, ~has_code & ~missing)
+                counts = [int((group & of).sum()) for group in groups for of in (classes, ~classes)]
+                found.append((is_near, not _are_safe(counts, self.of_train)))
+        return found
+
+    def _classes(self, patients: Patients) -> npt.NDArray[np.intp]:
+        """Number of rows of each class; of a label without classes, none."""
+        if not self.target.has_classes:
+            return np.zeros(0, dtype=np.intp)
+        return np.bincount(self.target.class_of(patients.labels), minlength=self.target.classes)
+
+    def _update(self, content: Update) -> Update:
+        content = replace(content, loss=None if content.loss is None else self._round_mean(content.loss))
+        if content.counts is None:
+            return content
+        reason = self._why_no_counts(ROUND_EVALUATION, content.counts)
+        counts = None if reason else self._round_sums(content.counts)
+        return replace(content, counts=counts, suppressed=_drop_empty({ROUND_EVALUATION: reason}))
+
+    def _evaluation(self, content: Evaluation, release: str = ROUND_EVALUATION) -> Evaluation:
+        reason = self._why_no_counts(release, content.counts)
+        counts = self.target.no_sums if reason else self._round_sums(content.counts)
+        return replace(content, counts=counts, suppressed=_drop_empty({release: reason}))
+
+    def _final_evaluation(self, content: Evaluation) -> Evaluation:
+        if getattr(content, "noisy_counts", ()):  # differential privacy accounts for them
+            return content
+        test = self.hospital.test
+        is_small = not _are_safe([*self._classes(test), len(test)], self.of_test)
+        reasons = {}
+        if content.roc_auc is not None:
+            reasons[ROC_AUC] = self._reason(ROC_AUC, is_near=self.test_is_near, is_small=is_small)
+        if content.scores:
+            reasons[SCORES] = self._reason(SCORES, is_near=self.test_is_near, is_small=is_small)
+        has_deviation = self.target.has_classes
+        scores = {
+            name: join_cells(cells, self.of_test, has_deviation=has_deviation) for name, cells in content.scores.items()
+        }
+        evaluation = self._evaluation(content, FINAL_EVALUATION)
+        return replace(
+            evaluation,
+            roc_auc=None if reasons.get(ROC_AUC) else content.roc_auc,
+            scores={} if reasons.get(SCORES) else scores,
+            suppressed={**evaluation.suppressed, **_drop_empty(reasons)},
+        )
+
+    def _why_no_counts(self, release: str, counts: EvaluationSums) -> str:
+        """Why the sums of an evaluation are suppressed; empty if they are not."""
+        cells = [len(self.hospital.test)]
+        if self.target.has_classes:
+            cells = np.ravel(getattr(counts, "matrix")).tolist()  # noqa: B009  # of all sums with classes
+        elif self.hospital.task.label.kind == "count":
+            with_events = int((self.hospital.test.labels > 0).sum())
+            cells += [with_events, cells[0] - with_events]
+        return self._reason(release, is_near=self.test_is_near, is_small=not _are_safe(cells, self.of_test))
+
+    def _round_sums(self, counts: EvaluationSums) -> EvaluationSums:
+        """The sums, with means of losses and errors as tables show them."""
+        rows = counts.examples
+        names = [name for name in ROUNDED if hasattr(counts, name)] if rows else []
+        changed = {name: rows * self._round_mean(getattr(counts, name) / rows) for name in names}
+        return replace(counts, **changed)  # type: ignore[type-var]  # a dataclass
+
+    def _round_mean(self, mean: float) -> float:
+        return mean if self.policy.public else round(mean, DECIMALS)
+
+    def _training_scores(self, content: TrainingScores) -> TrainingScores:
+        is_small = not _are_safe(self._classes(self.hospital.train), self.of_train)
+        is_near = self.train_is_near or self.label_is_near
+        if reason := self._reason(THRESHOLD_SCORES, is_near=is_near, is_small=is_small):
+            none = np.zeros((0, 3))
+            return replace(content, positives=none, negatives=none, suppressed={THRESHOLD_SCORES: reason})
+        return replace(
+            content,
+            positives=join_cells(content.positives, self.of_train),
+            negatives=join_cells(content.negatives, self.of_train),
+        )
+
+    def _benefit(self, content: Benefit) -> Benefit:
+        """The comparison of two models needs the minimum cell of each class; numbers of rows are 0 where they are few.
+
+        Nothing is sent if the held-out rows are too few.
+        """
+        test, columns = self.hospital.test, self.hospital.task.columns
+        is_small = not _are_safe([*self._classes(test), len(test)], self.of_test)
+        if reason := self._reason(APPRAISAL, is_near=self.test_is_near, is_small=is_small):
+            return Benefit.suppress(len(columns), {APPRAISAL: reason})
+        observed, rows = content.observed, len(self.hospital.train)
+        is_safe = _safe(observed, self.of_train) & _safe(rows - observed, self.of_train)
+        is_safe &= np.array([not self.train_is_near and column.name not in self.near_columns for column in columns])
+        importance = [len(test) * self._round_mean(value / max(len(test), 1)) for value in content.importance]
+        return replace(
+            content,
+            importance=np.array(importance),
+            observed=np.where(is_safe, observed, 0.0),
+        )
+
+
+def join_cells(cells: Scores, minimum: int, *, has_deviation: bool = True) -> Scores:
+    """Neighbouring groups of scores joined to groups of at least `minimum` rows (see `Target.group_scores`)."""
+    if not len(cells) or cells[:, 0].min() >= minimum:
+        return cells
+    joined: list[list[npt.NDArray[np.float64]]] = [[]]
+    for cell in cells:
+        if sum(part[0] for part in joined[-1]) >= minimum:
+            joined.append([])
+        joined[-1].append(cell)
+    if len(joined) > 1 and sum(part[0] for part in joined[-1]) < minimum:
+        joined[-2] += joined.pop()
+    rows = []
+    for group in joined:
+        number, first, second = np.array(group).T
+        total, mean = number.sum(), np.average(first, weights=number)
+        spread = np.average(second**2 + first**2, weights=number) - mean**2
+        rows.append((total, mean, np.sqrt(max(spread, 0.0)) if has_deviation else np.average(second, weights=number)))
+    found = np.array(rows)
+    return found if found[:, 0].min() >= minimum else np.zeros((0, 3))
+
+
+def _safe(counts: npt.NDArray[Any], minimum: int) -> Mask:
+    mask: Mask = (counts == 0) | (counts >= minimum)
+    return mask
+
+
+def _are_safe(counts: Any, minimum: int) -> bool:
+    """Whether each count of patients is 0 or at least the minimum; then each sum of some of them is, too."""
+    return bool(_safe(np.asarray(counts), minimum).all())
+
+
+def _drop_empty(reasons: Mapping[str, str]) -> dict[str, str]:
+    return {release: reason for release, reason in reasons.items() if reason}
