@@ -55,6 +55,14 @@ class RefusedMessageError(UserError):
     """A hospital does not answer a message: it is malformed, or no run would send it at this point."""
 
 
+class TermsError(RefusedMessageError):
+    """A server's message is not what the terms of the run say, so that the hospital takes no further part."""
+
+
+class ConsentError(JoinError):
+    """A hospital does not accept the terms of a run."""
+
+
 class AnswerError(Exception):
     """A hospital cannot answer. The text is safe to send: the `reason` or the type of the error that caused it."""
 
@@ -83,8 +91,8 @@ class CertificateError(UserError):
     """A key, certificate, request or revocation list cannot be used for its purpose."""
 
 
-class EncryptionError(UserError):
-    """A hospital cannot make, pass on or use the key of an encrypted run, or cannot use what it decrypted."""
+class SecureAggregationError(UserError):
+    """A hospital does not take part in a sum, or sends nothing outside of one."""
 
 
 class LedgerError(UserError):
@@ -110,7 +118,6 @@ class BudgetError(PrivacyError):
 
 
 OPTIONAL_LIBRARIES = {
-    "tenseal": ("encryption", "TenSEAL", "encryption"),
     "dp_accounting": ("differential privacy", "dp-accounting", "privacy"),
     "openpyxl": ("an Excel workbook", "openpyxl", "xlsx"),
     "pyarrow": ("a Parquet file", "pyarrow", "parquet"),

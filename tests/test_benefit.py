@@ -19,7 +19,7 @@ from federated_health.data.tasks import Task
 from federated_health.hospital import handlers
 from federated_health.hospital.benefit import describe_benefit, measure_benefit, score_alone, weigh_columns
 from federated_health.hospital.handlers import InMemoryHospital
-from federated_health.messages.benefit import Benefit
+from federated_health.messages.benefit import Benefit, summarise_benefits
 from federated_health.messages.content import Evaluation, TrainConfig
 from federated_health.messages.records import METRICS, MalformedMessageError
 from federated_health.ml.metrics import MAX_LOSS
@@ -29,7 +29,6 @@ from federated_health.ml.targets import target_of
 from federated_health.ml.targets.binary import Counts
 from federated_health.ml.verdicts import Interval, Verdict
 from federated_health.server.plain_run import PlainRun
-from federated_health.server.run_summary import summarise_benefits
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from tests.test_messages import over_the_wire

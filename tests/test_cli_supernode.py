@@ -13,10 +13,13 @@ import pytest
 from federated_health.cli.deployment import supernode
 from federated_health.data.manifest import find_own_hospital
 from federated_health.errors import JoinError, RunError
+from federated_health.hospital.policy import Policy
 from federated_health.security.authority import make_demo_identities
+from federated_health.security.certificates import fingerprint, public_key_of
 from federated_health.security.identity import Identity, load_identity
 from federated_health.security.parties import Role
 from tests.support.script_calls import assert_refused
+from tests.test_security_handshake import listener, tls_server
 
 if TYPE_CHECKING:
     from tests.support.script_calls import RunScript
@@ -50,12 +53,16 @@ def commands_exiting_with(*codes: int) -> Callable[[], list[str]]:
 
 
 def lines_of(
-    make_command: Callable[[], list[str]], identity: Identity, wait: float, address: str = ADDRESS
+    make_command: Callable[[], list[str]],
+    identity: Identity,
+    wait: float,
+    address: str = ADDRESS,
+    policy: Policy = Policy(),  # noqa: B008  # it is immutable
 ) -> list[str]:
     """Lines that a SuperNode's supervision prints until it ends."""
     lines: list[str] = []
     with suppress(KeyboardInterrupt), mock.patch.object(supernode, "say", lines.append):
-        supernode.keep_running(make_command, address, identity, wait)
+        supernode.keep_running(make_command, address, identity, wait, policy)
     return lines
 
 
@@ -118,3 +125,26 @@ def test_a_missing_superlink_ends_the_wait(identity: Identity) -> None:
         address = f"127.0.0.1:{listener.getsockname()[1]}"  # which nobody listens on when the block is over
     with pytest.raises(JoinError, match=rf"{address}: no SuperLink within 0\.2 s"):
         lines_of(lambda: pytest.fail("nothing may be started"), identity, wait=0.2, address=address)
+
+
+def test_a_superlink_that_the_policy_does_not_allow_is_not_called(tmp_path: Path) -> None:
+    own, hospitals = make_demo_identities(tmp_path / "tls", ["cleveland"])
+    identity, key = load_identity(hospitals["cleveland"], Role.HOSPITAL), fingerprint_of(own)
+    with listener(tls_server(load_identity(own, Role.SERVER))) as port:
+        address = f"127.0.0.1:{port}"
+        with pytest.raises(JoinError, match=f"servers: expected {'0' * 64}, got {key}"):
+            lines_of(lambda: pytest.fail("nothing may be started"), identity, 5.0, address, Policy(servers=("0" * 64,)))
+
+        started: list[str] = []
+
+        def make_command() -> list[str]:
+            started.append(address)
+            raise KeyboardInterrupt
+
+        lines_of(make_command, identity, 5.0, address, Policy(servers=("0" * 64, key)))
+        assert started == [address]
+
+
+def fingerprint_of(folder: Path) -> str:
+    """Of a server's key, as a policy is compared with it."""
+    return fingerprint(public_key_of(load_identity(folder, Role.SERVER).certificate)).replace(" ", "")

@@ -82,8 +82,16 @@ def files(tmp_path_factory: pytest.TempPathFactory, hospitals_folder: Path) -> d
     table.to_excel(folder / "a.xlsx", index=False)
     table.to_parquet(folder / "a.parquet")
     Ledger(folder / "egress.jsonl", "a").record_metadata("join", [("hospital", "a"), ("terms", "{}")])
-    privacy_of_round = {"epsilon": 4.0, "delta": 1e-5, "clip": 0.25, "noise_multiplier": 2.0, "sampling_rate": 0.5}
-    spend = RoundSpend(run="0123456789abcdef", steps=1, rounds=100, **privacy_of_round)
+    spend = RoundSpend(
+        run="0123456789abcdef",
+        epsilon=4.0,
+        delta=1e-5,
+        clip=0.25,
+        sampling_rate=0.5,
+        noise_multiplier=2.0,
+        steps=1,
+        rounds=100,
+    )
     CheckpointFolder(folder).save(checkpoint_of(1))
     server, _ = make_demo_identities(folder / "tls", ("a",))
     return {

@@ -23,8 +23,8 @@ from federated_health.settings import Settings
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--encrypt --task readmission", "^hospitals: .*--encrypt"),
-        ("--encrypt --rounds 0", "^rounds: .*got 0"),
+        ("--secure-aggregation --task readmission", "^hospitals: .*--secure-aggregation"),
+        ("--secure-aggregation --rounds 0", "^rounds: .*got 0"),
         ("--dp-epsilon 101", "^dp-epsilon: .*got 101"),
         ("--dp-epsilon 0.001", "^dp-epsilon: .*got 0.001"),
     ],

@@ -192,7 +192,7 @@ def test_training_scores_do_not_tell_the_size_of_a_small_class() -> None:
     assert (len(read.positives), len(read.negatives)) == (0, 0)
 
 
-@pytest.mark.parametrize("minimum", [5, 8, 12, 40])
+@pytest.mark.parametrize("minimum", [5, 8, 12, 16, 30, 40])
 def test_score_groups_are_joined_to_the_minimum_cell(minimum: int) -> None:
     scores = np.sort(np.random.default_rng(2).normal(size=43))
     cells = microaggregate(scores)

@@ -46,6 +46,12 @@ def page_of(path: Path, text: str | bytes) -> Summary:
     return summarise(path)
 
 
+def rows_of(page: Summary) -> dict[str, dict[str, object]]:
+    """The rows of all releases, without their words."""
+    rows = {name: row for total in page.releases.values() for name, row in total.table().items()}
+    return {name: {key: row[key] for key in ("shape", "dtype", "times", "bytes")} for name, row in rows.items()}
+
+
 def test_totals_and_tables_match_hand_calculation(path: Path) -> None:
     page = page_of(path, "".join(LINES))
     assert f"{path}" in page.title
@@ -54,19 +60,25 @@ def test_totals_and_tables_match_hand_calculation(path: Path) -> None:
     assert totals == "6 messages, 7,780 bytes, rounds 1 to 3"
     assert "5,226" in values
     assert errors.endswith(": train 1")
-    assert page.tables() == {
-        "join: 1 message, 1,000 bytes": {
-            "metadata hospital": {"shape": "", "dtype": "text", "times": 1, "bytes": 1},
-        },
-        "train: 3 messages, 6,080 bytes, rounds 1 to 3": {
-            "arrays hidden/kernel": {"shape": "40x16", "dtype": "float32", "times": 2, "bytes": 5120},
-            "metrics num-examples": {"shape": "", "dtype": "int64", "times": 2, "bytes": 16},
-            "error code": {"shape": "", "dtype": "float64", "times": 1, "bytes": 8},
-            "error reason": {"shape": "", "dtype": "text", "times": 1, "bytes": 9},
-        },
-        "evaluate: 2 messages, 700 bytes, rounds 2 to 3": {
-            "metrics cells": {"shape": "3, 6", "dtype": "float64", "times": 2, "bytes": 72},
-        },
+    assert page.messages() == {
+        "join": {"messages": 1, "bytes": 1000, "rounds": ""},
+        "train": {"messages": 3, "bytes": 6080, "rounds": "1 to 3"},
+        "evaluate": {"messages": 2, "bytes": 700, "rounds": "2 to 3"},
+    }
+    assert {name: f"{total}" for name, total in page.ordered_releases().items()} == {
+        "name": "1 message, 1 byte",
+        "row-counts": "2 messages, 16 bytes, rounds 1 to 3",
+        "weights": "2 messages, 5,120 bytes, rounds 1 to 3",
+        "error": "1 message, 17 bytes, round 2",
+        "not explained": "2 messages, 72 bytes, rounds 2 to 3",
+    }
+    assert rows_of(page) == {
+        "metadata hospital": {"shape": "", "dtype": "text", "times": 1, "bytes": 1},
+        "arrays hidden/kernel": {"shape": "40x16", "dtype": "float32", "times": 2, "bytes": 5120},
+        "metrics num-examples": {"shape": "", "dtype": "int64", "times": 2, "bytes": 16},
+        "error code": {"shape": "", "dtype": "float64", "times": 1, "bytes": 8},
+        "error reason": {"shape": "", "dtype": "text", "times": 1, "bytes": 9},
+        "metrics cells": {"shape": "3, 6", "dtype": "float64", "times": 2, "bytes": 72},
     }
 
 
@@ -89,8 +101,7 @@ def test_the_period_is_in_utc_and_independent_of_the_order_of_lines(path: Path) 
 def test_up_to_three_shapes_of_an_item_are_listed(path: Path) -> None:
     for count, words in ((3, "1, 2, 3"), (4, "several"), (9, "several")):
         several = "".join(line("train", 1, 1, 1, item("arrays", "k", 4, (size,))) for size in range(1, count + 1))
-        (table,) = page_of(path, several).tables().values()
-        assert table["arrays k"]["shape"] == words
+        assert rows_of(page_of(path, several))["arrays k"]["shape"] == words
 
 
 def test_a_concatenated_ledger_names_all_hospitals(path: Path) -> None:
@@ -207,7 +218,8 @@ def test_a_large_ledger_is_read_line_by_line(path: Path) -> None:
 def test_control_characters_are_not_shown(path: Path) -> None:
     crafted = line("tr\x1bain", 1, 1, 1, item("a\x1b", "b\r", 1, dtype="c\x1b"), hospital="\x1b[31m")
     page = page_of(path, crafted)
-    shown = [page.title, *page.lines(), *page.tables(), *(str(table) for table in page.tables().values())]
+    tables = (total.table() for total in page.releases.values())
+    shown = [page.title, *page.lines(), *page.messages(), *map(str, tables)]
     assert all(text.isprintable() for text in shown)
 
 
@@ -220,8 +232,8 @@ def test_tables_fit_the_terminal(
     monkeypatch.setattr("sys.argv", ["client.py", "--show-egress", str(path)])
     run_client(ClientApp())
     page = capsys.readouterr().out
-    assert " arrays hidden/kernel  40x16  float32      2   5120\n" in page
-    assert "train: 3 messages, 6,080 bytes, rounds 1 to 3\n" in page
+    assert " arrays hidden/kernel  40x16  float32      2   5120  weights of" in page
+    assert "weights: 2 messages, 5,120 bytes, rounds 1 to 3\n" in page
     assert "a patient's row" in page
     tables = [row for row in page.splitlines() if row.startswith(" ") and not row.startswith("  ")]
     assert max(map(len, tables)) <= columns

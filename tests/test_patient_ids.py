@@ -16,14 +16,14 @@ from federated_health.data.columns import Label, Measurement
 from federated_health.data.csv_reading import check_cells, parse_csv, read_cells
 from federated_health.data.data_check import check_data
 from federated_health.data.data_check_page import DataCheckPage
-from federated_health.data.hospital import Patients, load_hospital
+from federated_health.data.hospital import Hospital, Patients, load_hospital
 from federated_health.data.partitions import Partition, count_patients, divide
 from federated_health.data.patient_table import read_patients
 from federated_health.data.sources.source import Source
 from federated_health.data.split import split_rows
-from federated_health.data.task_files import READMISSION
+from federated_health.data.task_files import READMISSION, TASKS
 from federated_health.data.tasks import Task
-from federated_health.errors import BudgetError, DataError
+from federated_health.errors import DataError
 from federated_health.ml.normalisation import column_sums
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.ml.scores import microaggregate
@@ -357,7 +357,7 @@ def test_a_correlation_is_of_five_patients_of_each_class() -> None:
     assert measure_associations(values, labels, task, most_rows=3)[0] < -0.5
 
 
-def test_a_run_with_differential_privacy_is_refused_where_a_patient_has_several_training_rows() -> None:
+def test_a_patient_with_several_training_rows_joins_a_run_with_differential_privacy() -> None:
     labels = (np.arange(20) % 2).astype(np.float32)
     plan = PrivacyPlan(
         epsilon=2.0,
@@ -369,9 +369,6 @@ def test_a_run_with_differential_privacy_is_refused_where_a_patient_has_several_
         rounds=1,
         run="0123456789abcdef",
     )
-    context = hospital_context("any", {})
-    single = Patients(np.zeros((20, 1)), labels, np.arange(20))
-    assert agree_on_plan(context, plan.to_config(), PrivacyBudget(), single) == plan
-
-    with pytest.raises(BudgetError, match="several"):
-        agree_on_plan(context, plan.to_config(), PrivacyBudget(), replace(single, ids=np.arange(20) // 2))
+    rows = Patients(np.zeros((20, 1)), labels, np.arange(20) // 2)
+    hospital = Hospital("any", TASKS["heart-disease"], rows, rows)
+    assert agree_on_plan(hospital_context("any", {}), plan.to_config(), PrivacyBudget(), hospital) == plan

@@ -2,15 +2,18 @@
 
 import math
 import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
+from federated_health.cli.policy import describe
 from federated_health.data.toml_reading import MAX_BYTES
 from federated_health.errors import DataError
 from federated_health.hospital.policy import Policy, policy_of
-from federated_health.hospital.policy_file import RULES, read_policy
+from federated_health.hospital.policy_file import OFF, RULES, read_policy
+from tests.conftest import PROJECT
 
 HASH = "0123456789abcdef" * 4
 
@@ -222,3 +225,12 @@ def test_flags_require_what_the_file_does_not(tmp_path: Path) -> None:
 
     assert policy_of({"dp-budget": 4.0}).max_epsilon == 4
     assert policy_of({"encrypted-only": True}).max_epsilon == math.inf
+
+
+def test_the_page_about_policies_lists_every_key_and_default() -> None:
+    page = (PROJECT / "docs" / "policy.md").read_text()
+    rows = [[cell.strip('| `"') for cell in line.split(" | ")] for line in page.splitlines() if line.startswith("| `")]
+    defaults = {key: describe(key, getattr(Policy(), key)) for key in RULES}
+    assert {row[0]: row[-1] for row in rows} == defaults
+    (names,) = re.findall(r"`releases_off` may name: ([^.]*)\.", page)
+    assert tuple(re.findall("`([a-z-]+)`", names)) == OFF

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from federated_health.data.hospital import load_hospital
+from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import HEART_DISEASE
+from federated_health.hospital.consent import decide_by_policy
 from federated_health.hospital.policy import Policy, policy_of
 from federated_health.hospital.policy_draft import draft_policy
 from federated_health.hospital.policy_file import read_policy
@@ -96,6 +99,20 @@ def test_a_run_within_the_limits_is_allowed(name: str, tmp_path: Path) -> None:
     assert policy.warnings(terms, train_rows=227) == []
 
 
+def test_a_refusal_s_line_is_right_with_a_mark_and_line_ends_of_windows(tmp_path: Path) -> None:
+    lines = [
+        "max_rounds = 29  # \u2028",
+        "tasks = [",
+        '  "stroke",  # max_local_epochs = 4',
+        "]",
+        "max_local_epochs = 4",
+    ]
+    (tmp_path / "policy.toml").write_bytes("\ufeff".encode() + "\r\n".join(lines).encode())
+    refusals = read_policy(tmp_path / "policy.toml").refusals(TERMS, train_rows=227)
+    found = {refusal.split(": ")[1]: refusal.split(": ")[0].rpartition(" ")[2] for refusal in refusals}
+    assert found == {"max_rounds": "1", "tasks": "2", "max_local_epochs": "5"}
+
+
 def test_every_line_that_refuses_is_named(tmp_path: Path) -> None:
     policy = policy_with(tmp_path, 'max_rounds = 1\ntasks = ["stroke"]\nmax_local_epochs = 1\n')
     refusals = policy.refusals(TERMS, train_rows=227)
@@ -182,3 +199,16 @@ def test_a_draft_for_a_network_file_allows_only_its_hash(tmp_path: Path) -> None
     path = tmp_path / "policy.toml"
     path.write_text(draft_policy(NETWORK_FILE, HEART_DISEASE, server=""))
     assert read_policy(path).networks == ("ab" * 32,)
+
+
+def test_a_node_that_joins_by_its_policy_logs_the_policy_s_warnings(
+    tmp_path: Path, hospitals_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hospital = load_hospital(hospitals_folder / "client_1.csv", HEART_DISEASE, "cleveland", DEFAULT_SPLIT_SEED)
+    policy_with(tmp_path, "max_parameters_per_row = 0.33")
+
+    with caplog.at_level("WARNING"):
+        assert decide_by_policy(TERMS, {"policy": str(tmp_path / "policy.toml")}, hospital) == "policy"
+
+    (warning,) = caplog.messages
+    assert "line 3: max_parameters_per_row: expected at most 0.33, got 3.04" in warning

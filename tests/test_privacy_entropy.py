@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, kstest, norm
 
-from federated_health.privacy.entropy import DRAWS, MAX_AT_ONCE, gaussian_noise, poisson_sample
+from federated_health.names import MAX_WEIGHTS
+from federated_health.privacy.entropy import DRAWS, LOST_MASS, MAX_AT_ONCE, gaussian_noise, poisson_sample
+from federated_health.setting_fields import MAX_STEPS, MIN_DELTA
 
 MIN_P = 1e-9
 """Probability that a test on true randomness fails by chance: not to be expected in a lifetime."""
@@ -58,8 +60,10 @@ def test_noise_has_the_given_shape(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("word", "expected"),
     [
-        (0x0000000000000001, norm.ppf(2.0**-54)),  # the lowest
-        (0x0000000000000000, -norm.ppf(2.0**-54)),
+        (0x0000000000000001, norm.ppf(1.5 * 2.0**-117)),  # the lowest, whose 64 further bits are the same word
+        (0x0000000000000000, -norm.ppf(0.5 * 2.0**-117)),
+        (0x00000000FFFFF001, norm.ppf((2**20 - 1 + (0xFFFFF001 + 0.5) * 2.0**-64) * 2.0**-53)),  # the last rare one
+        (0x0000000100000001, norm.ppf((2**20 + 0.5) * 2.0**-53)),  # the next has no further bits
         (0xFFFFFFFFFFFFFFFF, norm.ppf(0.5 - 2.0**-54)),  # next to the middle
         (0x4000000000000001, norm.ppf(0.125)),
         (0x4000000000000000, norm.ppf(0.875)),
@@ -68,7 +72,18 @@ def test_noise_has_the_given_shape(shape: tuple[int, ...]) -> None:
 def test_words_give_their_gaussians(word: int, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "urandom", lambda count: word.to_bytes(8, "little") * (count // 8))
     assert gaussian_noise(1.0, (1,))[0] == pytest.approx(2 * expected, rel=1e-9, abs=1e-15)  # of four, half the sum
-    assert abs(expected) < 8.3
+    assert abs(expected) < 12.6
+
+
+def test_the_lost_tails_of_a_run_are_far_below_the_smallest_delta(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Total variation between a run's noise and true Gaussians, which adds to delta."""
+    largest = []
+    for word in (0, 1):
+        monkeypatch.setattr(os, "urandom", lambda count, word=word: word.to_bytes(8, "little") * (count // 8))
+        largest.append(abs(gaussian_noise(1.0, (1,))[0]) / 2)
+    lost = 2 * norm.sf(min(largest))
+    assert lost * DRAWS * MAX_STEPS * MAX_WEIGHTS < 1e-3 * MIN_DELTA
+    assert norm.sf(max(largest)) == pytest.approx(LOST_MASS / 2, rel=1e-9)
 
 
 def test_noise_is_half_the_sum_of_four_gaussians(stream: list[int]) -> None:

@@ -140,7 +140,8 @@ def test_the_noise_is_calibrated_for_all_steps_of_all_rounds() -> None:
 def test_the_entry_of_metrics_json() -> None:
     entry = PLAN.to_json()
     assert json.loads(json.dumps(entry)) == entry
-    assert entry | {"noise_multiplier": 0, "accountant": ""} == {
+    exchanged = {"epsilon_exchange_training": 0, "epsilon_exchange_held_out": 0, "epsilon_exchange_both": 0}
+    assert entry | {"noise_multiplier": 0, "accountant": "", "evaluation_noise": 0, **exchanged} == {
         "epsilon": 2.0,
         "delta": 1e-5,
         "clip": 0.75,
@@ -150,6 +151,12 @@ def test_the_entry_of_metrics_json() -> None:
         "rounds": 8,
         "promise": GUARANTEE,
         "accountant": "",
-        "neighbours": "add or remove one training row",
+        "neighbours": "zero-out of one patient",
+        "evaluation_noise": 0,
+        **exchanged,
     }
+    assert entry["evaluation_noise"] == PLAN.evaluation_noise
+    assert [entry[f"epsilon_exchange_{side}"] for side in ("training", "held_out", "both")] == pytest.approx(
+        [4.226, 2.953, 5.423], abs=1e-3
+    )
     assert entry["noise_multiplier"] == PLAN.noise_multiplier

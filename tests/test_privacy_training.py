@@ -58,6 +58,7 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Train:
         sampled: npt.NDArray[np.bool_],
         noise: list[Exact],
         recipe: Recipe,
+        patients: npt.NDArray[np.intp] | None = None,
         **penalties: float,
     ) -> list[Array]:
         drawn = iter(noise)
@@ -65,11 +66,11 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Train:
         monkeypatch.setattr(training, "gaussian_noise", lambda *_: next(drawn))
         named = dict(zip(weight_shapes(TINY, Network(model)), weights, strict=True))
         plan = cast(PrivacyPlan, recipe)
-        return list(
-            training.train_privately(
-                TINY, Network(model), named, features, labels, plan, **{"l2": 0.0, **penalties}
-            ).values()
+        numbers = np.arange(len(labels)) if patients is None else patients
+        trained = training.train_privately(
+            TINY, Network(model), named, features, labels, numbers, plan, **{"l2": 0.0, **penalties}
         )
+        return list(trained.values())
 
     return with_draws
 

@@ -89,8 +89,9 @@ def train_privately_at(hospital: Hospital, weights: Weights, plan: PrivacyPlan) 
     from federated_health.privacy.training import train_privately
 
     local = LocalModel(hospital, Network("logistic"), public_normalisation(HEART_DISEASE.measurements))
-    labels = hospital.train.labels
-    return train_privately(HEART_DISEASE, Network("logistic"), weights, local.train_features, labels, plan, l2=0.0)
+    rows = hospital.train
+    arguments = HEART_DISEASE, Network("logistic"), weights, local.train_features, rows.labels, rows.number_patients()
+    return train_privately(*arguments, plan, l2=0.0)
 
 
 # What leaves

@@ -475,7 +475,7 @@ def test_balanced_training_weighs_each_row_by_its_class() -> None:
     np.testing.assert_allclose(run.weights["logit/kernel"][:, 0], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("other", [{"dp_epsilon": 1.0}, {"encrypt": True}])
+@pytest.mark.parametrize("other", [{"dp_epsilon": 1.0}, {"secure_aggregation": True}])
 def test_balanced_class_weights_need_numbers_that_privacy_withholds(other: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match="class-weight"):
         Settings(class_weight="balanced", **other)

@@ -16,17 +16,18 @@ from federated_health.data.manifest import OwnHospital, find_own_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import DEFAULT_TASK, TASK_FILE, TASKS
 from federated_health.data.tasks import Task
-from federated_health.errors import DataError, LedgerError, NetworkError, check_installed
+from federated_health.errors import DataError, LedgerError, NetworkError, SettingsError, check_installed
 from federated_health.hospital import handlers
 from federated_health.hospital.ledger import LEDGER, Ledger
-from federated_health.hospital.policy import POLICY
-from federated_health.messages.content import ENCRYPTED_ONLY
+from federated_health.hospital.policy import POLICY, Policy, policy_of
+from federated_health.messages import accepted_terms
+from federated_health.messages.content import SECURE_AGGREGATION_ONLY
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.networks import Network, agreement_of
 from federated_health.ml.targets import target_of
 from federated_health.names import ALLOWED_EPSILON, DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAPPING, NETWORK
 from federated_health.transport.app_calls import App, hospital_context
-from federated_health.transport.channels import check_address, proxy_of
+from federated_health.transport.channels import check_address, is_loopback, proxy_of, split_address
 from federated_health.transport.stream_client import join_run, report_unfit
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ EXAMPLES = (
     "--data /path/to/patients.csv --check",
     "--data /path/to/patients.csv --name my-hospital --out my-results",
     "--data /path/to/patients.csv --tls my-tls --server fl.example.org:8080",
+    "--data /path/to/patients.csv --tls my-tls --server fl.example.org:8080 --show-terms",
     "--show-egress data/egress-cleveland.jsonl",
 )
 
@@ -85,11 +87,15 @@ def make_parser() -> argparse.ArgumentParser:
     help_text = "allow a --server on another machine without --tls (default: no)"
     connection.add_argument("--insecure", action="store_true", help=help_text)
 
+    consent = parser.add_argument_group("consent")
+    help_text = "join only a run whose terms have this hash, without being asked; 12 digits of it suffice (default: "
+    help_text += "ask, except about a server on this machine without --tls)"
+    consent.add_argument("--accept", type=parsing.terms_hash, metavar="TERMS_HASH", help=help_text)
     add_privacy(parser)
 
     results = parser.add_argument_group("results")
-    help_text = "folder for a log and, at the end, the final model; with differential privacy or encryption, also a "
-    help_text += "report (default: save none of them)"
+    help_text = "folder for a log and, at the end, the final model, this hospital's figures and a report "
+    help_text += "(default: save none of them)"
     results.add_argument("--out", type=parsing.path, metavar="DIR", help=help_text)
     help_text = "show debug messages, and the logs of Flower and TensorFlow (default: no)"
     results.add_argument("--verbose", action="store_true", help=help_text)
@@ -97,10 +103,14 @@ def make_parser() -> argparse.ArgumentParser:
     inspection = parser.add_argument_group("inspect and exit")
     help_text = "show what is in the CSV and whether the hospital can join; nothing is sent (default: no)"
     inspection.add_argument("--check", action="store_true", help=help_text)
+    help_text = "show the terms of the server's run, and their hash; the hospital does not join (default: no)"
+    inspection.add_argument("--show-terms", action="store_true", help=help_text)
     shown = inspection.add_mutually_exclusive_group()
     help_text = "show what was sent, from an egress ledger: egress-NAME.jsonl beside the CSV or in --ledger"
     help_text += " (default: none)"
     shown.add_argument("--show-egress", type=parsing.path, metavar="FILE", help=help_text)
+    help_text = "with --show-egress: also write it to an .html file for a data protection officer (default: none)"
+    inspection.add_argument("--page", type=parsing.path, metavar="FILE", help=help_text)
     help_text = "show the epsilon spent, from a privacy account: privacy-NAME.jsonl beside the CSV or in --ledger"
     help_text += " (default: none)"
     shown.add_argument("--show-privacy", type=parsing.path, metavar="FILE", help=help_text)
@@ -141,16 +151,14 @@ def add_privacy(parser: Any) -> None:
     help_text = "folder for the egress ledger and the privacy account, for a CSV in a read-only folder (default: the "
     help_text += "CSV's folder)"
     group.add_argument("--ledger", type=parsing.path, metavar="DIR", help=help_text)
-    help_text = "join only encrypted runs: see server.py --encrypt (default: any run)"
-    group.add_argument("--encrypted-only", action="store_true", help=help_text)
+    help_text = "join only runs with secure aggregation: see server.py --secure-aggregation (default: any run)"
+    group.add_argument("--secure-aggregation-only", action="store_true", help=help_text)
 
 
 def check_libraries(flags: argparse.Namespace) -> None:
     """Raise MissingLibraryError if a hospital's conditions need a library that is not installed."""
     if flags.dp_budget is not None:
         check_installed("dp_accounting")
-    if flags.encrypted_only:
-        check_installed("tenseal")
 
 
 def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -> "dict[str, Value]":
@@ -165,8 +173,8 @@ def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -
         config[NETWORK] = str(flags.network.absolute())
     if flags.dp_budget is not None:
         config[ALLOWED_EPSILON] = flags.dp_budget
-    if flags.encrypted_only:
-        config[ENCRYPTED_ONLY] = True
+    if flags.secure_aggregation_only:
+        config[SECURE_AGGREGATION_ONLY] = True
     if flags.policy is not None:
         config[POLICY] = str(flags.policy.absolute())
     if flags.ledger is not None:
@@ -193,8 +201,10 @@ def run_client(app: App) -> None:
     if flags.show_egress is not None:
         from federated_health.cli.inspection import show_egress  # noqa: PLC0415  # a run does not need it
 
-        show_egress(flags.show_egress)
+        show_egress(flags.show_egress, flags.page)
         return
+    if flags.page is not None:
+        raise SettingsError("--page: expected --show-egress, got none")
     if flags.show_privacy is not None:
         from federated_health.cli.inspection import show_privacy  # noqa: PLC0415  # as above
 
@@ -206,7 +216,7 @@ def run_client(app: App) -> None:
 
         identity = load_tls(flags.tls, "hospital")
     if flags.data and not flags.name:
-        flags.name = _default_name(identity, is_check=flags.check)
+        flags.name = _default_name(identity, is_check=flags.check or flags.show_terms)
     hospital = find_own_hospital(
         Path(DEFAULT_DATA),
         flags.hospital,
@@ -220,6 +230,11 @@ def run_client(app: App) -> None:
         from federated_health.cli.inspection import show_data  # noqa: PLC0415  # as above
 
         show_data(hospital.data, hospital.task, hospital.mapping)
+    elif flags.show_terms:
+        from federated_health.cli.terms import show_terms  # noqa: PLC0415  # as above
+
+        check_address(flags.server, encrypted=identity is not None, insecure=flags.insecure)
+        show_terms(flags, hospital, identity)
     else:
         _join(app, flags, hospital, identity)
 
@@ -238,7 +253,12 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
     proxy_of(flags.server, encrypted=identity is not None)  # refuses one that could read the messages
     prepare_ledger_folder(flags)
     ledger, network = Ledger.beside(own.data, own.name, flags.ledger), _read_network(flags.network)
+    sent = ledger.path, ledger.size
     agreement = agreement_of(own.task, network)
+    config = node_config(flags, own, identity.folder if identity else None)
+    policy_of(config)  # a mistake in its file ends the client before it waits for a server
+    context = hospital_context(own.name, config)
+    consent = partial(_accept_terms, flags, context, own.task, ledger, identity)
     report = partial(report_unfit, own.name, flags.server, agreement, ledger=ledger, tls=identity)
     try:
         hospital = load_hospital(own.data, own.task, own.name, flags.split_seed, own.mapping)
@@ -246,10 +266,8 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
         # The reason is not sent if the ledger cannot record it, or if a privacy budget would have to account for it.
         with suppress(LedgerError):
             if flags.dp_budget is None:
-                report(error.reason)
+                report(error.reason, consent=partial(consent, train_rows=0, may_ask=False))
         raise
-    config = node_config(flags, own, identity.folder if identity else None)
-    context = hospital_context(own.name, config)
     if flags.out is not None:
         from federated_health.files import make_folder  # noqa: PLC0415  # where something is saved
 
@@ -269,14 +287,49 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
             prepare=partial(_prepare, own.task, network),
             ledger=ledger,
             tls=identity,
+            consent=partial(consent, train_rows=len(hospital.train)),
         )
     except NetworkError as error:
         with suppress(LedgerError):
             report(error.reason)
         raise
     finally:  # the final model is complete even if the server is lost after it
-        _show_and_save(context, flags.out)
+        _show_and_save(context, flags.out, sent)
     logger.info("the run is over")
+
+
+def _accept_terms(
+    flags: argparse.Namespace,
+    context: Context,
+    task: Task,
+    ledger: Ledger,
+    identity: "Identity | None",
+    text: str,
+    server: str,
+    *,
+    train_rows: int,
+    may_ask: bool = True,
+) -> None:
+    """Accept the terms of a run, and record them; ConsentError if they are not accepted."""
+    terms, accepted_by, policy = accepted_terms.read_terms(text), "loopback", policy_of(context.node_config)
+    is_local = identity is None and is_loopback(split_address(flags.server)[0])
+    if not is_local or flags.accept or policy != Policy():
+        from federated_health.cli.terms import decide_on_terms  # noqa: PLC0415  # not on one machine without TLS
+
+        accepted_by = decide_on_terms(
+            terms,
+            policy,
+            task,
+            accept=flags.accept or "",
+            train_rows=train_rows,
+            server=server,
+            authority=identity.authority_hash if identity else "",
+            is_local=is_local,
+            may_ask=may_ask,
+        )
+    ledger.record_terms(text, accepted_by)
+    accepted_terms.accept(context, text, accepted_by)
+    logger.info("accepted the terms of the run (%s), %s; --show-terms shows them", accepted_by, terms.hash)
 
 
 def _read_network(file: Path | None) -> Network | None:
@@ -297,8 +350,12 @@ def _prepare(task: Task, network: Network | None) -> None:
         try_out(task, network)
 
 
-def _show_and_save(context: Context, out: Path | None) -> None:
-    """Show the final model's figures at this hospital, and save it in `out`; without a final model, do nothing."""
+def _show_and_save(context: Context, out: Path | None, sent: tuple[Path, int]) -> None:
+    """Show the final model's figures at this hospital, and save it in `out`; without a final model, do nothing.
+
+    Args:
+        sent: the egress ledger, and its size in bytes before the run.
+    """
     if (model := handlers.final_model(context)) is None:
         return
     from federated_health.cli.tables import print_figures  # noqa: PLC0415  # at the end of a run only
@@ -310,6 +367,6 @@ def _show_and_save(context: Context, out: Path | None) -> None:
     if out is not None:
         from federated_health.hospital.results import save_results  # noqa: PLC0415  # at the end of a run only
 
-        logger.info("saved in %s: %s", out, save_results(out, context, config, weights))
+        logger.info("saved in %s: %s", out, save_results(out, context, config, weights, sent))
     if config.privacy:
         logger.info("privacy: %s", handlers.budget_of(context).summary().describe())

@@ -10,13 +10,28 @@ from federated_health.cli.tables import print_figures
 from federated_health.data.data_check import check_data
 from federated_health.data.data_check_page import DataCheckPage
 from federated_health.data.tasks import Task
-from federated_health.hospital import ledger_page
+from federated_health.errors import SettingsError
+from federated_health.hospital import egress_page, ledger_page
 
 
-def show_egress(path: Path) -> None:
-    """Show what a hospital sent, from its egress ledger."""
-    _print_page(ledger_page.summarise(path))
+def show_egress(path: Path, page: Path | None = None) -> None:
+    """Show what a hospital sent, from its egress ledger.
+
+    Args:
+        page: HTML file for the data protection officer; None for none.
+    """
+    if page is not None and page.suffix != ".html":
+        raise SettingsError(f"--page: expected a file that ends with .html, got {page}")
+    summary = ledger_page.summarise(path)
+    print_lines(summary.title, summary.lines())
+    print_figures("Messages", summary.messages())
+    for name, total in summary.ordered_releases().items():
+        words = [ledger_page.explain(name), *total.list_withheld()]
+        print_figures(f"{name}: {total}", total.table(), lead=words)
     print_lines("What never leaves:", ledger_page.NEVER)
+    if page is not None:
+        egress_page.write_egress_page(page, summary)
+        print_lines(f"written: {page}", [])
     check_output()
 
 

@@ -12,9 +12,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from federated_health import encryption
+from federated_health import secure_aggregation
 from federated_health.cli import console, parsing, setting_flags
 from federated_health.errors import RunError, SettingsError
+from federated_health.messages.run_terms import RunTerms
 from federated_health.messages.validation import max_reply_bytes
 from federated_health.ml.metrics import figure_title
 from federated_health.ml.targets import target_of
@@ -85,13 +86,15 @@ def serve(app: Callable[[Grid, Context], None]) -> None:
         console.say(f"checking {settings.network}, which takes some seconds")
         check_own_network(settings)
     limit = max_reply_bytes(settings.task_declaration, settings.network_declaration)
-    if settings.encrypt:
+    if settings.secure_aggregation:
         if identity is None:
-            raise SettingsError("encrypt: needs --tls: hospitals share their key with peers that a certificate names")
-        limit = encryption.max_reply_bytes(settings.task_declaration, settings.network_declaration)
+            raise SettingsError("secure-aggregation: needs --tls: hospitals mask for peers that a certificate names")
+        limit = secure_aggregation.max_reply_bytes(settings.task_declaration, settings.network_declaration)
     check_room(settings.hospitals)
-    agreement = settings.agreement
-    with serve_streams(settings.address, agreement, console.say, max_message_bytes=limit, tls=identity) as transport:
+    terms = RunTerms.of(settings, identity.authority_hash if identity else "")
+    with serve_streams(
+        settings.address, settings.agreement, console.say, max_message_bytes=limit, tls=identity, terms=terms.text
+    ) as transport:
         console.say(f"listening on {settings.address}{f', as {identity.party}, with mutual TLS' if identity else ''}")
         app(transport, server_context(settings.to_config()))
 
@@ -150,8 +153,7 @@ def round_progress(total: int, target: "Target[Any]") -> Iterator[Callable[["Rou
         def update(completed: "Round") -> None:
             ends.append(time.monotonic())
             number, counts = completed.number, completed.federation.counts
-            # The server of an encrypted run cannot read the counts.
-            text = ""
+            text = ""  # secure aggregation may have lost the counts
             if counts:
                 headline = f"{figure_title(target.headline)} {console.figure(counts.headline)}"
                 text = f"loss {console.figure(counts.loss)}  {headline}"

@@ -1,7 +1,7 @@
 """Tables of figures in the terminal."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -14,6 +14,9 @@ from federated_health.cli.console import console, figure
 MAX_ROWS = 200
 """Largest number of rows that a table shows."""
 
+WORDS = "what it is"
+"""Column of explanations, which are aligned on the left."""
+
 MIN_NAME_WIDTH = 13
 """Smallest width of the column of names before a narrow terminal wraps it."""
 
@@ -25,10 +28,16 @@ def difference(interval: Mapping[str, float | None]) -> str:
     return f"{interval['value']:+.3f} ({interval['low']:+.3f} to {interval['high']:+.3f})"
 
 
-def print_figures(title: str, figures: Mapping[str, Mapping[str, Any]], note: str = "") -> None:
+def print_figures(
+    title: str, figures: Mapping[str, Mapping[str, Any]], note: str = "", *, lead: Sequence[str] = ()
+) -> None:
     """Print a table with a row per name and a column per figure; whole numbers as they are, others with three decimals.
 
     If there are more than MAX_ROWS rows, only the first ones are shown.
+
+    Args:
+        lead: lines between the title and the table.
+        note: paragraph below the table.
     """
     hidden = max(0, len(figures) - MAX_ROWS)
     figures = dict(list(figures.items())[:MAX_ROWS])
@@ -40,11 +49,13 @@ def print_figures(title: str, figures: Mapping[str, Mapping[str, Any]], note: st
         cells = [row.get(column, "") for row in figures.values()]
         are_words = all(isinstance(cell, str) and not re.search(r"\d", cell) for cell in cells)
         head = column.removesuffix("_examples").replace("_", "/" if column == "observed_expected" else " ")
-        table.add_column(head, justify="right", no_wrap=not are_words)
+        table.add_column(head, justify="left" if column == WORDS else "right", no_wrap=not are_words)
     for name, row in figures.items():
         cells = [row.get(column, "") for column in columns]
         table.add_row(escape(name), *(str(cell) if isinstance(cell, int | str) else figure(cell) for cell in cells))
     console.print(f"\n[bold]{escape(title)}[/bold]", soft_wrap=True)
+    for line in lead:
+        console.print(escape(f"  {line}"), soft_wrap=True)
     console.print(Padding(table, (1, 0, 1, 1), expand=False))
     if hidden:
         console.print(f"... and {hidden} more\n")

@@ -267,7 +267,8 @@ def join_cells(cells: Scores, minimum: int, *, has_deviation: bool = True) -> Sc
             joined.append([])
         joined[-1].append(cell)
     if len(joined) > 1 and sum(part[0] for part in joined[-1]) < minimum:
-        joined[-2] += joined.pop()
+        last = joined.pop()
+        joined[-1] += last
     rows = []
     for group in joined:
         number, first, second = np.array(group).T

@@ -6,7 +6,7 @@ A hospital's rows and its compiled training stay in its process from message to 
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -15,26 +15,27 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Context, Message, MetricRecord
 
-from federated_health import encryption, privacy
+from federated_health import privacy, secure_aggregation
 from federated_health.data.associations import measure_associations
 from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.manifest import find_hospital, is_public
 from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import TASK_FILE, find_task
 from federated_health.data.tasks import Task, find_difference, read_agreement
-from federated_health.errors import AnswerError, DataError, EncryptionError, JoinError
+from federated_health.errors import AnswerError, DataError, JoinError, SecureAggregationError
 from federated_health.hospital.ledger import LEDGER
 from federated_health.hospital.policy import Policy, policy_of
+from federated_health.messages import accepted_terms
 from federated_health.messages.content import (
     ARRAYS,
     BENEFIT,
     CLASS_COUNTS,
     CONFIG,
-    ENCRYPTED_ONLY,
     EVALUATE,
     FINAL,
     REGISTRATION,
     ROUND,
+    SECURE_AGGREGATION_ONLY,
     SUMS_WITHHELD,
     THRESHOLD,
     Evaluation,
@@ -44,6 +45,7 @@ from federated_health.messages.content import (
     Update,
 )
 from federated_health.messages.records import (
+    METRICS,
     MalformedMessageError,
     weights_from_record,
     weights_to_record,
@@ -59,12 +61,13 @@ from federated_health.ml.metrics import EvaluationSums
 from federated_health.ml.networks import FILE, Network, Weights, agreement_of, weight_shapes
 from federated_health.ml.normalisation import MIN_OBSERVED, Normalisation, column_sums, withheld_sums
 from federated_health.ml.targets import target_of
-from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON, MAPPING, NETWORK, PROXIMAL_MU
+from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON, MAPPING, NETWORK, PROXIMAL_MU, SECURE_AGGREGATION
 from federated_health.transport.app_calls import hospital_context
 
 if TYPE_CHECKING:
     from federated_health.hospital.local_model import LocalModel
     from federated_health.messages.benefit import Benefit
+    from federated_health.messages.run_terms import RunTerms
     from federated_health.privacy.budget import PrivacyBudget
 
 logger = logging.getLogger(__name__)
@@ -72,20 +75,19 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[Message, Context], Any]
 """Answers a message with one of the contents in `messages`."""
 
-ENCRYPTED_RUN = "encryption"
-"""Name of the record with a hospital's own state during an encrypted run."""
-
 
 class InMemoryHospital(Context):
     """Context of a hospital in process whose rows are in memory rather than in a CSV, such as one side of a fold.
 
     Args:
         network: file that builds the network; None for a network of the package.
+        policy: what may leave the hospital; everything by default, since all rows are in one process.
     """
 
-    def __init__(self, hospital: Hospital, network: Path | None = None) -> None:
+    def __init__(self, hospital: Hospital, network: Path | None = None, policy: Policy | None = None) -> None:
         super().__init__(**vars(hospital_context(hospital.name, {NETWORK: str(network or "")})))
         self.hospital = hospital
+        self.policy = policy or Policy(public=True)
         self.budget: PrivacyBudget | None = None
 
 
@@ -96,8 +98,8 @@ def reply(handler: Handler, message: Message, context: Context) -> Message:
         AnswerError: the handler failed; its text is safe to send, where that of another exception may hold values.
     """
     try:
-        _refuse_unencrypted(message, context)
-        with answering(message, context):
+        _refuse_unmasked(message, context)
+        with accepted_terms.within_terms(message, context), answering(message, context):
             content = disclose(handler(message, context), message, context)
             return Message(content.to_content(), reply_to=message)
     except Exception as error:
@@ -116,9 +118,9 @@ def disclose(content: Any, message: Message, context: Context) -> Any:
 
 
 def disclosure_policy(context: Context) -> Policy:
-    """This hospital's policy; its data are public if a manifest says so, or if all rows are in one process."""
+    """This hospital's policy; its data are public if a manifest says so."""
     if isinstance(context, InMemoryHospital):
-        return Policy(public=True)
+        return context.policy
     return replace(policy_of(context.node_config), public=_is_public(_own_csv(context)[0]))
 
 
@@ -129,22 +131,21 @@ _is_public = lru_cache(maxsize=1024)(is_public)
 def answer(message: Message, context: Context) -> Message:
     """The reply to any message, as the ClientApp in `client.py` gives it."""
     handler = PLAIN_HANDLERS.get(message.metadata.message_type)
-    return reply(handler, message, context) if handler else encryption.answer(message, context)
+    return reply(handler, message, context) if handler else secure_aggregation.answer(message, context)
 
 
-def _refuse_unencrypted(message: Message, context: Context) -> None:
-    """Raise EncryptionError for a message of a plain run to a hospital that takes part in encrypted ones.
+def _refuse_unmasked(message: Message, context: Context) -> None:
+    """Raise SecureAggregationError for a message of a plain run to a hospital whose answers are to be masked.
 
-    A server that sends one by mistake, or is curious, would otherwise see what encryption hides. A registration without
-    sums is answered.
+    A registration without sums is answered.
     """
     config: Mapping[str, Any] = message.content.config_records.get(CONFIG, {}) if message.has_content() else {}
     if message.metadata.message_type == REGISTRATION and config.get(SUMS_WITHHELD) is True:
         return
-    if context.node_config.get(ENCRYPTED_ONLY):
-        raise EncryptionError("it takes part in encrypted runs only, and the server has no --encrypt")
-    if ENCRYPTED_RUN in context.state:
-        raise EncryptionError("it takes part in an encrypted run, and sends nothing unencrypted")
+    if context.node_config.get(SECURE_AGGREGATION_ONLY):
+        raise SecureAggregationError("it takes part with secure aggregation only, which the server does not use")
+    if SECURE_AGGREGATION in context.state:
+        raise SecureAggregationError("it takes part in a run with secure aggregation, and sends nothing unmasked")
 
 
 def _load_privacy(config: Mapping[str, Any], context: Context) -> ModuleType | None:
@@ -238,6 +239,7 @@ def _own_network(context: Context) -> Network | None:
 def read_config(record: Mapping[str, Any], context: Context) -> TrainConfig:
     """The train config in a record, whose network is built from this node's own copy if it is a file."""
     config = read_train_config(record)
+    accepted_terms.check_settings(config, context)
     if config.network.model != FILE:
         return config
     return replace(config, network=replace(config.network, path=_own_file(context, NETWORK)))
@@ -273,6 +275,7 @@ def open_message(message: Message, context: Context) -> "tuple[TrainConfig, Loca
     Raises:
         MalformedMessageError: its config is not valid, or its weights are not of the network that it names.
         RefusedMessageError: see `check_config`.
+        TermsError: they are not those of the accepted terms.
         BudgetError: its privacy plan is not the one with which the hospital joined.
         DataError, JoinError: see `hospital_of`.
     """
@@ -286,6 +289,7 @@ def open_message(message: Message, context: Context) -> "tuple[TrainConfig, Loca
     if arrays is None:
         raise MalformedMessageError("the server's message: expected a record arrays")
     weights = weights_from_record(arrays, _shapes_of(hospital.task, config.network))
+    accepted_terms.check_parameters(weights, context)
     return config, local_model(hospital, config.network, config.normalisation), weights
 
 
@@ -300,9 +304,10 @@ def register(message: Message, context: Context) -> Registration:
     """
     hospital = hospital_of(message, context)
     config = message.content.config_records[CONFIG]
+    accepted_terms.agree(config, context, partial(_decide_by_policy, context, hospital))
     plan = None
     if private := _load_privacy(config, context):
-        plan = private.message_checks.agree_on_plan(context, config, budget_of(context), hospital.train)
+        plan = private.message_checks.agree_on_plan(context, config, budget_of(context), hospital)
     if plan is not None:
         logger.info("%s", plan.describe())
     is_withheld = plan is not None or read_value(config, SUMS_WITHHELD, False)
@@ -320,6 +325,12 @@ def register(message: Message, context: Context) -> Registration:
     )
 
 
+def _decide_by_policy(context: Context, hospital: Hospital, terms: "RunTerms") -> str:
+    from federated_health.hospital.consent import decide_by_policy  # noqa: PLC0415  # under Flower's engine only
+
+    return decide_by_policy(terms, context.node_config, hospital)
+
+
 def _count_classes(hospital: Hospital) -> tuple[int, ...]:
     """Number of training rows of each class; 0 if they are of fewer than MIN_OBSERVED patients."""
     target, train = target_of(hospital.task), hospital.train
@@ -330,7 +341,8 @@ def _count_classes(hospital: Hospital) -> tuple[int, ...]:
 def train(message: Message, context: Context) -> Update:
     """Train a round's local epochs, or its noisy steps under differential privacy.
 
-    The weights in the message are the average of the round before. If the server asks for it, they are evaluated first.
+    The weights in the message are the average of the round before. If the server asks for it, they are evaluated first;
+    not under differential privacy.
     """
     config, local, weights = open_message(message, context)
     record = message.content.config_records[CONFIG]
@@ -340,13 +352,15 @@ def train(message: Message, context: Context) -> Update:
         trained, loss = local.train(weights, config, round_number, proximal_mu=proximal_mu)
         logger.debug("round %d: trained on %d rows, loss %.4f", round_number, local.train_rows, loss)
         return Update(weights=trained, examples=local.train_rows, loss=loss, counts=counts)
-    budget_of(context).spend(config.privacy, privacy.load().message_checks.allowed_epsilon(context))
+    privacy.load().message_checks.spend_round(context, config.privacy, budget_of(context), local.hospital)
+    rows = local.hospital.train
     trained = privacy.load_training().train_privately(
         local.hospital.task,
         config.network,
         weights,
         local.train_features,
-        local.hospital.train.labels,
+        rows.labels,
+        rows.number_patients(),
         config.privacy,
         l2=config.l2,
         proximal_mu=proximal_mu,
@@ -371,22 +385,27 @@ def score_training_rows(message: Message, context: Context) -> TrainingScores:
 
 
 def evaluate_final(message: Message, context: Context) -> Evaluation:
-    """Sums, ROC-AUC and groups of scores of the held-out rows under the final weights.
+    """Sums, ROC-AUC and groups of scores of the held-out rows under the final weights; noisy counts under privacy.
 
     The final weights and this hospital's own figures are saved in its context, which stays at the hospital.
     """
     config, local, weights = open_message(message, context)
     held_out, outputs, target = local.hospital.test, local.score(weights), local.target
-    evaluation = Evaluation(
-        counts=_measure(config, local, outputs),
-        roc_auc=target.roc_auc(outputs, held_out.labels),
-        scores=target.group_scores(outputs, held_out.labels, held_out.most_rows),
-    )
-    figures = target.figures(evaluation.counts, local.train_rows, evaluation.roc_auc)
-    context.state["figures"] = MetricRecord({key: value for key, value in figures.items() if value is not None})
     context.state[ARRAYS] = weights_to_record(weights)
     context.state[CONFIG] = config.to_record()
-    return evaluation
+    if config.privacy is not None:
+        evaluate_once = privacy.load_evaluation().evaluate_once
+        evaluation, figures = evaluate_once(context, local.hospital, config, weights, outputs, budget_of(context))
+    else:
+        evaluation = Evaluation(
+            counts=_measure(config, local, outputs),
+            roc_auc=target.roc_auc(outputs, held_out.labels),
+            scores=target.group_scores(outputs, held_out.labels, held_out.most_rows),
+        )
+        figures = target.figures(evaluation.counts, local.train_rows, evaluation.roc_auc)
+        context.state["evaluation"] = evaluation.to_content()[METRICS]
+    context.state["figures"] = MetricRecord({key: value for key, value in figures.items() if value is not None})
+    return evaluation  # type: ignore[no-any-return]  # of a module that is loaded late
 
 
 def report_benefit(message: Message, context: Context) -> "Benefit":
@@ -398,6 +417,7 @@ def report_benefit(message: Message, context: Context) -> "Benefit":
     check_config(config, local.hospital, context, rounds=config.rounds)
     _refuse_private(config, "the benefit of joining")
     benefit = measure_benefit(local, weights, config)
+    context.state[BENEFIT] = benefit.to_content()[METRICS]
     logger.info("%s", describe_benefit(benefit, local.target))
     if warning := describe_inverted_label(
         local.hospital.train.values, local.hospital.train.labels, local.hospital.task
@@ -407,6 +427,7 @@ def report_benefit(message: Message, context: Context) -> "Benefit":
 
 
 def _evaluate(config: TrainConfig, local: "LocalModel", weights: Weights) -> EvaluationSums:
+    _refuse_private(config, "an evaluation before the end")
     return _measure(config, local, local.score(weights))
 
 

@@ -3,7 +3,8 @@
 `egress-NAME.jsonl` is in the folder of the hospital's CSV, or of --ledger, and only grows. Each line is a JSON object:
 
 - `time` (UTC), `hospital`, `kind` (a message type; `join` for the metadata that begins a stream, `unfit` for the
-  metadata that says why a hospital may not join) and `round` (null where the server's message names none);
+  metadata that says why a hospital may not join, `terms` for run terms that it accepted) and `round` (null where the
+  server's message names none);
 - `bytes` and `sha256` of the whole: a reply exactly as gRPC gets it, metadata as lines `key: value`. Where a reply is a
   header and arrays whose bytes follow it (see `transport.framing`), `bytes` counts both, and `sha256` is that of the
   header and then the SHA-256 (32 bytes) of each of these arrays, so that an array is hashed once;
@@ -11,7 +12,11 @@
   `dtype`, `bytes` and `sha256`. An array's bytes are those of its elements (`tobytes` in NumPy), numbers are 8 bytes
   each in little-endian order, text is UTF-8. Flower's own metadata of a reply, such as its node ids, is one record.
 
-The ledger holds no values. But a guess of a small count can be checked by its hash, so it stays at the hospital.
+A line of kind `terms` says what a hospital accepted before it joined. Nothing is sent then: `bytes` is 0, `records` are
+empty, and `sha256` is that of `terms`, the run terms as an object. `accepted` names what accepted them (see `consent`).
+
+The ledger holds no values of patients. But a guess of a small count can be checked by its hash, so it stays at the
+hospital.
 
 A line says what gRPC got, whether or not it arrived. It does not list what every connection shows: addresses,
 the certificate in a TLS handshake and the challenge to the server's, parts without content, and HTTP/2's frames, pings
@@ -22,7 +27,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from io import BytesIO, FileIO
 from pathlib import Path
@@ -39,8 +44,8 @@ from federated_health.messages.records import NumpyArray
 LEDGER = "ledger"
 """Key of a node's config: the folder of the egress ledger and the privacy account, if it is not the CSV's."""
 
-ERROR = "error"
-"""Record of an error reply."""
+ERROR, TERMS = "error", "terms"
+"""Record of an error reply, and kind of a line with accepted run terms."""
 
 OPENING = b'{"time":'
 """Beginning of every line."""
@@ -69,10 +74,19 @@ class Ledger:
         """The ledger in the folder of a hospital's CSV, or in another one."""
         return cls((folder or data.parent) / f"egress-{hospital}.jsonl", hospital)
 
+    @property
+    def size(self) -> int:
+        """Size in bytes; 0 if there is no file."""
+        return self.path.stat().st_size if self.path.is_file() else 0
+
     def record_metadata(self, kind: str, metadata: Sequence[tuple[str, str]]) -> None:
         """Record the metadata that begins a stream; raises LedgerError if it cannot, so that nothing may leave."""
         content = "\n".join(f"{key}: {value}" for key, value in metadata).encode()
         self._append(kind, None, content, [_item_of("metadata", key, value) for key, value in metadata], len(content))
+
+    def record_terms(self, text: str, accepted: str) -> None:
+        """Record run terms, and what accepted them; raises LedgerError if it cannot, so that nothing may leave."""
+        self._append(TERMS, None, text.encode(), [], 0, {"terms": json.loads(text), "accepted": accepted})
 
     def record_reply(
         self, message: Message, reply: Message, envelope: bytes, header: bytes, arrays: Sequence[NumpyArray] = ()
@@ -89,7 +103,15 @@ class Ledger:
         size = len(header) + sum(len(array.content) for array in arrays)
         self._append(reply.metadata.message_type, _round_of(message), whole, items, size)
 
-    def _append(self, kind: str, number: int | None, whole: bytes, items: Sequence[Item], size: int) -> None:
+    def _append(
+        self,
+        kind: str,
+        number: int | None,
+        whole: bytes,
+        items: Sequence[Item],
+        size: int,
+        more: Mapping[str, object] = {},
+    ) -> None:
         entry = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "hospital": self._hospital,
@@ -98,6 +120,7 @@ class Ledger:
             "bytes": size,
             "sha256": hashlib.sha256(whole).hexdigest(),
             "records": items,
+            **more,
         }
         line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
         try:

@@ -1,8 +1,9 @@
-"""A hospital's egress ledger as a page: totals, errors that were sent, and a table per kind of message."""
+"""A hospital's egress ledger, summarised: its messages by kind, and the values in them by release."""
 
 import json
 import stat
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -11,6 +12,9 @@ from typing import Any
 
 from federated_health.errors import LedgerError
 from federated_health.hospital.ledger import ERROR, begins_line
+from federated_health.hospital.value_words import describe_value
+from federated_health.messages.release_records import DISCLOSURE, release_of
+from federated_health.messages.releases import RELEASES
 from federated_health.names import printable
 from federated_health.report.formatting import number_of
 from federated_health.transport.stream_client import UNFIT
@@ -21,10 +25,20 @@ MAX_LINE_BYTES = 64 * 1024 * 1024
 MAX_FORMS = 3
 """Largest number of shapes, or types, of one value that a table names."""
 
+UNEXPLAINED = "not explained"
+"""What stands in place of a release for values that none explains, such as those of another version."""
+
+NOT_EXPLAINED = (
+    "Values that this version does not know, such as those of another version. Ask its authors what they are."
+)
+
+TERMS = "terms"
+"""Kind of the lines about run terms that the hospital accepted."""
+
 NEVER = (
     "a patient's row or a cell of it, one patient's score, the number of a row",
     "the CSV, its hash, any path or file name",
-    "this file. Keep it at the hospital: its hashes can confirm a guessed small count",
+    "the ledger. Keep it at the hospital: its hashes can confirm a guessed small count",
 )
 """No message holds any of these (see `messages`)."""
 
@@ -36,22 +50,61 @@ class Total:
     Attributes:
         errors: number of messages that say why there is no reply.
         rounds: numbers of the rounds to which the messages belong.
-        values: record and name of a value -> its row of the table, with shapes and dtypes still as sets.
+        times: of the first and the last message.
     """
 
     messages: int = 0
     bytes: int = 0
     errors: int = 0
     rounds: set[int] = field(default_factory=set)
-    values: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    times: tuple[datetime, datetime] | None = None
 
-    def add(self, entry: Mapping[str, Any]) -> None:
+    def add(self, entry: Mapping[str, Any], size: int) -> None:
+        times = entry["time"], *(self.times or ())
+        self.times = min(times), max(times)
         self.messages += 1
-        self.bytes += entry["bytes"]
+        self.bytes += size
         self.errors += entry["kind"] == UNFIT or any(item["record"] == ERROR for item in entry["records"])
         if entry.get("round") is not None:
             self.rounds.add(entry["round"])
-        for item in entry["records"]:
+
+    @property
+    def period(self) -> str:
+        """Times of the first and the last message; empty if there is none."""
+        return "from {:%Y-%m-%d %H:%M:%S} to {:%Y-%m-%d %H:%M:%S} UTC".format(*self.times) if self.times else ""
+
+    @property
+    def round_range(self) -> str:
+        """The rounds, without the word; empty if there are none."""
+        first, last = min(self.rounds, default=0), max(self.rounds, default=0)
+        return (f"{first}" if first == last else f"{first} to {last}") if self.rounds else ""
+
+    def __str__(self) -> str:
+        parts = [number_of(self.messages, "message"), number_of(self.bytes, "byte")]
+        if self.rounds:
+            parts.append(f"round{'s' if ' ' in self.round_range else ''} {self.round_range}")
+        return ", ".join(parts)
+
+
+@dataclass
+class ReleaseTotal(Total):
+    """Totals over the values of one release, whose bytes are those of the values.
+
+    Attributes:
+        values: record and name of a value -> its row of the table, with shapes and dtypes still as sets.
+        withheld: reason -> number of replies from which the release was withheld.
+    """
+
+    values: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    withheld: Counter[str] = field(default_factory=Counter)
+
+    def list_withheld(self) -> list[str]:
+        """One line per reason for which the release was withheld."""
+        return [f"withheld {number_of(times, 'time')}: {printable(reason)}" for reason, times in self.withheld.items()]
+
+    def add_values(self, entry: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> None:
+        self.add(entry, sum(item["bytes"] for item in items))
+        for item in items:
             new = {"shape": set(), "dtype": set(), "times": 0, "bytes": 0}
             value = self.values.setdefault((item["record"], item["name"]), new)
             value["shape"].add("x".join(map(str, item["shape"])))
@@ -62,16 +115,29 @@ class Total:
     def table(self) -> dict[str, dict[str, object]]:
         """One row per value."""
         return {
-            printable(" ".join(name)): {**row, "shape": _name_forms(row["shape"]), "dtype": _name_forms(row["dtype"])}
+            printable(" ".join(name)): {
+                **row,
+                "shape": _name_forms(row["shape"]),
+                "dtype": _name_forms(row["dtype"]),
+                "what it is": printable(describe_value(*name)) or UNEXPLAINED,
+            }
             for name, row in self.values.items()
         }
 
-    def __str__(self) -> str:
-        parts = [number_of(self.messages, "message"), number_of(self.bytes, "byte")]
-        if self.rounds:
-            first, last = min(self.rounds), max(self.rounds)
-            parts.append(f"round {first}" if first == last else f"rounds {first} to {last}")
-        return ", ".join(parts)
+
+@dataclass
+class Accepted:
+    """Run terms that the hospital accepted.
+
+    Attributes:
+        terms: see `RunTerms`.
+        how: by whom or by what they were accepted, in words.
+        times: when they were accepted.
+    """
+
+    terms: Mapping[str, Any]
+    how: str
+    times: list[datetime]
 
 
 @dataclass
@@ -80,56 +146,107 @@ class Summary:
 
     Attributes:
         hospitals: names in the ledger; several where files were put together.
-        times: the first and the last.
         kinds: total per kind, in the order in which they were first sent.
+        releases: total per release, in the order of `RELEASES`, and of values that no release explains as UNEXPLAINED.
+        accepted: terms by their hash.
         torn: number of lines that were cut off, as by a power cut.
         unreadable: number of lines after the first message that are not lines of a ledger.
     """
 
     path: Path
     hospitals: set[str] = field(default_factory=set)
-    times: tuple[datetime, datetime] | None = None
     total: Total = field(default_factory=Total)
     kinds: dict[str, Total] = field(default_factory=dict)
+    releases: dict[str, ReleaseTotal] = field(default_factory=dict)
+    accepted: dict[str, Accepted] = field(default_factory=dict)
     torn: int = 0
     unreadable: int = 0
 
     def add(self, entry: Mapping[str, Any]) -> None:
         self.hospitals.add(entry["hospital"])
-        times = entry["time"], *(self.times or ())
-        self.times = min(times), max(times)
+        if entry["kind"] == TERMS and isinstance(terms := entry.get("terms"), dict):  # nothing was sent
+            accepted = self.accepted.setdefault(str(entry.get("hash")), Accepted(terms, str(entry.get("accepted")), []))
+            accepted.times.append(entry["time"])
+            return
         for total in (self.total, self.kinds.setdefault(entry["kind"], Total())):
-            total.add(entry)
+            total.add(entry, entry["bytes"])
+        items: dict[str, list[Mapping[str, Any]]] = {}
+        for item in entry["records"]:
+            release = release_of(entry["kind"], item["record"], item["name"]) or UNEXPLAINED
+            items.setdefault(release, []).append(item)
+        for release, of_release in items.items():
+            self.releases.setdefault(release, ReleaseTotal()).add_values(entry, of_release)
+        disclosure = entry.get(DISCLOSURE)
+        for release, reason in disclosure.items() if isinstance(disclosure, dict) else ():
+            if release in RELEASES:
+                self.releases.setdefault(release, ReleaseTotal()).withheld[str(reason)] += 1
+
+    @property
+    def name(self) -> str:
+        """The hospital, or the hospitals, whose ledger it is."""
+        return printable(", ".join(sorted(self.hospitals)))
 
     @property
     def title(self) -> str:
         """The page's first line."""
-        return f"What left {printable(', '.join(sorted(self.hospitals)))}, according to {self.path}"
+        return f"What left {self.name}, according to {self.path}"
 
     def lines(self) -> list[str]:
-        """Times, totals and errors."""
-        first, last = (f"{time:%Y-%m-%d %H:%M:%S}" for time in self.times or ())
-        values = sum(value["bytes"] for value in self.total.values.values())
-        errors = [f"{printable(name)} {total.errors}" for name, total in self.kinds.items() if total.errors]
+        """Times, totals, errors and accepted terms."""
+        values = sum(total.bytes for total in self.releases.values())
         lines = [
-            f"from {first} to {last} UTC",
+            self.total.period or "nothing was sent",
             f"{self.total}",
             f"{values:,} of these bytes are the values below; the rest is packing: names, types and lengths",
-            f"errors sent instead of a reply: {', '.join(errors) or 'none'}",
+            f"errors sent instead of a reply: {self.errors or 'none'}",
         ]
+        lines += [f"withheld: {', '.join(self.withheld)}"] if self.withheld else []
+        for digest, accepted in self.accepted.items():
+            times = ", ".join(f"{time:%Y-%m-%d %H:%M:%S} UTC" for time in accepted.times)
+            lines.append(f"accepted the terms {printable(digest)}: {times} ({printable(accepted.how)})")
         if self.torn:
             lines.append(f"{number_of(self.torn, 'line')} cut off (power cut or full disk), not counted")
         if self.unreadable:
             lines.append(f"{number_of(self.unreadable, 'line')} unreadable, not counted")
         return lines
 
-    def tables(self) -> dict[str, dict[str, dict[str, object]]]:
-        """Title -> one table per kind of message."""
-        return {f"{printable(name)}: {total}": total.table() for name, total in self.kinds.items()}
+    @property
+    def errors_by_kind(self) -> dict[str, int]:
+        """Number of messages without an answer per kind, of kinds that have some."""
+        return {printable(kind): total.errors for kind, total in self.kinds.items() if total.errors}
+
+    @property
+    def errors(self) -> str:
+        """The same in words; empty if there are none."""
+        return ", ".join(f"{kind} {number}" for kind, number in self.errors_by_kind.items())
+
+    @property
+    def withheld(self) -> list[str]:
+        """Names of releases that were withheld from some reply."""
+        return [name for name, total in self.ordered_releases().items() if total.withheld]
+
+    def ordered_releases(self) -> dict[str, ReleaseTotal]:
+        """The releases in the order of `RELEASES`, what no release explains last."""
+        return {name: self.releases[name] for name in (*RELEASES, UNEXPLAINED) if name in self.releases}
+
+    def messages(self) -> dict[str, dict[str, object]]:
+        """One row per kind of message."""
+        return {
+            printable(name): {"messages": total.messages, "bytes": total.bytes, "rounds": total.round_range}
+            for name, total in self.kinds.items()
+        }
 
 
-def summarise(path: Path) -> Summary:
+def explain(release: str) -> str:
+    """What a release is, in plain words."""
+    return RELEASES[release].words if release in RELEASES else NOT_EXPLAINED
+
+
+def summarise(path: Path, start: int = 0) -> Summary:
     """Read a ledger line by line, whatever its size.
+
+    Args:
+        start: size in bytes of the lines to leave out; of a ledger that is shorter, all are read.
 
     Raises:
         LedgerError: it cannot be read, or a line before its first message is not a ledger's; names the line.
@@ -139,11 +256,12 @@ def summarise(path: Path) -> Summary:
         if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe could block forever
             raise LedgerError(f"{path}: is not a regular file")
         with path.open("rb") as file:
+            file.seek(start if start <= path.stat().st_size else 0)
             for number, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES), b""), start=1):
                 try:
                     entry = _parse(line)
                 except ValueError:
-                    if not summary.total.messages:
+                    if not summary.hospitals:
                         raise LedgerError(f"{path}, line {number}: is not a line of an egress ledger") from None
                     summary.unreadable += 1
                     continue
@@ -153,7 +271,7 @@ def summarise(path: Path) -> Summary:
                     summary.torn += 1
     except OSError as error:
         raise LedgerError(f"{path}: cannot be read ({error.strerror})") from None
-    if not summary.total.messages:
+    if not summary.total.messages and not summary.accepted:
         raise LedgerError(f"{path}: holds no message")
     return summary
 

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterable
+from itertools import chain
+from textwrap import wrap
 
 from federated_health.data.tasks import Task
 from federated_health.hospital.policy import Policy
@@ -10,6 +12,9 @@ from federated_health.messages.releases import RELEASES
 from federated_health.messages.run_terms import RunTerms
 from federated_health.ml.networks import FILE, MODELS, Network, number_of_weights
 
+WIDTH = 98
+"""Longest line of a comment, without the # before it."""
+
 MAX_PARAMETERS_PER_ROW = 0.33
 """Default of DataSHIELD's `nfilter.glm`, the largest number of a regression's parameters per observation.
 
@@ -17,11 +22,11 @@ Its function `ds.listDisclosureSettings` documents the setting.
 """
 
 
-def draft_policy(terms: RunTerms, task: Task, *, train_rows: int | None = None, server: str | None = None) -> str:
+def draft_policy(terms: RunTerms, task: Task, *, train_rows: int = 0, server: str | None = None) -> str:
     """A policy file that allows a run with these terms.
 
     Args:
-        train_rows: number of this hospital's training rows; None if they are not known.
+        train_rows: number of this hospital's training rows; 0 if it is not known.
         server: fingerprint of the key of the server that offers the terms, empty for one without TLS; None if no server
             was asked, so that the terms are only those of a run with default settings.
     """
@@ -29,10 +34,9 @@ def draft_policy(terms: RunTerms, task: Task, *, train_rows: int | None = None, 
     model = str(terms.network["model"])
     networks = MODELS if not is_offered else [terms.network_hash if model == FILE else model]
     return f"""\
-# What this hospital allows. docs/policy.md explains every key; a key that is not here sets no limit.
-# This draft allows {"the run that the server offered" if is_offered else "a run with the server's default settings"}\
-. Edit it, then check it with:
-#   federated-health policy check FILE
+# What this hospital allows. docs/policy.md explains every key; a key that is not here has its default.
+# This draft allows {"the run that the server offers" if is_offered else "a run with the server's default settings"}.
+# Edit it, then check it with: federated-health policy check FILE
 
 # Which runs to join
 # ------------------
@@ -76,7 +80,7 @@ require_secure_aggregation = {json.dumps(terms.secure_aggregation)}
 min_cell = {Policy.min_cell}
 
 # Releases that never leave; the hospital still takes part. Each of:
-{_comment(f"  {name}: {RELEASES[name].words}" for name in OFF)}
+{_comment(chain.from_iterable(map(_describe_release, OFF)))}
 releases_off = []
 """
 
@@ -90,7 +94,12 @@ def _comment(lines: Iterable[str]) -> str:
     return "\n".join(f"# {line}" for line in lines)
 
 
-def _describe_size(terms: RunTerms, task: Task, train_rows: int | None) -> list[str]:
+def _describe_release(name: str) -> list[str]:
+    text = f"{name}: {RELEASES[name].words}"
+    return wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+
+
+def _describe_size(terms: RunTerms, task: Task, train_rows: int) -> list[str]:
     """How large the run's network and a logistic regression are, and how many training rows they would need."""
     logistic = number_of_weights(task, Network("logistic"))
     sizes = {"The run's network": terms.parameters, "a logistic regression (server.py --model logistic)": logistic}

@@ -18,13 +18,15 @@ def find_refusals(policy: Policy, terms: RunTerms, train_rows: int, server: str,
     """Why the hospital does not join a run with these terms: one text per key that refuses it; empty if it may.
 
     Args:
-        train_rows: number of this hospital's training rows.
+        train_rows: number of this hospital's training rows; 0 if it is not known, and then not judged.
         server: fingerprint of the server's key, 64 hex digits, with or without spaces; empty without TLS.
         task: the hospital's own task, to name the size of a smaller network.
     """
-    return [f"{_place(policy, key)}{key}: {problem}" for key, problem in _problems(policy, terms, server)] + (
-        _large_network(policy, terms, train_rows, task) if policy.above_max_parameters == REFUSE else []
-    )
+    refusals = [refusal] if (refusal := find_server_refusal(policy, server)) else []
+    refusals += [f"{_place(policy, key)}{problem}" for key, problem in _problems(policy, terms)]
+    if policy.above_max_parameters == REFUSE:
+        refusals += _large_network(policy, terms, train_rows, task)
+    return refusals
 
 
 def find_warnings(policy: Policy, terms: RunTerms, train_rows: int, task: Task | None) -> list[str]:
@@ -32,18 +34,23 @@ def find_warnings(policy: Policy, terms: RunTerms, train_rows: int, task: Task |
     return [] if policy.above_max_parameters == REFUSE else _large_network(policy, terms, train_rows, task)
 
 
+def find_server_refusal(policy: Policy, server: str) -> str | None:
+    """Why the hospital joins no run of a server; see `find_refusals`."""
+    if not policy.servers or (key := "".join(server.split())) in policy.servers:
+        return None
+    return f"{_place(policy, 'servers')}expected {_one_of(policy.servers)}, got {key or 'none: a server without TLS'}"
+
+
 def _place(policy: Policy, key: str) -> str:
-    """Where a key was set, such as `policy.toml, line 3: `."""
+    """A key with the place where it was set, such as `policy.toml, line 3: max_rounds: `."""
     if key in policy.flags:
-        return f"{policy.flags[key]}: "
+        return f"{policy.flags[key]}: {key}: "
     line = find_line(policy.text, (key,))
-    return f"{policy.file}, line {line}: " if line else f"{policy.file}: " if policy.file else ""
+    return f"{policy.file}, line {line}: {key}: " if line else f"{key}: "
 
 
-def _problems(policy: Policy, terms: RunTerms, server: str) -> Iterator[tuple[str, str]]:
-    """Each key that refuses the terms, with the reason; the size of the network apart."""
-    if policy.servers and (key := "".join(server.split())) not in policy.servers:
-        yield "servers", f"expected {_one_of(policy.servers)}, got {key or 'a server without TLS'}"
+def _problems(policy: Policy, terms: RunTerms) -> Iterator[tuple[str, str]]:
+    """Each key that refuses the terms, with the reason; server and size of the network apart."""
     for name, allowed, value in (
         ("tasks", policy.tasks, terms.task),
         ("strategies", policy.strategies, terms.strategy),
@@ -51,8 +58,7 @@ def _problems(policy: Policy, terms: RunTerms, server: str) -> Iterator[tuple[st
         if allowed and value not in allowed:
             yield name, f"expected {_one_of(allowed)}, got {printable(value)}"
     model = str(terms.network["model"])
-    names = {terms.network_hash} if model == FILE else {model, terms.network_hash}
-    if policy.networks and names.isdisjoint(policy.networks):
+    if policy.networks and {model, terms.network_hash}.isdisjoint(policy.networks):
         got = f"{'a network file' if model == FILE else model} with the hash {terms.network_hash}"
         yield "networks", f"expected {_one_of(policy.networks)}, got {got}"
     for name, least, number in (
@@ -81,16 +87,16 @@ def _problems(policy: Policy, terms: RunTerms, server: str) -> Iterator[tuple[st
 
 def _large_network(policy: Policy, terms: RunTerms, train_rows: int, task: Task | None) -> list[str]:
     """That the network has too many weights for the training rows, with what to ask the server's operator for."""
-    key, ratio = "max_parameters_per_row", terms.parameters / max(train_rows, 1)
-    if ratio <= policy.max_parameters_per_row:
+    key = "max_parameters_per_row"
+    if not train_rows or (ratio := terms.parameters / train_rows) <= policy.max_parameters_per_row:
         return []
     remedy = "server.py --model logistic trains a smaller network"
     if task is not None:
         weights = number_of_weights(task, Network("logistic"))
-        remedy = f"server.py --model logistic trains {weights:,}, which is {weights / max(train_rows, 1):.3g} per row"
+        remedy = f"server.py --model logistic trains {weights:,}, which is {weights / train_rows:.3g} per row"
     offer = "" if terms.network["model"] == "logistic" else f"; {remedy}"
     got = f"{ratio:.3g} ({terms.parameters:,} weights, {train_rows:,} training rows)"
-    return [f"{_place(policy, key)}{key}: expected at most {policy.max_parameters_per_row:g}, got {got}{offer}"]
+    return [f"{_place(policy, key)}expected at most {policy.max_parameters_per_row:g}, got {got}{offer}"]
 
 
 def _one_of(allowed: tuple[str, ...]) -> str:

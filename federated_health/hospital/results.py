@@ -1,19 +1,38 @@
 """The files that a hospital keeps of a finished run: the model, and a report of what the hospital may know."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from flwr.app import Context
+from flwr.app import Context, RecordDict
 
-from federated_health import encryption, report
-from federated_health.hospital.handlers import ENCRYPTED_RUN, budget_of, task_of
-from federated_health.messages.content import TrainConfig
+from federated_health import report
+from federated_health.data.tasks import Task
+from federated_health.errors import LedgerError
+from federated_health.files import write_json
+from federated_health.hospital.handlers import budget_of, task_of
+from federated_health.messages.benefit import Benefit, summarise_benefits
+from federated_health.messages.content import BENEFIT, NUM_EXAMPLES, Evaluation, TrainConfig
+from federated_health.messages.records import METRICS as METRICS_RECORD
+from federated_health.messages.validation import read_evaluation
 from federated_health.ml.networks import Weights, weights_hash
-from federated_health.names import MODEL, REPORT
+from federated_health.ml.targets import target_of
+from federated_health.names import METRICS, MODEL, REPORT, SECURE_AGGREGATION
 from federated_health.report.saved_model import save_final_model
 
+if TYPE_CHECKING:
+    from federated_health.report.page import Section
 
-def save_results(folder: Path, context: Context, config: TrainConfig, weights: Weights) -> str:
-    """Write model.keras, and beside it all files of an encrypted run, or report.html of one with differential privacy.
+
+def save_results(
+    folder: Path, context: Context, config: TrainConfig, weights: Weights, sent: "tuple[Path, int] | None" = None
+) -> str:
+    """Write model.keras, metrics.json and report.html: the final model, and this hospital's own figures.
+
+    The figures of the other hospitals are not known to it.
+
+    Args:
+        sent: the egress ledger and its size in bytes before the run; None if there is none.
 
     Returns:
         The names of the files, separated by commas.
@@ -21,22 +40,54 @@ def save_results(folder: Path, context: Context, config: TrainConfig, weights: W
     Raises:
         RunError: a file cannot be written.
     """
-    task = task_of(context, config.task)
+    task, name, run_page = task_of(context, config.task), str(context.node_config["name"]), report.load().run_page
     save_final_model(folder / MODEL, task, config, weights)
-    others = []
-    if ENCRYPTED_RUN in context.state:
-        others = encryption.load("hospital_result").save_encrypted_results(folder, context, config, weights)
-    elif config.privacy is not None:
-        run_page = report.load().run_page
-        name = str(context.node_config["name"])
-        summary = run_page.RunSummary(  # the server has the figures of all hospitals
-            task=task,
-            config=config,
-            figures={"hospitals": {name: dict(context.state.metric_records["figures"])}, "federation": None},
-            hospital=name,
-            privacy_spent=budget_of(context).summary().describe(),
-            facts={"SHA-256 of the weights": weights_hash(weights)},
-        )
-        run_page.write_run_report(folder / REPORT, summary)
-        others = [REPORT]
-    return ", ".join([MODEL, *others])
+    evaluation = _read_evaluation(context, task)
+    own = context.state.metric_records.get("figures")  # none if they were released before a restart
+    figures: dict[str, Any] = {
+        "hospitals": {name: dict(own)} if own else {},
+        **_summarise_benefit(context, task, name, evaluation),
+    }
+    write_json(folder / METRICS, {**run_page.metrics_of(config, stopped=False), **figures})
+    summary = run_page.RunSummary(
+        task=task,
+        config=config,
+        figures={**figures, "federation": None},
+        hospital=name,
+        secure=SECURE_AGGREGATION in context.state,
+        evaluations={name: evaluation} if evaluation else {},
+        privacy_spent=budget_of(context).summary().describe() if config.privacy else "",
+        sent=_list_sent(*sent) if sent else (),
+        facts={"SHA-256 of the weights": weights_hash(weights)},
+    )
+    run_page.write_run_report(folder / REPORT, summary)
+    return ", ".join([MODEL, METRICS, REPORT])
+
+
+def _read_evaluation(context: Context, task: Task) -> Evaluation | None:
+    """The final evaluation, as `evaluate_final` left it in the context."""
+    if "evaluation" not in context.state:
+        return None
+    metrics = context.state.metric_records["evaluation"]
+    content = RecordDict({METRICS_RECORD: metrics})
+    return read_evaluation(content, target_of(task), int(str(metrics[NUM_EXAMPLES])), final=True)
+
+
+def _summarise_benefit(context: Context, task: Task, name: str, evaluation: Evaluation | None) -> Mapping[str, Any]:
+    """`joining`, `importance` and `observed` as in metrics.json; empty if the server did not ask for the benefit."""
+    if BENEFIT not in context.state or evaluation is None:
+        return {}
+    content = RecordDict({METRICS_RECORD: context.state.metric_records[BENEFIT]})
+    rows = int(str(context.state.metric_records["figures"]["train_examples"]))
+    benefit = Benefit.from_content(content, task, rows, evaluation.counts.examples)
+    return summarise_benefits({name: benefit}, {name: evaluation}, task)
+
+
+def _list_sent(ledger: Path, size: int) -> "list[Section]":
+    """What left in this run, what was withheld, and the accepted terms; nothing if the ledger cannot be read."""
+    from federated_health.hospital import egress_page, ledger_page  # noqa: PLC0415  # with a ledger only
+
+    try:
+        return egress_page.sections_of_run(ledger_page.summarise(ledger, size))
+    except LedgerError:  # such as one that was moved away during the run
+        return []

@@ -1,15 +1,16 @@
 """A hospital's report at the end of a run: what it gains by joining, and which columns the model depends on."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import MetricRecord, RecordDict
 
 from federated_health.data.tasks import Task
-from federated_health.messages.content import APPRAISAL, Disclosed
+from federated_health.messages.content import APPRAISAL, Disclosed, Evaluation
 from federated_health.messages.records import METRICS, MalformedMessageError
 from federated_health.messages.validation import read_disclosure, read_floats, read_metrics, read_number
 from federated_health.ml.normalisation import MIN_OBSERVED
@@ -101,6 +102,46 @@ class Benefit(Disclosed):
         if (np.abs(importance) > test_examples * target.max_loss).any():
             raise MalformedMessageError("its column importance is out of range")
         return cls(federated=federated, own=own, difference=difference, importance=importance, observed=observed)
+
+
+def summarise_benefits(
+    benefits: Mapping[str, Benefit],
+    evaluations: Mapping[str, Evaluation],
+    task: Task,
+    data_warnings: Mapping[str, Sequence[str]] = {},
+) -> dict[str, Any]:
+    """`joining`, `importance` and `observed` as in metrics.json, of hospitals that sent both, by name.
+
+    `data_warnings` is what the problem log says about a hospital's data, which may explain its verdict.
+    `importance` is the rise of the mean loss per patient when a column is shuffled within hospitals.
+    """
+    reported = {
+        name: benefit for name, benefit in sorted(benefits.items()) if name in evaluations and not benefit.suppressed
+    }
+    if not reported:
+        return {}
+    compared = target_of(task).compared
+    rows = sum(evaluations[name].counts.examples for name in reported)
+    counted = [benefit.importance for name, benefit in reported.items() if evaluations[name].has_counts]
+    rise = np.sum([np.zeros(len(task.columns)), *counted], axis=0) / max(rows, 1)
+    return {
+        "joining": {
+            name: {
+                "verdict": benefit.verdict,
+                f"own_{compared}": benefit.own,
+                compared: asdict(benefit.federated),
+                "difference": asdict(benefit.difference),
+                "small": evaluations[name].counts.is_small,
+                **({"data_warnings": list(data_warnings[name])} if name in data_warnings else {}),
+            }
+            for name, benefit in reported.items()
+        },
+        "importance": dict(zip(task.column_names, rise.tolist(), strict=True)),
+        "observed": {
+            name: dict(zip(task.column_names, map(int, benefit.observed), strict=True))
+            for name, benefit in reported.items()
+        },
+    }
 
 
 def _read_interval(metrics: MetricRecord, figure: str, minimum: float, maximum: float) -> Interval:

@@ -1,7 +1,7 @@
 """Messages as types, and their mapping to and from Flower's records.
 
 A hospital sends the following in a plain run, besides Flower's envelope of each reply (node ids, times);
-`encryption.messages` lists what it sends in an encrypted run:
+`secure_aggregation.messages` lists what it sends with secure aggregation:
 
 - when it joins: its name, its agreement on the task (see `Task.agreement`), the version of the protocol, and a random
   token of its process;
@@ -12,14 +12,17 @@ A hospital sends the following in a plain run, besides Flower's envelope of each
   differential privacy; with `--class-weight balanced` the number of training rows of each class, 0 if they are of fewer
   than 5 patients;
 - `train`: weights, the number of training rows and the mean training loss (under differential privacy noisy weights and
-  no loss); from the second round on also sums over its held-out rows under the weights of the message: the loss, and of
-  a label of classes the confusion matrix and squared errors; of a number errors, labels, predictions and their squares
-  and products, and of a count observed and expected events, unless the rows are of fewer than 5 patients;
-- `evaluate`, after the last round (under differential privacy after every round): the same sums;
+  no loss); from the second round on also sums over its held-out rows under the weights of the message (not under
+  differential privacy): the loss, and of a label of classes the confusion matrix and squared errors; of a number
+  errors, labels, predictions and their squares and products, and of a count observed and expected events, unless the
+  rows are of fewer than 5 patients;
+- `evaluate`, after the last round, and not under differential privacy: the same sums;
 - `evaluate.threshold`, once, only of a binary label and not under differential privacy: microaggregated scores of its
   training rows (see `scores.microaggregate`), from which the server chooses the decision threshold;
 - `evaluate.final`: the same sums; of a label of classes its own ROC-AUC, and microaggregated scores of its held-out
-  rows; of a number or a count mean predictions and mean labels of groups of at least 5 patients;
+  rows; of a number or a count mean predictions and mean labels of groups of at least 5 patients. Under differential
+  privacy, once, noisy numbers of held-out patients in their place, by actual class and bin of their score or
+  predicted class, and nothing of a label without classes;
 - `evaluate.appraisal`, once, unless the run has differential privacy or does without it: what it gains by joining, how
   much the model depends on each column, and in how many training rows each was observed (see `benefit.Benefit`);
 - in place of what its disclosure control suppresses (see `hospital.disclosure`), a record that says which release is
@@ -61,8 +64,8 @@ NUM_EXAMPLES = "num-examples"
 EQUAL_WEIGHT = "equal-weight"
 """Metric that the server adds to each accepted reply, for strategies that give all hospitals the same weight."""
 
-ENCRYPTED_ONLY = "encrypted-only"
-"""Key of a node's config: whether the hospital takes part in encrypted runs only."""
+SECURE_AGGREGATION_ONLY = "secure-aggregation-only"
+"""Key of a node's config: whether the hospital takes part in runs with secure aggregation only."""
 
 SUMS_WITHHELD = "sums-withheld"
 """Key of the request to register: whether the hospital must not send its sums."""
@@ -89,6 +92,9 @@ ROW_COUNTS, COLUMN_SUMS = "row-counts", "column-sums"
 ROUND_EVALUATION, FINAL_EVALUATION = "round-evaluation", "final-evaluation"
 ROC_AUC, SCORES, THRESHOLD_SCORES, APPRAISAL = "roc-auc", "scores", "threshold-scores", "appraisal"
 """Names of what may be suppressed, besides CLASS_COUNTS and ASSOCIATIONS; `messages.releases` explains them."""
+
+NOISY_COUNTS = "noisy-counts"
+"""Metric of a final evaluation under differential privacy, and the only one."""
 
 ROUND = "server-round"  # set by Flower's strategies
 TRAIN_LOSS = "train-loss"
@@ -228,11 +234,14 @@ class Evaluation(Disclosed):
         counts: sums over the rows (see `Target.measure`); suppressed, they are those over no rows and are not sent.
         roc_auc: exact ROC-AUC of the hospital's own rows; None if it is undefined, and before the final evaluation.
         scores: groups of scores (see `Target.group_scores`); empty before the final evaluation.
+        noisy_counts: under differential privacy the table from which the others are computed, and all that is sent
+            (see `ml.noisy_evaluation`); else empty.
     """
 
     counts: EvaluationSums
     roc_auc: float | None = None
     scores: ScoreGroups = field(default_factory=dict)
+    noisy_counts: tuple[float, ...] = ()
 
     @property
     def has_counts(self) -> bool:
@@ -240,6 +249,8 @@ class Evaluation(Disclosed):
         return self.suppressed.keys().isdisjoint((ROUND_EVALUATION, FINAL_EVALUATION))
 
     def to_content(self) -> RecordDict:
+        if self.noisy_counts:
+            return RecordDict({METRICS: MetricRecord({NOISY_COUNTS: list(self.noisy_counts)})})
         metrics = MetricRecord()
         if self.has_counts:
             metrics.update({NUM_EXAMPLES: self.counts.examples, **records.write_counts(self.counts)})

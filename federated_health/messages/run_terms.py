@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 
 from federated_health.ml.networks import Network, number_of_weights
 from federated_health.ml.strategies import write_arguments
+from federated_health.names import METRICS, MODEL, REPORT, ROUNDS, SETTINGS
 
 if TYPE_CHECKING:
     from federated_health.settings import Settings
 
 RUN_TERMS = "run-terms"
 """Key of the request to register: the run terms as text; and record of a hospital's state: the text it accepted."""
+
+MAX_TERMS_CHARACTERS = 65_536
+"""Largest length of run terms as text, which is ASCII."""
 
 HASH_DIGITS = 32
 """Number of hex digits of a hash of run terms: 128 bits."""
@@ -34,6 +38,7 @@ class RunTerms:
         epsilon, delta: of differential privacy over the whole run; 0 without.
         secure_aggregation: whether the server learns sums over at least three hospitals only.
         appraisal: whether hospitals report what they gain by joining.
+        retention: what the server keeps, in words.
     """
 
     task: str
@@ -57,6 +62,7 @@ class RunTerms:
     delta: float
     secure_aggregation: bool
     appraisal: bool
+    retention: str
 
     @classmethod
     def of(cls, settings: "Settings", authority: str = "") -> "RunTerms":
@@ -74,7 +80,8 @@ class RunTerms:
             authority=authority,
             epsilon=settings.dp_epsilon,
             delta=settings.dp_delta if settings.dp_epsilon else 0.0,
-            secure_aggregation=settings.encrypt,
+            secure_aggregation=settings.secure_aggregation,
+            retention=_retention_of(settings),
         )
 
     @cached_property
@@ -85,7 +92,7 @@ class RunTerms:
     @cached_property
     def hash(self) -> str:
         """What stands for the terms in `--accept`, in ledgers and in logs."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:HASH_DIGITS]
+        return hash_of(self.text)
 
     @property
     def network_hash(self) -> str:
@@ -93,7 +100,7 @@ class RunTerms:
         network = Network.from_config(self.network)
         return network.sha256 or hashlib.sha256(json.dumps(self.network, sort_keys=True).encode()).hexdigest()
 
-    @property
+    @cached_property
     def releases(self) -> tuple[str, ...]:
         """Names of what leaves a hospital in such a run (see `messages.releases`)."""
         private, hidden = self.epsilon > 0, self.secure_aggregation
@@ -106,3 +113,16 @@ class RunTerms:
         )
         benefit = ("appraisal",) if self.appraisal and not private else ()
         return ("name", "row-counts", *sums, *more, *classes, "weights", *figures, *scores, *benefit, "error")
+
+
+def hash_of(text: str) -> str:
+    """Hash of run terms as text: the first HASH_DIGITS of its SHA-256, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
+
+
+def _retention_of(settings: "Settings") -> str:
+    """What a run's folder holds at the end (see `RunFolder.finish`), in words."""
+    if settings.secure_aggregation:
+        return f"{SETTINGS}, {ROUNDS}, {METRICS}; until the run is over, checkpoints with the registrations"
+    until = "until the run is over" if settings.dp_epsilon else "to extend the run, also after it is over"
+    return f"{SETTINGS}, {ROUNDS}, {METRICS}, {MODEL}, {REPORT}; {until}: checkpoints with the registrations"

@@ -11,7 +11,8 @@ with other content, such as after it was resumed; a hospital may join late. So a
 - rounds in their order: one that is more than MAX_ROUNDS_BACK before the latest, MAX_DIFFERENT times, for a run that is
   begun anew; else what is remembered of a round could be made forgotten, and the round asked again,
 - one evaluation of weights before its first training, and then as many as it has trained, and SPARE_EVALUATIONS,
-- MAX_DIFFERENT configurations: network, normalisation and all settings of training.
+- MAX_DIFFERENT configurations, which differ in the normalisation or the class weights: all other settings are those of
+  the run's terms (see `accepted_terms`).
 
 An equal message is answered again and not counted, since the answer is the same: under differential privacy, where it
 is not, each training is spent. What was asked is in the hospital's context, which lasts as long as its process, or as a
@@ -43,6 +44,7 @@ from federated_health.messages.content import (
     TrainConfig,
 )
 from federated_health.messages.records import MalformedMessageError, NumpyArray
+from federated_health.messages.run_terms import MAX_TERMS_CHARACTERS, RUN_TERMS
 from federated_health.ml import load_privacy_plan
 from federated_health.ml.networks import (
     ACTIVATIONS,
@@ -93,10 +95,10 @@ MAX_ROW_PASSES = 10**8
 MAX_WORK = 10**13
 """Largest product of row passes and weights in one message: minutes to hours."""
 
-TRAINING, EVALUATION = ("train", "train.encrypted"), ("evaluate", "evaluate.encrypted")
-LAST = (THRESHOLD, FINAL, BENEFIT, "evaluate.encrypted_threshold", "evaluate.encrypted_final", "query.closing")
-KEYS, SUMS = ("query.offer", "query.key", "query.briefing"), "query.sums"
-"""Kinds of messages, those of encrypted runs included; any number of those about the key is answered."""
+TRAINING, EVALUATION = ("train", "train.masked"), ("evaluate", "evaluate.masked")
+LAST = (THRESHOLD, FINAL, BENEFIT, "evaluate.masked_threshold", "evaluate.masked_final")
+KEYS, SUMS = ("query.offer", "query.masked"), "query.sums"
+"""Kinds of messages, those of secure aggregation included, whose KEYS have limits of their own."""
 
 
 class Field(NamedTuple):
@@ -149,6 +151,7 @@ CONFIG_FIELDS: Mapping[str, Field] = {
     "task": Field(str, 1, 200),
     "schema": Field(str, 0, 64),
     "terms": Field(str, 0, MAX_AGREEMENT_CHARACTERS),
+    RUN_TERMS: Field(str, 1, MAX_TERMS_CHARACTERS),
     SUMS_WITHHELD: Field(bool),
     CLASS_COUNTS: Field(bool),
     "strategy": Field(str, 0, 64),
@@ -229,7 +232,7 @@ def read_privacy_plan(config: Mapping[str, Any]) -> "PrivacyPlan | None":
 @contextmanager
 def answering(message: Message, context: Context) -> Iterator[None]:
     """Count a message that is answered within this context; RefusedMessageError if no run would send it now."""
-    kind, config = message.metadata.message_type, _config_of(message)
+    kind, config = message.metadata.message_type, config_of(message)
     asked = _asked_of(context)
     if kind not in (REGISTRATION, *TRAINING, *EVALUATION, *LAST, *KEYS, SUMS):
         raise RefusedMessageError("unexpected message: its kind is unknown")
@@ -251,7 +254,7 @@ def answering(message: Message, context: Context) -> Iterator[None]:
     entries: list[str] = asked[place].splitlines()
     earlier = [entry for entry in entries if entry.startswith(asked_of_kind)]
     is_uncompared = kind in TRAINING and not earlier
-    entry = asked_of_kind + ("-" if is_uncompared else _digest_of(message.content))
+    entry = asked_of_kind + ("-" if is_uncompared else digest_of(message.content)[:32])
     is_new = entry not in earlier
     if is_new and len(earlier) >= MAX_DIFFERENT + (kind in TRAINING):
         where = f" of round {number}" if number else ""
@@ -296,7 +299,8 @@ def check_config(config: TrainConfig, hospital: "Hospital", context: Context, *,
     batch = config.batch_size or rows
     passes, numbers = config.local_epochs * -(-rows // batch) * batch, 0
     if config.privacy is not None:
-        passes, numbers = config.privacy.steps * rows, config.privacy.steps * weights
+        # Patients with fewer rows than the others are filled up.
+        passes, numbers = config.privacy.steps * rows * hospital.train.most_rows, config.privacy.steps * weights
     if weights > MAX_WEIGHTS or max(passes, numbers) > MAX_ROW_PASSES or passes * weights * rounds > MAX_WORK:
         raise RefusedMessageError(
             f"too much work: expected at most {MAX_WEIGHTS:,} weights, {MAX_ROW_PASSES:,} rows per round (over all "
@@ -329,15 +333,16 @@ def _asked_of(context: Context) -> Any:
     return context.state[ASKED]
 
 
-def _config_of(message: Message) -> ConfigRecord:
+def config_of(message: Message) -> ConfigRecord:
+    """The config of a server's message; MalformedMessageError if there is none."""
     config = message.content.get(CONFIG) if message.has_content() else None
     if not isinstance(config, ConfigRecord):
         raise MalformedMessageError("the server's message: expected a record config")
     return config
 
 
-def _digest_of(content: RecordDict) -> str:
-    """SHA-256, in hex, of every value in a message; 128 bits of it."""
+def digest_of(content: RecordDict) -> str:
+    """SHA-256, in hex, of every value in a message."""
     digest = hashlib.sha256()
     for key, record in sorted(content.items()):
         for name, value in sorted(record.items()):
@@ -349,7 +354,7 @@ def _digest_of(content: RecordDict) -> str:
             else:
                 chunks = value if isinstance(value, list) else [value]
                 digest.update(b"".join(hashlib.sha256(_bytes_of(chunk)).digest() for chunk in chunks))
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()
 
 
 def _bytes_of(value: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""The differential-privacy guarantee of a run to its training patients; other runs do not load this module.
+"""The differential-privacy guarantee of a run to each patient; other runs do not load this module.
 
 The server sends the plan with its first message; each hospital validates and remembers it.
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
+from federated_health.ml.noisy_evaluation import EXCHANGE
 from federated_health.names import MAX_RATE, PRIVACY_PREFIX
 from federated_health.setting_fields import (
     MAX_CLIP,
@@ -21,15 +22,23 @@ from federated_health.setting_fields import (
 )
 
 GUARANTEE = (
-    "neighbours differ by adding or removing one training row; which rows are held out and how many rows there are "
-    "is public; held-out patients are not protected by it"
+    "two data sets are neighbours if one patient adds nothing in one of them (zero-out): no gradient of a training "
+    "patient, no count of a held-out one; the numbers of rows and of patients and which of them are held out are the "
+    "same in both; a patient is all rows with one identifier, or one row if no column identifies patients"
+)
+EXCHANGE_NOTE = (
+    "epsilon is larger if a patient is exchanged for another on the same side of the split (replace-one), and larger "
+    "still if one is added to the CSV or removed from it, which can exchange one patient on each side"
 )
 ACCOUNTANT = "privacy loss distributions (dp-accounting), Poisson-sampled Gaussian"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyPlan:
-    """(epsilon, delta)-differential privacy of every hospital's training patients over a whole run.
+    """(epsilon, delta)-differential privacy of every hospital's patients over a whole run.
+
+    It holds for the training patients over all rounds, and for the held-out patients in the final evaluation. Both are
+    different patients, so that together they have the same epsilon (parallel composition).
 
     Attributes:
         epsilon: in [0.01, 100].
@@ -83,12 +92,32 @@ class PrivacyPlan:
 
         return calibrate(self.epsilon, self.delta, self.sampling_rate, self.rounds * self.steps)
 
+    @cached_property
+    def evaluation_noise(self) -> float:
+        """Standard deviation of the noise in each count of the final evaluation (see `ml.noisy_evaluation`)."""
+        from federated_health.privacy.accounting import calibrate  # noqa: PLC0415  # as above
+
+        return calibrate(self.epsilon, self.delta, 1.0, 1)
+
+    @cached_property
+    def exchange_epsilons(self) -> dict[str, float]:
+        """Epsilon if one patient is exchanged for another: a training patient, a held-out one, one on each side."""
+        from federated_health.privacy.accounting import Steps, epsilon_of  # noqa: PLC0415  # as above
+
+        training = Steps(self.sampling_rate, self.noise_multiplier, self.rounds * self.steps)
+        held_out = Steps(1.0, self.evaluation_noise * 2 / EXCHANGE, 1)  # the accountant counts a distance of 2
+        sides = {"training": [training], "held_out": [held_out], "both": [training, held_out]}
+        return {side: epsilon_of(steps, self.delta, exchange=True) for side, steps in sides.items()}
+
     def describe(self) -> str:
         """One line for the log."""
+        exchanged = self.exchange_epsilons
         return (
-            f"differential privacy of each training patient: epsilon {self.epsilon:g} at delta {self.delta:g} over "
-            f"{self.rounds} rounds; noise in each step of each hospital: {self.noise_multiplier:g} times the clipping "
-            "norm"
+            f"differential privacy of each patient: epsilon {self.epsilon:g} at delta {self.delta:g} over "
+            f"{self.rounds} rounds and one final evaluation (zero-out); {exchanged['training']:.4g} if a training "
+            f"patient is exchanged for another (replace-one), {exchanged['both']:.4g} if one is on each side; noise in "
+            f"each step of each hospital: {self.noise_multiplier:g} times the clipping norm, in each held-out count: "
+            f"{self.evaluation_noise:g}"
         )
 
     def to_config(self) -> dict[str, str | int | float]:
@@ -111,9 +140,11 @@ class PrivacyPlan:
         figures = {name: getattr(self, name) for name in names}
         return {
             **figures,
+            "evaluation_noise": self.evaluation_noise,
+            **{f"epsilon_exchange_{side}": round(epsilon, 4) for side, epsilon in self.exchange_epsilons.items()},
             "promise": GUARANTEE,
             "accountant": ACCOUNTANT,
-            "neighbours": "add or remove one training row",
+            "neighbours": "zero-out of one patient",
         }
 
 

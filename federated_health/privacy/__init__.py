@@ -35,3 +35,10 @@ def load_training() -> ModuleType:
     from federated_health.privacy import training  # noqa: PLC0415  # the loader of this folder
 
     return training
+
+
+def load_evaluation() -> ModuleType:
+    """The module `evaluation`, which a run needs at its end."""
+    from federated_health.privacy import evaluation  # noqa: PLC0415  # the loader of this folder
+
+    return evaluation

@@ -1,8 +1,14 @@
 """Epsilon of noisy steps, by privacy loss distributions (Google's dp-accounting).
 
 A step adds Gaussian noise to a sum over patients. Each patient is sampled independently (Poisson sampling) and adds at
-most the clipping norm. Neighbours differ by one patient, added or removed. Epsilons are upper bounds: dp-accounting
-rounds privacy losses up to a grid (Doroshenko et al. 2022, "Connect the dots"); a finer grid gives a smaller epsilon.
+most the clipping norm. Of two neighbouring data sets, one lacks what a patient adds; or, if patients are exchanged,
+another patient adds something else. Epsilons are upper bounds: dp-accounting rounds privacy losses up to a grid
+(Doroshenko et al. 2022, "Connect the dots"); a finer grid gives a smaller epsilon.
+
+The worst pair of an exchange is a sampled patient that adds the clipping norm in one direction or in the opposite one.
+For let an event have probability p with the first patient in the sample. Without a patient it then has at least the
+probability that Neyman and Pearson's lemma gives for a distance of one norm, and with the second patient in the sample
+that for two. Both are reached by the same half-space of this pair.
 
 Several runs compose as if their settings had been fixed in advance. The bound is not proved for a server that chooses
 the noise of a later run after looking at an earlier model.
@@ -40,13 +46,17 @@ class Steps(NamedTuple):
     number: int
 
 
-def epsilon_of(steps: Iterable[Steps], delta: float) -> float:
-    """Epsilon of all these steps together; 0 without steps."""
+def epsilon_of(steps: Iterable[Steps], delta: float, *, exchange: bool = False) -> float:
+    """Epsilon of all these steps together; 0 without steps.
+
+    Args:
+        exchange: whether a patient is exchanged for another, instead of adding nothing.
+    """
     numbers: Counter[tuple[float, float]] = Counter()
     for kind in steps:
         numbers[kind.sampling_rate, kind.noise_multiplier] += kind.number
     merged = tuple(sorted(Steps(*kind, number) for kind, number in numbers.items() if number))
-    return _refine(merged, delta)[0] if merged else 0.0
+    return _refine(merged, delta, exchange)[0] if merged else 0.0
 
 
 @lru_cache(maxsize=256)
@@ -70,20 +80,22 @@ def calibrate(epsilon: float, delta: float, sampling_rate: float, steps: int) ->
 
 
 @lru_cache(maxsize=256)
-def _refine(steps: tuple[Steps, ...], delta: float) -> tuple[float, float]:
+def _refine(steps: tuple[Steps, ...], delta: float, exchange: bool = False) -> tuple[float, float]:
     """Epsilon of the steps, and the interval of the grid that was fine enough."""
     epsilon = math.inf
     for interval in INTERVALS:
-        coarser, epsilon = epsilon, _epsilon_on_grid(steps, delta, interval)
+        coarser, epsilon = epsilon, _epsilon_on_grid(steps, delta, interval, exchange)
         if coarser - epsilon <= CONVERGED * epsilon:
             break
     return epsilon, interval
 
 
-def _epsilon_on_grid(steps: tuple[Steps, ...], delta: float, interval: float) -> float:
+def _epsilon_on_grid(steps: tuple[Steps, ...], delta: float, interval: float, exchange: bool = False) -> float:
     import dp_accounting as dp  # noqa: PLC0415  # 2 s to import
 
-    accountant = dp.pld.PLDAccountant(dp.NeighboringRelation.ADD_OR_REMOVE_ONE, interval)
+    relations = dp.NeighboringRelation
+    # For sums of which the number of patients is known, adding or removing a patient is adding nothing instead.
+    accountant = dp.pld.PLDAccountant(relations.REPLACE_ONE if exchange else relations.ADD_OR_REMOVE_ONE, interval)
     for rate, noise, number in steps:
         accountant.compose(dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(noise)), number)
     return float(accountant.get_epsilon(delta))

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from federated_health.errors import PrivacyError
-from federated_health.ml.privacy_plan import ACCOUNTANT, GUARANTEE
-from federated_health.privacy.budget import BudgetSummary, PrivacyBudget, RunSummary
+from federated_health.ml.privacy_plan import ACCOUNTANT, EXCHANGE_NOTE, GUARANTEE
+from federated_health.privacy.budget import SIDES, BudgetSummary, PrivacyBudget, RunSummary
 from federated_health.report.formatting import number_of
 
 
 @dataclass(frozen=True)
 class BudgetPage:
-    """The page of a privacy account that holds at least one round."""
+    """The page of a privacy account that holds at least one line."""
 
     path: Path
     summary: BudgetSummary
@@ -20,20 +20,37 @@ class BudgetPage:
     @property
     def title(self) -> str:
         """Title of the page."""
-        return f"Privacy spent on the training rows, according to {self.path}"
+        return f"Privacy spent on a hospital's patients, according to {self.path}"
 
     def lines(self) -> list[str]:
         """The guarantee, and what all runs spent together."""
-        runs = self.summary.runs.values()
+        summary, runs = self.summary, self.summary.runs.values()
         first, last = min(run.first for run in runs), max(run.last for run in runs)
+        splits = {spend.split for spend in summary.spends}
+        sides = [
+            f"on {side} patients: epsilon {summary.epsilon_of_side(side):.4g}; "
+            f"{summary.epsilon_of_side(side, exchange=True):.4g} if a patient is exchanged for another"
+            for side in SIDES
+        ]
+        joint = "a patient is on one of these sides, so the larger epsilon is every patient's"
+        if len(splits) > 1:
+            joint = "the runs held out different patients, or it is not known which, so both sides are added up"
         return [
             f"from {first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S} UTC",
-            f"guarantee: per training row; {GUARANTEE}",
-            f"spent by all runs: epsilon {self.summary.epsilon:.4g} at delta {self.summary.delta:g}, "
-            f"in {number_of(self.summary.rounds, 'round')} of {number_of(len(runs), 'run')}",
+            f"guarantee: {GUARANTEE}",
+            f"spent by all runs: epsilon {summary.epsilon:.4g} at delta {summary.delta:g}, "
+            f"in {number_of(summary.rounds, 'round')} of {number_of(len(runs), 'run')}",
+            *sides,
+            joint,
+            EXCHANGE_NOTE,
             f"accountant: {ACCOUNTANT}",
-            "a round counts from before its noise was drawn, whether or not its update arrived",
+            "a round or an evaluation counts from before its noise was drawn, whether or not it arrived",
             "runs without differential privacy are not included; with --dp-budget a hospital joins none of them",
+            *(
+                ["lines without a split are of an earlier version, whose held-out figures had no noise"]
+                if "" in splits
+                else []
+            ),
         ]
 
     def tables(self) -> dict[str, dict[str, dict[str, object]]]:
@@ -42,7 +59,7 @@ class BudgetPage:
 
 
 def read_page(path: Path) -> BudgetPage:
-    """The page of a privacy account; PrivacyError if it cannot be read, is no such file, or holds no round."""
+    """The page of a privacy account; PrivacyError if it cannot be read, is no such file, or holds no line."""
     try:
         is_regular = stat.S_ISREG(path.stat().st_mode)
     except OSError as error:
@@ -50,20 +67,22 @@ def read_page(path: Path) -> BudgetPage:
     if not is_regular:  # reading a pipe could block forever
         raise PrivacyError(f"{path}: is not a regular file")
     summary = PrivacyBudget(path).summary()
-    if not summary.rounds:
-        raise PrivacyError(f"{path}: holds no round")
+    if not summary.runs:
+        raise PrivacyError(f"{path}: holds no round and no evaluation")
     return BudgetPage(path, summary)
 
 
 def _row(run: RunSummary) -> dict[str, object]:
     """Figures as text, since their magnitudes differ too much for one number format."""
-    plan = run.last_round
-    return {
-        "epsilon": f"{run.epsilon:.4g} of {plan.epsilon:g}",
-        "delta": f"{plan.delta:g}",
-        "clip": f"{plan.clip:g}",
-        "noise": f"{plan.noise_multiplier:.4g}",
-        "sampling": f"{plan.sampling_rate:.3g}",
-        "steps": run.rounds * plan.steps,
-        "rounds": f"{run.rounds} of {plan.rounds}",
-    }
+    plan, limit = run.last_round, next(iter(run.spends)).epsilon
+    row: dict[str, object] = {side: f"{run.epsilon(side):.4g}" for side in SIDES}
+    row |= {"planned": f"{limit:g}", "delta": f"{run.delta:g}"}
+    if plan is not None:
+        row |= {
+            "clip": f"{plan.clip:g}",
+            "noise": f"{plan.noise_multiplier:.4g}",
+            "rate": f"{plan.sampling_rate:.3g}",
+            "steps": run.rounds * plan.steps,
+            "rounds": f"{run.rounds} of {plan.rounds}",
+        }
+    return row

@@ -18,6 +18,17 @@ MAX_AT_ONCE = 1 << 18
 """Largest number of Gaussians computed at once, to bound the memory."""
 
 
+RARE = 1 << 20
+"""Lowest points that get more bits; one of 2**32 points is."""
+
+LOST_MASS = 2.0**-117
+"""Probability that a true Gaussian is larger, in either direction, than the largest one that can be drawn.
+
+For the largest run that is allowed (MAX_STEPS steps of MAX_WEIGHTS weights, DRAWS each) all draws together lose less
+than 1e-21: the total variation from true Gaussians, and so what it adds to delta, whose smallest value is 1e-12.
+"""
+
+
 def poisson_sample(rows: int, rate: float, steps: int) -> npt.NDArray[np.bool_]:
     """Which patients are in which step, each independently with the same probability: bool [steps, rows].
 
@@ -39,15 +50,19 @@ def gaussian_noise(scale: float, shape: tuple[int, ...]) -> npt.NDArray[np.float
 
 
 def _gaussians(count: int) -> npt.NDArray[np.float64]:
-    """Standard Gaussians, by the inverse distribution function at 2**53 evenly spaced points in (0, 1).
+    """Standard Gaussians, by the inverse distribution function.
 
-    Points below 1/2 are exact, even the lowest; a random sign gives the others. So 0 and 1 do not occur, and the
-    largest Gaussian is 8.3.
+    A point of (0, 1/2) is one of 2**52 evenly spaced ones, and a random sign gives the others. One of the RARE lowest
+    is placed between its neighbours by 64 more bits, so that Gaussians do not end at 8.3 but at 12.5 (see `LOST_MASS`).
     """
     from scipy.special import ndtri  # noqa: PLC0415  # slow to import, and only needed where noise is drawn
 
     words = _random_words(count)
-    lower: npt.NDArray[np.float64] = ndtri(((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-53)
+    numbers = words >> np.uint64(12)
+    points = numbers.astype(np.float64) + 0.5
+    if (rare := np.flatnonzero(numbers < RARE)).size:
+        points[rare] = numbers[rare] + (_random_words(rare.size).astype(np.float64) + 0.5) * 2.0**-64
+    lower: npt.NDArray[np.float64] = ndtri(points * 2.0**-53)
     return np.where(words & np.uint64(1), lower, -lower)
 
 

@@ -1,6 +1,6 @@
 """Which messages a hospital may answer under differential privacy.
 
-Nothing derived from its training rows leaves the hospital unless the privacy budget accounts for it.
+Nothing derived from its rows leaves the hospital unless the privacy budget accounts for it.
 """
 
 from collections.abc import Mapping
@@ -8,32 +8,27 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Context
 
-from federated_health.data.hospital import Patients
+from federated_health.data.hospital import Hospital
 from federated_health.errors import BudgetError
 from federated_health.messages.server_messages import read_privacy_plan
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON
 from federated_health.privacy.budget import PrivacyBudget
+from federated_health.privacy.spending import digest_of_split
 
 
 def agree_on_plan(
-    context: Context, config: Mapping[str, Any], budget: PrivacyBudget, rows: Patients
+    context: Context, config: Mapping[str, Any], budget: PrivacyBudget, hospital: Hospital
 ) -> PrivacyPlan | None:
     """Accept and remember the plan in the config of a run's first message; None without differential privacy.
 
-    Args:
-        rows: the hospital's training rows.
-
     Raises:
         MalformedMessageError: the plan is not valid.
-        BudgetError: the budget does not allow the run, or the hospital asks for differential privacy; or a patient has
-            several rows, of which the plan protects each alone.
+        BudgetError: the budget does not allow the run, or the hospital asks for differential privacy.
     """
     plan = read_privacy_plan(config)
     if plan is not None:
-        if rows.most_rows > 1:
-            raise BudgetError("differential privacy protects single rows: expected one row per patient, got several")
-        budget.check_run(plan, len(rows), allowed_epsilon(context))
+        budget.check_run(plan, len(hospital.train), allowed_epsilon(context), split=digest_of_split(hospital))
         context.state[AGREED_PLAN] = ConfigRecord({**plan.to_config()})
     check_plan(context, plan)
     return plan
@@ -54,10 +49,15 @@ def check_plan(context: Context, plan: PrivacyPlan | None) -> None:
         raise BudgetError("the server's privacy plan is not the one with which it joined")
 
 
+def spend_round(context: Context, plan: PrivacyPlan, budget: PrivacyBudget, hospital: Hospital) -> None:
+    """Record a round before it is trained (see `PrivacyBudget.spend`)."""
+    budget.spend(plan, allowed_epsilon(context), split=digest_of_split(hospital))
+
+
 def refuse_unaccounted(plan: PrivacyPlan | None, purpose: str) -> None:
-    """Raise BudgetError in a run with differential privacy, for a message whose answer depends on training rows."""
+    """Raise BudgetError in a run with differential privacy, for a message whose answer no noise protects."""
     if plan is not None:
-        raise BudgetError(f"{purpose}: it reads training rows, and no privacy budget accounts for it")
+        raise BudgetError(f"{purpose}: it reads patients' rows, and no privacy budget accounts for it")
 
 
 def allowed_epsilon(context: Context) -> float | None:

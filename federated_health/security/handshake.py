@@ -103,6 +103,18 @@ def find_connection_problem(
     return ConnectionProblem(reason, is_final=False)
 
 
+def find_server_key(host: str, port: int, identity: Identity, timeout: float, connect: Connect | None = None) -> str:
+    """Fingerprint of the key of the server that such a handshake reaches; empty if there is no connection."""
+    with (
+        suppress(OSError, ValueError, CertificateError, *certificates.MALFORMED),
+        (connect or _connect_directly)(host, port, timeout) as connection,
+        _make_context(identity).wrap_socket(connection, server_hostname=host) as encrypted,
+    ):
+        certificate = x509.load_der_x509_certificate(encrypted.getpeercert(binary_form=True) or b"")
+        return certificates.fingerprint(certificates.public_key_of(certificate))
+    return ""
+
+
 def _make_context(identity: Identity) -> ssl.SSLContext:
     """A hospital's side of mutual TLS; CertificateError if the identity's files can no longer be used."""
     certificates.read_file(identity.folder / KEY, private=True)

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from federated_health.errors import CertificateError
@@ -58,6 +59,11 @@ class Identity:
     def authority_bytes(self) -> bytes:
         """The authority's certificate as PEM."""
         return issuing.pem(self.authority)
+
+    @property
+    def authority_hash(self) -> str:
+        """SHA-256, in hex, of the authority's certificate."""
+        return self.authority.fingerprint(SHA256()).hex()
 
     def read_key(self) -> bytes:
         """The private key as PEM."""

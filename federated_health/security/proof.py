@@ -78,6 +78,12 @@ class ServerCheck:
         self._certificate: x509.Certificate | None = None
         self._challenge = ""
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the key of the server that has proved itself, as `certificates.fingerprint` writes it; empty before."""
+        shown = self._certificate
+        return certificates.fingerprint(certificates.public_key_of(shown)) if shown else ""
+
     def challenge(self) -> tuple[tuple[str, str], ...]:
         """Metadata with a new challenge. From now on only its answer counts."""
         self._challenge, self._certificate = secrets.token_hex(16), None

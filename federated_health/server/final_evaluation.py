@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import Message, RecordDict
 
 from federated_health.messages import content as messages
-from federated_health.messages.benefit import Benefit
+from federated_health.messages.benefit import Benefit, summarise_benefits
 from federated_health.messages.content import TrainingScores
 from federated_health.messages.records import weights_to_record
 from federated_health.messages.validation import read_training_scores
@@ -20,7 +20,7 @@ from federated_health.ml.metrics import DEFAULT_THRESHOLD, EvaluationSums, merge
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.replies import AcceptedReply, Content
 from federated_health.server.run import FederatedRun
-from federated_health.server.run_summary import summarise_benefits, summarise_run
+from federated_health.server.run_summary import summarise_run
 from federated_health.transport.backoff import Backoff
 from federated_health.transport.interface import LOG_INTERVAL
 
@@ -50,15 +50,19 @@ def evaluate_final_weights(run: PlainRun) -> dict[str, Any]:
         run.threshold = DEFAULT_THRESHOLD
         raise
     run.evaluations = {reply.hospital: reply.content for reply in evaluations}
+    if run.privacy is not None:
+        from federated_health.server.noisy_summary import summarise_noisy_run  # noqa: PLC0415  # with privacy only
+
+        return summarise_noisy_run(run, run.privacy)
     gained = {reply.hospital: reply.content for reply in benefits}
     figures = summarise_run(run.target, run.evaluations, run.train_examples)
     if evaluations:
         counts = {name: evaluation.counts for name, evaluation in run.evaluations.items()}
-        _check_for_harm(run, counts, figures["federation"].get("roc_auc"))
+        check_for_harm(run, counts, figures["federation"].get("roc_auc"))
     return figures | summarise_benefits(gained, run.evaluations, task, run.problems.data_warnings)
 
 
-def _check_for_harm(run: PlainRun, counts: Mapping[str, EvaluationSums], roc_auc: float | None) -> None:
+def check_for_harm(run: PlainRun, counts: Mapping[str, EvaluationSums], roc_auc: float | None) -> None:
     """Record in the problem log that the final model is worse than chance, or much worse than in its best round."""
     loss, best = run.compare_losses(counts)
     is_worse = loss > MUCH_WORSE * best > 0

@@ -15,6 +15,7 @@ from federated_health.data.tasks import write_agreement
 from federated_health.errors import RunError
 from federated_health.messages.content import CLASS_COUNTS, CONFIG, REGISTRATION, SUMS_WITHHELD, Registration
 from federated_health.messages.records import MalformedMessageError
+from federated_health.messages.run_terms import RUN_TERMS, RunTerms
 from federated_health.messages.validation import read_registration
 from federated_health.ml.targets import target_of
 from federated_health.server.replies import AcceptedReply, Content, ReplyCollector
@@ -70,6 +71,7 @@ class Participants:
         self._nodes: defaultdict[int, _Node] = defaultdict(_Node)
         self._entries = count(1)
         self._absent_last_round: list[str] = []
+        self._terms = transport.terms or RunTerms.of(settings).text
 
     def names(self) -> Mapping[int, str]:
         """Name of each registered hospital by node id."""
@@ -283,8 +285,9 @@ class Participants:
         known, now, task = self._nodes[node], time.monotonic(), self._settings.task_declaration
         known.next_request, known.name = now + RETRY_INTERVAL, self._transport.names().get(node, f"node {node}")
         config = {"task": task.name, "schema": task.schema_hash, "terms": write_agreement(self._settings.agreement)}
+        config[RUN_TERMS] = self._terms
         privacy = self.privacy.to_config() if self.privacy else {}
-        withheld = {SUMS_WITHHELD: True} if self._settings.encrypt else {}
+        withheld = {SUMS_WITHHELD: True} if self._settings.secure_aggregation else {}
         classes = {CLASS_COUNTS: True} if self._settings.class_weight == "balanced" else {}
         record = ConfigRecord({**config, **privacy, **withheld, **classes})
         message = Message(RecordDict({CONFIG: record}), node, REGISTRATION)

@@ -1,14 +1,12 @@
 """Summary of a run that is over: its figures as in metrics.json, and what its report shows."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from federated_health import report
-from federated_health.data.tasks import Task
 from federated_health.files import write_json
 from federated_health.messages.content import Evaluation
 from federated_health.ml.metrics import merge_counts
@@ -16,7 +14,6 @@ from federated_health.ml.targets import Target, target_of
 from federated_health.names import METRICS, MODEL, REPORT
 
 if TYPE_CHECKING:
-    from federated_health.messages.benefit import Benefit
     from federated_health.report.run_page import RunSummary
     from federated_health.report.saved_model import ModelSaver
     from federated_health.server.run import FederatedRun
@@ -62,64 +59,23 @@ def _pooled_roc_auc(target: Target[Any], evaluations: Iterable[Evaluation]) -> f
     )
 
 
-def summarise_benefits(
-    benefits: Mapping[str, "Benefit"],
-    evaluations: Mapping[str, Evaluation],
-    task: Task,
-    data_warnings: Mapping[str, Sequence[str]] = {},
-) -> dict[str, Any]:
-    """`joining`, `importance` and `observed` as in metrics.json, of hospitals that sent both, by name.
-
-    `data_warnings` is what the problem log says about a hospital's data, which may explain its verdict.
-    `importance` is the rise of the mean loss per patient when a column is shuffled within hospitals.
-    """
-    reported = {
-        name: benefit for name, benefit in sorted(benefits.items()) if name in evaluations and not benefit.suppressed
-    }
-    if not reported:
-        return {}
-    compared = target_of(task).compared
-    rows = sum(evaluations[name].counts.examples for name in reported)
-    counted = [benefit.importance for name, benefit in reported.items() if evaluations[name].has_counts]
-    rise = np.sum([np.zeros(len(task.columns)), *counted], axis=0) / max(rows, 1)
-    return {
-        "joining": {
-            name: {
-                "verdict": benefit.verdict,
-                f"own_{compared}": benefit.own,
-                compared: asdict(benefit.federated),
-                "difference": asdict(benefit.difference),
-                "small": evaluations[name].counts.is_small,
-                **({"data_warnings": list(data_warnings[name])} if name in data_warnings else {}),
-            }
-            for name, benefit in reported.items()
-        },
-        "importance": dict(zip(task.column_names, rise.tolist(), strict=True)),
-        "observed": {
-            name: dict(zip(task.column_names, map(int, benefit.observed), strict=True))
-            for name, benefit in reported.items()
-        },
-    }
-
-
 def write_metrics(folder: Path, run: "FederatedRun", figures: Mapping[str, Any], *, stopped: bool) -> None:
     """Write metrics.json; StorageError if it cannot be written."""
     described = report.load().run_page.metrics_of(run.train_config(), stopped=stopped)
     metrics = {**described, "faults": run.problems.to_json(), **figures}
-    if run.weights is None or not target_of(run.settings.task_declaration).has_threshold:
-        metrics.pop("threshold")  # only the hospitals know it, or there is none
+    if not target_of(run.settings.task_declaration).has_threshold:
+        metrics.pop("threshold")
     write_json(folder / METRICS, metrics)
 
 
 def write_model_and_report(
     folder: Path, run: "FederatedRun", figures: Mapping[str, Any], saver: "ModelSaver", *, stopped: bool
 ) -> None:
-    """Write model.keras and report.html of a run whose weights the server can read.
+    """Write model.keras and report.html.
 
     Raises:
         RunError: one could not be made or written.
     """
-    assert run.weights is not None, "the server can read the weights"
     report.load().svg.warm_up()  # while the other process gets ready
     saver.save(folder / MODEL, run.settings.task_declaration, run.train_config(), run.weights)
     facts = report.load().run_page.hashes_of_model(folder / MODEL, run.weights)
@@ -141,6 +97,7 @@ def summarise(
         evaluations={} if stopped else run.evaluations,
         problems=run.problems.describe(),
         stopped=stopped,
+        secure=run.settings.secure_aggregation,
         facts=facts,
     )
     return summary

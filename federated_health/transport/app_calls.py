@@ -6,7 +6,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.user_config import UserConfig
 from flwr.common.constant import ErrorCode
 
-from federated_health.errors import AnswerError, MissingLibraryError
+from federated_health.errors import AnswerError, MissingLibraryError, TermsError
 from federated_health.names import RUN_ID, node_id_of
 
 App = Callable[[Message, Context], Message]
@@ -20,6 +20,7 @@ def call_app(app: App, message: Message, context: Context) -> Message:
 
     Raises:
         MissingLibraryError: the run needs a library that is not installed, so that no later message can be answered.
+        TermsError: the message is outside the terms of the run, so that no later one is answered.
     """
     try:
         reply = app(message, context)
@@ -34,6 +35,8 @@ def call_app(app: App, message: Message, context: Context) -> Message:
         from federated_health.transport.error_log import log_error  # noqa: PLC0415  # only after a failure
 
         log_error(error, message, context)
+        if isinstance(error, TermsError):
+            raise error from None
         return failed_reply(message, str(answer))
 
 

@@ -13,7 +13,7 @@ from federated_health.errors import AddressError
 if TYPE_CHECKING:
     from federated_health.transport.proxies import Proxy
 
-PROTOCOL = "6"
+PROTOCOL = "7"
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 MAX_METADATA_BYTES = 128 * 1024  # they hold a hospital's task agreement; gRPC's own limit is 8 KiB
 
@@ -55,6 +55,9 @@ PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 
 MAX_MESSAGE_KEY = "largest-message"
 """Metadata key with which a server accepts a hospital: the size limit, in bytes, of the hospital's messages."""
+
+ACCEPTED_TERMS_KEY = "accepted-terms"
+"""Metadata key with which a hospital joins: the hash of the run terms that it accepted."""
 
 MAX_REPLY_BYTES = MAX_MESSAGE_BYTES // 2
 """Default size limit, in bytes, of a hospital's message."""

@@ -54,9 +54,12 @@ class Transport(Grid):
 
     Attributes:
         keeps_processes: whether a hospital's process, and what it remembers, lasts from message to message.
+        terms: run terms, as text, that hospitals accept before they join; empty if they get them with the request to
+            register.
     """
 
     keeps_processes = True
+    terms = ""
 
     @property
     def transport(self) -> "Transport":

@@ -103,7 +103,7 @@ class Reconnector:
             note = "in case the server has not noticed yet that this hospital lost its connection"
             self._announce_once("taken", f"{reason}; trying again for {left:.0f} s, {note}")
         elif code in OTHER_SERVER:
-            raise JoinError(f"{self._address}: is not a server of this project ({code.name})")
+            raise JoinError(f"{self._address}: is not a server of this project and version ({code.name})")
         elif code not in RETRYABLE:
             raise JoinError(f"{self._address}: {reason}")
         elif code is not grpc.StatusCode.CANCELLED:  # which may come from `limited`

@@ -3,12 +3,13 @@
 A hospital records everything in its egress ledger before gRPC gets it.
 """
 
+import json
 import logging
 import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
@@ -17,8 +18,9 @@ import grpc
 from flwr.app import Context, Message
 
 from federated_health.data.tasks import write_agreement
-from federated_health.errors import CertificateError, JoinError, MissingLibraryError
+from federated_health.errors import CertificateError, JoinError, MissingLibraryError, RefusedMessageError, TermsError
 from federated_health.messages.records import NumpyArray
+from federated_health.messages.run_terms import MAX_TERMS_CHARACTERS, hash_of
 from federated_health.transport import channels
 from federated_health.transport.app_calls import App, call_app, failed_reply
 from federated_health.transport.channels import MAX_MESSAGE_BYTES, MAX_MESSAGE_KEY, MAX_REPLY_BYTES, PROTOCOL
@@ -33,12 +35,36 @@ logger = logging.getLogger(__name__)
 
 JOIN_METHOD = "/flwr.proto.FlowerService/Join"
 PROVE_METHOD = "/flwr.proto.FlowerService/Prove"
+TERMS_METHOD = "/flwr.proto.FlowerService/Terms"
 
 JOIN, UNFIT = "join", "unfit"
 """Kinds of metadata in the ledger: from a hospital that joins, and from one that may not join."""
 
+_TERMS_LIMIT = (
+    "grpc.service_config",
+    json.dumps(
+        {
+            "methodConfig": [
+                {
+                    "name": [{"service": "flwr.proto.FlowerService", "method": "Terms"}],
+                    "maxResponseMessageBytes": MAX_TERMS_CHARACTERS,
+                }
+            ]
+        }
+    ),
+)
+"""gRPC's option by which it reads no larger terms; all other messages may be as large as weights."""
+
 UNFIT_SECONDS = 3.0
 """Time limit for reporting to the server that a hospital may not join."""
+
+
+Consent = Callable[[str, str], None]
+"""Accepts run terms, from their text and the fingerprint of the server's key, or raises; empty without TLS."""
+
+
+class _NewTermsError(Exception):
+    """The server states run terms that the hospital has not accepted."""
 
 
 class Ledger(Protocol):
@@ -62,6 +88,7 @@ def join_run(
     prepare: Callable[[], object],
     ledger: Ledger,
     tls: "Identity | None" = None,
+    consent: Consent | None = None,
 ) -> None:
     """Join the server, answer its messages with the app, and return when the run is over.
 
@@ -76,9 +103,12 @@ def join_run(
         prepare: called once the server has accepted the hospital, before the first message is answered.
         ledger: records everything before it is sent.
         tls: the hospital's identity; None for no encryption.
+        consent: called with the run's terms before the hospital joins, and again when they have changed; None to join
+            whatever they are.
 
     Raises:
         MissingLibraryError: the run needs a library that is not installed; the server has received the reason.
+        TermsError: a message was outside the terms of the run; the server has received the reason.
         LedgerError: a message could not be recorded, and was not sent.
         JoinError: no server answered within the wait; it refused, stopped or sent invalid bytes; or a side rejected the
             other's certificate.
@@ -98,15 +128,16 @@ def join_run(
         find_obstacle(address, tls, wait)
         check = _make_check(address, tls, announce)
     note = "; loading Keras"
-    obstacle: MissingLibraryError | None = None
+    obstacle: MissingLibraryError | TermsError | None = None
+    accepted: str | None = None if consent else ""
     while True:
-        began, limit = time.monotonic(), None
+        began, limit, offered = time.monotonic(), None, ""
         with ExitStack() as stack:
             channel = stack.enter_context(_open_channel(address, tls))
             stream = _HospitalStream(channel, ledger)
             stack.enter_context(_watched(port, stream, channel))
             try:
-                call, limit = _begin(stream, channel, metadata, check, reconnector)
+                call, limit = _begin(stream, channel, metadata, check, reconnector, accepted)
                 if limit is not None:
                     announce(f"joined {address} as {name}{note}")
                     note = " again"
@@ -116,7 +147,7 @@ def join_run(
                         check.check_validity()
                     try:
                         reply = call_app(app, message, context)
-                    except MissingLibraryError as error:
+                    except (MissingLibraryError, TermsError) as error:
                         obstacle = error
                         reply = failed_reply(message, error.reason)
                     if check is not None:
@@ -126,9 +157,16 @@ def join_run(
                         break
             except grpc.RpcError:
                 pass
+            except _NewTermsError as new:
+                offered = str(new)
             finally:
                 stream.close()
-            code, reason = call.code(), call.details() or ""
+            code, reason = (grpc.StatusCode.OK, "") if offered else (call.code(), call.details() or "")
+        if offered and consent:  # no connection is open while a person reads them
+            consent(offered, check.fingerprint if check else "")
+            accepted = offered
+            reconnector.restart()
+            continue
         if obstacle is not None:
             raise obstacle
         if code is grpc.StatusCode.OK:
@@ -145,24 +183,33 @@ def report_unfit(
     reason: str,
     ledger: Ledger,
     tls: "Identity | None" = None,
+    consent: Consent | None = None,
 ) -> None:
     """Report to the server why this hospital may not join, without joining, and without waiting for a server.
 
     Args:
         reason: a text without values.
+        consent: see `join_run`; nothing is reported if it raises. None if the hospital has accepted the terms already.
 
     Raises:
         LedgerError: the report could not be recorded, and was not sent.
     """
     metadata = (*_join_metadata(name, agreement), ("unfit", reason))
     with _open_channel(address, tls) as channel:
-        if tls is not None:
-            prove = channel.unary_unary(PROVE_METHOD)
-            try:
-                if _make_check(address, tls, lambda _: None).ask(prove, timeout=UNFIT_SECONDS):
+        server = ""
+        try:
+            if tls is not None:
+                check = _make_check(address, tls, lambda _: None)
+                if check.ask(channel.unary_unary(PROVE_METHOD), timeout=UNFIT_SECONDS):
                     return  # the server cannot be reached
-            except (JoinError, CertificateError):
-                return
+                server = check.fingerprint
+            if consent is not None:
+                failed, terms = _ask_terms(channel, timeout=UNFIT_SECONDS)
+                if failed:
+                    return
+                consent(terms, server)
+        except (JoinError, CertificateError, RefusedMessageError):
+            return
         stream = _HospitalStream(channel, ledger)
         stream.close()
         call = stream.begin(UNFIT, metadata, timeout=UNFIT_SECONDS)
@@ -176,7 +223,7 @@ def _open_channel(address: str, tls: "Identity | None" = None) -> grpc.Channel:
         AddressError: a proxy could read the messages.
     """
     proxy = channels.proxy_of(address, encrypted=tls is not None)
-    options = (*channels.CHANNEL_OPTIONS, *(proxy.options if proxy else channels.DIRECT))
+    options = (*channels.CHANNEL_OPTIONS, *(proxy.options if proxy else channels.DIRECT), _TERMS_LIMIT)
     if tls is None:
         return grpc.insecure_channel(address, options=options)
     credentials = grpc.ssl_channel_credentials(tls.authority_bytes, tls.read_key(), tls.certificate_bytes)
@@ -208,17 +255,31 @@ def _begin(
     metadata: Sequence[tuple[str, str]],
     check: "ServerCheck | None",
     reconnector: Reconnector,
+    accepted: str | None,
 ) -> tuple[grpc.Call, int | None]:
     """Begin a stream, and wait until the server accepts; JoinError if its certificate is rejected.
 
     The server is checked before the metadata leaves, and again on the stream, for which gRPC may connect once more.
 
+    Args:
+        accepted: text of the run terms that the hospital accepted; None before, empty if it does not ask for them.
+
+    Raises:
+        _NewTermsError: the server's terms are others.
+
     Returns:
         The call and the size limit of a reply, in bytes; a call that has ended and None if the server does not accept.
     """
-    if check is not None:
-        if failed := check.ask(channel.unary_unary(PROVE_METHOD), reconnector.limited):
+    if check is not None and (failed := check.ask(channel.unary_unary(PROVE_METHOD), reconnector.limited)):
+        return failed, None
+    if accepted != "":
+        failed, terms = _ask_terms(channel, reconnector.limited)
+        if failed:
             return failed, None
+        if terms != accepted:
+            raise _NewTermsError(terms)
+        metadata = (*metadata, (channels.ACCEPTED_TERMS_KEY, hash_of(terms)))
+    if check is not None:
         metadata = (*metadata, *check.challenge())
     call = stream.begin(JOIN, metadata)
     with reconnector.limited(call):
@@ -226,6 +287,22 @@ def _begin(
     if check is not None and limit is not None:
         check.check_answer(call.initial_metadata())
     return call, limit
+
+
+def _ask_terms(
+    channel: grpc.Channel,
+    limited: Callable[[grpc.Call], AbstractContextManager[object]] = nullcontext,
+    timeout: float | None = None,
+) -> tuple[grpc.Call | None, str]:
+    """A call that failed, or None; and the run terms as text. `limited` and `timeout` limit the time, in seconds."""
+    call = channel.unary_unary(TERMS_METHOD).future(b"", timeout)
+    with limited(call):
+        code = call.code()
+    if code is grpc.StatusCode.OK:
+        return None, call.result().decode("ascii", "replace")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        raise JoinError(f"the run terms: expected at most {MAX_TERMS_CHARACTERS:,} bytes, got more")
+    return call, ""
 
 
 def _make_check(address: str, tls: "Identity", announce: Callable[[str], None]) -> "ServerCheck":

@@ -17,6 +17,7 @@ from flwr.app import Message
 
 from federated_health.data.tasks import find_difference, read_agreement
 from federated_health.errors import StorageError
+from federated_health.messages.run_terms import hash_of
 from federated_health.names import is_hospital_name, node_id_of, printable
 from federated_health.transport import channels
 from federated_health.transport.announcements import CONNECTIONS, HOSPITALS, Announcements, log_safely
@@ -62,7 +63,9 @@ class _Servicer:
         max_message_bytes: int = MAX_REPLY_BYTES,
         tls: "Identity | None" = None,
         port: int = 0,
+        terms: str = "",
     ) -> None:
+        self.terms = terms
         self.streams: dict[int, Stream] = {}
         self.problems = Problems()
         self.announcements = Announcements(on_change)
@@ -134,6 +137,12 @@ class _Servicer:
         await context.send_initial_metadata(self._security.prove(context) if self._security else ())
         return b""
 
+    async def Terms(self, _request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        """State the terms of the run to a hospital, before it joins."""
+        if not self.terms:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the run has no terms")
+        return self.terms.encode()
+
     async def _abort(
         self, context: grpc.aio.ServicerContext, code: grpc.StatusCode, reason: str, verb: str, name: str
     ) -> None:
@@ -165,6 +174,8 @@ class _Servicer:
         if (reason := metadata.get("unfit")) is not None:
             reason = f"its own check failed: {printable(reason, MAX_REFUSAL_LENGTH)}"
             return grpc.StatusCode.FAILED_PRECONDITION, reason
+        if self.terms and metadata.get(channels.ACCEPTED_TERMS_KEY) != hash_of(self.terms):
+            return grpc.StatusCode.UNAVAILABLE, "the run's terms have changed"  # it asks for them and joins again
         if connected is None and len(self.streams) >= self._room:
             return grpc.StatusCode.UNAVAILABLE, f"{self._room} hospitals are connected already"
         return None
@@ -230,6 +241,7 @@ class StreamTransport(ReplyFutures):
         super().__init__()
         self._loop = loop
         self._servicer = servicer
+        self.terms = servicer.terms
 
     def names(self) -> dict[int, str]:
         return {node: stream.name for node, stream in list(self._servicer.streams.items())}
@@ -270,6 +282,7 @@ def serve_streams(
     *,
     max_message_bytes: int = MAX_REPLY_BYTES,
     tls: "Identity | None" = None,
+    terms: str = "",
 ) -> Iterator[StreamTransport]:
     """A gRPC server that hospitals join, as a transport.
 
@@ -284,6 +297,7 @@ def serve_streams(
             more than twice the limit ends the hospital's stream.
         tls: the server's identity. Every hospital then needs a certificate of the same authority; whether it is expired
             or revoked is checked with each message. None for no encryption and no authentication.
+        terms: run terms that a hospital must have accepted when it joins (see `RunTerms.text`); empty for none.
 
     Raises:
         AddressError: the port is taken, or the host is not this machine's.
@@ -302,12 +316,13 @@ def serve_streams(
     async def start() -> tuple[grpc.aio.Server, _Servicer]:
         server = grpc.aio.server(options=server_options(max_message_bytes))
         _, port = split_address(address)
-        servicer = _Servicer({"protocol": PROTOCOL, **agreement}, on_change, max_message_bytes, tls, port)
-        join = grpc.stream_stream_rpc_method_handler(servicer.Join)  # bytes in both directions, see `framing`
-        prove = grpc.unary_unary_rpc_method_handler(servicer.Prove)
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, {"Join": join, "Prove": prove}),)
-        )
+        servicer = _Servicer({"protocol": PROTOCOL, **agreement}, on_change, max_message_bytes, tls, port, terms)
+        handlers = {
+            "Join": grpc.stream_stream_rpc_method_handler(servicer.Join),  # bytes in both directions, see `framing`
+            "Prove": grpc.unary_unary_rpc_method_handler(servicer.Prove),
+            "Terms": grpc.unary_unary_rpc_method_handler(servicer.Terms),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         listen(server, address, tls)
         await server.start()
         servicer.checking = asyncio.ensure_future(servicer.keep_checking())

@@ -8,7 +8,7 @@ import numpy as np
 from flwr.clientapp import ClientApp
 
 from federated_health.data.task_files import HEART_DISEASE
-from federated_health.messages.benefit import Benefit
+from federated_health.messages.benefit import Benefit, summarise_benefits
 from federated_health.messages.content import Evaluation, Registration, Update
 from federated_health.ml.normalisation import ColumnSums, public_normalisation
 from federated_health.ml.rounds import Round
@@ -18,7 +18,7 @@ from federated_health.ml.verdicts import Interval
 from federated_health.report.page import Page, Section, Table
 from federated_health.report.run_page import page_of_run
 from federated_health.server.plain_run import PlainRun, summarise_round
-from federated_health.server.run_summary import summarise, summarise_benefits, summarise_run
+from federated_health.server.run_summary import summarise, summarise_run
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 

@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 
 from federated_health.data.columns import Label
 from federated_health.data.tasks import Task
-from federated_health.messages.benefit import Benefit
+from federated_health.messages.benefit import Benefit, summarise_benefits
 from federated_health.messages.content import Evaluation, Registration, Update
 from federated_health.ml.bootstrap import compare_models
 from federated_health.ml.metrics import EvaluationSums
@@ -20,7 +20,7 @@ from federated_health.ml.verdicts import Interval
 from federated_health.report.page import Page
 from federated_health.report.run_page import page_of_run
 from federated_health.server.plain_run import PlainRun, summarise_round
-from federated_health.server.run_summary import summarise, summarise_benefits, summarise_run
+from federated_health.server.run_summary import summarise, summarise_run
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from tests.support.targets import COLUMNS, LABELS

@@ -27,14 +27,17 @@ from federated_health.data.manifest import OwnHospital, find_own_hospital
 from federated_health.data.task_files import DEFAULT_TASK, TASKS
 from federated_health.errors import JoinError, RunError, SettingsError
 from federated_health.files import PRIVATE, write_bytes
+from federated_health.hospital.policy import Policy
 from federated_health.hospital.policy_file import read_policy
+from federated_health.hospital.policy_rules import find_server_refusal
 from federated_health.names import DEFAULT_WAIT
 from federated_health.processes import free_port, process
 from federated_health.security.certificates import read_key
+from federated_health.security.handshake import find_server_key
 from federated_health.security.identity import KEY, Identity, load_identity
 from federated_health.security.parties import Role
-from federated_health.transport.channels import split_address
-from federated_health.transport.reconnect import find_obstacle
+from federated_health.transport.channels import proxy_of, split_address
+from federated_health.transport.reconnect import PREFLIGHT_SECONDS, find_obstacle
 
 DESCRIPTION = (
     "Checks this hospital's CSV, and keeps Flower's SuperNode running with it, for one run after another. The node "
@@ -86,7 +89,9 @@ def _make_absolute(own: OwnHospital) -> OwnHospital:
     )
 
 
-def keep_running(make_command: Callable[[], Sequence[str]], address: str, identity: Identity, wait: float) -> NoReturn:
+def keep_running(
+    make_command: Callable[[], Sequence[str]], address: str, identity: Identity, wait: float, policy: Policy
+) -> NoReturn:
     """Run a SuperNode until this process is stopped, and restart it whenever it ends.
 
     Flower's node ends when the SuperLink does not admit it: before `superlink` has registered the hospital, after a
@@ -96,14 +101,17 @@ def keep_running(make_command: Callable[[], Sequence[str]], address: str, identi
     Args:
         make_command: makes Flower's command for each start.
         wait: seconds to wait until the SuperLink admits the hospital; they start again after each admission.
+        policy: the hospital's, whose `servers` are checked before each start.
 
     Raises:
-        JoinError: the SuperLink did not admit the hospital in time, or waiting does not help.
+        JoinError: the SuperLink did not admit the hospital in time, waiting does not help, or its key is not allowed.
         RunError: Flower rejects the command.
     """
     deadline, delay = time.monotonic() + wait, MIN_DELAY
     while True:
         _wait_for_superlink(address, identity, deadline, wait)
+        if policy.servers and (refusal := find_server_refusal(policy, _key_of_superlink(address, identity))):
+            raise JoinError(f"{address}: {refusal}")
         start = time.monotonic()
         with process(make_command(), env=flower_commands.environment(), own_group=False) as running:
             code = running.wait()
@@ -133,6 +141,12 @@ def _wait_for_superlink(address: str, identity: Identity, deadline: float, wait:
             say(f"waiting up to {left:.0f} s for the SuperLink at {address}{reason}")
             is_announced = True
         time.sleep(min(MIN_DELAY, left))
+
+
+def _key_of_superlink(address: str, identity: Identity) -> str:
+    host, port = split_address(address)
+    connect = proxy.connect if (proxy := proxy_of(address)) else None
+    return find_server_key(host, port, identity, PREFLIGHT_SECONDS, connect)
 
 
 def make_parser() -> parsing.CommandParser:
@@ -174,7 +188,7 @@ def run(flags: argparse.Namespace) -> None:
             "--policy: expected a policy file, since nobody is asked before each run; propose one with "
             "federated-health policy draft"
         )
-    read_policy(flags.policy)
+    policy = read_policy(flags.policy)
     check_libraries(flags)
     identity = load_identity(flags.tls, Role.HOSPITAL)
     split_address(flags.superlink)
@@ -198,4 +212,4 @@ def run(flags: argparse.Namespace) -> None:
     say(flower_commands.shell_line(make_command()))
     if warning := identity.expiry_warning():
         say(warning)
-    keep_running(make_command, flags.superlink, identity, flags.wait)
+    keep_running(make_command, flags.superlink, identity, flags.wait, policy)

@@ -141,10 +141,15 @@ def recovered_share(guesses: Array, patients: Array, tolerance: Array) -> float:
     """
     from scipy.optimize import linear_sum_assignment  # noqa: PLC0415  # slow to import
 
-    guess, patient = guesses[:, None, :], patients[None, :, :]
-    is_close = (np.abs(guess - patient) <= tolerance) | (np.isnan(guess) & np.isnan(patient))
-    shares = is_close.mean(axis=2)
+    shares = close_columns(guesses, patients, tolerance).mean(axis=2)
     return float(shares[linear_sum_assignment(shares, maximize=True)].mean())
+
+
+def close_columns(guesses: Array, patients: Array, tolerance: Array) -> npt.NDArray[np.bool_]:
+    """Whether each column of each guess is that of each patient, [guesses, patients, columns]."""
+    guess, patient = guesses[:, None, :], patients[None, :, :]
+    is_close: npt.NDArray[np.bool_] = np.abs(guess - patient) <= tolerance
+    return is_close | (np.isnan(guess) & np.isnan(patient))
 
 
 def typical_patient(task: Task, patients: Array) -> Array:

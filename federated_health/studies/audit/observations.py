@@ -9,7 +9,7 @@ precision, from features [patients, width] and labels [patients], 0 or 1.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,19 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Context, Message
 
-from federated_health.messages.content import ARRAYS
+from federated_health.messages.content import ARRAYS, CONFIG, EVALUATE, FINAL, NOISY_COUNTS
+from federated_health.messages.records import METRICS, weights_to_record
 from federated_health.ml.networks import Weights
 from federated_health.ml.targets.binary import probability
 from federated_health.studies.audit.membership import losses
 from federated_health.transport.app_calls import App
+
+ROUND_MESSAGES = ("train", "evaluate")
+"""Types of the messages that carry a round's weights."""
+
+COUNT_NAMES = ("true_positives", "false_positives", "true_negatives", "false_negatives")
+SUM_NAMES = (*COUNT_NAMES, "loss_sum", "squared_error_sum")
+"""Sums over held-out rows (see `binary.Counts`)."""
 
 REGRESSED_ROUNDS = 5
 """Number of rounds in the regression. On heart disease all 30 reveal less: few patients drive the late steps."""
@@ -43,21 +51,54 @@ class Step:
     after: Weights
 
 
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """What was released of held-out rows, under weights that the server sent.
+
+    Attributes:
+        sums: the sums by name, as far as they were released.
+        cells: under differential privacy, noisy numbers of patients by class and score (see `ml.noisy_evaluation`).
+    """
+
+    weights: Weights
+    threshold: float
+    sums: Mapping[str, float]
+    cells: tuple[float, ...] = ()
+
+
 class RecordingApp:
-    """An app that records the weights that each hospital receives and sends in training.
+    """An app that records what a server sends to each hospital and what it learns from the replies.
+
+    Args:
+        craft: the weights of an active server, by the number of trainings of a hospital so far; by default the server
+            sends the run's own weights.
 
     Attributes:
         steps: hospital -> its local training in each round.
+        evaluations: hospital -> the released sums over its held-out rows, by evaluation.
     """
 
-    def __init__(self, app: App) -> None:
-        self._app = app
+    def __init__(self, app: App, craft: Callable[[int], Weights] | None = None) -> None:
+        self._app, self._craft = app, craft
         self.steps: dict[str, list[Step]] = defaultdict(list)
+        self.evaluations: dict[str, list[Evaluated]] = defaultdict(list)
 
     def __call__(self, message: Message, context: Context) -> Message:
+        name, kind = str(context.node_config["name"]), message.metadata.message_type
+        if self._craft is not None and kind in ROUND_MESSAGES:
+            message.content[ARRAYS] = weights_to_record(self._craft(len(self.steps[name])))
         reply = self._app(message, context)
-        if message.metadata.message_type == "train" and reply.has_content():
-            self.steps[str(context.node_config["name"])].append(Step(_weights_in(message), _weights_in(reply)))
+        if not reply.has_content() or kind not in (*ROUND_MESSAGES, FINAL):
+            return reply
+        if kind == "train":
+            self.steps[name].append(Step(_weights_in(message), _weights_in(reply)))
+        config: Mapping[str, Any] = message.content.config_records[CONFIG]
+        if kind in ("evaluate", FINAL) or config.get(EVALUATE):
+            metrics: Mapping[str, Any] = reply.content.metric_records[METRICS]
+            sums = {key: float(metrics[key]) for key in SUM_NAMES if key in metrics}
+            released = sums if any(sums.values()) else {}  # all are 0 if the rows are too few
+            cells = tuple(metrics.get(NOISY_COUNTS, ()))
+            self.evaluations[name].append(Evaluated(_weights_in(message), float(config["threshold"]), released, cells))
         return reply
 
 

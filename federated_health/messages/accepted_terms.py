@@ -1,0 +1,213 @@
+"""The run terms that a hospital accepted, and whether a server's messages keep to them.
+
+A message outside the terms is refused and ends the hospital's part in the run: every later message is refused, too.
+Malformed messages, and those that no run would send at this point (see `server_messages`), are only refused.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any
+
+from flwr.app import ConfigRecord, Context, Message
+
+from federated_health.errors import TermsError
+from federated_health.messages import content, server_messages
+from federated_health.messages.records import MalformedMessageError
+from federated_health.messages.run_terms import MAX_TERMS_CHARACTERS, RUN_TERMS, RunTerms
+from federated_health.messages.server_messages import ASKED, CONFIG_FIELDS, TRAINING, Field, read_value
+from federated_health.ml.networks import NETWORK_KEYS, Network, Weights
+from federated_health.names import MAX_ROUNDS, MAX_WEIGHTS, PRIVACY_PREFIX, PROXIMAL_MU, RUN_ID
+from federated_health.setting_fields import LARGEST, MAX_EPSILON
+
+MAX_TRAININGS_PER_ROUND = 2
+"""Largest number of different train messages, per round of the terms: a round may be repeated, as after a failure."""
+
+IN_PROCESS = "in process"
+"""What accepts the terms of a run in one process, or of a simulation."""
+
+ANSWERS = {
+    "train": "weights",
+    "evaluate": "round-evaluation",
+    content.THRESHOLD: "threshold-scores",
+    content.FINAL: "final-evaluation",
+    content.BENEFIT: "appraisal",
+}
+"""Messages of a run without secure aggregation, and what leaves with the answer (see `releases`)."""
+
+SAME = ("task", "schema", "strategy", "strategy_args", "local_epochs", "batch_size", "learning_rate", "optimizer", "l2")
+"""Fields of a train config that are those of the terms, besides seed, network and privacy plan."""
+
+_same_of = attrgetter(*SAME, "seed", "network")
+
+TERMS_FIELDS: Mapping[str, Field] = {
+    **{name: CONFIG_FIELDS[name] for name in (*SAME, "seed")},
+    "parameters": Field(int, 1, MAX_WEIGHTS),
+    "rounds": Field(int, 1, MAX_ROUNDS),
+    "class_weight": Field(str, 1, 64, choices=("none", "balanced")),
+    "hospitals": Field(int, 1, LARGEST),
+    "min_updates": Field(int, 1, LARGEST),
+    "authority": Field(str, 0, 64),
+    "epsilon": Field(float, 0, MAX_EPSILON),
+    "delta": Field(float, 0, 1),
+    "secure_aggregation": Field(bool),
+    "appraisal": Field(bool),
+    "retention": Field(str, 0, 500),
+}
+"""Values in run terms, besides the network's, which are those of a train config."""
+
+
+@lru_cache(maxsize=16)
+def read_terms(text: str) -> RunTerms:
+    """The run terms in a server's text; MalformedMessageError if it is not what `RunTerms.text` writes."""
+    owner = "the run terms'"
+    try:
+        values = json.loads(text) if len(text) <= MAX_TERMS_CHARACTERS else {}
+        network = dict(values.pop("network"))
+        if values.keys() != TERMS_FIELDS.keys() or network.keys() != set(NETWORK_KEYS):
+            raise ValueError
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        raise MalformedMessageError("the run terms: expected those of this version, got another text") from None
+    plain = {name: field.read(values, name, owner) for name, field in TERMS_FIELDS.items()}
+    network = {name: CONFIG_FIELDS[name].read(network, name, owner) for name in NETWORK_KEYS}
+    if not all(value.isprintable() for value in (*plain.values(), *network.values()) if isinstance(value, str)):
+        raise MalformedMessageError("the run terms: expected printable text")
+    terms = RunTerms(network=network, **plain)
+    try:
+        _expected(terms)
+    except ValueError as error:
+        raise MalformedMessageError(f"the run terms: {error}") from None
+    if terms.text != text:
+        raise MalformedMessageError("the run terms: expected JSON with sorted keys, got another form")
+    return terms
+
+
+def _expected(terms: RunTerms) -> tuple[tuple[object, ...], float]:
+    """What `_same_of` must return, and the strategy's proximal term."""
+    arguments = dict(part.split("=") for part in terms.strategy_args.split(",") if part)
+    same = (*(getattr(terms, name) for name in SAME), terms.seed, Network.from_config(terms.network))
+    return same, float(arguments.get(PROXIMAL_MU, 0.0))
+
+
+@lru_cache(maxsize=16)
+def _read_once(text: str) -> tuple[RunTerms, tuple[object, ...], float]:
+    return (terms := read_terms(text), *_expected(terms))
+
+
+def accept(context: Context, text: str, by: str) -> None:
+    """Remember in a hospital's state that it accepted run terms, and what decided; earlier ones are replaced."""
+    state: Any = context.state
+    trained = state[ASKED]["trained"] if ASKED in state else 0
+    state[RUN_TERMS] = ConfigRecord({"text": text, "by": by, "trained-before": trained, "ended": ""})
+
+
+def agree(config: Mapping[str, Any], context: Context, decide: Callable[[RunTerms], str]) -> None:
+    """Hold a request to register to the accepted terms; a hospital that has accepted none decides now.
+
+    A hospital in process, or in a simulation, accepts by itself, also other terms than before.
+
+    Args:
+        decide: returns what accepts the terms, or raises; for a hospital that could not be asked before.
+
+    Raises:
+        TermsError: the request states no terms, or others than those that were accepted, or asks for something else.
+    """
+    text, state = read_value(config, RUN_TERMS), _accepted(context)
+    if state is None or (state["by"] == IN_PROCESS and text not in (None, state["text"])):
+        if text is None:
+            if _decides_itself(context):
+                return
+            raise TermsError("the server states no run terms")
+        terms = read_terms(text)
+        accept(context, text, IN_PROCESS if _decides_itself(context) else decide(terms))
+    elif text != state["text"]:
+        raise TermsError("the request to register states other run terms than those that the hospital accepted")
+    terms = read_terms(_accepted(context)["text"])
+    _compare("task", terms.task, config.get("task"))
+    _compare("schema", terms.schema, config.get("schema"))
+    _compare(content.SUMS_WITHHELD, terms.secure_aggregation, read_value(config, content.SUMS_WITHHELD, False))
+    _compare(content.CLASS_COUNTS, terms.class_weight == "balanced", read_value(config, content.CLASS_COUNTS, False))
+    for name in ("epsilon", "delta"):
+        _compare(PRIVACY_PREFIX + name, getattr(terms, name), config.get(PRIVACY_PREFIX + name, 0.0))
+
+
+@contextmanager
+def within_terms(message: Message, context: Context) -> Iterator[None]:
+    """Hold a message that is answered within this context to the accepted terms.
+
+    Raises:
+        TermsError: it is outside them, or an earlier message was, or none were accepted.
+    """
+    state, is_registration = _accepted(context), message.metadata.message_type == content.REGISTRATION
+    if state is not None and state["ended"]:
+        raise TermsError(state["ended"])
+    if state is None and not (is_registration or _decides_itself(context)):
+        raise TermsError("it has not accepted the terms of a run")
+    try:
+        if state is not None and not is_registration:
+            _check_message(message, context, state)
+        yield
+    except TermsError as error:
+        if (state := _accepted(context)) is not None:
+            state["ended"] = error.reason
+        raise
+
+
+def _check_message(message: Message, context: Context, state: Any) -> None:
+    """Raise TermsError for a kind of message, a round or a proximal term that is outside the terms."""
+    kind, config = message.metadata.message_type, server_messages.config_of(message)
+    terms, _, proximal_mu = _read_once(state["text"])
+    if (kind not in ANSWERS) != terms.secure_aggregation:
+        how = "with" if terms.secure_aggregation else "without"
+        raise TermsError(f"unexpected {kind}: expected messages of a run {how} secure aggregation")
+    for release in (ANSWERS.get(kind), "round-evaluation" if read_value(config, content.EVALUATE, False) else None):
+        if release not in (None, *terms.releases):
+            raise TermsError(f"unexpected {kind}: expected none that asks for {release}, by the terms of the run")
+    for name in (content.ROUND, "rounds"):
+        if (number := read_value(config, name, 0)) > terms.rounds:
+            raise TermsError(f"{name}: expected at most {terms.rounds}, by the terms of the run, got {number}")
+    if kind in TRAINING:
+        _compare(PROXIMAL_MU, proximal_mu, read_value(config, PROXIMAL_MU, 0.0))
+        trained = context.state[ASKED]["trained"] - state["trained-before"] if ASKED in context.state else 0
+        if trained >= (most := MAX_TRAININGS_PER_ROUND * terms.rounds):
+            raise TermsError(f"unexpected {kind}: expected at most {most} trainings in {terms.rounds} rounds")
+
+
+def check_settings(config: content.TrainConfig, context: Context) -> None:
+    """Raise TermsError if a train config differs from the accepted terms."""
+    if (state := _accepted(context)) is None:
+        return
+    terms, expected, _ = _read_once(state["text"])
+    if (got := _same_of(config)) != expected:
+        for name, value in zip(SAME, got, strict=False):
+            _compare(name, getattr(terms, name), value)
+        _compare("seed", terms.seed, config.seed)
+        for name, value in config.network.to_config().items():
+            _compare(name, terms.network[name], value)
+    if config.class_weights and terms.class_weight == "none":
+        raise TermsError("class_weights: expected none, by the terms of the run")
+    for name in ("epsilon", "delta"):
+        _compare(PRIVACY_PREFIX + name, getattr(terms, name), getattr(config.privacy, name) if config.privacy else 0.0)
+
+
+def check_parameters(weights: Weights, context: Context) -> None:
+    """Raise TermsError if a message's weights are more or fewer than the terms say."""
+    if (state := _accepted(context)) is not None:
+        _compare("parameters", read_terms(state["text"]).parameters, sum(array.size for array in weights.values()))
+
+
+def _compare(name: str, expected: object, got: object) -> None:
+    if got != expected:
+        raise TermsError(f"{name}: expected {expected!r}, by the terms of the run, got {got!r}"[:500])
+
+
+def _accepted(context: Context) -> Any:
+    """Record of the accepted terms; None if there is none."""
+    return context.state.get(RUN_TERMS)
+
+
+def _decides_itself(context: Context) -> bool:
+    """Whether a hospital accepts every run: in process and in a simulation, where no data are another party's."""
+    return "data" not in context.node_config or context.run_id == RUN_ID

@@ -1,0 +1,186 @@
+"""What leaves a hospital belongs to a release: every value of every message of real runs, in process and in ledgers."""
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from federated_health.errors import AnswerError
+from federated_health.hospital import handlers
+from federated_health.hospital.handlers import InMemoryHospital
+from federated_health.hospital.ledger import Ledger, describe
+from federated_health.hospital.value_words import KINDS, describe_value
+from federated_health.messages.release_records import VALUES, release_of
+from federated_health.messages.releases import RELEASES, size_of
+from federated_health.messages.run_terms import RunTerms
+from federated_health.ml.networks import Network
+from federated_health.names import node_id_of
+from federated_health.processes import free_port
+from federated_health.server.plain_run import PlainRun
+from federated_health.settings import Settings
+from federated_health.transport.app_calls import call_app, hospital_context
+from federated_health.transport.in_process import InProcessTransport
+from federated_health.transport.stream_client import join_run, report_unfit
+from federated_health.transport.stream_server import serve_streams
+from tests.support.targets import hospitals_of, task_of, write_dataset
+from tests.support.wire import read_lines
+
+LABELS = ("binary", "classes", "number", "count")
+UNSENT = {"error", "name"}
+"""Releases that are texts, or that a run without faults does not need."""
+
+pytestmark = pytest.mark.usefixtures("server_identity")
+
+Sizes = dict[str, int]
+"""Release -> bytes in one message."""
+
+
+class RecordingTransport(InProcessTransport):
+    """Keeps the values of every reply: kind of message -> release -> bytes, of the largest reply."""
+
+    def __init__(self, contexts: Mapping[str, Any]) -> None:
+        super().__init__(handlers.answer, contexts)
+        self.sent: dict[str, Sizes] = {}
+
+    def send(self, messages: Mapping[str, Message]) -> "dict[str, Future[Message]]":
+        futures = super().send(messages)
+        for key, message in messages.items():
+            sizes = sizes_of(message.metadata.message_type, describe(futures[key].result()))
+            known = self.sent.setdefault(message.metadata.message_type, {})
+            known |= {release: max(size, known.get(release, 0)) for release, size in sizes.items()}
+        return futures
+
+
+def sizes_of(kind: str, items: list[dict[str, Any]]) -> Sizes:
+    """Bytes by release; fails for a value that no release explains, or that has no words."""
+    sizes: Sizes = {}
+    for item in items:
+        release = release_of(kind, item["record"], item["name"])
+        assert release in RELEASES, (kind, item["record"], item["name"])
+        assert describe_value(item["record"], item["name"]), (kind, item["record"], item["name"])
+        sizes[release] = sizes.get(release, 0) + item["bytes"]
+    return sizes
+
+
+def settings_of(kind: str, **changes: Any) -> Settings:
+    return Settings(hospitals=3, rounds=2, wait=0.2, declared_task=task_of(kind), **changes)
+
+
+def run_of(settings: Settings, kind: str) -> dict[str, Sizes]:
+    """What leaves the largest of three hospitals, by kind of message."""
+    contexts = {hospital.name: InMemoryHospital(hospital) for hospital in hospitals_of(kind)}
+    transport = RecordingTransport(contexts)
+    PlainRun(transport, settings).run()
+    return transport.sent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LABELS)
+def test_every_value_of_a_plain_run_belongs_to_a_release_of_its_terms(kind: str) -> None:
+    weighted = {"class_weight": "balanced"} if kind in ("binary", "classes") else {}
+    settings = settings_of(kind, **weighted)
+
+    sent = run_of(settings, kind)
+
+    releases = {release for sizes in sent.values() for release in sizes}
+    assert releases <= set(RunTerms.of(settings).releases)
+    task, network = settings.task_declaration, settings.network_declaration
+    described = {release for release in RunTerms.of(settings).releases if size_of(release, task, network)}
+    assert releases - UNSENT == described
+    for sizes in sent.values():
+        for release in set(sizes) - UNSENT:
+            size, limit = sizes[release], size_of(release, task, network)
+            is_less = "scores" in release or release == "row-counts"  # these depend on the rows, and on the message
+            assert size < limit if is_less and size != limit else size == limit, (release, size, limit)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LABELS)
+def test_every_value_of_a_private_run_belongs_to_a_release_of_its_terms(kind: str) -> None:
+    settings = settings_of(kind, dp_epsilon=4.0, dp_delta=1e-3)
+
+    releases = {release for sizes in run_of(settings, kind).values() for release in sizes}
+
+    assert {"weights", "final-evaluation", "row-counts"} <= releases
+    assert not releases & {"column-sums", "associations", "training-loss", "threshold-scores", "appraisal"}
+    assert "round-evaluation" not in releases or "round-evaluation" in RunTerms.of(settings).releases
+
+
+@pytest.mark.slow
+def test_every_value_in_the_ledger_of_a_stream_belongs_to_a_release(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "data", "binary")
+    settings = Settings(hospitals=3, rounds=2, wait=20.0, task_file=str(folder / "task.toml"))
+    names, address = ("north", "south", "east"), f"127.0.0.1:{free_port()}"
+    agreement = settings.task_declaration.agreement
+
+    def join(number: int, name: str) -> None:
+        data = folder / f"client_{number}.csv"
+        join_run(
+            handlers.answer,
+            hospital_context(name, {"data": str(data), "task-file": str(folder / "task.toml")}),
+            name=name,
+            address=address,
+            agreement=agreement,
+            wait=20.0,
+            announce=lambda _: None,
+            prepare=lambda: None,
+            ledger=Ledger.beside(data, name),
+        )
+
+    threads = [threading.Thread(target=join, args=part, daemon=True) for part in enumerate(names, start=1)]
+    with serve_streams(address, agreement, lambda _: None) as grid:
+        for thread in threads:
+            thread.start()
+        PlainRun(grid, settings).run()
+        report_unfit("west", address, agreement, "it is too small", Ledger.beside(folder / "west.csv", "west"))
+    for thread in threads:
+        thread.join(20.0)
+
+    lines = [line for name in (*names, "west") for line in read_lines(folder / f"egress-{name}.jsonl")]
+    assert {line["kind"] for line in lines} == set(KINDS)
+    for line in lines:
+        sizes = sizes_of(line["kind"], line["records"])
+        assert ("error" in sizes) == (line["kind"] == "unfit")
+
+
+def test_an_error_is_explained() -> None:
+    def fail(*_: object) -> Message:
+        raise AnswerError(ValueError("x"))
+
+    message = Message(RecordDict({"config": ConfigRecord()}), node_id_of("a"), "train")
+
+    assert set(sizes_of("train", describe(call_app(fail, message, hospital_context("a", {}))))) == {"error"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "record", "name"),
+    [
+        ("train", "metrics", "ages"),
+        ("train", "rows", "patient"),
+        ("train", "disclosure", "rows"),
+        ("evaluate", "metrics", "roc_auc"),
+        ("evaluate.final", "arrays", "kernel"),
+        ("query.statistics", "metrics", "positives"),
+        ("unfit", "metadata", "path"),
+    ],
+)
+def test_a_value_where_no_run_sends_it_is_not_explained(kind: str, record: str, name: str) -> None:
+    assert release_of(kind, record, name) is None
+
+
+def test_each_release_has_values_and_words() -> None:
+    assert set(VALUES) == set(RELEASES)
+    assert all(release.words.endswith(".") for release in RELEASES.values())
+
+
+def test_sizes_follow_from_the_network() -> None:
+    task = task_of("binary")
+    # 2 columns, each with a flag of missing values: 4 features; 4 * 16 + 16 + 16 + 1 weights
+    assert size_of("weights", task, Network()) == 4 * (task.feature_width * 16 + 16 + 16 + 1)
+    assert size_of("weights", task, Network("logistic")) == 4 * (task.feature_width + 1)
+    assert size_of("column-sums", task, Network()) == 2 * 3 * 8
+    assert size_of("error", task, Network()) == 0
