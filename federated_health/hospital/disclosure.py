@@ -184,7 +184,7 @@ class _Gate:
         return replace(content, counts=counts, suppressed=_drop_empty({release: reason}))
 
     def _final_evaluation(self, content: Evaluation) -> Evaluation:
-        if getattr(content, "noisy_counts", ()):  # differential privacy accounts for them
+        if content.noisy_counts:  # differential privacy accounts for them
             return content
         test = self.hospital.test
         is_small = not _are_safe([*self._classes(test), len(test)], self.of_test)
