@@ -14,6 +14,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from federated_health.data.manifest import find_hospital
 from federated_health.errors import AnswerError
 from federated_health.hospital import handlers
+from federated_health.hospital.consent import ASKED
 from federated_health.hospital.egress_page import write_egress_page
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.hospital.ledger import Ledger, describe
@@ -157,11 +158,13 @@ def run_over_streams(folder: Path) -> list[Path]:
             announce=lambda _: None,
             prepare=lambda: None,
             ledger=ledgers[name],
+            consent=lambda text, _: ledgers[name].record_terms(text, ASKED),
         )
 
     joining = enumerate(("north", "south", "east"), start=1)
     threads = [threading.Thread(target=join, args=part, daemon=True) for part in joining]
-    with serve_streams(address, agreement, lambda _: None) as grid:
+    terms = RunTerms.of(settings).text
+    with serve_streams(address, agreement, lambda _: None, terms=terms) as grid:
         for thread in threads:
             thread.start()
         PlainRun(grid, settings).run()
@@ -176,10 +179,11 @@ def test_every_value_in_the_ledger_of_a_stream_belongs_to_a_release(tmp_path: Pa
     ledgers = run_over_streams(write_dataset(tmp_path / "data", "binary"))
 
     lines = [line for path in ledgers for line in read_lines(path)]
-    assert {line["kind"] for line in lines} == {"join", "unfit", *handlers.PLAIN_HANDLERS} <= set(KINDS)
+    assert {line["kind"] for line in lines} == {"join", "unfit", "terms", *handlers.PLAIN_HANDLERS}
     for line in lines:
         sizes = sizes_of(line["kind"], line["records"])
         assert ("error" in sizes) == (line["kind"] == "unfit")
+        assert not sizes or line["kind"] in KINDS
 
 
 @pytest.mark.slow
@@ -195,6 +199,7 @@ def test_the_page_of_a_real_ledger_holds_no_value_of_a_patient(tmp_path: Path) -
     assert len(cells) > 50
     assert not [cell for cell in cells if re.search(rf"(?<![\d.]){re.escape(cell)}(?![\d.])", text)]
     assert UNEXPLAINED not in text
+    assert "by a person who was asked" in text
 
 
 def test_an_error_is_explained() -> None:
