@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from federated_health.cli.terms import describe as describe_terms
 from federated_health.data.manifest import find_hospital
 from federated_health.errors import AnswerError
 from federated_health.hospital import handlers
@@ -112,10 +113,14 @@ def test_every_value_of_a_plain_run_belongs_to_a_release_of_its_terms(kind: str)
 def test_every_value_of_a_private_run_belongs_to_a_release_of_its_terms(kind: str) -> None:
     settings = settings_of(kind, dp_epsilon=4.0, dp_delta=1e-3)
 
-    releases = {release for sizes in run_of(settings, kind).values() for release in sizes}
+    sent, terms = run_of(settings, kind), RunTerms.of(settings)
 
+    releases = {release for sizes in sent.values() for release in sizes}
     assert releases - {"name"} == {"weights", "final-evaluation", "row-counts"}
-    assert releases <= set(RunTerms.of(settings).releases)
+    assert releases <= set(terms.releases)
+    size = sent["evaluate.final"]["final-evaluation"]
+    (line,) = (line for line in describe_terms(terms, task_of(kind), "") if "final-evaluation" in line)
+    assert line.strip().startswith(f"final-evaluation ({size:,} bytes)" if size else "final-evaluation:")
 
 
 @pytest.mark.slow
