@@ -166,7 +166,8 @@ def _describe_release(name: str, terms: RunTerms, task: Task) -> str:
     if terms.epsilon and name == "final-evaluation":  # a table with noise, in place of the sums
         from federated_health.ml.noisy_evaluation import table_shape  # noqa: PLC0415  # differential privacy only
 
-        size = 8 * math.prod(table_shape(target_of(task)) or (0,))
+        if shape := table_shape(target_of(task)):
+            size = 8 * math.prod(shape)
     return f"{name}{f' ({size:,} bytes)' if size else ''}: {RELEASES[name].words}"
 
 
