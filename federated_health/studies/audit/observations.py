@@ -88,7 +88,7 @@ class RecordingApp:
 
     def __call__(self, message: Message, context: Context) -> Message:
         name, kind = str(context.node_config["name"]), message.metadata.message_type
-        if kind in ROUND_MESSAGES and (crafted := self._craft(name, len(self.steps[name]))) is not None:
+        if kind in ROUND_MESSAGES and (crafted := self._craft(name, len(self.steps.get(name, ())))) is not None:
             message.content = RecordDict({**message.content, ARRAYS: weights_to_record(crafted)})
         reply = self._app(message, context)
         if not reply.has_content() or kind not in (*ROUND_MESSAGES, FINAL):
