@@ -258,7 +258,7 @@ def test_a_hospital_gives_up_after_a_final_status(code: StatusCode, accepts: boo
     with ScriptedServer(code, accepts=accepts) as scripted:
         error = LightHospital("a", scripted.address, wait=30.0).end()
         assert isinstance(error, JoinError)
-        expected = f"not a server of this project ({code.name})" if code in OTHER_SERVER else SCRIPTED_REASON
+        expected = f"not a server of this project and version ({code.name})" if code in OTHER_SERVER else SCRIPTED_REASON
         assert str(error).startswith(f"{scripted.address}: ")
         assert expected in str(error)
         assert scripted.calls == 1

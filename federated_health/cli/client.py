@@ -21,7 +21,7 @@ from federated_health.hospital import handlers
 from federated_health.hospital.ledger import LEDGER, Ledger
 from federated_health.hospital.policy import POLICY, Policy, policy_of
 from federated_health.messages import accepted_terms
-from federated_health.messages.content import SECURE_AGGREGATION_ONLY
+from federated_health.messages.content import SAME_PARTICIPANTS, SECURE_AGGREGATION_ONLY
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.networks import Network, agreement_of
 from federated_health.ml.targets import target_of
@@ -153,6 +153,9 @@ def add_privacy(parser: Any) -> None:
     group.add_argument("--ledger", type=parsing.path, metavar="DIR", help=help_text)
     help_text = "join only runs with secure aggregation: see server.py --secure-aggregation (default: any run)"
     group.add_argument("--secure-aggregation-only", action="store_true", help=help_text)
+    help_text = "with secure aggregation, be part of sums over the same hospitals only, so that no two differ by one; "
+    help_text += "a round then needs all of them: see server.py --min-hospitals (default: no)"
+    group.add_argument("--same-participants", action="store_true", help=help_text)
 
 
 def check_libraries(flags: argparse.Namespace) -> None:
@@ -177,6 +180,8 @@ def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -
         config[SECURE_AGGREGATION_ONLY] = True
     if flags.policy is not None:
         config[POLICY] = str(flags.policy.absolute())
+    if flags.same_participants:
+        config[SAME_PARTICIPANTS] = True
     if flags.ledger is not None:
         config[LEDGER] = str(flags.ledger.absolute())
     return config
@@ -227,9 +232,9 @@ def run_client(app: App) -> None:
         mapping=flags.mapping,
     )
     if flags.check:
-        from federated_health.cli.inspection import show_data  # noqa: PLC0415  # as above
+        from federated_health.cli.inspection import show_hospital  # noqa: PLC0415  # as above
 
-        show_data(hospital.data, hospital.task, hospital.mapping)
+        show_hospital(hospital, node_config(flags, hospital, None))
     elif flags.show_terms:
         from federated_health.cli.terms import show_terms  # noqa: PLC0415  # as above
 
@@ -268,6 +273,7 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
             if flags.dp_budget is None:
                 report(error.reason, consent=partial(consent, train_rows=0, may_ask=False))
         raise
+    ledger.check()
     if flags.out is not None:
         from federated_health.files import make_folder  # noqa: PLC0415  # where something is saved
 
@@ -329,7 +335,11 @@ def _accept_terms(
         )
     ledger.record_terms(text, accepted_by)
     accepted_terms.accept(context, text, accepted_by)
-    logger.info("accepted the terms of the run (%s), %s; --show-terms shows them", accepted_by, terms.hash)
+    if not may_ask:
+        return  # it says why it does not join
+    what = f"{terms.task}, {terms.parameters:,} weights, {terms.strategy}, {terms.rounds} rounds"
+    logger.info("terms of the run: %s; hash %s; --show-terms shows all", what, terms.hash)
+    logger.info("accepted by: %s", "loopback, one machine without TLS" if accepted_by == "loopback" else accepted_by)
 
 
 def _read_network(file: Path | None) -> Network | None:
@@ -363,7 +373,12 @@ def _show_and_save(context: Context, out: Path | None, sent: tuple[Path, int]) -
     config, weights = model
     name, target = str(context.node_config["name"]), target_of(handlers.task_of(context, config.task))
     note = f"Predicted positive: a risk of at least {config.threshold}." if target.has_threshold else ""
-    print_figures("The final model on held-out patients", {name: context.state["figures"]}, note)
+    if config.privacy:
+        from federated_health.cli.noisy_figures import print_noisy_figures  # noqa: PLC0415  # with privacy only
+
+        print_noisy_figures({name: context.state.metric_records.get("figures", {})}, target)
+    else:
+        print_figures("The final model on held-out patients", {name: context.state["figures"]}, note)
     if out is not None:
         from federated_health.hospital.results import save_results  # noqa: PLC0415  # at the end of a run only
 

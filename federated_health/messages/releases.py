@@ -72,6 +72,10 @@ RELEASES: dict[str, Release] = {
         may_be_off=True,
         counts_patients=True,
     ),
+    "masked": Release(
+        "With secure aggregation all of these but name and row counts, hidden by random masks: the server can compute "
+        "their sums over at least 3 hospitals, and nothing of one hospital."
+    ),
     "error": Release("In place of any of these: the reason why there is no answer, without values of patients."),
 }
 

@@ -111,8 +111,9 @@ class RunTerms:
         scores = (
             () if private else ("threshold-scores", "scores") if hidden else ("threshold-scores", "scores", "roc-auc")
         )
+        masked = ("masked",) if hidden else ()
         benefit = ("appraisal",) if self.appraisal and not private else ()
-        return ("name", "row-counts", *sums, *more, *classes, "weights", *figures, *scores, *benefit, "error")
+        return ("name", "row-counts", *sums, *more, *classes, "weights", *figures, *scores, *benefit, *masked, "error")
 
 
 def hash_of(text: str) -> str:

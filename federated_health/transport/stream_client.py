@@ -55,6 +55,9 @@ _TERMS_LIMIT = (
 )
 """gRPC's option by which it reads no larger terms; all other messages may be as large as weights."""
 
+MAX_CHANGES = 3
+"""Largest number of terms that a hospital accepts one after the other without joining."""
+
 UNFIT_SECONDS = 3.0
 """Time limit for reporting to the server that a hospital may not join."""
 
@@ -129,9 +132,10 @@ def join_run(
         check = _make_check(address, tls, announce)
     note = "; loading Keras"
     obstacle: MissingLibraryError | TermsError | None = None
-    accepted: str | None = None if consent else ""
+    accepted, changes = None if consent else "", 0
     while True:
-        began, limit, offered = time.monotonic(), None, ""
+        began, limit = time.monotonic(), None
+        offered: str | None = None
         with ExitStack() as stack:
             channel = stack.enter_context(_open_channel(address, tls))
             stream = _HospitalStream(channel, ledger)
@@ -161,8 +165,11 @@ def join_run(
                 offered = str(new)
             finally:
                 stream.close()
-            code, reason = (grpc.StatusCode.OK, "") if offered else (call.code(), call.details() or "")
-        if offered and consent:  # no connection is open while a person reads them
+            if offered is None:
+                code, reason = call.code(), call.details() or ""
+        if offered is not None and consent is not None:  # no connection is open while a person reads them
+            if (changes := changes + 1) > MAX_CHANGES:
+                raise JoinError(f"{address}: the server states other terms of the run each time")
             consent(offered, check.fingerprint if check else "")
             accepted = offered
             reconnector.restart()
@@ -172,6 +179,7 @@ def join_run(
         if code is grpc.StatusCode.OK:
             return
         if limit is not None:
+            changes = 0
             reconnector.restart(lasted=time.monotonic() - began)
         reconnector.wait_after(code, reason)
 
