@@ -73,10 +73,10 @@ def recover_subset(equations: Equations, prior: Array | None = None, max_nodes: 
     if candidates > MAX_BOUNDED:  # ridge regression towards the prior
         gram = terms @ terms.T + PRIOR_WEIGHT**2 * np.eye(len(sums))
         closest: Array = np.clip(prior + terms.T @ np.linalg.solve(gram, sums - terms @ prior), 0.0, 1.0)
-        return closest
-    terms = np.concatenate([terms, PRIOR_WEIGHT * np.eye(candidates)])
-    sums = np.concatenate([sums, PRIOR_WEIGHT * prior])
-    closest = lsq_linear(terms, sums, bounds=(0.0, 1.0), method="bvls").x
+    else:
+        terms = np.concatenate([terms, PRIOR_WEIGHT * np.eye(candidates)])
+        sums = np.concatenate([sums, PRIOR_WEIGHT * prior])
+        closest = lsq_linear(terms, sums, bounds=(0.0, 1.0), method="bvls").x
     return closest
 
 
