@@ -1,6 +1,7 @@
 """Observations of a run, and the statistics of each patient that an attacker computes from them.
 
-server      one hospital's weights before and after each round's local training, unless they are encrypted
+server      one hospital's weights before and after each round's local training, and sums over its held-out rows;
+            with secure aggregation the averages, and sums over all hospitals
 hospital    the averages that every hospital gets in each round
 anyone      the final model
 
