@@ -165,9 +165,10 @@ def _check_message(message: Message, context: Context, state: Any) -> None:
     for release in (ANSWERS.get(kind), "round-evaluation" if read_value(config, content.EVALUATE, False) else None):
         if release not in (None, *terms.releases):
             raise TermsError(f"unexpected {kind}: expected none that asks for {release}, by the terms of the run")
-    for name in (content.ROUND, "rounds"):
-        if (number := read_value(config, name, 0)) > terms.rounds:
-            raise TermsError(f"{name}: expected at most {terms.rounds}, by the terms of the run, got {number}")
+    repeated = MAX_TRAININGS_PER_ROUND if terms.secure_aggregation else 1  # a lost sum takes a number of its own
+    for name, most in ((content.ROUND, repeated * terms.rounds), ("rounds", terms.rounds)):
+        if (number := read_value(config, name, 0)) > most:
+            raise TermsError(f"{name}: expected at most {most}, by the terms of the run, got {number}")
     if kind in TRAINING:
         _compare(PROXIMAL_MU, proximal_mu, read_value(config, PROXIMAL_MU, 0.0))
         trained = context.state[ASKED]["trained"] - state["trained-before"] if ASKED in context.state else 0
