@@ -55,8 +55,8 @@ RELEASES: dict[str, Release] = {
         counts_patients=True,
     ),
     "final-evaluation": Release(
-        "Once, at the end, over the held-out patients: how predictions of the final model agree with outcomes, as exact "
-        "counts or sums; with differential privacy only counts, after noise was added.",
+        "Once, at the end, over the held-out patients: how predictions of the final model agree with outcomes, as "
+        "exact counts or sums; with differential privacy only counts, after noise was added.",
         counts_patients=True,
     ),
     "roc-auc": Release(
