@@ -394,7 +394,7 @@ def evaluate_final(message: Message, context: Context) -> Evaluation:
     context.state[ARRAYS] = weights_to_record(weights)
     context.state[CONFIG] = config.to_record()
     if config.privacy is not None:
-        evaluate_once = privacy.load_evaluation().evaluate_once
+        evaluate_once = privacy.load().evaluation.evaluate_once
         evaluation, figures = evaluate_once(context, local.hospital, config, weights, outputs, budget_of(context))
     else:
         evaluation = Evaluation(
