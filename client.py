@@ -14,7 +14,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 import utils
-from federated_health import encryption
+from federated_health import secure_aggregation
 from federated_health.cli.client import run_client
 from federated_health.hospital import handlers
 
@@ -57,7 +57,7 @@ def report_benefit(message: Message, context: Context) -> Message:
     return handlers.reply(handlers.report_benefit, message, context)
 
 
-encryption.add_handlers(app)  # the messages of encrypted runs
+secure_aggregation.add_handlers(app)  # the messages of runs with secure aggregation
 
 if __name__ == "__main__":
     utils.run_process(lambda: run_client(app))

@@ -1,4 +1,4 @@
-"""Cost of differential privacy and encryption: rounds over gRPC with the four heart hospitals; prints JSON.
+"""Cost of differential privacy and secure aggregation: rounds over gRPC with the four heart hospitals; prints JSON.
 
 Runs alternate, since machines are noisy: trust the ratios. All use mutual TLS. Times are those of rounds after the
 first. Bytes are those of messages, without HTTP/2, in rounds after the first and before the last.
@@ -19,8 +19,8 @@ from flwr.common.serde import message_to_proto
 from flwr.serverapp import Grid
 from scripts import script_command
 
-from federated_health import encryption
-from federated_health.messages import content
+from federated_health import secure_aggregation
+from federated_health.messages import content, validation
 from federated_health.messages.run_terms import RunTerms
 from federated_health.processes import free_port, process
 from federated_health.security.authority import make_demo_identities
@@ -34,15 +34,15 @@ from federated_health.transport.stream_server import serve_streams
 KINDS: Mapping[str, Mapping[str, Any]] = {
     "plain": {},
     "private": {"dp_epsilon": 2.0},
-    "encrypted": {"encrypt": True},
-    "both": {"dp_epsilon": 2.0, "encrypt": True},
+    "secure aggregation": {"secure_aggregation": True},
+    "both": {"dp_epsilon": 2.0, "secure_aggregation": True},
 }
 
 COUNTED_ROUNDS = range(2, 5)
 """Rounds whose messages are counted, in a run of one more that is not timed.
 
-The first round is left out, since an encrypted run does not send the initial weights; so is the last, since a plain run
-evaluates it separately.
+The first round is left out, since it evaluates nothing and holds the offers; so is the last, which is evaluated
+separately.
 """
 
 
@@ -52,7 +52,7 @@ def gathered(folder: Path, settings: Settings) -> Iterator[tuple[FederatedRun, G
     hospitals, address = write_uci(folder / "data"), f"127.0.0.1:{free_port()}"
     own, identities = make_demo_identities(folder / "tls", list(hospitals))
     with ExitStack() as stack:
-        task, limits = settings.task_declaration, encryption if settings.encrypt else content
+        task, limits = settings.task_declaration, secure_aggregation if settings.secure_aggregation else validation
         agreement, largest = task.agreement, limits.max_reply_bytes(task, settings.network_declaration)
         tls, terms = load_identity(own, Role.SERVER), RunTerms.of(settings)
         grid = stack.enter_context(

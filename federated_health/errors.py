@@ -91,8 +91,8 @@ class CertificateError(UserError):
     """A key, certificate, request or revocation list cannot be used for its purpose."""
 
 
-class EncryptionError(UserError):
-    """A hospital cannot make, pass on or use the key of an encrypted run, or cannot use what it decrypted."""
+class SecureAggregationError(UserError):
+    """A hospital does not take part in a sum, or sends nothing outside of one."""
 
 
 class LedgerError(UserError):
@@ -118,7 +118,6 @@ class BudgetError(PrivacyError):
 
 
 OPTIONAL_LIBRARIES = {
-    "tenseal": ("encryption", "TenSEAL", "encryption"),
     "dp_accounting": ("differential privacy", "dp-accounting", "privacy"),
     "openpyxl": ("an Excel workbook", "openpyxl", "xlsx"),
     "pyarrow": ("a Parquet file", "pyarrow", "parquet"),

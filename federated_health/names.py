@@ -31,6 +31,9 @@ HOSPITAL_COLUMN = "hospital"
 FEDERATION = "federation"
 """Name of all hospitals together in tables and files, which no hospital may have."""
 
+SECURE_AGGREGATION = "secure-aggregation"
+"""Record of a hospital's own state that it keeps once it takes part in a run with secure aggregation."""
+
 PRIVACY_PREFIX = "dp-"
 """Prefix of a privacy plan's keys in a message's config."""
 

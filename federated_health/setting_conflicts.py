@@ -1,4 +1,4 @@
-"""Settings that contradict each other: checks of encryption, differential privacy, class weights and some others.
+"""Settings that contradict each other: checks of secure aggregation, differential privacy, class weights and others.
 
 `Settings` calls them where such a setting differs from its default.
 """
@@ -10,15 +10,14 @@ from federated_health.errors import SettingsError, check_installed
 from federated_health.ml.networks import FILE, SGD, Network
 from federated_health.ml.strategies import STRATEGIES
 from federated_health.ml.targets import target_of
-from federated_health.settings import MIN_ENCRYPTED_HOSPITALS, Settings
+from federated_health.settings import MIN_SECURE_HOSPITALS, Settings
 
 
 def check_conflicts(settings: Settings) -> None:
     """Raise SettingsError if settings contradict each other, or MissingLibraryError if they need an absent library."""
     _check_target(settings)
-    if settings.encrypt:
-        _check_encryption(settings)
-        check_installed("tenseal")
+    if settings.secure_aggregation:
+        _check_secure_aggregation(settings)
     if settings.dp_epsilon:
         _check_privacy(settings)
         check_installed("dp_accounting")
@@ -40,15 +39,13 @@ def check_network_settings(settings: Settings) -> None:
 
 def _check_target(settings: Settings) -> None:
     target = target_of(settings.task_declaration)
-    if settings.encrypt and not target.has_threshold:
-        raise SettingsError(f"encrypt: expected a binary label, got {settings.task_declaration.label.kind}")
     if settings.class_weight == "none":
         return
     if not target.has_classes:
         kind = settings.task_declaration.label.kind
         raise SettingsError(f"class-weight: expected a label with classes, got {kind}; leave it out")
-    if settings.encrypt or settings.dp_epsilon:
-        flag = "--encrypt" if settings.encrypt else "--dp-epsilon"
+    if settings.secure_aggregation or settings.dp_epsilon:
+        flag = "--secure-aggregation" if settings.secure_aggregation else "--dp-epsilon"
         raise SettingsError(f"class-weight: {flag} withholds the numbers of rows that balanced needs")
 
 
@@ -63,16 +60,17 @@ def _check_share(settings: Settings) -> None:
         )
 
 
-def _check_encryption(settings: Settings) -> None:
-    minimum = MIN_ENCRYPTED_HOSPITALS
+def _check_secure_aggregation(settings: Settings) -> None:
+    minimum = MIN_SECURE_HOSPITALS
     for name, number in (("hospitals", settings.hospitals), ("min-hospitals", settings.min_hospitals or minimum)):
         if number < minimum:
             why = "from a sum of two, each hospital learns the other's update"
-            raise SettingsError(f"{name}: expected at least {minimum} with --encrypt, got {number}: {why}")
-    if not STRATEGIES[settings.strategy].is_mean:
-        means = ", ".join(name for name, declared in STRATEGIES.items() if declared.is_mean)
+            raise SettingsError(f"{name}: expected at least {minimum} with --secure-aggregation, got {number}: {why}")
+    if not STRATEGIES[settings.strategy].needs_mean_only:
+        known = ", ".join(name for name, declared in STRATEGIES.items() if declared.needs_mean_only)
         raise SettingsError(
-            f"strategy: expected one of {means} with --encrypt, got {settings.strategy}, which reads single updates"
+            f"strategy: expected one of {known} with --secure-aggregation, got {settings.strategy}, which reads single "
+            "updates"
         )
 
 

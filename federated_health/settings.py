@@ -61,8 +61,8 @@ OPERATIONAL = frozenset(
 )
 """Settings, spelled with dashes, of where and how a run is carried out; no result depends on them."""
 
-MIN_ENCRYPTED_HOSPITALS = 3
-"""Smallest number of hospitals in a sum that each of them decrypts: with two, each could subtract its own part."""
+MIN_SECURE_HOSPITALS = 3
+"""Smallest number of hospitals in a sum of secure aggregation: of two, each could subtract its own part."""
 
 _of_run = partial(setting, "the run")
 _of_training = partial(setting, "training at the hospitals")
@@ -192,15 +192,14 @@ class Settings:
         above=0,
         maximum=1,
     )
-    encrypt: bool = _of_privacy(
+    secure_aggregation: bool = _of_privacy(
         False,
-        "encrypt updates: the server sums ciphertexts that only the hospitals can decrypt; needs --tls and 3 "
-        "hospitals; the hospitals write the results, with client.py --out",
+        "the server learns the sums over at least 3 hospitals only, never a single hospital's update or figures; needs "
+        "--tls",
     )
     dp_epsilon: float = _of_privacy(
         0.0,
-        "differential privacy: epsilon of each training patient over the whole run; smaller is more private and "
-        "noisier",
+        "differential privacy: epsilon of each patient over the whole run; smaller is more private and noisier",
         unit="EPSILON",
         minimum=0,
         maximum=limits.MAX_EPSILON,
@@ -305,7 +304,7 @@ class Settings:
         if 0 < self.max_update_norm < 1:
             raise SettingsError(f"max-update-norm: expected 0 or at least 1, got {self.max_update_norm!r}")
         is_special = self.class_weight != "none" or self.strategy == "qfedavg" or self.max_share < 1
-        if self.encrypt or self.dp_epsilon or is_special:
+        if self.secure_aggregation or self.dp_epsilon or is_special:
             from federated_health.setting_conflicts import check_conflicts  # noqa: PLC0415  # of these settings only
 
             check_conflicts(self)
@@ -385,15 +384,15 @@ class Settings:
     def min_updates(self) -> int:
         """Smallest number of updates that a round needs, by the settings and the strategy."""
         minimum = self.min_hospitals or self.hospitals // 2 + 1
-        return max(minimum, self._strategy_minimum, MIN_ENCRYPTED_HOSPITALS if self.encrypt else 0)
+        return max(minimum, self._strategy_minimum, MIN_SECURE_HOSPITALS if self.secure_aggregation else 0)
 
     @property
     def min_reason(self) -> str:
         """Why a round needs `min_updates`."""
         if self.min_updates == self._strategy_minimum > 1:
             return f"{self.strategy}: {STRATEGIES[self.strategy].min_reason}"
-        if self.encrypt and self.min_updates == MIN_ENCRYPTED_HOSPITALS:
-            return "--encrypt: from a sum of two, each hospital learns the other's update"
+        if self.secure_aggregation and self.min_updates == MIN_SECURE_HOSPITALS:
+            return "--secure-aggregation: from a sum of two, each hospital learns the other's update"
         return "--min-hospitals" if self.min_hospitals else "more than half of --hospitals; see --min-hospitals"
 
     @cached_property

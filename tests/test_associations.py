@@ -336,7 +336,7 @@ def test_under_differential_privacy_nothing_is_released_and_nothing_claimed(
 
 
 @pytest.mark.parametrize("is_withheld", [False, True])
-def test_an_encrypted_run_gets_no_associations(hospitals: dict[str, pd.DataFrame], is_withheld: bool) -> None:
+def test_secure_aggregation_gets_no_associations(hospitals: dict[str, pd.DataFrame], is_withheld: bool) -> None:
     config: dict[str, Any] = {"task": HEART_DISEASE.name, "schema": HEART_DISEASE.schema_hash}
     config |= {SUMS_WITHHELD: True} if is_withheld else {}
     request = Message(RecordDict({CONFIG: ConfigRecord(config)}), 1, REGISTRATION)

@@ -9,6 +9,7 @@ from federated_health.ml.verdicts import Interval
 from federated_health.studies.audit.membership import (
     AttackStrength,
     confidences,
+    largest_roc_auc,
     lira_scores,
     losses,
     measure_attack,
@@ -233,3 +234,17 @@ def test_losses_reveal_the_members_of_an_overfitted_model_and_not_of_an_untraine
     assert (auc.low > 0.6) == (epochs > 0)
     if not epochs:
         assert auc.low < 0.5 < auc.high
+
+
+@pytest.mark.parametrize(("epsilon", "delta"), [(0.0, 0.0), (1.0, 0.0), (2.0, 1e-5), (2.0, 0.2), (8.0, 1e-3)])
+def test_the_largest_roc_auc_is_the_area_above_the_trade_off_function(epsilon: float, delta: float) -> None:
+    """By a numerical integral of the misses that (epsilon, delta) allows at each false-positive rate."""
+    rates = (np.arange(200_000) + 0.5) / 200_000
+    lines = 1 - delta - np.exp(epsilon) * rates, np.exp(-epsilon) * (1 - delta - rates)
+    misses = np.maximum(np.maximum(*lines), 0)
+    assert largest_roc_auc(epsilon, delta) == pytest.approx(1 - misses.mean(), abs=1e-4)
+
+
+def test_without_privacy_loss_no_attack_is_better_than_guessing_and_without_a_bound_any_is_possible() -> None:
+    assert largest_roc_auc(0.0, 0.0) == 0.5
+    assert largest_roc_auc(1000.0, 0.0) == pytest.approx(1.0)

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from federated_health.data.task_files import HEART_DISEASE
-from federated_health.messages.content import ARRAYS
-from federated_health.messages.records import weights_to_record
+from federated_health.messages.content import ARRAYS, CONFIG
+from federated_health.messages.records import METRICS, weights_to_record
 from federated_health.ml.networks import Network, Weights, initial_weights
 from federated_health.names import node_id_of
 from federated_health.studies.audit.membership import losses
@@ -34,8 +34,12 @@ from federated_health.transport.in_process import InProcessTransport
 Array = npt.NDArray[np.float64]
 
 
+def weights_of(value: float) -> Weights:
+    return {"logit/kernel": np.full((2, 1), value, dtype=np.float32)}
+
+
 def content(value: float) -> RecordDict:
-    return RecordDict({ARRAYS: weights_to_record({"logit/kernel": np.full((2, 1), value, dtype=np.float32)})})
+    return RecordDict({ARRAYS: weights_to_record(weights_of(value)), CONFIG: ConfigRecord({"threshold": 0.4})})
 
 
 def value_of(weights: Weights) -> float:
@@ -62,14 +66,18 @@ def app() -> ClientApp:
         return Message(content(float(record["logit/kernel"].numpy()[0, 0]) + len(name)), reply_to=message)
 
     @client_app.evaluate()
-    def evaluate(message: Message, context: Context) -> Message:  # noqa: ARG001
-        return Message(content(99.0), reply_to=message)
+    def evaluate(message: Message, context: Context) -> Message:
+        few = context.node_config["name"] == "few"  # whose sums are withheld, which is sent as zeros
+        counts = MetricRecord(
+            {"true_positives": 0 if few else 3, "false_negatives": 0 if few else 1, "loss_sum": 0.0 if few else 2.5}
+        )
+        return Message(RecordDict({METRICS: counts}), reply_to=message)
 
     return client_app
 
 
 @pytest.mark.usefixtures("server_identity")
-def test_only_the_weights_of_each_hospitals_training_are_recorded(app: ClientApp) -> None:
+def test_each_hospitals_training_and_its_released_sums_are_recorded(app: ClientApp) -> None:
     recorder = RecordingApp(app)
     grid = InProcessTransport(recorder, {name: hospital_context(name, {}) for name in ("a", "bcd", "broken")})
     for start in (1.0, 10.0):
@@ -77,10 +85,41 @@ def test_only_the_weights_of_each_hospitals_training_are_recorded(app: ClientApp
         replies = grid.send_and_receive(messages)
         assert [reply.has_error() for reply in replies] == [False, False, True]
         grid.send_and_receive([Message(content(5.0), node_id_of("a"), "evaluate")])
+    (first, second) = recorder.evaluations["a"]
+    assert list(recorder.evaluations) == ["a"]
+    assert value_of(first.weights) == value_of(second.weights) == 5.0
+    assert first.threshold == 0.4
+    assert first.sums == {"true_positives": 3, "false_negatives": 1, "loss_sum": 2.5}  # those that were released
     assert {name: pairs(steps) for name, steps in recorder.steps.items()} == {
         "a": [(1.0, 2.0), (10.0, 11.0)],
         "bcd": [(1.0, 4.0), (10.0, 13.0)],
     }
+
+
+@pytest.mark.usefixtures("server_identity")
+def test_withheld_sums_and_noisy_counts_are_recorded_as_such(app: ClientApp) -> None:
+    @app.evaluate("final")
+    def evaluate_final(message: Message, _: Context) -> Message:
+        return Message(RecordDict({METRICS: MetricRecord({"noisy-counts": [1.5, -0.5]})}), reply_to=message)
+
+    recorder = RecordingApp(app)
+    grid = InProcessTransport(recorder, {"few": hospital_context("few", {})})
+    for kind in ("evaluate", "evaluate.final"):
+        grid.send_and_receive([Message(content(1.0), node_id_of("few"), kind)])
+    withheld, noisy = recorder.evaluations["few"]
+    assert (withheld.sums, withheld.cells) == ({}, ())
+    assert (noisy.sums, noisy.cells) == ({}, (1.5, -0.5))
+
+
+@pytest.mark.usefixtures("server_identity")
+def test_an_active_server_sends_its_own_weights_in_every_round(app: ClientApp) -> None:
+    recorder = RecordingApp(app, lambda _, number: weights_of(100.0 + number))
+    grid = InProcessTransport(recorder, {"a": hospital_context("a", {})})
+    for _ in range(2):
+        grid.send_and_receive([Message(content(1.0), node_id_of("a"), "train")])
+    grid.send_and_receive([Message(content(1.0), node_id_of("a"), "evaluate")])
+    assert pairs(recorder.steps["a"]) == [(100.0, 101.0), (101.0, 102.0)]
+    assert value_of(recorder.evaluations["a"][0].weights) == 102.0
 
 
 def test_average_steps_lead_from_round_to_round_to_the_final_weights() -> None:

@@ -16,9 +16,13 @@ from federated_health.studies.audit.attacks import ATTACKS
 from federated_health.studies.audit.membership import measure_attack
 from federated_health.studies.audit.shadow_runs import (
     AVERAGES,
+    DISCLOSURE_CONTROL,
+    DRAWN,
     FINAL,
     FULL,
     HALF,
+    HELD_OUT,
+    HELD_OUT_SUM,
     SMALL,
     UPDATES,
     AuditPlan,
@@ -48,15 +52,31 @@ def test_hospitals_follow_each_other_in_the_order_of_patients() -> None:
     assert plan.smallest == "small"
 
 
-def test_every_privacy_setting_has_the_same_shadow_runs() -> None:
+def test_held_out_rows_are_halved_on_their_own() -> None:
+    plan = plan_of()
+    assert plan.slices(HELD_OUT) == {"large": slice(0, 20), "small": slice(20, 30), "middle": slice(30, 45)}
+    members = plan.members(HELD_OUT)
+    assert members.shape == (8, 45)
+    assert members.sum(axis=0).tolist() == [4] * 45
+    assert (members[:, :20].sum(axis=1) == 10).all()
+    assert (members == plan.members(HELD_OUT_SUM)).all()
+
+
+def test_updates_are_not_inverted_again_under_disclosure_control() -> None:
+    kinds = {shadow.kind for shadow in plan_of().shadow_runs() if shadow.privacy == DISCLOSURE_CONTROL}
+    assert kinds == {HALF, FULL, DRAWN}
+
+
+def test_every_other_privacy_setting_has_the_same_shadow_runs() -> None:
     plan = plan_of()
     runs = plan.shadow_runs()
-    assert len(runs) == len(set(runs)) == 3 * (8 + 2 + 3 * 2)
-    for privacy in plan.privacies:
+    assert len(runs) == len(set(runs)) == 4 * (8 + 2 + 2) + 3 * 3 * 2
+    for privacy in set(plan.privacies) - {DISCLOSURE_CONTROL}:
         same = [replace(shadow, privacy="") for shadow in runs if shadow.privacy == privacy]
         assert same[:8] == [ShadowRun(privacy="", kind=HALF, number=number) for number in range(8)]
         assert same[8:10] == [ShadowRun(privacy="", kind=FULL, number=number) for number in range(2)]
         assert same[10] == ShadowRun(privacy="", kind=SMALL, number=0, rows=1)
+        assert same[-1] == ShadowRun(privacy="", kind=DRAWN, number=1)
 
 
 def trained(plan: AuditPlan, privacy: str, kind: str, number: int = 0, rows: int = 0) -> ShadowRunResult:
@@ -71,6 +91,7 @@ def small_plan(**changes: object) -> AuditPlan:
         hospitals=hospitals_of({"a": 24, "b": 12}),
         privacies={
             "plain": Settings.from_config(config),  # type: ignore[arg-type]  # values of settings
+            DISCLOSURE_CONTROL: Settings.from_config(config),  # type: ignore[arg-type]  # values of settings
             "epsilon 1": Settings.from_config({**config, "dp-epsilon": 1.0}),  # type: ignore[dict-item]  # the same
         },
         sizes=(1, 2),
@@ -78,7 +99,7 @@ def small_plan(**changes: object) -> AuditPlan:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("privacy", ["plain", "epsilon 1"])
+@pytest.mark.parametrize("privacy", ["plain", DISCLOSURE_CONTROL, "epsilon 1"])
 def test_half_runs_give_every_attack_its_statistics_and_full_runs_give_none(privacy: str) -> None:
     plan = small_plan()
     half = trained(plan, privacy, HALF, 1)
@@ -86,13 +107,15 @@ def test_half_runs_give_every_attack_its_statistics_and_full_runs_give_none(priv
         FINAL: {"confidence"},
         UPDATES: {"drop", "share"},
         AVERAGES: {"drop", "share"},
+        HELD_OUT: {"confidence", "subset"},
+        HELD_OUT_SUM: {"subset"},
     }
     for target, attacks in ATTACKS.items():
         for statistic, _ in attacks.values():
             values = half.statistics[target][statistic]
-            assert values.shape == (36,)
+            assert values.shape == ((18,) if target in (HELD_OUT, HELD_OUT_SUM) else (36,))
             assert np.isfinite(values).all()
-            assert values.std() > 0
+            assert values.std() > 0 or (privacy != "plain" and target in (HELD_OUT, HELD_OUT_SUM))
     assert half.roc_auc is not None
     assert 0 <= half.roc_auc <= 1
     full = trained(plan, privacy, FULL)
@@ -123,9 +146,28 @@ def test_updates_of_real_patients_reveal_members_and_the_final_model_hardly_does
 
 
 @pytest.mark.slow
+def test_plain_sums_reveal_which_patients_are_held_out() -> None:
+    """Two rounds, 6 of 12 held-out rows and 3 of 6."""
+    plan = small_plan()
+    half = trained(plan, "plain", HALF, 1)
+    assert (half.statistics[HELD_OUT]["subset"] == plan.members(HELD_OUT)[1]).all()
+
+
+@pytest.mark.slow
+def test_disclosure_control_hides_which_patients_are_held_out_and_changes_no_update() -> None:
+    """The halves have 6 and 3 held-out rows, so that every count is 0 or too small."""
+    plan = small_plan()
+    plain, controlled = (trained(plan, privacy, HALF, 1).statistics for privacy in ("plain", DISCLOSURE_CONTROL))
+    assert (controlled[HELD_OUT]["subset"] == 0.5).all()
+    for target in (FINAL, UPDATES, AVERAGES):
+        for statistic, values in plain[target].items():
+            assert (controlled[target][statistic] == values).all()
+
+
+@pytest.mark.slow
 def test_a_plain_update_of_one_patient_reveals_the_patient_and_a_noisy_one_does_not() -> None:
     plan = small_plan()
-    plain, noisy = (trained(plan, privacy, SMALL, rows=1).inversion for privacy in plan.privacies)
+    plain, noisy = (trained(plan, privacy, SMALL, rows=1).inversion for privacy in ("plain", "epsilon 1"))
     assert plain["update"] == 1.0
     assert noisy["update"] < 0.8
     assert plain["average"] < 1.0

@@ -22,7 +22,7 @@ from tests.support.power_cuts import nothing_lost
 from tests.support.script_calls import RunScript, assert_refused
 from tests.support.targets import write_dataset
 
-EPSILONS = tuple(float(name.split()[1]) for name in LEAKS if name != "plain")
+EPSILONS = tuple(float(name.split()[1]) for name in LEAKS if "epsilon" in name)
 
 
 @pytest.fixture
@@ -123,15 +123,15 @@ def test_the_report_of_a_run_is_replaced_with_force_only(
 
 
 def test_flags_become_the_plan(audit: RunScript, hospitals_folder: Path, plans: list[AuditPlan]) -> None:
-    flags = "--shadows 6 --wholes 1 --draws 2 --epsilons 1,8 --rounds 3 --dp-clip 2 --l2 0 --seed 5"
+    flags = "--shadows 6 --wholes 1 --draws 2 --small-hospitals 4 --epsilons 1,8 --rounds 3 --dp-clip 2 --l2 0 --seed 5"
     assert audit("--data", hospitals_folder, *flags.split())[0] == 0
     (plan,) = plans
-    assert list(plan.privacies) == ["plain", "epsilon 8", "epsilon 1"]
-    assert [settings.dp_epsilon for settings in plan.privacies.values()] == [0.0, 8.0, 1.0]
+    assert list(plan.privacies) == ["plain", "disclosure control", "epsilon 8", "epsilon 1"]
+    assert [settings.dp_epsilon for settings in plan.privacies.values()] == [0.0, 0.0, 8.0, 1.0]
     for settings in plan.privacies.values():
         assert (settings.rounds, settings.dp_clip, settings.l2) == (3, 2.0, 0.0)
         assert (settings.seed, settings.hospitals) == (5, 4)
-    assert (plan.half_runs, plan.full_runs, plan.draws, plan.seed) == (6, 1, 2, 5)
+    assert (plan.half_runs, plan.full_runs, plan.draws, plan.drawn, plan.seed) == (6, 1, 2, 4, 5)
     assert plan.smallest == "switzerland"
     assert plan.sizes == (1, 4, 16, 92)
 
@@ -149,8 +149,11 @@ def test_an_audit_writes_strict_json_and_a_page_and_prints_its_figures(
         raise AssertionError(constant)
 
     written = json.loads(Path("out/audit.json").read_text(), parse_constant=refuse)
-    assert list(written["privacies"]) == ["plain", "encrypted", "epsilon 8", "epsilon 1"]
+    assert list(written["privacies"]) == ["plain", "disclosure control", "secure aggregation", "epsilon 8", "epsilon 1"]
     assert written["privacies"] == Audit(plans[0]).figures
+    few = list(written["sums_of_few"].values())
+    assert few[:2] == [1.0, 1.0]
+    assert few[-1] == 0.0
     assert set(written["audit"]["hospitals"]) == {"cleveland", "hungary", "switzerland", "va-long-beach"}
     assert sorted(path.name for path in Path("out").iterdir()) == ["audit.json", "report.html"]
     lines = [" ".join(line.split()) for line in output.splitlines()]
@@ -188,17 +191,21 @@ def test_a_short_audit_of_real_patients_end_to_end(hospitals_folder: Path, tmp_p
         shadows=6,
         wholes=1,
         draws=0,
+        small_hospitals=1,
         epsilons=(1.0,),
         settings={"rounds": 2},
         jobs=1,
         show=lambda done, total: shown.append((done, total)),
     )
-    assert shown == [(done, 14) for done in range(15)]
+    assert shown == [(done, 24) for done in range(25)]
     by_privacy = figures["privacies"]
-    assert list(by_privacy) == ["plain", "encrypted", "epsilon 1"]
+    assert list(by_privacy) == ["plain", "disclosure control", "secure aggregation", "epsilon 1"]
     plain, private = (
         by_privacy[privacy]["attacks"]["updates"]["LiRA on gradient shares"] for privacy in ("plain", "epsilon 1")
     )
     assert plain["patients"] == 242
     assert plain["roc_auc"]["low"] > private["roc_auc"]["high"]
+    plain, controlled = (by_privacy[name]["small_hospital"] for name in ("plain", "disclosure control"))
+    assert plain["added"] == plain["held_out"] == 1.0
+    assert controlled["added"] == controlled["counted"] == 0.0
     assert "Privacy audit" in (out / "report.html").read_text()

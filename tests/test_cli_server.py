@@ -128,9 +128,9 @@ NORMALISATION = Normalisation(mean=(54.0, 130.0, 250.0, 150.0, 1.0), variance=(8
         (["--round-timeout", "nan"], 2, "round-timeout: expected more than 0, got nan"),
         (["--wait", "inf"], 2, "wait: expected at most 10,000,000, got inf"),
         (["--dp-delta", 1e-3, "--dp-steps", 1], 2, "dp-delta, dp-steps: .*--dp-epsilon"),
-        (["--encrypt"], 2, "encrypt: needs --tls"),
-        (["--encrypt", "--hospitals", 2], 2, "hospitals: expected at least 3 with --encrypt"),
-        (["--encrypt", "--strategy", "krum"], 2, "strategy: expected one of fedavg,.* with --encrypt, got krum"),
+        (["--secure-aggregation"], 2, "secure-aggregation: needs --tls"),
+        (["--secure-aggregation", "--hospitals", 2], 2, "hospitals: expected at least 3 with --secure-aggregation"),
+        (["--secure-aggregation", "--strategy", "krum"], 2, "strategy: expected one of fedavg,.* got krum"),
         (["--max-update-norm", -1], 2, "max-update-norm: expected at least 0, got -1.0"),
         (["--max-update-norm", 0.5], 2, "max-update-norm: expected 0 or at least 1, got 0.5"),
         (["--out", "a" * 300], 1, r"cannot be written to \(File name too long\)"),
@@ -146,7 +146,7 @@ NORMALISATION = Normalisation(mean=(54.0, 130.0, 250.0, 150.0, 1.0), variance=(8
         (["--resume", "file"], 1, r"file/checkpoints: cannot be read \(Not a directory\)"),
         (["--resume", "empty"], 1, "empty/checkpoints: holds no checkpoint\n"),
         (["--resume", "over"], 1, "over: .*nothing to resume"),
-        (["--resume", "encrypted"], 1, "encrypted: .*nothing to resume"),
+        (["--resume", "earlier"], 1, "earlier: .*nothing to resume"),
         (["--resume", "study"], 1, "study/checkpoints: holds no checkpoint"),
         (["--resume", "torn"], 1, "torn/checkpoints: holds no .*checkpoint"),
         (["--resume", "cut", "--seed", 7], 1, "seed.* 42.* 7"),
@@ -164,10 +164,10 @@ def test_a_run_that_cannot_start_or_resume_fails_in_one_line_and_changes_nothing
     flags: list[object], code: int, pattern: str, run_script: RunScript
 ) -> None:
     Path("file").touch()
-    for name in ("empty", "over", "encrypted", "study", "torn/checkpoints"):
+    for name in ("empty", "over", "earlier", "study", "torn/checkpoints"):
         Path(name).mkdir(parents=True)
     Path("over/model.keras").touch()
-    Path("encrypted/metrics.json").touch()
+    Path("earlier/metrics.json").touch()
     Path("study/evidence.json").touch()
     Path("study/report.html").touch()
     Path("torn/checkpoints/round-000003.checkpoint").write_bytes(b"torn")

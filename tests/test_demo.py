@@ -23,8 +23,8 @@ from federated_health.settings import Settings
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--encrypt --task readmission", "^hospitals: .*--encrypt"),
-        ("--encrypt --rounds 0", "^rounds: .*got 0"),
+        ("--secure-aggregation --task readmission", "^hospitals: .*--secure-aggregation"),
+        ("--secure-aggregation --rounds 0", "^rounds: .*got 0"),
         ("--dp-epsilon 101", "^dp-epsilon: .*got 101"),
         ("--dp-epsilon 0.001", "^dp-epsilon: .*got 0.001"),
     ],
@@ -48,7 +48,7 @@ def test_a_demo_does_not_overwrite_files_of_another_origin(in_folder: Path, monk
     assert [path for path in in_folder.rglob("*") if path.is_file()] == [account]
 
 
-@pytest.mark.parametrize("settings", [{}, {"encrypt": True}, {"dp-epsilon": 2.0}])
+@pytest.mark.parametrize("settings", [{}, {"secure-aggregation": True}, {"dp-epsilon": 2.0}])
 def test_each_hospital_gets_a_policy_that_allows_the_demo_s_run_and_server_only(
     settings: dict[str, Value], tmp_path: Path, hospitals_folder: Path
 ) -> None:

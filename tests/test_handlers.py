@@ -17,7 +17,7 @@ from federated_health.data.tasks import write_agreement
 from federated_health.errors import AnswerError, DataError, JoinError
 from federated_health.hospital import handlers
 from federated_health.hospital.handlers import hospital_of
-from federated_health.messages.content import ENCRYPTED_ONLY, Registration, TrainConfig
+from federated_health.messages.content import SECURE_AGGREGATION_ONLY, Registration, TrainConfig
 from federated_health.messages.records import MalformedMessageError, weights_to_record
 from federated_health.ml.networks import Network, initial_weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation
@@ -249,11 +249,13 @@ def test_the_text_of_an_exception_stays_at_the_hospital(error: Exception, words:
     assert raised.value.error is error
 
 
-def test_a_hospital_for_encrypted_runs_only_calls_no_handler_for_a_plain_message() -> None:
+def test_a_hospital_for_secure_aggregation_only_calls_no_handler_for_a_plain_message() -> None:
     """The guard is before all handlers, so that a new one cannot bypass it."""
 
     def handler(_message: Message, _context: Context) -> Registration:
         pytest.fail("was called")
 
-    with pytest.raises(AnswerError, match="encrypted runs only"):
-        handlers.reply(handler, Message(RecordDict(), 1, "query"), hospital_context("a", {ENCRYPTED_ONLY: True}))
+    with pytest.raises(AnswerError, match="secure aggregation only"):
+        handlers.reply(
+            handler, Message(RecordDict(), 1, "query"), hospital_context("a", {SECURE_AGGREGATION_ONLY: True})
+        )

@@ -98,6 +98,16 @@ def test_a_line_of_metadata_holds_hashes_and_a_time_in_utc(ledger: Ledger) -> No
     assert re.search(rb'^{"time":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00"', ledger.path.read_bytes())
 
 
+def test_a_line_names_the_suppressed_releases_and_the_reason(ledger: Ledger) -> None:
+    message = message_of()
+    suppressed = ConfigRecord({"scores": "too few patients in a cell"})
+    line = record(ledger, message, reply_to(message, metrics=MetricRecord(), disclosure=suppressed))
+    assert line["disclosure"] == {"scores": "too few patients in a cell"}
+    assert "disclosure" not in record(ledger, message, reply_to(message, metrics=MetricRecord({"a": 1})))
+    failed = Message(Error(0, "x"), reply_to=message)
+    assert "disclosure" not in record(ledger, message, failed)
+
+
 @pytest.mark.parametrize(
     ("value", "shape", "dtype", "content"),
     [

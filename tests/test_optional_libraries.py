@@ -1,4 +1,4 @@
-"""Without TenSEAL or dp-accounting, other runs work, and a run that needs one ends at its start."""
+"""Without dp-accounting, other runs work, and a run that needs one ends at its start."""
 
 import subprocess
 import sys
@@ -12,13 +12,12 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 import client
 import server
-from federated_health import encryption, ml, privacy
+from federated_health import ml, privacy
 from federated_health.cli import demo
 from federated_health.cli.client import run_client
 from federated_health.cli.server import serve
 from federated_health.data.hospital import load_hospital
 from federated_health.data.task_files import HEART_DISEASE
-from federated_health.encryption import messages
 from federated_health.errors import MissingLibraryError
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.names import node_id_of
@@ -28,19 +27,18 @@ from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from federated_health.transport.stream_client import join_run
 from federated_health.transport.stream_server import serve_streams
-from tests.support.identities import DemoIdentities
 from tests.support.scripts import PROJECT
 from tests.support.wire import UNWRITTEN
 
-LIBRARIES = {"tenseal": "pip install tenseal", "dp_accounting": "pip install dp-accounting"}
+LIBRARIES = {"dp_accounting": "pip install dp-accounting"}
 """The command that installs each library, by the name of its module."""
 
 WITHOUT = """
 import importlib, pkgutil, runpy, sys
 
-sys.modules |= dict.fromkeys(("tenseal", "dp_accounting"))  # what is None cannot be imported
+sys.modules |= dict.fromkeys(("dp_accounting",))  # what is None cannot be imported
 """
-"""A program begins with this to run as where neither library is installed."""
+"""A program begins with this to run as where no such library is installed."""
 
 IMPORT_EVERYTHING = """
 import client, create_dataset, federated_health, predict, server
@@ -73,14 +71,13 @@ def cleveland(hospitals_folder: Path) -> InMemoryHospital:
     return InMemoryHospital(load_hospital(hospitals_folder / "client_1.csv", HEART_DISEASE, "cleveland", 42))
 
 
-def request_of(module: str) -> Message:
-    """The first message of a run that needs a library."""
+def request() -> Message:
+    """The first message of a run that needs the library."""
     config = ConfigRecord({"task": HEART_DISEASE.name, "schema": HEART_DISEASE.schema_hash, "dp-epsilon": 1.0})
-    kind = messages.OFFER if module == "tenseal" else "query.statistics"
-    return Message(RecordDict({"config": config}), node_id_of("cleveland"), kind)
+    return Message(RecordDict({"config": config}), node_id_of("cleveland"), "query.statistics")
 
 
-# Runs that need neither
+# Runs that do not need it
 
 
 @pytest.mark.slow
@@ -100,13 +97,12 @@ def test_a_plain_run_needs_no_library(missing: str, cleveland: InMemoryHospital)
     assert sys.modules[missing] is None
 
 
-# Runs that need one
+# Runs that need it
 
 
 @pytest.mark.parametrize(
     ("module", "load"),
     [
-        ("tenseal", lambda: encryption.load("messages")),
         ("dp_accounting", ml.load_privacy_plan),
         ("dp_accounting", privacy.load),
         ("dp_accounting", privacy.load_page),
@@ -126,12 +122,9 @@ def test_the_error_names_the_library_and_the_command_that_installs_it(
     assert "\n" not in str(caught.value)
 
 
-def test_a_server_ends_before_it_listens_or_writes(
-    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tls = DemoIdentities(tmp_path / "tls").server.folder
-    flags = ["--encrypt", "--tls", tls] if missing == "tenseal" else ["--dp-epsilon", 2]
-    command = ["server.py", "--out", tmp_path / "run", "--address", f"127.0.0.1:{free_port()}", *flags]
+@pytest.mark.usefixtures("missing")
+def test_a_server_ends_before_it_listens_or_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["server.py", "--out", tmp_path / "run", "--address", f"127.0.0.1:{free_port()}", "--dp-epsilon", 2]
     monkeypatch.setattr(sys, "argv", [str(word) for word in command])
     monkeypatch.setattr("federated_health.cli.server.serve_streams", lambda *_, **__: pytest.fail("it listens"))
 
@@ -141,9 +134,9 @@ def test_a_server_ends_before_it_listens_or_writes(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_demo_ends_before_it_writes(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = ["--encrypt"] if missing == "tenseal" else ["--dp-epsilon", "2"]
-    monkeypatch.setattr(sys, "argv", ["demo", "--out", str(tmp_path / "demo"), *flags])
+@pytest.mark.usefixtures("missing")
+def test_a_demo_ends_before_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["demo", "--out", str(tmp_path / "demo"), "--dp-epsilon", "2"])
 
     with pytest.raises(MissingLibraryError):
         demo.main()
@@ -158,13 +151,13 @@ def test_a_run_under_flower_s_own_runtime_ends_before_it_writes(monkeypatch: pyt
         Settings.from_config({"dp-epsilon": 2.0})
 
 
+@pytest.mark.usefixtures("missing")
 def test_a_hospital_whose_conditions_need_a_library_ends_before_it_connects_or_writes(
-    missing: str, hospitals_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hospitals_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tmp_path / "patients.csv"
     data.write_bytes((hospitals_folder / "client_1.csv").read_bytes())
-    condition = ["--encrypted-only"] if missing == "tenseal" else ["--dp-budget", 2]
-    command = ["client.py", "--data", data, "--name", "cleveland", "--out", tmp_path / "results", *condition]
+    command = ["client.py", "--data", data, "--name", "cleveland", "--out", tmp_path / "results", "--dp-budget", 2]
     monkeypatch.setattr(sys, "argv", [str(word) for word in command])
     monkeypatch.setattr("federated_health.cli.client.join_run", lambda *_, **__: pytest.fail("it connects"))
 
@@ -200,7 +193,7 @@ def test_a_hospital_ends_when_the_server_s_run_needs_a_library_and_the_server_ge
         hospital.start()
         while not transport.names():
             hospital.join(0.01)
-        (reply,) = transport.send_and_receive([request_of(missing)], timeout=30.0)
+        (reply,) = transport.send_and_receive([request()], timeout=30.0)
         hospital.join(30.0)
 
     (error,) = errors
@@ -215,7 +208,7 @@ def test_a_hospital_ends_when_the_server_s_run_needs_a_library_and_the_server_ge
     ("command", "extra"),
     [
         (["server.py", "--dp-epsilon", 2, "--out", "{folder}/run"], "privacy"),
-        (["client.py", "--data", "{folder}/client_1.csv", "--name", "a", "--encrypted-only"], "encryption"),
+        (["client.py", "--data", "{folder}/client_1.csv", "--name", "a", "--dp-budget", 2], "privacy"),
     ],
 )
 def test_a_script_ends_in_one_line_and_a_non_zero_exit_code(

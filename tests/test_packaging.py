@@ -19,7 +19,7 @@ import federated_health
 from tests.support.scripts import PROJECT
 
 DECLARED = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))
-EXTRAS = ("encryption", "privacy", "xlsx", "parquet", "simulation", "dev")
+EXTRAS = ("privacy", "xlsx", "parquet", "simulation", "dev")
 
 
 def requirements(name: str) -> dict[str, Requirement]:

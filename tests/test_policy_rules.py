@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from federated_health.data.hospital import load_hospital
+from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import HEART_DISEASE
+from federated_health.hospital.consent import decide_by_policy
 from federated_health.hospital.policy import Policy, policy_of
 from federated_health.hospital.policy_draft import draft_policy
 from federated_health.hospital.policy_file import read_policy
@@ -143,10 +146,10 @@ def test_a_logistic_regression_is_offered_nothing_smaller(tmp_path: Path) -> Non
 
 def test_a_flag_is_named_in_place_of_a_line(tmp_path: Path) -> None:
     (tmp_path / "policy.toml").write_text("max_rounds = 100\n")
-    policy = policy_of({"policy": str(tmp_path / "policy.toml"), "dp-budget": 1.0, "encrypted-only": True})
+    policy = policy_of({"policy": str(tmp_path / "policy.toml"), "dp-budget": 1.0, "secure-aggregation-only": True})
     epsilon, aggregation = policy.refusals(TERMS, train_rows=227)
     assert epsilon.startswith("--dp-budget: max_epsilon: expected ")
-    assert aggregation.startswith("--encrypted-only: require_secure_aggregation: expected ")
+    assert aggregation.startswith("--secure-aggregation-only: require_secure_aggregation: expected ")
 
 
 @pytest.mark.parametrize("epsilon", [float("nan"), -1.0, float("inf")])
@@ -165,7 +168,7 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "default": {},
     "readmission": {"task": "readmission", "strategy": "average", "hospitals": 2},
     "privacy": {"dp_epsilon": 2.0, "dp_delta": 1e-6},
-    "encryption": {"encrypt": True, "tls": "server-tls"},
+    "secure aggregation": {"secure_aggregation": True, "tls": "server-tls"},
     "all rows": {"batch_size": 0, "model": "logistic"},
 }
 
@@ -196,3 +199,16 @@ def test_a_draft_for_a_network_file_allows_only_its_hash(tmp_path: Path) -> None
     path = tmp_path / "policy.toml"
     path.write_text(draft_policy(NETWORK_FILE, HEART_DISEASE, server=""))
     assert read_policy(path).networks == ("ab" * 32,)
+
+
+def test_a_node_that_joins_by_its_policy_logs_the_policy_s_warnings(
+    tmp_path: Path, hospitals_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hospital = load_hospital(hospitals_folder / "client_1.csv", HEART_DISEASE, "cleveland", DEFAULT_SPLIT_SEED)
+    policy_with(tmp_path, "max_parameters_per_row = 0.33")
+
+    with caplog.at_level("WARNING"):
+        assert decide_by_policy(TERMS, {"policy": str(tmp_path / "policy.toml")}, hospital) == "policy"
+
+    (warning,) = caplog.messages
+    assert "line 3: max_parameters_per_row: expected at most 0.33, got 3.04" in warning

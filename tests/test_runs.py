@@ -386,7 +386,7 @@ def test_a_run_killed_while_it_removed_its_checkpoints_is_over(tmp_path: Path) -
 
 @light
 def test_a_finished_run_without_its_checkpoint_is_over_and_cannot_be_extended(tmp_path: Path) -> None:
-    """As earlier versions, encrypted runs and runs with differential privacy leave it."""
+    """As earlier versions and runs with differential privacy leave it."""
     run_to_end(chosen_for(tmp_path))
     (tmp_path / "checkpoints" / "finished-000003.checkpoint").unlink()
     for given in ({}, {"rounds": 9}):

@@ -31,13 +31,13 @@ from malformed_requests import (
 
 from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.task_files import HEART_DISEASE as TASK
-from federated_health.encryption import messages as encrypted
 from federated_health.hospital import handlers
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.messages import server_messages
 from federated_health.messages.server_messages import CONFIG_FIELDS, Field
 from federated_health.ml.networks import Weights, initial_weights, number_of_weights
 from federated_health.ml.normalisation import Normalisation
+from federated_health.secure_aggregation import messages as masked
 from federated_health.server.plain_run import PlainRun
 from federated_health.setting_fields import flag_of
 from federated_health.settings import Settings
@@ -349,12 +349,10 @@ def test_settings_allow_what_a_hospital_accepts() -> None:
         assert least in (field.low, field.low + (setting.name == "rounds")), flag_of(setting)
 
 
-def test_kinds_of_encrypted_messages_are_known() -> None:
+def test_kinds_of_messages_of_secure_aggregation_are_known() -> None:
     kinds = {*server_messages.KEYS, server_messages.SUMS, *server_messages.TRAINING, *server_messages.EVALUATION}
     kinds |= set(server_messages.LAST)
-    ours = {
-        value for name, value in vars(encrypted).items() if name.isupper() and isinstance(value, str) and "." in value
-    }
+    ours = {value for name, value in vars(masked).items() if name.isupper() and isinstance(value, str) and "." in value}
     assert ours == kinds - {TRAIN, EVALUATE, THRESHOLD, FINAL, BENEFIT}
 
 

@@ -427,9 +427,12 @@ def test_strategies_train_every_kind(kind: str, strategy: str) -> None:
 def test_differential_privacy_trains_every_kind(kind: str) -> None:
     run = run_of(kind, dp_epsilon=8.0, rounds=2)
 
-    figures = run.run()
+    figures = run.run()["federation"]
 
-    assert figures["federation"]["test_examples"] == 120
+    if kind in ("binary", "classes"):
+        assert abs(figures["test_examples"] - 120) < 7 * figures["test_examples_noise"]
+    else:  # no held-out figure is released
+        assert figures["test_examples"] == 0
 
 
 # Class weights
@@ -475,7 +478,7 @@ def test_balanced_training_weighs_each_row_by_its_class() -> None:
     np.testing.assert_allclose(run.weights["logit/kernel"][:, 0], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("other", [{"dp_epsilon": 1.0}, {"encrypt": True}])
+@pytest.mark.parametrize("other", [{"dp_epsilon": 1.0}, {"secure_aggregation": True}])
 def test_balanced_class_weights_need_numbers_that_privacy_withholds(other: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match="class-weight"):
         Settings(class_weight="balanced", **other)

@@ -120,7 +120,6 @@ class Result:
 
     @property
     def _weights(self) -> dict[str, Any]:
-        assert self._run.weights is not None, "only an encrypted run has none, which `federate` refuses"
         return self._run.weights
 
     def _write_report(self, path: Path, facts: Mapping[str, str]) -> None:

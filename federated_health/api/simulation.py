@@ -26,7 +26,7 @@ from federated_health.server.run import FederatedRun
 from federated_health.settings import OPERATIONAL, Settings
 from federated_health.transport.in_process import InProcessTransport
 
-NOT_IN_PROCESS = (OPERATIONAL - {NETWORK}) | {"task", "hospitals", "encrypt"}
+NOT_IN_PROCESS = (OPERATIONAL - {NETWORK}) | {"task", "hospitals", "secure-aggregation"}
 """Settings, spelled with dashes, that have no meaning where all hospitals are in one process."""
 
 NO_WAIT = 0.1

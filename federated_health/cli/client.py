@@ -21,7 +21,7 @@ from federated_health.hospital import handlers
 from federated_health.hospital.ledger import LEDGER, Ledger
 from federated_health.hospital.policy import POLICY, Policy, policy_of
 from federated_health.messages import accepted_terms
-from federated_health.messages.content import ENCRYPTED_ONLY
+from federated_health.messages.content import SAME_PARTICIPANTS, SECURE_AGGREGATION_ONLY
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.networks import Network, agreement_of
 from federated_health.ml.targets import target_of
@@ -151,16 +151,17 @@ def add_privacy(parser: Any) -> None:
     help_text = "folder for the egress ledger and the privacy account, for a CSV in a read-only folder (default: the "
     help_text += "CSV's folder)"
     group.add_argument("--ledger", type=parsing.path, metavar="DIR", help=help_text)
-    help_text = "join only encrypted runs: see server.py --encrypt (default: any run)"
-    group.add_argument("--encrypted-only", action="store_true", help=help_text)
+    help_text = "join only runs with secure aggregation: see server.py --secure-aggregation (default: any run)"
+    group.add_argument("--secure-aggregation-only", action="store_true", help=help_text)
+    help_text = "with secure aggregation, be part of sums over the same hospitals only, so that no two differ by one; "
+    help_text += "a round then needs all of them: see server.py --min-hospitals (default: no)"
+    group.add_argument("--same-participants", action="store_true", help=help_text)
 
 
 def check_libraries(flags: argparse.Namespace) -> None:
     """Raise MissingLibraryError if a hospital's conditions need a library that is not installed."""
     if flags.dp_budget is not None:
         check_installed("dp_accounting")
-    if flags.encrypted_only:
-        check_installed("tenseal")
 
 
 def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -> "dict[str, Value]":
@@ -175,10 +176,12 @@ def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -
         config[NETWORK] = str(flags.network.absolute())
     if flags.dp_budget is not None:
         config[ALLOWED_EPSILON] = flags.dp_budget
-    if flags.encrypted_only:
-        config[ENCRYPTED_ONLY] = True
+    if flags.secure_aggregation_only:
+        config[SECURE_AGGREGATION_ONLY] = True
     if flags.policy is not None:
         config[POLICY] = str(flags.policy.absolute())
+    if flags.same_participants:
+        config[SAME_PARTICIPANTS] = True
     if flags.ledger is not None:
         config[LEDGER] = str(flags.ledger.absolute())
     return config
@@ -229,9 +232,9 @@ def run_client(app: App) -> None:
         mapping=flags.mapping,
     )
     if flags.check:
-        from federated_health.cli.inspection import show_data  # noqa: PLC0415  # as above
+        from federated_health.cli.inspection import show_hospital  # noqa: PLC0415  # as above
 
-        show_data(hospital.data, hospital.task, hospital.mapping)
+        show_hospital(hospital, node_config(flags, hospital, None))
     elif flags.show_terms:
         from federated_health.cli.terms import show_terms  # noqa: PLC0415  # as above
 
@@ -258,6 +261,7 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
     sent = ledger.path, ledger.size
     agreement = agreement_of(own.task, network)
     config = node_config(flags, own, identity.folder if identity else None)
+    policy_of(config)  # a mistake in its file ends the client before it waits for a server
     context = hospital_context(own.name, config)
     consent = partial(_accept_terms, flags, context, own.task, ledger, identity)
 
@@ -363,7 +367,12 @@ def _show_and_save(context: Context, out: Path | None, sent: tuple[Path, int]) -
     config, weights = model
     name, target = str(context.node_config["name"]), target_of(handlers.task_of(context, config.task))
     note = f"Predicted positive: a risk of at least {config.threshold}." if target.has_threshold else ""
-    print_figures("The final model on held-out patients", {name: context.state["figures"]}, note)
+    if config.privacy:
+        from federated_health.cli.noisy_figures import print_noisy_figures  # noqa: PLC0415  # with privacy only
+
+        print_noisy_figures({name: context.state.metric_records.get("figures", {})}, target)
+    else:
+        print_figures("The final model on held-out patients", {name: context.state["figures"]}, note)
     if out is not None:
         from federated_health.hospital.results import save_results  # noqa: PLC0415  # at the end of a run only
 

@@ -26,7 +26,7 @@ from federated_health.files import make_folder, write_text
 from federated_health.hospital.policy_draft import draft_policy
 from federated_health.messages.run_terms import RunTerms
 from federated_health.ml.scores import roc_auc
-from federated_health.names import METRICS, MODEL, REPORT
+from federated_health.names import METRICS, MODEL
 from federated_health.processes import command, free_port, interrupt, process
 from federated_health.security.authority import make_demo_identities
 from federated_health.security.certificates import fingerprint, public_key_of
@@ -62,7 +62,7 @@ SCENARIOS = {
 }
 
 
-EXAMPLES = ("", "--task readmission --rounds 10", "--encrypt --dp-epsilon 2")
+EXAMPLES = ("", "--task readmission --rounds 10", "--secure-aggregation --dp-epsilon 2")
 
 
 def main() -> None:
@@ -78,16 +78,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=parsing.whole, metavar="N", help=help_text)
     help_text = "train with differential privacy of this epsilon over the whole run (0.01 to 100; default: without)"
     parser.add_argument("--dp-epsilon", type=parsing.epsilon, metavar="EPSILON", help=help_text)
-    help_text = "encrypt updates: the server sums ciphertexts that it cannot decrypt (default: no)"
-    parser.add_argument("--encrypt", action="store_true", help=help_text)
+    help_text = "the server learns sums over the hospitals only, never a single hospital's update (default: no)"
+    parser.add_argument("--secure-aggregation", action="store_true", help=help_text)
     flags = parser.parse_args()
     out = flags.out or Path("runs/demo" if flags.task == DEFAULT_TASK else f"runs/demo-{flags.task}")
     settings = {"rounds": flags.rounds, "dp-epsilon": flags.dp_epsilon}
-    given = {name: value for name, value in settings.items() if value is not None}
-    run_demo(out, flags.task, given, encrypt=flags.encrypt)
+    given: dict[str, Value] = {name: value for name, value in settings.items() if value is not None}
+    run_demo(out, flags.task, {**given, "secure-aggregation": flags.secure_aggregation})
 
 
-def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bool = False) -> None:
+def run_demo(out: Path, task: str, settings: Mapping[str, Value]) -> None:
     """Create the hospitals, run the federation, and leave everything in `out`; an earlier demo in it is overwritten.
 
     The server writes to this terminal, each hospital to a log of its own.
@@ -95,7 +95,6 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bo
     Args:
         task: one of SCENARIOS.
         settings: further settings of the server, by flag.
-        encrypt: whether the server sums ciphertexts that it cannot decrypt; the results are then at the hospitals.
 
     Raises:
         SettingsError, MissingLibraryError: the server would not start with these settings; nothing is written.
@@ -103,7 +102,7 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bo
     """
     data, scenario = out / "data", SCENARIOS[task]
     shared: dict[str, Value] = {"task": task, "hospitals": scenario.hospitals, "strategy": scenario.strategy}
-    checked = Settings.from_config({**shared, "encrypt": encrypt, **settings})
+    checked = Settings.from_config({**shared, **settings})
     _begin(out)
     create = command("create-dataset", "--source", scenario.source, "--out", data, "--force")
     if code := subprocess.run(create, check=False).returncode:
@@ -123,8 +122,7 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bo
     print("each key is made on its owner's machine and stays there.\n", flush=True)
     with ExitStack() as stack:
         flags = _as_flags({**shared, **settings, "address": address, "tls": own_tls, "out": out})
-        serve = command("server", *flags, "--force", *(["--encrypt"] if encrypt else []))
-        server = stack.enter_context(process(serve))
+        server = stack.enter_context(process(command("server", *flags, "--force")))
         clients = {}
         for name, path in files.items():
             folder = logs[name].parent
@@ -137,12 +135,10 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value], *, encrypt: bo
         except KeyboardInterrupt:
             interrupt([server, *clients.values()])
             raise
-    results = next(iter(logs.values())).parent if encrypt else out
     if "generator_seed" in manifest["source"]:
-        print(_compare(manifest["source"], json.loads((results / METRICS).read_text())["federation"]))
-    predict = [sys.executable, "-m", "federated_health", "predict", results / MODEL, data / EXAMPLE_PATIENTS]
-    report = f", the report in {results / REPORT}" if encrypt else ""
-    print(f"Everything is in {out}/{report}. Score new patients:\n  {shlex.join(map(str, predict))}")
+        print(_compare(manifest["source"], json.loads((out / METRICS).read_text())["federation"]))
+    predict = [sys.executable, "-m", "federated_health", "predict", out / MODEL, data / EXAMPLE_PATIENTS]
+    print(f"Everything is in {out}/. Score new patients:\n  {shlex.join(map(str, predict))}")
 
 
 def _begin(out: Path) -> None:
@@ -175,7 +171,11 @@ def write_policy(folder: Path, settings: Settings, data: Path, server: Path) -> 
 
 
 def _as_flags(flags: Mapping[str, object]) -> list[object]:
-    return [part for flag, value in flags.items() for part in (f"--{flag}", value)]
+    words = {flag: (f"--{flag}", value) for flag, value in flags.items() if not isinstance(value, bool)}
+    return [
+        *(part for pair in words.values() for part in pair),
+        *(f"--{flag}" for flag in flags if flags[flag] is True),
+    ]
 
 
 def _compare(source: Mapping[str, Any], figures: Mapping[str, Any]) -> str:

@@ -54,8 +54,7 @@ def save_results(
     except RunError as error:
         raise stopped_by or error from None
     if stopped_by is not None:
-        if run.weights is not None:
-            console.say(f"--resume {folder.path} resumes the run")
+        console.say(f"--resume {folder.path} resumes the run")
         raise stopped_by
 
 
@@ -86,21 +85,16 @@ def interrupts_deferred(announcement: str) -> Iterator[None]:
 
 def _print_and_save(folder: RunFolder, run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool) -> None:
     try:
-        if run.weights is not None:
-            target = target_of(run.settings.task_declaration)
-            suppressed = [name for name, part in run.evaluations.items() if not part.has_counts]
-            print_final_figures(figures, run.threshold, target, suppressed)
-            print_benefit(figures.get("joining", {}), target)
+        target = target_of(run.settings.task_declaration)
+        suppressed = [name for name, part in run.evaluations.items() if not part.has_counts]
+        print_final_figures(figures, run.threshold, target, suppressed)
+        print_benefit(figures.get("joining", {}), target)
         if problems := run.problems.describe():
             console.print_lines("Problems in this run:", problems)
         console.say("saving the results, which takes some seconds")
     finally:
         folder.finish(run, figures, stopped=stopped)
-    if run.weights is not None:
-        files = "model.keras, report.html, metrics.json, rounds.csv and settings.json"
-    else:
-        hospitals = ", ".join(figures["has_result"]) or "no hospital"
-        files = f"metrics.json; model, figures and report (client.py --out) are at: {hospitals}"
+    files = "model.keras, report.html, metrics.json, rounds.csv and settings.json"
     console.say(f"saved {folder.path}/{files}")
 
 
@@ -113,12 +107,13 @@ def print_final_figures(
         suppressed: hospitals that suppress their figures.
     """
     federation = dict(figures["federation"] or {})
+    if any(key.endswith("_noise") for key in federation):
+        from federated_health.cli.noisy_figures import print_noisy_figures  # noqa: PLC0415  # of runs with privacy only
+
+        print_noisy_figures({**figures["hospitals"], FEDERATION: federation}, target)
+        return
     mean, small = federation.pop("mean_roc_auc", None), federation.pop("small_in_mean", 0)
     rows = {**figures["hospitals"], FEDERATION: federation}
-    if is_noisy := any(key.endswith("_noise") for key in federation):
-        from federated_health.report.private_runs import with_noise  # noqa: PLC0415  # of runs with privacy only
-
-        rows = {name: with_noise(row, console.figure) for name, row in rows.items()}
     chosen = "" if threshold == DEFAULT_THRESHOLD else ", which gives the greatest F1 on all training patients"
     notes = [f"Predicted positive: a risk of at least {threshold}{chosen}."] if target.has_threshold else []
     notes += [AUC_NOTE] if federation.get("roc_auc") is not None else []
@@ -126,8 +121,7 @@ def print_final_figures(
     if mean is not None and small:
         notes.append(describe_small_in_mean(small))
         mean = f"{console.figure(mean)} *"
-    notes += ["\u00b1: standard deviation of the noise of differential privacy."] if is_noisy else []
-    if target.has_classes and not is_noisy:
+    if target.has_classes:
         rows["hospital mean"] = {"roc_auc": mean}
     tables.print_figures("Figures on held-out patients", rows, "\n".join(notes))
 

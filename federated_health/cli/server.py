@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from federated_health import encryption
+from federated_health import secure_aggregation
 from federated_health.cli import console, parsing, setting_flags
 from federated_health.errors import RunError, SettingsError
 from federated_health.messages.run_terms import RunTerms
@@ -86,10 +86,10 @@ def serve(app: Callable[[Grid, Context], None]) -> None:
         console.say(f"checking {settings.network}, which takes some seconds")
         check_own_network(settings)
     limit = max_reply_bytes(settings.task_declaration, settings.network_declaration)
-    if settings.encrypt:
+    if settings.secure_aggregation:
         if identity is None:
-            raise SettingsError("encrypt: needs --tls: hospitals share their key with peers that a certificate names")
-        limit = encryption.max_reply_bytes(settings.task_declaration, settings.network_declaration)
+            raise SettingsError("secure-aggregation: needs --tls: hospitals mask for peers that a certificate names")
+        limit = secure_aggregation.max_reply_bytes(settings.task_declaration, settings.network_declaration)
     check_room(settings.hospitals)
     terms = RunTerms.of(settings, identity.authority_hash if identity else "")
     with serve_streams(
@@ -153,8 +153,7 @@ def round_progress(total: int, target: "Target[Any]") -> Iterator[Callable[["Rou
         def update(completed: "Round") -> None:
             ends.append(time.monotonic())
             number, counts = completed.number, completed.federation.counts
-            # The server of an encrypted run cannot read the counts.
-            text = ""
+            text = ""  # secure aggregation may have lost the counts
             if counts:
                 headline = f"{figure_title(target.headline)} {console.figure(counts.headline)}"
                 text = f"loss {console.figure(counts.loss)}  {headline}"

@@ -21,7 +21,14 @@ from federated_health.report.formatting import capitalise, describe_small_in_mea
 from federated_health.setting_fields import flag_of
 from federated_health.settings import OPERATIONAL, Settings
 from federated_health.studies.audit import audit_study
-from federated_health.studies.audit.audit_page import inversion_rows, one_model_rows, strength_rows
+from federated_health.studies.audit.audit_page import (
+    inversion_rows,
+    one_model_rows,
+    small_hospital_rows,
+    strength_rows,
+    sums_of_few_rows,
+)
+from federated_health.studies.audit.small_hospital import PATIENTS
 from federated_health.studies.benefit import benefit_study
 from federated_health.studies.benefit.comparison import difference_name
 from federated_health.studies.benefit.training_setups import TrainingSetup
@@ -38,13 +45,13 @@ EVIDENCE_EXAMPLES = (
 )
 
 AUDIT_DESCRIPTION = (
-    "Attacks models and updates, with and without differential privacy and encryption. Measures whether an attacker "
-    "can tell which patients were trained on, and can reconstruct their rows."
+    "Attacks models, updates and released sums, with and without differential privacy and secure aggregation. Measures "
+    "whether an attacker can tell which patients were trained on or held out, and can reconstruct their rows."
 )
 AUDIT_EXAMPLES = ("", "--shadows 8 --epsilons 2,8 --out runs/quick-audit")
 
 OF_A_FEDERATION = OPERATIONAL | {
-    *("task", "hospitals", "min-hospitals", "max-update-norm", "max-share", "appraisal", "encrypt"),
+    *("task", "hospitals", "min-hospitals", "max-update-norm", "max-share", "appraisal", "secure-aggregation"),
     "class-weight",  # a model of one hospital alone may lack a class
 }
 NOT_FOR_EVIDENCE = OF_A_FEDERATION - {"network"} | {
@@ -61,7 +68,10 @@ BENEFIT_NOTE = (
     "fitted models.\n* {few}: too noisy to interpret."
 )
 PER_CORE = "(at least 1; default: one per core, %(default)s here)"
-ATTACK_NOTE = "0.5 is guessing. A dash: only the hospital itself can read its update, so there is nothing to attack."
+ATTACK_NOTE = (
+    "0.5 is guessing. A dash: the server does not see it. With secure aggregation it sees averages and sums over all "
+    "hospitals."
+)
 
 
 def evidence() -> None:
@@ -111,17 +121,20 @@ def audit() -> None:
     _add_count(group, "--wholes", help_text, 5)
     help_text = "updates to reconstruct rows from, per number of rows in an update (at least 1; default: %(default)s)"
     _add_count(group, "--draws", help_text, 3)
+    help_text = f"hospitals of {PATIENTS} patients that are drawn and attacked per privacy setting"
+    _add_count(group, "--small-hospitals", f"{help_text} (at least 1; default: %(default)s)", 20)
     group.add_argument(
         "--epsilons",
         type=parsing.numbers,
         default=(1.0, 2.0, 4.0, 8.0),
         metavar="A,B,...",
-        help="epsilons of the runs with differential privacy, attacked besides plain and encrypted runs "
-        "(default: 1,2,4,8)",
+        help="epsilons of the runs with differential privacy, attacked besides runs without it (default: 1,2,4,8)",
     )
     setting_flags.add_settings(parser, Settings, leave_out=NOT_FOR_AUDIT)
     flags = parser.parse_args()
-    _print_audit(_run(audit_study.run, flags, "runs")["privacies"])
+    results = _run(audit_study.run, flags, "runs")
+    _print_audit(results["privacies"])
+    print_figures("Sums over few patients that have one solution", sums_of_few_rows(results["sums_of_few"]))
     say(f"wrote {flags.out}/{audit_study.AUDIT} and report.html")
 
 
@@ -231,3 +244,5 @@ def _print_audit(figures: Mapping[str, Any]) -> None:
     )
     if next(iter(figures.values()))["inversion"]:
         print_figures("Columns reconstructed from an update, by its number of rows", inversion_rows(figures))
+    if next(iter(figures.values()))["small_hospital"]:
+        print_figures(f"A hospital with {PATIENTS} patients, seen by the server", small_hospital_rows(figures))

@@ -1,10 +1,12 @@
 """Run terms on a hospital's terminal: in plain words, with the question whether it joins."""
 
 import argparse
+import logging
 import math
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from federated_health.cli.console import print_lines
@@ -18,11 +20,14 @@ from federated_health.messages.accepted_terms import MAX_TRAININGS_PER_ROUND, re
 from federated_health.messages.releases import RELEASES, size_of
 from federated_health.messages.run_terms import RunTerms
 from federated_health.ml.networks import Network
+from federated_health.ml.targets import target_of
 from federated_health.transport.app_calls import failed_reply, hospital_context
 from federated_health.transport.stream_client import join_run
 
 if TYPE_CHECKING:
     from federated_health.security.identity import Identity
+
+logger = logging.getLogger(__name__)
 
 
 def decide_on_terms(
@@ -47,9 +52,8 @@ def decide_on_terms(
     """
     ask: Callable[[], bool] | None = None
     if may_ask and sys.stdin is not None and sys.stdin.isatty():
-        lines = describe(terms, task, authority) + policy.warnings(terms, train_rows=train_rows, task=task)
-        ask = partial(_ask, lines)
-    return decide(
+        ask = partial(_ask, describe(terms, task, authority))
+    accepted_by = decide(
         terms,
         accept=accept,
         policy=policy.file,
@@ -57,31 +61,46 @@ def decide_on_terms(
         is_local=is_local,
         ask=ask,
     )
+    for warning in policy.warnings(terms, train_rows=train_rows, task=task):
+        logger.warning("warning: %s", warning)
+    return accepted_by
 
 
-def show_terms(flags: argparse.Namespace, own: OwnHospital, identity: "Identity | None") -> NoReturn:
-    """Print the terms that the server states, and end the process; the hospital does not join."""
+def show_terms(flags: argparse.Namespace, own: OwnHospital, identity: "Identity | None") -> None:
+    """Print the terms that the server states; the hospital does not join."""
+    terms, _ = ask_terms(own.name, flags.server, flags.wait, identity)
+    print_lines("The terms of the run", describe(terms, own.task, identity.authority_hash if identity else ""))
+    check_output()
 
-    def show(text: str, _server: str) -> NoReturn:
-        terms = read_terms(text)
-        print_lines("The terms of the run", describe(terms, own.task, identity.authority_hash if identity else ""))
-        check_output()
-        sys.exit(0)
 
-    join_run(
-        lambda message, _: failed_reply(message, "it only reads the terms"),
-        hospital_context(own.name, {}),
-        name=own.name,
-        address=flags.server,
-        agreement={},
-        wait=flags.wait,
-        announce=lambda line: print(line, file=sys.stderr),
-        prepare=lambda: None,
-        ledger=Ledger.beside(own.data, own.name, flags.ledger),
-        tls=identity,
-        consent=show,
-    )
-    raise AssertionError("the server's terms are shown before the hospital joins")
+class _StatedError(Exception):
+    """Ends joining once the server has stated its terms."""
+
+
+def ask_terms(name: str, address: str, wait: float, identity: "Identity | None") -> tuple[RunTerms, str]:
+    """The terms that a server states, and the fingerprint of its key, empty without TLS; the hospital does not join."""
+
+    def stop(text: str, server: str) -> NoReturn:
+        raise _StatedError(text, server)
+
+    try:
+        join_run(
+            lambda message, _: failed_reply(message, "it only reads the terms"),
+            hospital_context(name, {}),
+            name=name,
+            address=address,
+            agreement={},
+            wait=wait,
+            announce=lambda line: print(line, file=sys.stderr),
+            prepare=lambda: None,
+            ledger=Ledger(Path(), name),  # nothing leaves that it would record
+            tls=identity,
+            consent=stop,
+        )
+    except _StatedError as stated:
+        text, server = stated.args
+        return read_terms(text), server
+    raise AssertionError("the server's terms come before the hospital joins")
 
 
 def describe(terms: RunTerms, task: Task, authority: str) -> list[str]:
@@ -143,6 +162,11 @@ def describe_privacy(terms: RunTerms) -> str:
 def _describe_release(name: str, terms: RunTerms, task: Task) -> str:
     """What a release is, and the size of its values in one message; 0 for texts."""
     size = 4 * terms.parameters if name == "weights" else size_of(name, task, Network.from_config(terms.network))
+    if terms.epsilon and name == "final-evaluation":  # a table with noise, in place of the sums
+        from federated_health.ml.noisy_evaluation import table_shape  # noqa: PLC0415  # differential privacy only
+
+        if shape := table_shape(target_of(task)):
+            size = 8 * math.prod(shape)
     return f"{name}{f' ({size:,} bytes)' if size else ''}: {RELEASES[name].words}"
 
 

@@ -80,4 +80,6 @@ def decide_by_policy(terms: RunTerms, node_config: Mapping[str, Any], hospital: 
         for refusal in refusals:
             logger.error("%s", refusal)
         raise TermsError("; ".join(refusals), reason="its policy does not allow the terms of the run")
+    for warning in policy.warnings(terms, train_rows=len(hospital.train), task=hospital.task):
+        logger.warning("warning: %s", warning)
     return POLICY

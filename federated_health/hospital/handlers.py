@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Context, Message, MetricRecord
 
-from federated_health import encryption, privacy
+from federated_health import privacy, secure_aggregation
 from federated_health.data.associations import measure_associations
 from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.manifest import find_hospital, is_public
 from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import TASK_FILE, find_task
 from federated_health.data.tasks import Task, find_difference, read_agreement
-from federated_health.errors import AnswerError, DataError, EncryptionError, JoinError
+from federated_health.errors import AnswerError, DataError, JoinError, SecureAggregationError
 from federated_health.hospital.ledger import LEDGER
 from federated_health.hospital.policy import Policy, policy_of
 from federated_health.messages import accepted_terms
@@ -31,11 +31,11 @@ from federated_health.messages.content import (
     BENEFIT,
     CLASS_COUNTS,
     CONFIG,
-    ENCRYPTED_ONLY,
     EVALUATE,
     FINAL,
     REGISTRATION,
     ROUND,
+    SECURE_AGGREGATION_ONLY,
     SUMS_WITHHELD,
     THRESHOLD,
     Evaluation,
@@ -61,7 +61,7 @@ from federated_health.ml.metrics import EvaluationSums
 from federated_health.ml.networks import FILE, Network, Weights, agreement_of, weight_shapes
 from federated_health.ml.normalisation import MIN_OBSERVED, Normalisation, column_sums, withheld_sums
 from federated_health.ml.targets import target_of
-from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON, MAPPING, NETWORK, PROXIMAL_MU
+from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON, MAPPING, NETWORK, PROXIMAL_MU, SECURE_AGGREGATION
 from federated_health.transport.app_calls import hospital_context
 
 if TYPE_CHECKING:
@@ -75,20 +75,19 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[Message, Context], Any]
 """Answers a message with one of the contents in `messages`."""
 
-ENCRYPTED_RUN = "encryption"
-"""Name of the record with a hospital's own state during an encrypted run."""
-
 
 class InMemoryHospital(Context):
     """Context of a hospital in process whose rows are in memory rather than in a CSV, such as one side of a fold.
 
     Args:
         network: file that builds the network; None for a network of the package.
+        policy: what may leave the hospital; everything by default, since all rows are in one process.
     """
 
-    def __init__(self, hospital: Hospital, network: Path | None = None) -> None:
+    def __init__(self, hospital: Hospital, network: Path | None = None, policy: Policy | None = None) -> None:
         super().__init__(**vars(hospital_context(hospital.name, {NETWORK: str(network or "")})))
         self.hospital = hospital
+        self.policy = policy or Policy(public=True)
         self.budget: PrivacyBudget | None = None
 
 
@@ -99,7 +98,7 @@ def reply(handler: Handler, message: Message, context: Context) -> Message:
         AnswerError: the handler failed; its text is safe to send, where that of another exception may hold values.
     """
     try:
-        _refuse_unencrypted(message, context)
+        _refuse_unmasked(message, context)
         with accepted_terms.within_terms(message, context), answering(message, context):
             content = disclose(handler(message, context), message, context)
             return Message(content.to_content(), reply_to=message)
@@ -119,9 +118,9 @@ def disclose(content: Any, message: Message, context: Context) -> Any:
 
 
 def disclosure_policy(context: Context) -> Policy:
-    """This hospital's policy; its data are public if a manifest says so, or if all rows are in one process."""
+    """This hospital's policy; its data are public if a manifest says so."""
     if isinstance(context, InMemoryHospital):
-        return Policy(public=True)
+        return context.policy
     return replace(policy_of(context.node_config), public=_is_public(_own_csv(context)[0]))
 
 
@@ -132,22 +131,21 @@ _is_public = lru_cache(maxsize=1024)(is_public)
 def answer(message: Message, context: Context) -> Message:
     """The reply to any message, as the ClientApp in `client.py` gives it."""
     handler = PLAIN_HANDLERS.get(message.metadata.message_type)
-    return reply(handler, message, context) if handler else encryption.answer(message, context)
+    return reply(handler, message, context) if handler else secure_aggregation.answer(message, context)
 
 
-def _refuse_unencrypted(message: Message, context: Context) -> None:
-    """Raise EncryptionError for a message of a plain run to a hospital that takes part in encrypted ones.
+def _refuse_unmasked(message: Message, context: Context) -> None:
+    """Raise SecureAggregationError for a message of a plain run to a hospital whose answers are to be masked.
 
-    A server that sends one by mistake, or is curious, would otherwise see what encryption hides. A registration without
-    sums is answered.
+    A registration without sums is answered.
     """
     config: Mapping[str, Any] = message.content.config_records.get(CONFIG, {}) if message.has_content() else {}
     if message.metadata.message_type == REGISTRATION and config.get(SUMS_WITHHELD) is True:
         return
-    if context.node_config.get(ENCRYPTED_ONLY):
-        raise EncryptionError("it takes part in encrypted runs only, and the server has no --encrypt")
-    if ENCRYPTED_RUN in context.state:
-        raise EncryptionError("it takes part in an encrypted run, and sends nothing unencrypted")
+    if context.node_config.get(SECURE_AGGREGATION_ONLY):
+        raise SecureAggregationError("it takes part with secure aggregation only, which the server does not use")
+    if SECURE_AGGREGATION in context.state:
+        raise SecureAggregationError("it takes part in a run with secure aggregation, and sends nothing unmasked")
 
 
 def _load_privacy(config: Mapping[str, Any], context: Context) -> ModuleType | None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from federated_health.messages.content import ENCRYPTED_ONLY
+from federated_health.messages.content import SECURE_AGGREGATION_ONLY
 from federated_health.names import ALLOWED_EPSILON
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Policy:
 
 def policy_of(config: Mapping[str, Any]) -> Policy:
     """The policy of a node's config: of its file and its flags; a DataError if the file cannot be used."""
-    if not any(config.get(key) for key in (POLICY, ALLOWED_EPSILON, ENCRYPTED_ONLY)):
+    if not any(config.get(key) for key in (POLICY, ALLOWED_EPSILON, SECURE_AGGREGATION_ONLY)):
         return Policy()
     from federated_health.hospital.policy_file import read_node_policy  # noqa: PLC0415  # only where there is one
 

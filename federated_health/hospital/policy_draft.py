@@ -22,11 +22,11 @@ Its function `ds.listDisclosureSettings` documents the setting.
 """
 
 
-def draft_policy(terms: RunTerms, task: Task, *, train_rows: int | None = None, server: str | None = None) -> str:
+def draft_policy(terms: RunTerms, task: Task, *, train_rows: int = 0, server: str | None = None) -> str:
     """A policy file that allows a run with these terms.
 
     Args:
-        train_rows: number of this hospital's training rows; None if they are not known.
+        train_rows: number of this hospital's training rows; 0 if it is not known.
         server: fingerprint of the key of the server that offers the terms, empty for one without TLS; None if no server
             was asked, so that the terms are only those of a run with default settings.
     """
@@ -99,7 +99,7 @@ def _describe_release(name: str) -> list[str]:
     return wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 
-def _describe_size(terms: RunTerms, task: Task, train_rows: int | None) -> list[str]:
+def _describe_size(terms: RunTerms, task: Task, train_rows: int) -> list[str]:
     """How large the run's network and a logistic regression are, and how many training rows they would need."""
     logistic = number_of_weights(task, Network("logistic"))
     sizes = {"The run's network": terms.parameters, "a logistic regression (server.py --model logistic)": logistic}

@@ -10,7 +10,7 @@ from typing import Any
 from federated_health.data.toml_reading import is_number, is_text, read_content, read_toml
 from federated_health.hospital.policy import POLICY, Policy
 from federated_health.hospital.policy_rules import REFUSE
-from federated_health.messages.content import ENCRYPTED_ONLY
+from federated_health.messages.content import SECURE_AGGREGATION_ONLY
 from federated_health.messages.releases import RELEASES
 from federated_health.ml.networks import MODELS
 from federated_health.ml.strategies import STRATEGIES
@@ -102,7 +102,9 @@ def read_policy(path: Path) -> Policy:
 
 def read_node_policy(config: Mapping[str, Any]) -> Policy:
     """The policy of a node's config, the same object for the same values; a DataError if its file cannot be used."""
-    return _read_once(str(config.get(POLICY, "")), config.get(ALLOWED_EPSILON), bool(config.get(ENCRYPTED_ONLY)))
+    return _read_once(
+        str(config.get(POLICY, "")), config.get(ALLOWED_EPSILON), bool(config.get(SECURE_AGGREGATION_ONLY))
+    )
 
 
 @lru_cache(maxsize=64)
@@ -112,6 +114,6 @@ def _read_once(file: str, budget: float | None, secure_aggregation: bool) -> Pol
     if budget is not None and budget < policy.max_epsilon:
         policy = replace(policy, max_epsilon=budget, flags={"max_epsilon": "--dp-budget"})
     if secure_aggregation and not policy.require_secure_aggregation:
-        flags = {**policy.flags, "require_secure_aggregation": "--encrypted-only"}
+        flags = {**policy.flags, "require_secure_aggregation": "--secure-aggregation-only"}
         policy = replace(policy, require_secure_aggregation=True, flags=flags)
     return policy

@@ -18,7 +18,7 @@ def find_refusals(policy: Policy, terms: RunTerms, train_rows: int, server: str,
     """Why the hospital does not join a run with these terms: one text per key that refuses it; empty if it may.
 
     Args:
-        train_rows: number of this hospital's training rows.
+        train_rows: number of this hospital's training rows; 0 if it is not known, and then not judged.
         server: fingerprint of the server's key, 64 hex digits, with or without spaces; empty without TLS.
         task: the hospital's own task, to name the size of a smaller network.
     """
@@ -87,13 +87,13 @@ def _problems(policy: Policy, terms: RunTerms) -> Iterator[tuple[str, str]]:
 
 def _large_network(policy: Policy, terms: RunTerms, train_rows: int, task: Task | None) -> list[str]:
     """That the network has too many weights for the training rows, with what to ask the server's operator for."""
-    key, ratio = "max_parameters_per_row", terms.parameters / max(train_rows, 1)
-    if ratio <= policy.max_parameters_per_row:
+    key = "max_parameters_per_row"
+    if not train_rows or (ratio := terms.parameters / train_rows) <= policy.max_parameters_per_row:
         return []
     remedy = "server.py --model logistic trains a smaller network"
     if task is not None:
         weights = number_of_weights(task, Network("logistic"))
-        remedy = f"server.py --model logistic trains {weights:,}, which is {weights / max(train_rows, 1):.3g} per row"
+        remedy = f"server.py --model logistic trains {weights:,}, which is {weights / train_rows:.3g} per row"
     offer = "" if terms.network["model"] == "logistic" else f"; {remedy}"
     got = f"{ratio:.3g} ({terms.parameters:,} weights, {train_rows:,} training rows)"
     return [f"{_place(policy, key)}expected at most {policy.max_parameters_per_row:g}, got {got}{offer}"]

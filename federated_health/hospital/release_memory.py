@@ -283,19 +283,18 @@ def _release_column(memory: Memory, name: str, cells: npt.NDArray[Any], side: in
 
 
 def _describe(words: str, left_out: int, minimum: int, *, is_near: bool) -> list[str]:
-    lines = []
     if is_near:
-        lines.append(
+        return [
             f"patients of an earlier release are gone or changed, fewer than {minimum}: sums and counts over the "
-            f"{words} rows are withheld, since a subtraction would show them"
-        )
-    if left_out:
-        noun = "new patient is" if left_out == 1 else "new patients are"
-        lines.append(
-            f"{left_out} {noun} not used as {words} rows yet, until at least {minimum} are new: a subtraction of two "
-            "releases would show them"
-        )
-    return lines
+            f"{words} rows are withheld, since a subtraction would show them, and new patients are not used"
+        ]
+    if not left_out:
+        return []
+    noun = "new patient is" if left_out == 1 else "new patients are"
+    return [
+        f"{left_out} {noun} not used as {words} rows until at least {minimum} are new: a subtraction of two releases "
+        "would show them"
+    ]
 
 
 def _rows_of(hospital: Hospital) -> tuple[Patients, npt.NDArray[np.intp]]:

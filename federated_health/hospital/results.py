@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.app import Context, RecordDict
 
-from federated_health import encryption, report
+from federated_health import report
 from federated_health.data.tasks import Task
 from federated_health.errors import LedgerError
 from federated_health.files import write_json
-from federated_health.hospital.handlers import ENCRYPTED_RUN, budget_of, task_of
+from federated_health.hospital.handlers import budget_of, task_of
 from federated_health.messages.benefit import Benefit, summarise_benefits
 from federated_health.messages.content import BENEFIT, NUM_EXAMPLES, Evaluation, TrainConfig
 from federated_health.messages.records import METRICS as METRICS_RECORD
 from federated_health.messages.validation import read_evaluation
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.targets import target_of
-from federated_health.names import METRICS, MODEL, REPORT
+from federated_health.names import METRICS, MODEL, REPORT, SECURE_AGGREGATION
 from federated_health.report.saved_model import save_final_model
 
 if TYPE_CHECKING:
@@ -42,9 +42,6 @@ def save_results(
     """
     task, name, run_page = task_of(context, config.task), str(context.node_config["name"]), report.load().run_page
     save_final_model(folder / MODEL, task, config, weights)
-    if ENCRYPTED_RUN in context.state:
-        others = encryption.load("hospital_result").save_encrypted_results(folder, context, config, weights)
-        return ", ".join([MODEL, *others])
     evaluation = _read_evaluation(context, task)
     own = context.state.metric_records.get("figures")  # none if they were released before a restart
     figures: dict[str, Any] = {
@@ -57,6 +54,7 @@ def save_results(
         config=config,
         figures={**figures, "federation": None},
         hospital=name,
+        secure=SECURE_AGGREGATION in context.state,
         evaluations={name: evaluation} if evaluation else {},
         privacy_spent=budget_of(context).summary().describe() if config.privacy else "",
         sent=_list_sent(*sent) if sent else (),

@@ -1,7 +1,7 @@
 """Messages as types, and their mapping to and from Flower's records.
 
 A hospital sends the following in a plain run, besides Flower's envelope of each reply (node ids, times);
-`encryption.messages` lists what it sends in an encrypted run:
+`secure_aggregation.messages` lists what it sends with secure aggregation:
 
 - when it joins: its name, its agreement on the task (see `Task.agreement`), the version of the protocol, and a random
   token of its process;
@@ -64,8 +64,11 @@ NUM_EXAMPLES = "num-examples"
 EQUAL_WEIGHT = "equal-weight"
 """Metric that the server adds to each accepted reply, for strategies that give all hospitals the same weight."""
 
-ENCRYPTED_ONLY = "encrypted-only"
-"""Key of a node's config: whether the hospital takes part in encrypted runs only."""
+SECURE_AGGREGATION_ONLY = "secure-aggregation-only"
+"""Key of a node's config: whether the hospital takes part in runs with secure aggregation only."""
+
+SAME_PARTICIPANTS = "same-participants"
+"""Key of a node's config: whether all sums of secure aggregation must be of the same hospitals."""
 
 SUMS_WITHHELD = "sums-withheld"
 """Key of the request to register: whether the hospital must not send its sums."""

@@ -80,7 +80,7 @@ class RunTerms:
             authority=authority,
             epsilon=settings.dp_epsilon,
             delta=settings.dp_delta if settings.dp_epsilon else 0.0,
-            secure_aggregation=settings.encrypt,
+            secure_aggregation=settings.secure_aggregation,
             retention=_retention_of(settings),
         )
 
@@ -111,8 +111,9 @@ class RunTerms:
         scores = (
             () if private else ("threshold-scores", "scores") if hidden else ("threshold-scores", "scores", "roc-auc")
         )
+        masked = ("masked",) if hidden else ()
         benefit = ("appraisal",) if self.appraisal and not private else ()
-        return ("name", "row-counts", *sums, *more, *classes, "weights", *figures, *scores, *benefit, "error")
+        return ("name", "row-counts", *sums, *more, *classes, "weights", *figures, *scores, *benefit, *masked, "error")
 
 
 def hash_of(text: str) -> str:
@@ -122,7 +123,7 @@ def hash_of(text: str) -> str:
 
 def _retention_of(settings: "Settings") -> str:
     """What a run's folder holds at the end (see `RunFolder.finish`), in words."""
-    if settings.encrypt:
+    if settings.secure_aggregation:
         return f"{SETTINGS}, {ROUNDS}, {METRICS}; until the run is over, checkpoints with the registrations"
     until = "until the run is over" if settings.dp_epsilon else "to extend the run, also after it is over"
     return f"{SETTINGS}, {ROUNDS}, {METRICS}, {MODEL}, {REPORT}; {until}: checkpoints with the registrations"

@@ -95,10 +95,10 @@ MAX_ROW_PASSES = 10**8
 MAX_WORK = 10**13
 """Largest product of row passes and weights in one message: minutes to hours."""
 
-TRAINING, EVALUATION = ("train", "train.encrypted"), ("evaluate", "evaluate.encrypted")
-LAST = (THRESHOLD, FINAL, BENEFIT, "evaluate.encrypted_threshold", "evaluate.encrypted_final", "query.closing")
-KEYS, SUMS = ("query.offer", "query.key", "query.briefing"), "query.sums"
-"""Kinds of messages, those of encrypted runs included; any number of those about the key is answered."""
+TRAINING, EVALUATION = ("train", "train.masked"), ("evaluate", "evaluate.masked")
+LAST = (THRESHOLD, FINAL, BENEFIT, "evaluate.masked_threshold", "evaluate.masked_final")
+KEYS, SUMS = ("query.offer", "query.masked"), "query.sums"
+"""Kinds of messages, those of secure aggregation included, whose KEYS have limits of their own."""
 
 
 class Field(NamedTuple):
@@ -254,7 +254,7 @@ def answering(message: Message, context: Context) -> Iterator[None]:
     entries: list[str] = asked[place].splitlines()
     earlier = [entry for entry in entries if entry.startswith(asked_of_kind)]
     is_uncompared = kind in TRAINING and not earlier
-    entry = asked_of_kind + ("-" if is_uncompared else _digest_of(message.content))
+    entry = asked_of_kind + ("-" if is_uncompared else digest_of(message.content)[:32])
     is_new = entry not in earlier
     if is_new and len(earlier) >= MAX_DIFFERENT + (kind in TRAINING):
         where = f" of round {number}" if number else ""
@@ -341,8 +341,8 @@ def config_of(message: Message) -> ConfigRecord:
     return config
 
 
-def _digest_of(content: RecordDict) -> str:
-    """SHA-256, in hex, of every value in a message; 128 bits of it."""
+def digest_of(content: RecordDict) -> str:
+    """SHA-256, in hex, of every value in a message."""
     digest = hashlib.sha256()
     for key, record in sorted(content.items()):
         for name, value in sorted(record.items()):
@@ -354,7 +354,7 @@ def _digest_of(content: RecordDict) -> str:
             else:
                 chunks = value if isinstance(value, list) else [value]
                 digest.update(b"".join(hashlib.sha256(_bytes_of(chunk)).digest() for chunk in chunks))
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()
 
 
 def _bytes_of(value: Any) -> bytes:

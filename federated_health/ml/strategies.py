@@ -61,7 +61,7 @@ class StrategyDeclaration:
         equal_weights: whether every hospital counts the same, rather than by its training rows.
         min_hospitals: smallest number of hospitals that must send an update in each round.
         min_reason: why it needs that number.
-        is_mean: whether it is a weighted mean of the updates, which can be taken of encrypted updates.
+        needs_mean_only: whether it depends on the weighted mean of the updates only, not on single ones.
         needs_loss: whether it depends on each hospital's training loss.
         extrapolates: whether its weights can lie outside the range of the updates.
     """
@@ -71,7 +71,7 @@ class StrategyDeclaration:
     equal_weights: bool = False
     min_hospitals: Callable[[Arguments], int] = lambda _: 1
     min_reason: str = ""
-    is_mean: bool = False
+    needs_mean_only: bool = False
     needs_loss: bool = False
     extrapolates: bool = False
 
@@ -96,8 +96,10 @@ BETA_2 = Parameter("beta-2", 0.99, "memory of the squared change", below=1)
 MALICIOUS = Parameter("num-malicious-nodes", 0, "hospitals that may lie", below=WHOLE_NUMBER_LIMIT)
 
 STRATEGIES: Mapping[str, StrategyDeclaration] = {
-    "fedavg": StrategyDeclaration("mean weighted by training rows (McMahan et al. 2017)", is_mean=True),
-    "average": StrategyDeclaration("plain mean: every hospital counts the same", equal_weights=True, is_mean=True),
+    "fedavg": StrategyDeclaration("mean weighted by training rows (McMahan et al. 2017)", needs_mean_only=True),
+    "average": StrategyDeclaration(
+        "plain mean: every hospital counts the same", equal_weights=True, needs_mean_only=True
+    ),
     "fedprox": StrategyDeclaration(
         "fedavg; local training is held near the round's weights (Li et al. 2020, MLSys)",
         (
@@ -105,7 +107,7 @@ STRATEGIES: Mapping[str, StrategyDeclaration] = {
                 PROXIMAL_MU, 0.1, "weight of half the squared distance; at most 1 / learning-rate", below=MAX_PENALTY
             ),
         ),
-        is_mean=True,
+        needs_mean_only=True,
     ),
     "fedavgm": StrategyDeclaration(
         "fedavg with momentum at the server (Hsu et al. 2019)",
@@ -113,18 +115,23 @@ STRATEGIES: Mapping[str, StrategyDeclaration] = {
             Parameter("server-learning-rate", 1.0, "the server's step size", above=0),
             Parameter("server-momentum", 0.3, "memory of earlier changes", below=1),
         ),
+        needs_mean_only=True,
         extrapolates=True,
     ),
     "fedadam": StrategyDeclaration(
         "the mean change as the gradient of Adam at the server (Reddi et al. 2021)",
         (_eta(0.02), BETA_1, BETA_2, TAU),
+        needs_mean_only=True,
         extrapolates=True,
     ),
     "fedyogi": StrategyDeclaration(
-        "the same with Yogi (Reddi et al. 2021)", (_eta(0.01), BETA_1, BETA_2, TAU), extrapolates=True
+        "the same with Yogi (Reddi et al. 2021)",
+        (_eta(0.01), BETA_1, BETA_2, TAU),
+        needs_mean_only=True,
+        extrapolates=True,
     ),
     "fedadagrad": StrategyDeclaration(
-        "the same with Adagrad (Reddi et al. 2021)", (_eta(0.03), TAU), extrapolates=True
+        "the same with Adagrad (Reddi et al. 2021)", (_eta(0.03), TAU), needs_mean_only=True, extrapolates=True
     ),
     "fedmedian": StrategyDeclaration(
         "median of each weight (Yin et al. 2018)",

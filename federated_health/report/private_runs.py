@@ -1,11 +1,11 @@
-"""Sections of the page of a run with differential privacy or encryption."""
+"""Sections of the page of a run with differential privacy or secure aggregation."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from federated_health.ml import load_privacy_plan
-from federated_health.ml.noisy_evaluation import EDGES, NOISE, table_shape
-from federated_health.report.formatting import number_of
+from federated_health.ml.noisy_evaluation import EDGES, NO_FIGURES, NOISE, table_shape
+from federated_health.report.formatting import capitalise, number_of
 from federated_health.report.page import Caution, Section
 from federated_health.report.panels import Panels
 
@@ -46,7 +46,7 @@ def privacy_section(run: "RunSummary", panels: Panels) -> Section:
 def explain_noise(panels: Panels) -> str:
     """Why figures of a run with differential privacy are not exact, or why there are none."""
     if table_shape(panels.target) is None:
-        return "With differential privacy no figure on held-out patients is released for a label without classes."
+        return f"{capitalise(NO_FIGURES)}."
     return (
         "Figures on held-out patients are computed from counts with noise; \N{PLUS-MINUS SIGN} is the standard "
         "deviation of the noise. What another sample of patients would change comes on top of it."
@@ -84,15 +84,14 @@ def list_sent_privately(panels: Panels) -> list[str]:
     return ["In each round: its model's noisy weights.", f"At the end: {counts}."]
 
 
-def list_sent_encrypted(run: "RunSummary") -> list[str]:
-    """What each hospital sent in an encrypted run; `encryption.messages` has the exact list."""
+def list_sent_masked(run: "RunSummary") -> list[str]:
+    """What each hospital sent with secure aggregation; `secure_aggregation.messages` has the exact list."""
     sums, weights, losses = "sums of its columns, ", "weights", "losses"
     if run.config.privacy is not None:
         sums, weights, losses = "", "noisy weights", "their losses"
     return [
         "At registration: its name, the columns that it expects, the numbers of its training and held-out "
         "patients, and its certificate.",
-        f"Encrypted, so that the server could only add them: {sums}its model's {weights} in every round, counts of "
-        f"held-out patients and sums of {losses}, and at the end numbers of patients by score.",
-        "The key, to the other hospitals alone, each time sealed for one of them and signed.",
+        f"Masked, so that the server learned only the sums over all hospitals: {sums}its model's {weights} in every "
+        f"round, counts of held-out patients and sums of {losses}, and at the end numbers of patients by score.",
     ]

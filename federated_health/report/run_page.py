@@ -52,6 +52,7 @@ class RunSummary:
         evaluations: final evaluations by hospital, or of the federation alone.
         problems: one line each.
         stopped: whether the run ended before its last round.
+        secure: whether the server learned sums over hospitals only.
         privacy_spent: the differential privacy that `hospital` has spent, in a sentence.
         sent: what left `hospital`, from its ledger; empty for a summary of what every hospital sends.
         facts: further names and values, such as hashes of files.
@@ -68,7 +69,7 @@ class RunSummary:
     evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
     problems: Sequence[str] = ()
     stopped: bool = False
-    encrypted: bool = False
+    secure: bool = False
     privacy_spent: str = ""
     sent: Sequence[Section] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -105,7 +106,7 @@ def write_run_report(path: Path, run: RunSummary) -> None:
 
 
 def load_private_runs() -> ModuleType:
-    """The sections of runs with differential privacy or encryption."""
+    """The sections of runs with differential privacy or secure aggregation."""
     from federated_health.report import private_runs  # noqa: PLC0415  # most runs have neither
 
     return private_runs
@@ -116,7 +117,7 @@ def page_of_run(run: RunSummary) -> Page:
     config = run.config
     options = {"seed": config.seed, "threshold": config.threshold, "balanced": bool(config.class_weights)}
     everyone = run.hospital if run.hospital in run.evaluations else FEDERATION
-    panels = panels_of(run.task, **options, are_bins=run.encrypted, everyone=everyone)
+    panels = panels_of(run.task, **options, are_bins=run.secure and not run.hospital, everyone=everyone)
     model = f"a model of {number_of(run.hospital_count, 'hospital')}"
     title = model if run.hospital_count else f"{run.hospital} in a federation"
     return Page(
@@ -144,8 +145,8 @@ def _lead(run: RunSummary, panels: Panels) -> str:
     parts += [number_of(run.config.rounds, "round"), f"strategy {run.config.strategy}"]
     parts += ["stopped before its last round"] if run.stopped else []
     qualifier = ""
-    if run.encrypted:
-        qualifier = "; averaged while encrypted, so that the server could read neither updates nor figures"
+    if run.secure:
+        qualifier = ", with secure aggregation: the server learned sums over all hospitals only"
     elif run.config.privacy is not None and run.hospital:
         qualifier = ", with differential privacy"
     lead = f"Estimates {panels.estimate}: {run.task.label.meaning}. {', '.join(parts)}{qualifier}."
@@ -166,11 +167,13 @@ def _participants(run: RunSummary) -> Iterator[Section]:
         for name, registration in sorted(run.registrations.items())
     }
     blocks: list[Block] = [sections.figures_table("Patients of each hospital", rows)]
-    if missing := [name for name in rows if name not in run.figures["hospitals"]]:
+    if not run.secure and (missing := [name for name in rows if name not in run.figures["hospitals"]]):
         blocks.append(f"No figures of the final model: {list_some(missing, ', ')}.")
     if "joining" not in run.figures:
         private = "differential privacy leaves no budget for the comparison"
-        reason = private if run.config.privacy else "no hospital was asked for it, or none could compute it"
+        unknown = "no hospital was asked for it, or none could compute it"
+        unknown = "with secure aggregation it stays at each hospital" if run.secure else unknown
+        reason = private if run.config.privacy else unknown
         blocks.append(f"The benefit of joining is not known: {reason}.")
     if run.problems:
         more = len(run.problems) - MAX_ROWS
@@ -219,14 +222,14 @@ def _intervals(
 def _quality(run: RunSummary, panels: Panels) -> Section:
     title = "How good the model is"
     rows = {name: _figures(row, panels) for name, row in run.figures["hospitals"].items()}
-    if not rows:
-        return Section(title, ["No hospital evaluated the model: there are no figures."])
     federation = run.figures["federation"]
+    if not rows and federation is None:
+        return Section(title, ["No hospital evaluated the model: there are no figures."])
     last, is_marked = {}, False
     if federation is not None:
         last[FEDERATION] = _figures(federation, panels)
         if "mean_roc_auc" in federation:
-            mean, small = figure(federation["mean_roc_auc"]), federation.get("small_in_mean")  # unknown if encrypted
+            mean, small = figure(federation["mean_roc_auc"]), federation["small_in_mean"]
             if is_marked := federation["mean_roc_auc"] is not None and small != 0:
                 mean += " *"
             last["hospital mean"] = {**dict.fromkeys(last[FEDERATION], ""), figure_title("roc_auc"): mean}
@@ -268,7 +271,9 @@ def _decisions(run: RunSummary, panels: Panels) -> Iterator[Section]:
     """Confusion matrices of the final model, or of the last round's model if the run was stopped."""
     sums = {name: evaluation.counts for name, evaluation in run.evaluations.items() if evaluation.has_counts}
     if run.stopped and not sums:  # then the threshold is that of the rounds
-        sums = {name: part.counts for name, part in run.rounds[-1].hospitals.items() if part.counts}
+        last = run.rounds[-1]
+        parts = {FEDERATION: last.federation} if run.secure else last.hospitals
+        sums = {name: part.counts for name, part in parts.items() if part.counts}
     if not sums:
         return
     drawn, more = sections.first_panels(sums)
@@ -301,9 +306,9 @@ def _importance(run: RunSummary, panels: Panels) -> Iterator[Section]:
 def _sent_by_hospitals(run: RunSummary, panels: Panels) -> Section:
     """A summary of the data that left the hospitals; `messages` has the exact list."""
     private = run.config.privacy is not None
-    if run.encrypted:
-        items = load_private_runs().list_sent_encrypted(run)
-        source = "What was decrypted stayed at the hospitals; this page uses it."
+    own = "This page also uses figures that stayed here." if run.hospital else "This page uses nothing else."
+    if run.secure:
+        items = load_private_runs().list_sent_masked(run)
     else:
         sums = (
             "; for each measurement the number of training patients who have it, and the sum and the sum of squares of "
@@ -330,8 +335,7 @@ def _sent_by_hospitals(run: RunSummary, panels: Panels) -> Section:
                 "At the end: the benefit of joining, how much each column matters on its held-out patients, and the "
                 "number of training patients with a value in each column."
             )
-        source = "This page also uses figures that stayed here." if run.hospital else "This page uses nothing else."
-    return Section("What each hospital sent", [items, f"No patient's record left a hospital. {source}"])
+    return Section("What each hospital sent", [items, f"No patient's record left a hospital. {own}"])
 
 
 def _settings(run: RunSummary, panels: Panels) -> Iterator[Section]:
@@ -351,7 +355,7 @@ def _limits(run: RunSummary, panels: Panels) -> Section:
         others = number_of(run.hospitals - 1, "other hospital") if run.hospitals else "others"
         hospitals = [f"{run.hospital} and {others}"]
         separate = "no hospital's own figures were sent to another"
-        why = separate if run.encrypted else "the server has the report of all hospitals"
+        why = separate if run.secure else "the server has the report of all hospitals"
         limits.append(f"This page shows what {run.hospital} may see: {why}.")
     if run.stopped:
         limits.append("The run was stopped before its last round.")

@@ -104,7 +104,8 @@ def learning_curves(rounds: Sequence[Round], panels: "Panels") -> Iterator[Secti
         (held_out, "loss on held-out patients", of_held_out),
         (training, "loss on training patients", _TRAINING_LOSS),
     ):
-        if any(value is not None for values in series.values() for value in values):
+        series = {name: values for name, values in series.items() if any(value is not None for value in values)}
+        if series:
             drawing = charts.draw_learning_curves(
                 series, quantity=f"{quantity}, {panels.target.loss_unit}", rounds=[record.number for record in rounds]
             )

@@ -58,11 +58,11 @@ def evaluate_final_weights(run: PlainRun) -> dict[str, Any]:
     figures = summarise_run(run.target, run.evaluations, run.train_examples)
     if evaluations:
         counts = {name: evaluation.counts for name, evaluation in run.evaluations.items()}
-        _check_for_harm(run, counts, figures["federation"].get("roc_auc"))
+        check_for_harm(run, counts, figures["federation"].get("roc_auc"))
     return figures | summarise_benefits(gained, run.evaluations, task, run.problems.data_warnings)
 
 
-def _check_for_harm(run: PlainRun, counts: Mapping[str, EvaluationSums], roc_auc: float | None) -> None:
+def check_for_harm(run: PlainRun, counts: Mapping[str, EvaluationSums], roc_auc: float | None) -> None:
     """Record in the problem log that the final model is worse than chance, or much worse than in its best round."""
     loss, best = run.compare_losses(counts)
     is_worse = loss > MUCH_WORSE * best > 0

@@ -287,7 +287,7 @@ class Participants:
         config = {"task": task.name, "schema": task.schema_hash, "terms": write_agreement(self._settings.agreement)}
         config[RUN_TERMS] = self._terms
         privacy = self.privacy.to_config() if self.privacy else {}
-        withheld = {SUMS_WITHHELD: True} if self._settings.encrypt else {}
+        withheld = {SUMS_WITHHELD: True} if self._settings.secure_aggregation else {}
         classes = {CLASS_COUNTS: True} if self._settings.class_weight == "balanced" else {}
         record = ConfigRecord({**config, **privacy, **withheld, **classes})
         message = Message(RecordDict({CONFIG: record}), node, REGISTRATION)

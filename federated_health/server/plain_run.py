@@ -9,7 +9,7 @@ import numpy as np
 from flwr.app import RecordDict
 from flwr.serverapp.strategy import Strategy
 
-from federated_health import encryption
+from federated_health import secure_aggregation
 from federated_health.errors import RunError
 from federated_health.messages import content as messages
 from federated_health.messages.content import Evaluation, TrainConfig, Update
@@ -29,15 +29,14 @@ from federated_health.transport.interface import Transport
 
 
 def make_run(transport: Transport, settings: Settings, strategy: Strategy | None = None) -> FederatedRun:
-    """A run over a transport (see `FederatedRun`): an encrypted one where the settings ask for it, or a plain one.
+    """A run over a transport (see `FederatedRun`), with secure aggregation where the settings ask for it.
 
     Args:
-        strategy: averages the updates of a plain run; the settings' strategy by default.
+        strategy: averages the updates; the settings' strategy by default.
     """
-    if settings.encrypt:
-        encrypted: FederatedRun = encryption.load("run").EncryptedRun(transport, settings)
-        return encrypted
-    return PlainRun(transport, settings, strategy)
+    run_class = secure_aggregation.load("run").SecureRun if settings.secure_aggregation else PlainRun
+    run: FederatedRun = run_class(transport, settings, strategy)
+    return run
 
 
 class PlainRun(FederatedRun):
@@ -46,8 +45,6 @@ class PlainRun(FederatedRun):
     Attributes:
         target: what the run predicts.
     """
-
-    weights: Weights
 
     def __init__(self, transport: Transport, settings: Settings, strategy: Strategy | None = None) -> None:
         super().__init__(transport, settings)
@@ -79,7 +76,7 @@ class PlainRun(FederatedRun):
         evaluated.
         """
         config = self.train_config()
-        averaged: _AveragedRound | None = None
+        averaged: AveragedRound | None = None
         for number in range(len(self.history) + 1, self.settings.rounds + 1):
             attempt = partial(self._train, replace(config, rounds=number - 1), averaged)
             try:
@@ -100,7 +97,7 @@ class PlainRun(FederatedRun):
                 averaged = None
 
     def _train(
-        self, config: TrainConfig, averaged: "_AveragedRound | None", nodes: list[int]
+        self, config: TrainConfig, averaged: "AveragedRound | None", nodes: list[int]
     ) -> list[AcceptedReply[Update]]:
         """One attempt at a round: send the weights, and validate the updates.
 
@@ -131,7 +128,7 @@ class PlainRun(FederatedRun):
             averaged.is_evaluated = averaged.is_evaluated or bool(updates)
         return self.collector.reject_outsized(updates, weights, self.settings.max_update_norm)
 
-    def _average(self, number: int, updates: list[AcceptedReply[Update]]) -> "_AveragedRound":
+    def _average(self, number: int, updates: list[AcceptedReply[Update]]) -> "AveragedRound":
         """The strategy's average of the updates."""
         opposed: list[str] = []
         if self._has_worsened:
@@ -151,9 +148,9 @@ class PlainRun(FederatedRun):
             cause = "training diverged (non-finite weights); try a smaller --learning-rate"
             raise RunError(f"round {number}: {cause}{self.participants.suspicion()}")
         trained = {reply.hospital: replace(reply.content, weights={}) for reply in updates}
-        return _AveragedRound(number, trained, weights)
+        return AveragedRound(number, trained, weights)
 
-    def _evaluate(self, averaged: "_AveragedRound") -> None:
+    def _evaluate(self, averaged: "AveragedRound") -> None:
         """Add the held-out counts of the hospitals that answer; the average does not depend on them."""
         if not (nodes := self.participants.present()):  # Flower would wait forever for a node
             return
@@ -164,13 +161,17 @@ class PlainRun(FederatedRun):
         self.strategy.aggregate_evaluate(averaged.number, [reply.message for reply in replies])
         averaged.counts |= {reply.hospital: reply.content.counts for reply in replies}
 
-    def _complete(self, averaged: "_AveragedRound") -> Round:
+    def _complete(self, averaged: "AveragedRound") -> Round:
         """Complete a round whose weights have been evaluated."""
-        completed = summarise_round(averaged.number, averaged.updates, averaged.counts)
+        completed = self.summarise(averaged)
         self.weights = averaged.weights
         self.history.append(completed)
         self._note_losses(completed)
         return completed
+
+    def summarise(self, averaged: "AveragedRound") -> Round:
+        """Figures of a round."""
+        return summarise_round(averaged.number, averaged.updates, averaged.counts)
 
     def compare_losses(self, counts: Mapping[str, EvaluationSums | None]) -> tuple[float, float]:
         """Mean held-out loss of hospitals' counts, and what it was if each had the loss of its own best round.
@@ -232,7 +233,7 @@ class PlainRun(FederatedRun):
 
 
 @dataclass
-class _AveragedRound:
+class AveragedRound:
     """A round whose new weights are being evaluated, and the held-out counts so far.
 
     Attributes:

@@ -57,9 +57,8 @@ def read_checkpoint(
             depend, differs from the run's.
     """
     checkpoints = checkpoints or CheckpointFolder(path / CHECKPOINTS)
-    # An encrypted run leaves metrics.json and no model.
     if checkpoints.is_empty() and (path_exists(path / MODEL) or path_exists(path / METRICS)):
-        reason = "a run with encryption or differential privacy, or of an earlier version, cannot be extended"
+        reason = "a run with differential privacy, or of an earlier version, cannot be extended"
         raise RunError(f"{path}: the run is over and left no checkpoint; there is nothing to resume; {reason}")
     if not path_exists(path):
         raise RunError(f"{path}: holds no checkpoint: the folder does not exist, or cannot be read")

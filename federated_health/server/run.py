@@ -1,4 +1,4 @@
-"""What every federated run has in common, whether or not the server can read the weights that it averages."""
+"""What every federated run has in common, whatever the server learns of single hospitals."""
 
 import secrets
 import time
@@ -12,6 +12,7 @@ from federated_health.ml.networks import Weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.rounds import Round
 from federated_health.ml.strategies import write_arguments
+from federated_health.ml.targets import target_of
 from federated_health.server.checkpoint import Checkpoint, State
 from federated_health.server.participants import Participants
 from federated_health.server.problem_log import ProblemLog
@@ -36,11 +37,11 @@ class FederatedRun(ABC):
     Attributes:
         threshold: decision threshold, a probability; 0.5 until one is chosen at the end.
         registrations: registration of every hospital that has taken part, by name.
-        weights: of the last completed round; None where the server cannot read them.
-        normalisation: of the measurements, once hospitals have gathered; empty where only they know it.
+        weights: of the last completed round.
+        normalisation: of the measurements, once hospitals have gathered.
         class_weights: factor of each class's loss; empty where all rows count the same.
-        evaluations: what hospitals sent of the final weights, by name, as far as the server can read it; under
-            differential privacy in the end that of the federation alone.
+        evaluations: what hospitals sent of the final weights, by name; with secure aggregation or differential privacy
+            in the end that of the federation alone.
         run_id: 16 random hex digits, which a resumed run keeps.
 
     Raises:
@@ -58,7 +59,7 @@ class FederatedRun(ABC):
         self.history: list[Round] = []
         self.threshold = DEFAULT_THRESHOLD
         self.problems = ProblemLog()
-        self.weights: Weights | None = None
+        self.weights: Weights = {}
         self.normalisation: Normalisation | None = None
         self.class_weights: tuple[float, ...] = ()
         self.evaluations: dict[str, Evaluation] = {}
@@ -117,10 +118,12 @@ class FederatedRun(ABC):
         announce(f"{what} with {', '.join(sorted(self.participants.names()[node] for node in present))}")
         for line in self.problems.describe_data_warnings():
             announce(line)
-        if self.settings.encrypt:
-            announce("--encrypt: the server cannot compare updates, so it does not notice harmful ones")
         if self.privacy is not None:
             announce(self.privacy.describe())
+            from federated_health.ml.noisy_evaluation import NO_FIGURES, table_shape  # noqa: PLC0415  # with privacy only
+
+            if table_shape(target_of(self.settings.task_declaration)) is None:
+                announce(NO_FIGURES)
 
     @abstractmethod
     def _begin(self) -> None:

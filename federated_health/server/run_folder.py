@@ -99,7 +99,7 @@ class RunFolder:
         else:
             append_round(self.path / ROUNDS, run.history[-1])
         self._is_unchanged = False
-        if len(run.history) == self._settings.rounds and run.weights is not None:
+        if len(run.history) == self._settings.rounds:
             self._model_saver.prepare()  # during the final evaluation
 
     @cached_property
@@ -135,8 +135,7 @@ class RunFolder:
         """Write settings.json, rounds.csv, metrics.json, model.keras and report.html, in this order.
 
         Only then are checkpoints removed, except for the last one, from which a finished run can be extended. A run
-        whose weights the server cannot read has no model and no report, and leaves no checkpoint, since its key ends
-        with the hospitals' processes; nor does one with differential privacy, whose rounds are planned.
+        with differential privacy leaves none, since its rounds are planned.
 
         Raises:
             RunError: a file could not be made or written; the files before it are written.
@@ -147,9 +146,8 @@ class RunFolder:
             return  # its results are those of a whole run
         self._write_rounds(run.history)  # the last round may not have been added
         run_summary.write_metrics(self.path, run, figures, stopped=stopped)
-        if run.weights is not None:
-            run_summary.write_model_and_report(self.path, run, figures, self._model_saver, stopped=stopped)
-        if run.weights is None or (run.privacy is not None and not stopped):
+        run_summary.write_model_and_report(self.path, run, figures, self._model_saver, stopped=stopped)
+        if run.privacy is not None and not stopped:
             self._checkpoints.remove()
         elif not stopped:
             self._checkpoints.remove(but_last=True)

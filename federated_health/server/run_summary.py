@@ -63,20 +63,19 @@ def write_metrics(folder: Path, run: "FederatedRun", figures: Mapping[str, Any],
     """Write metrics.json; StorageError if it cannot be written."""
     described = report.load().run_page.metrics_of(run.train_config(), stopped=stopped)
     metrics = {**described, "faults": run.problems.to_json(), **figures}
-    if run.weights is None or not target_of(run.settings.task_declaration).has_threshold:
-        metrics.pop("threshold")  # only the hospitals know it, or there is none
+    if not target_of(run.settings.task_declaration).has_threshold:
+        metrics.pop("threshold")
     write_json(folder / METRICS, metrics)
 
 
 def write_model_and_report(
     folder: Path, run: "FederatedRun", figures: Mapping[str, Any], saver: "ModelSaver", *, stopped: bool
 ) -> None:
-    """Write model.keras and report.html of a run whose weights the server can read.
+    """Write model.keras and report.html.
 
     Raises:
         RunError: one could not be made or written.
     """
-    assert run.weights is not None, "the server can read the weights"
     report.load().svg.warm_up()  # while the other process gets ready
     saver.save(folder / MODEL, run.settings.task_declaration, run.train_config(), run.weights)
     facts = report.load().run_page.hashes_of_model(folder / MODEL, run.weights)
@@ -98,6 +97,7 @@ def summarise(
         evaluations={} if stopped else run.evaluations,
         problems=run.problems.describe(),
         stopped=stopped,
+        secure=run.settings.secure_aggregation,
         facts=facts,
     )
     return summary

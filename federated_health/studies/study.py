@@ -13,6 +13,7 @@ from federated_health.data.tasks import Task
 from federated_health.errors import DataError, RunError, SettingsError
 from federated_health.files import make_folder
 from federated_health.hospital import handlers
+from federated_health.hospital.policy import Policy
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.run_folder import files_of_run
 from federated_health.settings import Settings
@@ -63,16 +64,17 @@ def prepare_folder(path: Path, own_files: Iterable[str], *, force: bool) -> None
     make_folder(path)
 
 
-def open_run(hospitals: Mapping[str, Hospital], settings: Settings, app: App) -> PlainRun:
+def open_run(hospitals: Mapping[str, Hospital], settings: Settings, app: App, policy: Policy | None = None) -> PlainRun:
     """A run of these hospitals in this process, not yet started.
 
-    The norm of updates is not limited: hospitals in process are honest, and the smaller of two may well move further.
+    Everything may leave a hospital, unless a policy says otherwise. The norm of updates is not limited: hospitals in
+    process are honest, and the smaller of two may well move further.
     """
     # TensorFlow warns of repeated compilation: here hospitals of many sizes share one process.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     contexts = {
-        name: handlers.InMemoryHospital(hospital, settings.network_declaration.path)
+        name: handlers.InMemoryHospital(hospital, settings.network_declaration.path, policy)
         for name, hospital in hospitals.items()
     }
     settings = replace(settings, hospitals=len(hospitals), appraisal=False, max_update_norm=0.0, wait=NO_WAIT)

@@ -1,4 +1,4 @@
-"""`client.py` that saves its updates unencrypted, and waits while a test searches the server's memory."""
+"""`client.py` that saves its updates, and waits while a test searches the server's memory."""
 
 import time
 from collections.abc import Sequence

@@ -23,7 +23,7 @@ class Panels(ABC):
         everyone: name of all hospitals' patients together.
         seed: of bootstrap bands.
         threshold: decision threshold of a target that has one.
-        are_bins: whether groups of scores are bins that were added up while encrypted.
+        are_bins: whether groups of scores are bins that were added up over all hospitals.
         balanced: whether classes were weighted in training.
 
     Attributes:

@@ -33,8 +33,8 @@ FROM_CELLS = (
     "curves spread these patients evenly within their group. A class with fewer patients is left out."
 )
 _FROM_BINS = (
-    "Encrypted scores were added up over all hospitals, in bins of log-odds. The curves place patients in the middle "
-    "of their bin."
+    f"Score groups of at least {MIN_CELL_SIZE} patients of one class were added up over all hospitals, in bins of "
+    "log-odds. The curves spread these patients evenly around their bin."
 )
 BALANCED = (
     "Classes were weighted so that all count the same (--class-weight balanced). Predicted risks are therefore not "

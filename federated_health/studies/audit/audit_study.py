@@ -16,9 +16,16 @@ from federated_health.names import REPORT
 from federated_health.report.page import write_report
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings
-from federated_health.studies.audit.attacks import PLAIN, audit_figures
+from federated_health.studies.audit.attacks import PLAIN, audit_figures, sums_of_few
 from federated_health.studies.audit.audit_page import audit_page
-from federated_health.studies.audit.shadow_runs import AuditPlan, ShadowRun, ShadowRunResult, train_shadow_run
+from federated_health.studies.audit.shadow_runs import (
+    DISCLOSURE_CONTROL,
+    AuditPlan,
+    ShadowRun,
+    ShadowRunResult,
+    train_shadow_run,
+)
+from federated_health.studies.audit.small_hospital import can_draw
 from federated_health.studies.study import find_hospitals, prepare_folder, refuse_duplicates
 from federated_health.studies.workers import run_tasks
 
@@ -43,6 +50,7 @@ def run(
     shadows: int,
     wholes: int,
     draws: int,
+    small_hospitals: int,
     epsilons: tuple[float, ...],
     settings: Mapping[str, Value],
     jobs: int,
@@ -57,7 +65,8 @@ def run(
         shadows: half runs per privacy setting, each of which is attacked with the others as shadow models.
         wholes: full runs per privacy setting.
         draws: updates of each size that are inverted; 0 for no inversion.
-        epsilons: privacy budgets to attack, besides plain and encrypted runs.
+        small_hospitals: small hospitals that are drawn and attacked per privacy setting; 0 for none.
+        epsilons: privacy budgets to attack, besides runs without differential privacy.
         settings: training settings by flag; the others keep their defaults.
         jobs, show: see `run_tasks`. Without differential privacy, the results do not depend on the number of jobs.
 
@@ -86,6 +95,7 @@ def run(
         full_runs=wholes,
         sizes=(*(size for size in SIZES if size < fewest), fewest) if draws else (),
         draws=draws,
+        drawn=small_hospitals if can_draw(hospitals) else 0,
         seed=privacies[PLAIN].seed,
     )
     prepare_folder(out, (AUDIT,), force=force)
@@ -99,6 +109,7 @@ def run(
         crashed="a worker process of the audit died",
     )
     by_privacy = audit_figures(plan, results)
+    few = sums_of_few(plan)
     figures = {
         "audit": {
             "version": __version__,
@@ -106,24 +117,30 @@ def run(
             "shadows": shadows,
             "wholes": wholes,
             "draws": draws,
+            "small_hospitals": plan.drawn,
             "epsilons": list(epsilons),
             "schema": task.schema_hash,
             "hospitals": {name: hash_file(path) for name, path in files.items()},
             "smallest": plan.smallest,
         },
         "privacies": by_privacy,
+        "sums_of_few": few,
     }
     write_json(out / AUDIT, figures)
-    write_report(out / REPORT, lambda: audit_page(plan, by_privacy))
+    write_report(out / REPORT, lambda: audit_page(plan, by_privacy, few))
     return figures
 
 
 def _privacy_settings(
     hospitals: Mapping[str, Hospital], epsilons: tuple[float, ...], settings: Mapping[str, Value]
 ) -> dict[str, Settings]:
-    """Settings by the name of each privacy setting: plain, then from the least private epsilon to the most."""
+    """Settings by the name of each privacy setting, with the least private epsilon first."""
     refuse_duplicates("epsilons", [f"{epsilon:g}" for epsilon in epsilons])
-    by_name = {PLAIN: 0.0, **{f"epsilon {epsilon:g}": epsilon for epsilon in sorted(epsilons, reverse=True)}}
+    by_name = {
+        PLAIN: 0.0,
+        DISCLOSURE_CONTROL: 0.0,
+        **{f"epsilon {epsilon:g}": epsilon for epsilon in sorted(epsilons, reverse=True)},
+    }
     config = {**settings, "hospitals": len(hospitals)}
     privacies = {name: Settings.from_config({**config, "dp-epsilon": epsilon}) for name, epsilon in by_name.items()}
     most = max(len(hospital.train) for hospital in hospitals.values())

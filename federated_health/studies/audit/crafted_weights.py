@@ -71,9 +71,7 @@ def isolated_rows(task: Task, step: Step, shrinkage: float) -> Array:
     return np.array(rows).reshape(len(rows), len(before))
 
 
-def counting_weights(
-    task: Task, shapes: Shapes, normalisation: Normalisation, position: int, bound: float
-) -> Weights:
+def counting_weights(task: Task, shapes: Shapes, normalisation: Normalisation, position: int, bound: float) -> Weights:
     """Weights that predict 1 for exactly the patients with a value above a bound.
 
     Args:
@@ -142,7 +140,7 @@ class CountingServer:
         return known
 
     def _intervals(self) -> dict[tuple[int, int], tuple[int, int]]:
-        """Intervals between neighbouring bounds, above the first and up to the second -> patients by outcome, 1 and 0."""
+        """Patients by outcome, 1 and 0, in each interval: above a bound and up to the next one."""
         bounds = sorted(self._above)
         return {
             (low, high): (self._above[low][0] - self._above[high][0], self._above[low][1] - self._above[high][1])

@@ -10,6 +10,8 @@ from functools import lru_cache
 import numpy as np
 
 from federated_health.data.columns import Measurement
+from federated_health.data.hospital import Patients
+from federated_health.data.tasks import Task
 from federated_health.messages.content import Registration
 
 MAX_ADDED = 4
@@ -17,6 +19,8 @@ MAX_ADDED = 4
 
 MAX_SOLUTIONS = 100
 """The search ends after as many solutions: one that is not nearly unique tells little."""
+
+DRAWS = 100
 
 ERROR = 1e-6
 """Error of a released sum, as a share of it: sums are float64."""
@@ -36,7 +40,7 @@ def added_values(
     """
     if not (earlier.sums.are_released and later.sums.are_released):
         return [[] for _ in measurements]
-    found = []
+    found: list[list[Solution]] = []
     for position, measurement in enumerate(measurements):
         before, after = (
             tuple(float(getattr(part.sums, name)[position]) for name in ("count", "total", "squares"))
@@ -50,9 +54,7 @@ def added_values(
         if added == 0 and abs(total) > ERROR * max(1.0, abs(after[1])):
             found.append(_exchanged_value(total, squares, measurement))
         elif 0 <= added <= MAX_ADDED:
-            found.append(
-                values_with_sums(int(added), total, squares, measurement.low, measurement.high, slack=slack)
-            )
+            found.append(values_with_sums(int(added), total, squares, measurement.low, measurement.high, slack=slack))
         else:
             found.append([])
     return found
@@ -83,7 +85,9 @@ def values_with_sums(
     if abs(total - round(total)) > slack or abs(squares - round(squares)) > slack:
         return []
     lowest, highest = int(np.ceil(low)), int(np.floor(high))
-    return [tuple(map(float, values)) for values in _whole_numbers(count, round(total), round(squares), lowest, highest)]
+    return [
+        tuple(map(float, values)) for values in _whole_numbers(count, round(total), round(squares), lowest, highest)
+    ]
 
 
 @lru_cache(maxsize=2**16)
@@ -102,8 +106,22 @@ def _whole_numbers(count: int, total: int, squares: int, low: int, high: int) ->
     return tuple(found[:MAX_SOLUTIONS])
 
 
-def value_bounds(count: float, total: float, squares: float) -> tuple[float, float]:
-    """Bounds of every patient's value, from a released count, sum and sum of squares (Samuelson 1968)."""
-    mean = total / count
-    spread = (max(squares / count - mean**2, 0.0) * (count - 1)) ** 0.5
-    return mean - spread, mean + spread
+def share_told_by_sums(patients: Patients, task: Task, number: int, seed: int, draws: int = DRAWS) -> float | None:
+    """How often count, sum and sum of squares over this many patients have one solution, so that they tell all values.
+
+    The mean over the measurements that are recorded in whole numbers, each with random draws of patients; None without
+    such a measurement.
+    """
+    generator, shares = np.random.default_rng([seed, 5]), []
+    for position, measurement in zip(task.measurement_positions, task.measurements, strict=True):
+        cells = patients.values[:, position]
+        cells = cells[~np.isnan(cells)]
+        if len(cells) < number or (cells % 1).any():
+            continue
+        told = 0
+        for _ in range(draws):
+            values = generator.choice(cells, number, replace=False)
+            sums = float(values.sum()), float((values**2).sum())
+            told += len(values_with_sums(number, *sums, measurement.low, measurement.high)) == 1
+        shares.append(told / draws)
+    return float(np.mean(shares)) if shares else None

@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from federated_health.data.hospital import Patients
+from federated_health.hospital.disclosure import DECIMALS
 from federated_health.ml import normalisation
+from federated_health.ml.noisy_evaluation import EDGES
 from federated_health.ml.normalisation import ColumnSums, column_sums
 from federated_health.ml.targets.binary import MIN_PROBABILITY, probability
 from federated_health.studies.audit.observations import (
@@ -23,17 +25,18 @@ from federated_health.studies.audit.observations import (
 )
 from federated_health.studies.audit.subset_recovery import Equations
 
-ERRORS = {name: 0.0 if name in COUNT_NAMES else 1e-5 for name in SUM_NAMES}
-"""Released sum -> its error: hospitals compute log-odds in single precision."""
+ERROR = 1e-5
+"""Error of a sum of losses: hospitals compute log-odds in single precision."""
 
 
 def sum_over_hospitals(evaluations: Mapping[str, Sequence[Evaluated]]) -> list[Evaluated]:
     """The sums over the rows of all hospitals together, which secure aggregation gives the server, by round."""
     together = []
     for parts in zip(*evaluations.values(), strict=True):
-        names = [name for name in ERRORS if all(name in part.sums for part in parts)]
+        names = [name for name in SUM_NAMES if all(name in part.sums for part in parts)]
         sums = {name: sum(part.sums[name] for part in parts) for name in names}
-        together.append(Evaluated(parts[0].weights, parts[0].threshold, sums))
+        cells = np.sum([part.cells for part in parts], axis=0) if all(part.cells for part in parts) else ()
+        together.append(Evaluated(parts[0].weights, parts[0].threshold, sums, tuple(cells)))
     return together
 
 
@@ -41,8 +44,7 @@ def membership_equations(evaluations: Sequence[Evaluated], features: Floats, lab
     """Equations for which candidates are held out: each adds its own outcome, loss and squared error."""
     equations = Equations.none(len(labels))
     for evaluated in evaluations:
-        by_patient = _sums_by_patient(_risks(evaluated, features), labels, evaluated.threshold)
-        equations += Equations(*_released(evaluated, by_patient))
+        equations += Equations(_terms(evaluated, features, labels), *_released(evaluated))
     return equations
 
 
@@ -53,14 +55,9 @@ def outcome_equations(evaluations: Sequence[Evaluated], features: Floats) -> Equ
     """
     equations = Equations.none(len(features))
     for evaluated in evaluations:
-        risks = _risks(evaluated, features)
-        ones, zeros = (
-            _sums_by_patient(risks, np.full(len(features), label), evaluated.threshold) for label in (1.0, 0.0)
-        )
-        differences = {name: ones[name] - zeros[name] for name in ERRORS}
-        terms, sums, errors = _released(evaluated, differences)
-        base = [zeros[name].sum() for name in ERRORS if name in evaluated.sums]
-        equations += Equations(terms, sums - np.array(base), errors)
+        ones, zeros = (_terms(evaluated, features, np.full(len(features), label)) for label in (1.0, 0.0))
+        sums, errors = _released(evaluated)
+        equations += Equations(ones - zeros, sums - zeros.sum(axis=1), errors)
     return equations
 
 
@@ -83,22 +80,35 @@ def registration_equations(sums: ColumnSums, candidates: Patients, positions: Se
     return Equations(terms / scale[:, None], held_out / scale, np.full(len(held_out), 1e-9))
 
 
-def _risks(evaluated: Evaluated, features: Floats) -> Array:
-    return probability(log_odds_of(layers_of(evaluated.weights), features))
-
-
-def _sums_by_patient(risks: Array, labels: Floats, threshold: float) -> dict[str, Array]:
-    """What each patient adds to every sum, [patients] (see `binary.count_outcomes`)."""
-    predicted, actual = risks >= threshold, labels > 0.5
+def _terms(evaluated: Evaluated, features: Floats, labels: Floats) -> Array:
+    """What each patient adds to every released sum, [sums, patients] (see `binary.count_outcomes`)."""
+    log_odds = log_odds_of(layers_of(evaluated.weights), features)
+    actual = labels > 0.5
+    if evaluated.cells:
+        bins = len(EDGES) + 1
+        cell = actual * bins + np.searchsorted(EDGES, log_odds, side="right")
+        return np.eye(2 * bins)[:, cell]
+    risks = probability(log_odds)
+    predicted = risks >= evaluated.threshold
     given = np.maximum(np.where(actual, risks, 1.0 - risks), MIN_PROBABILITY)
     outcomes = predicted & actual, predicted & ~actual, ~predicted & ~actual, ~predicted & actual
-    values = [*outcomes, -np.log(given), (1.0 - given) ** 2]
-    return {name: part.astype(np.float64) for name, part in zip(ERRORS, values, strict=True)}
+    by_name = dict(zip(SUM_NAMES, [*outcomes, -np.log(given), (1.0 - given) ** 2], strict=True))
+    names = [name for name in SUM_NAMES if name in evaluated.sums]
+    return np.array([by_name[name] for name in names], dtype=np.float64).reshape(len(names), len(labels))
 
 
-def _released(evaluated: Evaluated, by_patient: Mapping[str, Array]) -> tuple[Array, Array, Array]:
-    """The terms, sums and errors of the sums that were released."""
-    names = [name for name in ERRORS if name in evaluated.sums]
-    patients = len(by_patient[next(iter(ERRORS))])
-    terms = np.array([by_patient[name] for name in names]).reshape(len(names), patients)
-    return terms, np.array([evaluated.sums[name] for name in names]), np.array([ERRORS[name] for name in names])
+def _released(evaluated: Evaluated) -> tuple[Array, Array]:
+    """The released sums, and the largest error of each: means of losses may have been rounded."""
+    if evaluated.cells:
+        return np.array(evaluated.cells), np.zeros(len(evaluated.cells))
+    rows = sum(evaluated.sums.get(name, 0.0) for name in COUNT_NAMES)
+    values = {name: evaluated.sums[name] for name in SUM_NAMES if name in evaluated.sums}
+    errors = [0.0 if name in COUNT_NAMES else ERROR + _rounding(value, rows) for name, value in values.items()]
+    return np.array(list(values.values())), np.array(errors)
+
+
+def _rounding(value: float, rows: float) -> float:
+    """The error of a sum whose mean is rounded as disclosure control rounds it; 0 if it is not."""
+    mean = value / rows if rows else 0.0
+    is_rounded = abs(mean - round(mean, DECIMALS)) < 1e-12
+    return rows * 0.5 * 10.0**-DECIMALS if is_rounded else 0.0

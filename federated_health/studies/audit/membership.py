@@ -135,6 +135,16 @@ def measure_attack(scores: Array, members: Flags, seed: int | list[int], draws: 
     )
 
 
+def largest_roc_auc(epsilon: float, delta: float) -> float:
+    """Largest ROC-AUC of any attack that (epsilon, delta) permits.
+
+    The area above the trade-off function of the guarantee: an attack with false-positive rate a misses at least
+    max(1 - delta - e^epsilon a, e^-epsilon (1 - delta - a)) of the members (Wasserman and Zhou 2010). The two lines
+    meet at a = (1 - delta) / (1 + e^epsilon), and the area below them is (1 - delta)^2 / (1 + e^epsilon).
+    """
+    return float(1.0 - (1.0 - delta) ** 2 / (1.0 + np.exp(min(epsilon, 500.0))))
+
+
 def true_positive_rates(
     scores: Floats, members: Floats, times: Array, false_positive_rate: float = FALSE_POSITIVE_RATE
 ) -> Array:

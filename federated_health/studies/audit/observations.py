@@ -1,6 +1,7 @@
 """Observations of a run, and the statistics of each patient that an attacker computes from them.
 
-server      one hospital's weights before and after each round's local training, unless they are encrypted
+server      one hospital's weights before and after each round's local training, and sums over its held-out rows;
+            with secure aggregation the averages, and sums over all hospitals
 hospital    the averages that every hospital gets in each round
 anyone      the final model
 
@@ -15,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 
-from federated_health.messages.content import ARRAYS, CONFIG, EVALUATE, FINAL
+from federated_health.messages.content import ARRAYS, CONFIG, EVALUATE, FINAL, NOISY_COUNTS
 from federated_health.messages.records import METRICS, weights_to_record
 from federated_health.ml.networks import Weights
 from federated_health.ml.targets.binary import probability
@@ -53,45 +54,55 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
-    """Sums over held-out rows, by name and as far as they were released, under weights that the server sent."""
+    """What was released of held-out rows, under weights that the server sent.
+
+    Attributes:
+        sums: the sums by name, as far as they were released.
+        cells: under differential privacy, noisy numbers of patients by class and score (see `ml.noisy_evaluation`).
+    """
 
     weights: Weights
     threshold: float
     sums: Mapping[str, float]
+    cells: tuple[float, ...] = ()
+
+
+Craft = Callable[[str, int], Weights | None]
 
 
 class RecordingApp:
     """An app that records what a server sends to each hospital and what it learns from the replies.
 
     Args:
-        craft: the weights of an active server, by the number of trainings of a hospital so far; by default the server
-            sends the run's own weights.
+        craft: the weights of an active server, by the hospital and the number of its trainings so far; None, as for
+            all by default, stands for the run's own weights.
 
     Attributes:
         steps: hospital -> its local training in each round.
         evaluations: hospital -> the released sums over its held-out rows, by evaluation.
     """
 
-    def __init__(self, app: App, craft: Callable[[int], Weights] | None = None) -> None:
+    def __init__(self, app: App, craft: Craft = lambda *_: None) -> None:
         self._app, self._craft = app, craft
         self.steps: dict[str, list[Step]] = defaultdict(list)
         self.evaluations: dict[str, list[Evaluated]] = defaultdict(list)
 
     def __call__(self, message: Message, context: Context) -> Message:
         name, kind = str(context.node_config["name"]), message.metadata.message_type
-        if self._craft is not None and kind in ROUND_MESSAGES:
-            message.content[ARRAYS] = weights_to_record(self._craft(len(self.steps[name])))
+        if kind in ROUND_MESSAGES and (crafted := self._craft(name, len(self.steps.get(name, ())))) is not None:
+            message.content = RecordDict({**message.content, ARRAYS: weights_to_record(crafted)})
         reply = self._app(message, context)
         if not reply.has_content() or kind not in (*ROUND_MESSAGES, FINAL):
             return reply
         if kind == "train":
             self.steps[name].append(Step(_weights_in(message), _weights_in(reply)))
-        config = message.content.config_records[CONFIG]
+        config: Mapping[str, Any] = message.content.config_records[CONFIG]
         if kind in ("evaluate", FINAL) or config.get(EVALUATE):
-            metrics = reply.content.metric_records[METRICS]
+            metrics: Mapping[str, Any] = reply.content.metric_records[METRICS]
             sums = {key: float(metrics[key]) for key in SUM_NAMES if key in metrics}
             released = sums if any(sums.values()) else {}  # all are 0 if the rows are too few
-            self.evaluations[name].append(Evaluated(_weights_in(message), float(config["threshold"]), released))
+            cells = tuple(metrics.get(NOISY_COUNTS, ()))
+            self.evaluations[name].append(Evaluated(_weights_in(message), float(config["threshold"]), released, cells))
         return reply
 
 

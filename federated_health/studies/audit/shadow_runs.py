@@ -1,8 +1,9 @@
 """The shadow runs of an audit: their kinds, their training rows, and what the attacks observe of them.
 
-half     a random half of each hospital's training rows, to be attacked by membership inference
+half     random halves of each hospital's training and held-out rows, to be attacked by membership inference
 full     all training rows, as in a real run, to measure the quality of the model
 small    all rows, but only a few of the smallest hospital, whose first update is inverted
+drawn    all rows, but only 30 patients of one hospital, on whom all attacks of a curious server are tried
 """
 
 from collections.abc import Mapping
@@ -14,21 +15,38 @@ import numpy.typing as npt
 
 from federated_health.data.hospital import Hospital, Patients
 from federated_health.data.tasks import Task
+from federated_health.hospital.policy import Policy
 from federated_health.ml.keras_models import build_encoder, encode
 from federated_health.ml.scores import roc_auc
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
-from federated_health.studies.audit import inversion, observations
+from federated_health.studies.audit import inversion
+from federated_health.studies.audit.held_out import membership_equations, sum_over_hospitals
 from federated_health.studies.audit.membership import confidences
-from federated_health.studies.audit.observations import RecordingApp, Step, layers_of, patient_statistics
+from federated_health.studies.audit.observations import (
+    RecordingApp,
+    Step,
+    average_steps,
+    layers_of,
+    log_odds_of,
+    patient_statistics,
+)
+from federated_health.studies.audit.small_hospital import Findings, attack_small_hospital, draw_small_hospital
+from federated_health.studies.audit.subset_recovery import recover_subset
 from federated_health.studies.study import forget_local_models, local_model, open_run, require_all_updates
 from federated_health.transport.app_calls import App
 
-HALF, FULL, SMALL = "half", "full", "small"
-"""Kinds of shadow runs, by their training rows (see this module)."""
+HALF, FULL, SMALL, DRAWN = "half", "full", "small", "drawn"
+"""Kinds of shadow runs, by their rows (see this module)."""
 
 FINAL, UPDATES, AVERAGES = "final", "updates", "averages"
-"""Targets of the attacks: the final model, one hospital's updates, the averages of the rounds."""
+"""Targets of attacks on training rows: the final model, one hospital's updates, the averages of the rounds."""
+
+DISCLOSURE_CONTROL = "disclosure control"
+"""Privacy setting of plain runs in which hospitals have the default policy, as if their data were not public."""
+
+HELD_OUT, HELD_OUT_SUM = "held-out", "held-out-sum"
+"""Targets of attacks on held-out rows: the sums over those of one hospital, and of all hospitals together."""
 
 GUESSES = 20
 """Draws of random patients, with which reconstructed patients are compared."""
@@ -62,14 +80,16 @@ class ShadowRunResult:
     Attributes:
         roc_auc: of half and full runs, on the held-out rows of all hospitals together; None where undefined.
         mean_roc_auc: the mean ROC-AUC of the hospitals in which it is defined.
-        statistics: of half runs; target -> statistic -> [all hospitals' training patients].
+        statistics: of half runs; target -> statistic -> [all hospitals' training or held-out patients].
         inversion: of small runs; see `_invert`.
+        findings: of drawn runs; see `small_hospital.attack_small_hospital`.
     """
 
     roc_auc: float | None = None
     mean_roc_auc: float | None = None
     statistics: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
     inversion: Mapping[str, float] = field(default_factory=dict)
+    findings: Mapping[str, Findings] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +97,12 @@ class AuditPlan:
     """The shadow runs of an audit.
 
     Attributes:
-        hospitals: hospitals whose training rows are attacked.
+        hospitals: hospitals whose rows are attacked.
         privacies: name of a privacy setting -> settings of its runs.
         half_runs, full_runs: number per privacy setting; that of half runs is even.
         sizes: numbers of rows of the smallest hospital in small runs.
         draws: small runs per size and privacy setting.
+        drawn: drawn runs per privacy setting.
     """
 
     hospitals: Mapping[str, Hospital]
@@ -90,6 +111,7 @@ class AuditPlan:
     full_runs: int
     sizes: tuple[int, ...]
     draws: int
+    drawn: int
     seed: int
 
     @property
@@ -103,29 +125,41 @@ class AuditPlan:
 
     def runs(self, privacy: str, kind: str, rows: int = 0) -> list[ShadowRun]:
         """The shadow runs of one kind under one privacy setting."""
-        runs = {HALF: self.half_runs, FULL: self.full_runs, SMALL: self.draws}[kind]
+        runs = {HALF: self.half_runs, FULL: self.full_runs, SMALL: self.draws, DRAWN: self.drawn}[kind]
         return [ShadowRun(privacy=privacy, kind=kind, number=number, rows=rows) for number in range(runs)]
 
     def shadow_runs(self) -> list[ShadowRun]:
-        """All shadow runs, one privacy setting after the other."""
-        kinds = [(HALF, 0), (FULL, 0), *((SMALL, rows) for rows in self.sizes)]
-        return [run for privacy in self.privacies for kind, rows in kinds for run in self.runs(privacy, kind, rows)]
+        """All shadow runs, one privacy setting after the other.
 
-    def slices(self) -> dict[str, slice]:
-        """Positions of each hospital's training patients among those of all hospitals."""
-        ends = np.cumsum([0, *(len(hospital.train) for hospital in self.hospitals.values())]).tolist()
+        Disclosure control does not change an update, so it is not inverted again.
+        """
+        runs = []
+        for privacy in self.privacies:
+            sizes = () if privacy == DISCLOSURE_CONTROL else self.sizes
+            for kind, rows in [(HALF, 0), (FULL, 0), *((SMALL, size) for size in sizes), (DRAWN, 0)]:
+                runs += self.runs(privacy, kind, rows)
+        return runs
+
+    def patients(self, target: str) -> dict[str, Patients]:
+        """Hospital -> the rows that an attack on a target is about: its training rows, or those held out."""
+        is_held_out = target in (HELD_OUT, HELD_OUT_SUM)
+        return {name: hospital.test if is_held_out else hospital.train for name, hospital in self.hospitals.items()}
+
+    def slices(self, target: str = FINAL) -> dict[str, slice]:
+        """Positions of each hospital's patients among those of all hospitals."""
+        ends = np.cumsum([0, *map(len, self.patients(target).values())]).tolist()
         return {name: slice(*pair) for name, pair in zip(self.hospitals, pairwise(ends), strict=True)}
 
-    def members(self) -> Flags:
-        """Training rows of each half run, [runs, rows]: those of a random half of every hospital's patients.
+    def members(self, target: str = FINAL) -> Flags:
+        """Rows of each half run, [runs, rows]: those of a random half of every hospital's patients.
 
         Every second run has the complement of the one before, so every patient is in half of the runs.
         """
-        generator = np.random.default_rng([self.seed, 0])
-        patients = [hospital.train.number_patients() for hospital in self.hospitals.values()]
+        generator = np.random.default_rng([self.seed, 4 if target in (HELD_OUT, HELD_OUT_SUM) else 0])
+        patients = [rows.number_patients() for rows in self.patients(target).values()]
         runs = []
         for _ in range(self.half_runs // 2):
-            half = np.concatenate([_draw_half(generator, numbers.max() + 1)[numbers] for numbers in patients])
+            half = np.concatenate([_draw_half(generator, numbers.max(initial=-1) + 1)[numbers] for numbers in patients])
             runs += [half, ~half]
         return np.array(runs)
 
@@ -138,29 +172,37 @@ def _draw_half(generator: np.random.Generator, patients: int) -> Flags:
 def train_shadow_run(shadow: ShadowRun, plan: AuditPlan, app: App) -> ShadowRunResult:
     """Train a shadow run and observe it; RunError if it could not be trained."""
     settings = plan.privacies[shadow.privacy]
+    policy = Policy() if shadow.privacy == DISCLOSURE_CONTROL else None
     try:
         if shadow.kind == SMALL:
             return ShadowRunResult(inversion=_invert(shadow, plan, settings, app))
         settings = replace(settings, seed=plan.seed + shadow.number)
+        if shadow.kind == DRAWN:
+            draw = draw_small_hospital(plan.hospitals, shadow.number, plan.seed)
+            return ShadowRunResult(findings=attack_small_hospital(draw, settings, app, policy))
         if shadow.kind == HALF:
-            return _observe(plan.members()[shadow.number], plan, settings, app)
-        run, _ = _train(plan.hospitals, settings, app)
+            return _observe(shadow.number, plan, settings, app, policy)
+        run, _ = _train(plan.hospitals, settings, app, policy=policy)
         return _evaluate(run, plan.hospitals)
     finally:
         forget_local_models()  # no other run has these rows
 
 
 def _train(
-    hospitals: Mapping[str, Hospital], settings: Settings, app: App, rounds: int | None = None
-) -> tuple[PlainRun, Mapping[str, list[Step]]]:
-    """A finished run and the hospitals' recorded training; all rounds, or the first few."""
+    hospitals: Mapping[str, Hospital],
+    settings: Settings,
+    app: App,
+    rounds: int | None = None,
+    policy: Policy | None = None,
+) -> tuple[PlainRun, RecordingApp]:
+    """A finished run and what was recorded of it; all rounds, or the first few."""
     recorder = RecordingApp(app)
-    run = open_run(hospitals, settings, recorder)
+    run = open_run(hospitals, settings, recorder, policy)
     run.gather()
     for _ in islice(run.rounds(), rounds):
         pass
     require_all_updates(run, hospitals)
-    return run, recorder.steps
+    return run, recorder
 
 
 def _evaluate(run: PlainRun, hospitals: Mapping[str, Hospital]) -> ShadowRunResult:
@@ -174,24 +216,46 @@ def _evaluate(run: PlainRun, hospitals: Mapping[str, Hospital]) -> ShadowRunResu
     )
 
 
-def _observe(members: Flags, plan: AuditPlan, settings: Settings, app: App) -> ShadowRunResult:
-    """Train on the members, [patients], and compute the statistics of all patients."""
-    slices = plan.slices()
+def _observe(number: int, plan: AuditPlan, settings: Settings, app: App, policy: Policy | None) -> ShadowRunResult:
+    """Train a half run and compute the statistics of all patients, members or not."""
+    slices, held_out_slices = plan.slices(), plan.slices(HELD_OUT)
+    members, held_out_members = plan.members()[number], plan.members(HELD_OUT)[number]
     hospitals = {
-        name: replace(hospital, train=hospital.train.take(members[slices[name]]))
+        name: replace(
+            hospital,
+            train=hospital.train.take(members[slices[name]]),
+            test=hospital.test.take(held_out_members[held_out_slices[name]]),
+        )
         for name, hospital in plan.hospitals.items()
     }
-    run, steps = _train(hospitals, settings, app)
+    run, recorder = _train(hospitals, settings, app, policy=policy)
+    run.evaluate()
+    steps, layers = recorder.steps, layers_of(run.weights)
     encoder = build_encoder(plan.task, run.train_config().normalisation)
-    patients = Patients.concatenate(hospital.train for hospital in plan.hospitals.values())
-    features, labels = encode(encoder, plan.task, patients.values), patients.labels
+
+    def encoded(target: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        patients = Patients.concatenate(plan.patients(target).values())
+        return encode(encoder, plan.task, patients.values), patients.labels
+
+    features, labels = encoded(FINAL)
     updates = [patient_statistics(steps[name], features[rows], labels[rows]) for name, rows in slices.items()]
+    tested, outcomes = encoded(HELD_OUT)
+    subsets = [
+        recover_subset(membership_equations(recorder.evaluations[name], tested[rows], outcomes[rows]))
+        for name, rows in held_out_slices.items()
+    ]
+    of_all = membership_equations(sum_over_hospitals(recorder.evaluations), tested, outcomes)
     return replace(
-        _evaluate(run, hospitals),
+        _evaluate(run, plan.hospitals),
         statistics={
-            FINAL: {"confidence": confidences(observations.log_odds_of(layers_of(run.weights), features), labels)},
+            FINAL: {"confidence": confidences(log_odds_of(layers, features), labels)},
             UPDATES: {name: np.concatenate([update[name] for update in updates]) for name in updates[0]},
-            AVERAGES: patient_statistics(observations.average_steps(steps, run.weights), features, labels),
+            AVERAGES: patient_statistics(average_steps(steps, run.weights), features, labels),
+            HELD_OUT: {
+                "confidence": confidences(log_odds_of(layers, tested), outcomes),
+                "subset": np.concatenate(subsets),
+            },
+            HELD_OUT_SUM: {"subset": recover_subset(of_all, max_nodes=0)},
         },
     )
 
@@ -209,7 +273,7 @@ def _invert(shadow: ShadowRun, plan: AuditPlan, settings: Settings, app: App) ->
     generator = np.random.default_rng([plan.seed, 1, rows, shadow.number])
     chosen = generator.permutation(len(smallest.train))[:rows]
     victim = replace(smallest, train=smallest.train.take(chosen))
-    run, steps = _train({**plan.hospitals, victim.name: victim}, settings, app, rounds=1)
+    run, recorder = _train({**plan.hospitals, victim.name: victim}, settings, app, rounds=1)
     normalisation = run.train_config().normalisation
     encoder = build_encoder(task, normalisation)
     everyone = np.concatenate([hospital.train.values for hospital in plan.hospitals.values()])
@@ -227,7 +291,7 @@ def _invert(shadow: ShadowRun, plan: AuditPlan, settings: Settings, app: App) ->
         features = inversion.invert(task, step, training, rows, seed=shadow.number)
         return share(inversion.to_columns(task, features, normalisation))
 
-    update = steps[victim.name][0]
+    update = recorder.steps[victim.name][0]
     return {
         "update": share_from(update),
         "average": share_from(Step(update.before, run.weights)),
