@@ -14,6 +14,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from federated_health.data.tasks import write_agreement
 from federated_health.messages.content import ARRAYS, BENEFIT, CONFIG, EVALUATE, FINAL, REGISTRATION, ROUND, THRESHOLD
 from federated_health.messages.records import weights_to_record
+from federated_health.messages.run_terms import RUN_TERMS, RunTerms
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import public_normalisation
 from federated_health.server.plain_run import PlainRun
@@ -75,7 +76,7 @@ def serve_hostile(address: str, hostility: Hostility, report: Path) -> None:
     """Wait for one hospital, send it the questions, and write how often it answered; in a process of its own."""
     settings = Settings()
     answers, silences = [], 0
-    with serve_streams(address, settings.agreement, print) as transport:
+    with serve_streams(address, settings.agreement, print, terms=RunTerms.of(settings).text) as transport:
         while not transport.get_node_ids():
             time.sleep(0.05)
         (node,) = transport.get_node_ids()
@@ -95,6 +96,7 @@ def _content(run: PlainRun, question: Question, seed: int) -> RecordDict:
     if question.kind == REGISTRATION:
         task, terms = run.settings.task_declaration, write_agreement(run.settings.agreement)
         record = ConfigRecord({"task": task.name, "schema": task.schema_hash, "terms": terms})
+        record[RUN_TERMS] = RunTerms.of(run.settings).text
         return RecordDict({CONFIG: record})
     completed = question.number - (question.kind == "train")
     config = replace(run.train_config(), rounds=completed).to_record()

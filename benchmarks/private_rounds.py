@@ -21,6 +21,7 @@ from scripts import script_command
 
 from federated_health import secure_aggregation
 from federated_health.messages import content, validation
+from federated_health.messages.run_terms import RunTerms
 from federated_health.processes import free_port, process
 from federated_health.security.authority import make_demo_identities
 from federated_health.security.identity import load_identity
@@ -53,13 +54,14 @@ def gathered(folder: Path, settings: Settings) -> Iterator[tuple[FederatedRun, G
     with ExitStack() as stack:
         task, limits = settings.task_declaration, secure_aggregation if settings.secure_aggregation else validation
         agreement, largest = task.agreement, limits.max_reply_bytes(task, settings.network_declaration)
-        tls = load_identity(own, Role.SERVER)
+        tls, terms = load_identity(own, Role.SERVER), RunTerms.of(settings)
         grid = stack.enter_context(
-            serve_streams(address, agreement, lambda _: None, max_message_bytes=largest, tls=tls)
+            serve_streams(address, agreement, lambda _: None, max_message_bytes=largest, tls=tls, terms=terms.text)
         )
         for name, path in hospitals.items():
             command = script_command(
-                "client.py", "--data", path, "--name", name, "--server", address, "--tls", identities[name]
+                *("client.py", "--data", path, "--name", name, "--server", address, "--tls", identities[name]),
+                *("--accept", terms.hash),
             )
             stack.enter_context(process(command, log=path.with_name(f"{name}.log")))
         run = make_run(grid, settings)

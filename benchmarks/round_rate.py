@@ -34,6 +34,7 @@ import client
 from federated_health.data.hospital import load_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.hospital.local_model import LocalModel
+from federated_health.messages.run_terms import RunTerms
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from
 from federated_health.ml.targets.binary import count_outcomes, probability
@@ -70,7 +71,8 @@ class Case:
 @contextmanager
 def listening(settings: Settings, tls: Identity | None = None) -> Iterator[tuple[str, StreamTransport]]:
     address = f"127.0.0.1:{free_port()}"
-    with serve_streams(address, settings.task_declaration.agreement, lambda _: None, tls=tls) as grid:
+    agreement, terms = settings.task_declaration.agreement, RunTerms.of(settings).text
+    with serve_streams(address, agreement, lambda _: None, tls=tls, terms=terms) as grid:
         yield address, grid
 
 
@@ -86,7 +88,7 @@ def terminals(case: Case, *, encrypted: bool = False) -> list[float]:
     with ExitStack() as stack:
         address, grid = stack.enter_context(listening(case.settings, tls))
         for name, path in case.hospitals.items():
-            flags = ("--tls", identities[name]) if encrypted else ()
+            flags = ("--tls", identities[name], "--accept", RunTerms.of(case.settings).hash) if encrypted else ()
             command = script_command("client.py", "--data", path, "--name", name, "--server", address, *flags)
             stack.enter_context(process(command, log=case.folder / f"{name}.log"))
         return time_run(PlainRun(grid, case.settings))

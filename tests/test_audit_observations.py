@@ -113,7 +113,7 @@ def test_withheld_sums_and_noisy_counts_are_recorded_as_such(app: ClientApp) -> 
 
 @pytest.mark.usefixtures("server_identity")
 def test_an_active_server_sends_its_own_weights_in_every_round(app: ClientApp) -> None:
-    recorder = RecordingApp(app, lambda number: weights_of(100.0 + number))
+    recorder = RecordingApp(app, lambda _, number: weights_of(100.0 + number))
     grid = InProcessTransport(recorder, {"a": hospital_context("a", {})})
     for _ in range(2):
         grid.send_and_receive([Message(content(1.0), node_id_of("a"), "train")])

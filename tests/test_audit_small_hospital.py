@@ -90,6 +90,8 @@ def test_a_plain_run_tells_a_server_almost_everything_and_sums_over_hospitals_le
     assert (own["members"] or 0) > 0.75
     assert (own["isolated"] or 0) >= 1
     assert together["means"] == together["exact"] == 0.0
+    assert (own["singled_out"] or 0) > 0.75
+    assert (together["singled_out"] or 1) < 0.7
     assert (together["members"] or 1) < (own["members"] or 0)
 
 

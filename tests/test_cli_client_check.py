@@ -1,6 +1,7 @@
 """client.py --check: shows what is in a CSV, and opens no connection."""
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,10 @@ import pytest
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import generate_readmission
+from federated_health.messages.run_terms import RunTerms
+from federated_health.settings import Settings
 from tests.support.script_calls import RunScript, assert_one_line, rows_of, write_csv
+from tests.support.targets import write_dataset
 
 
 @pytest.fixture
@@ -52,7 +56,7 @@ def test_a_check_of_a_file_needs_no_name(run_script: RunScript, unused_address: 
     data = hospitals_folder / "client_1.csv"
     result = run_script("client.py", "--data", data, "--check", "--server", unused_address)
     assert result.succeeded
-    assert result.output.rstrip().endswith("this hospital can join.")
+    assert "this hospital can join." in result.output
     named = run_script("client.py", "--data", data, "--name", "mine", "--check", "--server", unused_address)
     assert named == result
 
@@ -135,3 +139,87 @@ def test_a_check_needs_a_number_or_a_file(flags: list[object], run_script: RunSc
     result = run_script("client.py", "--check", *flags)
     assert result.code == 2
     assert "expected --hospital N, or --data FILE" in result.error
+
+
+# What would leave
+
+
+def releases_of(output: str) -> dict[str, str]:
+    """The lines of releases in a check, by name."""
+    _, _, section = output.partition("What would leave")
+    lines = section.partition("Of this:")[0].splitlines()[1:]
+    return {re.split(r"[ :]", line.strip())[0]: line for line in lines}
+
+
+def test_a_check_of_public_data_lists_every_release_of_a_default_run(run_script: RunScript) -> None:
+    run_script("create_dataset.py")
+
+    result = run_script("client.py", "--hospital", 1, "--check")
+
+    lines = releases_of(result.output)
+    assert tuple(lines) == RunTerms.of(Settings()).releases
+    assert "2,756 bytes" in lines["weights"]  # 4 bytes each
+    assert not any("suppressed" in line for line in lines.values())
+    assert "public: nothing is suppressed" in result.output
+    # 689 and 42 weights, 227 training rows
+    assert "689 weights are 3.04 per training row (227); DataSHIELD allows 0.33." in result.output
+    assert "--model logistic asks for 42, 0.19 per row" in result.output
+
+
+def test_a_check_of_own_data_says_what_the_default_policy_suppresses(
+    run_script: RunScript, patients: pd.DataFrame
+) -> None:
+    few = patients[:40].copy()
+    few.loc[few.index[4:], "chol"] = ""
+    few["disease"] = [1] * 4 + [0] * 36
+    data = write_csv(few)
+
+    result = run_script("client.py", "--data", data, "--check")
+
+    lines = releases_of(result.output)
+    suppressed = {name for name, line in lines.items() if "suppressed, wholly or in part: too few patients" in line}
+    outcomes = {"round-evaluation", "final-evaluation", "roc-auc", "scores", "threshold-scores", "appraisal"}
+    assert outcomes <= suppressed
+    assert not suppressed & {"name", "weights", "row-counts"}
+    assert "sums of fewer than 5 patients, not sent: chol" in result.output
+    assert [path.name for path in Path().iterdir()] == [Path(data).name]  # a check remembers no release
+
+
+def test_a_check_of_enough_own_patients_suppresses_nothing_yet(run_script: RunScript, patients: pd.DataFrame) -> None:
+    result = run_script("client.py", "--data", write_csv(patients), "--check")
+
+    lines = releases_of(result.output)
+    assert not {name for name in ("roc-auc", "scores", "appraisal", "final-evaluation") if "suppressed" in lines[name]}
+    assert "when one of them is that small" in result.output  # of a round, it depends on the model
+
+
+def test_a_check_applies_the_policy(run_script: RunScript, patients: pd.DataFrame) -> None:
+    Path("policy.toml").write_text('releases_off = ["roc-auc"]\nmax_rounds = 10\nmin_cell = 20\n')
+
+    result = run_script("client.py", "--data", write_csv(patients), "--check", "--policy", "policy.toml")
+
+    assert result.succeeded, result.error
+    assert "switched off by its policy" in releases_of(result.output)["roc-auc"]
+    assert re.search(r"policy\.toml, line 2: max_rounds: expected at most 10, got 30", result.output)
+    assert "counts of 1 to 19 patients" in result.output
+
+
+def test_a_check_of_too_few_patients_for_the_policy_fails(run_script: RunScript, patients: pd.DataFrame) -> None:
+    Path("policy.toml").write_text("min_cell = 500\n")
+
+    result = run_script("client.py", "--data", write_csv(patients), "--check", "--policy", "policy.toml")
+
+    assert_one_line(result, "fewer training patients than its policy's minimum cell")
+
+
+@pytest.mark.parametrize("kind", ["binary", "classes", "number", "count"])
+def test_a_check_lists_releases_of_every_kind_of_label(kind: str, run_script: RunScript, tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "dataset", kind)
+
+    result = run_script("client.py", "--data", folder / "client_1.csv", "--check")
+
+    assert result.succeeded, result.error
+    lines = releases_of(result.output)
+    assert {"weights", "final-evaluation", "scores", "appraisal"} <= set(lines)
+    assert ("roc-auc" in lines) == (kind in ("binary", "classes"))
+    assert ("threshold-scores" in lines) == (kind == "binary")

@@ -62,13 +62,13 @@ def superlink_flags(tls: Path, *words: object) -> argparse.Namespace:
 def test_a_node_gets_its_csv_by_an_absolute_path_and_its_name_from_its_certificate(tls: Path, in_folder: Path) -> None:
     (in_folder / "own data.csv").touch()
 
-    words = "--dp-budget", 2.5, "--split-seed", 7, "--secure-aggregation-only"
+    words = "--dp-budget", 2.5, "--split-seed", 7, "--secure-aggregation-only", "--same-participants"
     command = node_command_of(tls / "hospitals" / "cleveland", Path("own data.csv"), *words)
 
     config = parse_config_args([command[command.index("--node-config") + 1]])
     path = str(in_folder / "own data.csv")
     own = {"data": path, "name": "cleveland", "tls": str(tls / "hospitals" / "cleveland"), "split-seed": 7}
-    assert config == {**own, "dp-budget": 2.5, "secure-aggregation-only": True}
+    assert config == {**own, "dp-budget": 2.5, "secure-aggregation-only": True, "same-participants": True}
 
 
 def test_a_node_authenticates_with_the_key_of_its_certificate(tls: Path, tmp_path: Path) -> None:
@@ -232,12 +232,17 @@ def test_an_error_before_the_start_is_one_line(tls: Path, hospitals_folder: Path
     folder, data = tls / "hospitals" / "cleveland", hospitals_folder / "client_1.csv"
     malformed = tmp_path / "malformed.csv"
     malformed.write_text("age,sex\n1,2\n")
+    policy = tmp_path / "policy.toml"
+    policy.write_text("")
     port = free_port()
     for words, expected in (
-        (("supernode", "--tls", folder, "--data", tmp_path / "none.csv"), "none.csv: "),
-        (("supernode", "--tls", folder, "--data", malformed), "malformed.csv"),
-        (("supernode", "--tls", tls / "server", "--data", data), "expected a hospital's"),
-        (("supernode", "--tls", folder, "--data", data, "--superlink", "nowhere"), "expected HOST:PORT"),
+        (("supernode", "--tls", folder, "--policy", policy, "--data", tmp_path / "none.csv"), "none.csv: "),
+        (("supernode", "--tls", folder, "--policy", policy, "--data", malformed), "malformed.csv"),
+        (("supernode", "--tls", tls / "server", "--policy", policy, "--data", data), "expected a hospital's"),
+        (
+            ("supernode", "--tls", folder, "--policy", policy, "--data", data, "--superlink", "nowhere"),
+            "expected HOST:PORT",
+        ),
         (("superlink", "--tls", folder, "--hospitals", folder / "certificate.pem"), "expected a server's"),
         (("superlink", "--tls", tls / "server", "--hospitals", tmp_path / "none.pem"), "none.pem: cannot be read"),
         (

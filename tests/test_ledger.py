@@ -29,8 +29,9 @@ from federated_health.messages.records import NumpyArray, weights_to_record
 from federated_health.names import node_id_of
 from federated_health.processes import free_port, process
 from federated_health.transport.app_calls import hospital_context
-from federated_health.transport.stream_client import join_run, report_unfit
+from federated_health.transport.stream_client import join_run
 from federated_health.transport.stream_server import StreamTransport, serve_streams
+from federated_health.transport.unfit import report_unfit
 from tests.conftest import PROJECT
 from tests.support.wire import Wire, assert_is_in_ledger, digest, read_lines
 
@@ -95,6 +96,16 @@ def test_a_line_of_metadata_holds_hashes_and_a_time_in_utc(ledger: Ledger) -> No
     }
     assert ledger.path.name == "egress-a.jsonl"
     assert re.search(rb'^{"time":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00"', ledger.path.read_bytes())
+
+
+def test_a_line_names_the_suppressed_releases_and_the_reason(ledger: Ledger) -> None:
+    message = message_of()
+    suppressed = ConfigRecord({"scores": "too few patients in a cell"})
+    line = record(ledger, message, reply_to(message, metrics=MetricRecord(), disclosure=suppressed))
+    assert line["disclosure"] == {"scores": "too few patients in a cell"}
+    assert "disclosure" not in record(ledger, message, reply_to(message, metrics=MetricRecord({"a": 1})))
+    failed = Message(Error(0, "x"), reply_to=message)
+    assert "disclosure" not in record(ledger, message, failed)
 
 
 @pytest.mark.parametrize(

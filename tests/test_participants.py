@@ -275,6 +275,8 @@ class Nameless:
         ids: node id -> hospital.
     """
 
+    terms = ""
+
     def __init__(self, ids: dict[int, str]) -> None:
         self.app, self.ids = app_of({hospital.name: hospital for hospital in three()}), ids
         self.undelivered: Any = None

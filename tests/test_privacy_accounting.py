@@ -101,6 +101,78 @@ def test_epsilon_falls_with_noise_and_delta_and_rises_with_rate_and_steps() -> N
     assert costs() < epsilon_of([Steps(0.3, 3.0, 40), Steps(0.1, 5.0, 1)], DELTA)
 
 
+# Exchange of a patient for another
+
+
+def exchanged_delta(epsilon: float, noise: float, rate: float, steps: int, *, upwards: bool) -> float:
+    """Delta of sampled Gaussians between a patient that adds 1 and one that adds -1, by our own convolution.
+
+    Privacy losses on a fine grid of outputs are rounded up or down to a grid of losses, and added up by a Fourier
+    transform: rounding up gives an upper bound of the exact delta, rounding down a lower one.
+    """
+    interval, points = 1e-3, 2**18
+    x = np.linspace(-1 - 12 * noise, 1 + 12 * noise, 400_001)
+    mass = {sign: rate * norm.pdf(x, sign, noise) + (1 - rate) * norm.pdf(x, 0, noise) for sign in (1, -1)}
+    losses = np.log(mass[1]) - np.log(mass[-1])
+    places = (np.ceil if upwards else np.floor)(losses / interval).astype(int)
+    one = np.bincount(places + points // 2, mass[1] * (x[1] - x[0]), points)
+    spectrum = np.fft.rfft(np.roll(one, -(points // 2)))
+    total = np.roll(np.fft.irfft(spectrum**steps, points), points // 2)
+    over = (np.arange(points) - points // 2) * interval - epsilon
+    return float((total[over > 0] * -np.expm1(-over[over > 0])).sum())
+
+
+@pytest.mark.parametrize(
+    ("noise", "rate", "steps"), [(5.810, 0.5, 32), (10.71, 0.5, 32), (3.0, 0.1, 60), (5.0, 1.0, 8)]
+)
+@pytest.mark.parametrize("delta", [1e-5, 1e-3])
+def test_epsilon_of_an_exchange_is_that_of_an_independent_convolution(
+    noise: float, rate: float, steps: int, delta: float
+) -> None:
+    epsilon = epsilon_of([Steps(rate, noise, steps)], delta, exchange=True)
+    assert exchanged_delta(epsilon, noise, rate, steps, upwards=False) <= delta
+    assert exchanged_delta(epsilon * 0.97 - 0.01, noise, rate, steps, upwards=True) > delta
+
+
+def test_an_exchange_costs_more_than_an_absence_and_at_most_as_twice_the_clipping_norm() -> None:
+    steps = Steps(0.5, 5.81, 32)
+    absence, exchange = epsilon_of([steps], DELTA), epsilon_of([steps], DELTA, exchange=True)
+    twice = epsilon_of([steps._replace(noise_multiplier=5.81 / 2)], DELTA)
+    assert absence == pytest.approx(2.0, abs=1e-3)
+    assert exchange == pytest.approx(4.226, abs=1e-3)
+    assert absence < exchange < twice
+
+
+def test_every_patient_in_every_step_exchanges_as_a_gaussian_with_twice_the_distance() -> None:
+    exact = brentq(lambda epsilon: analytic_delta(epsilon, 5.0 / 2, 8) - DELTA, 0, 100, xtol=1e-12)
+    assert exact * (1 - 1e-9) <= epsilon_of([Steps(1.0, 5.0, 8)], DELTA, exchange=True) <= exact * 1.001 + 1e-5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_other_pair_of_contributions_distinguishes_more(seed: int) -> None:
+    """One step in two dimensions, where the patients' contributions are any of at most the clipping norm."""
+    generator, noise, rate = np.random.default_rng(seed), 1.0, 0.5
+    grid = np.linspace(-8, 8, 401)
+    x, y = np.meshgrid(grid, grid)
+    cell = (grid[1] - grid[0]) ** 2
+
+    def density(contribution: tuple[float, float]) -> np.ndarray:
+        sampled = norm.pdf(x, contribution[0], noise) * norm.pdf(y, contribution[1], noise)
+        both: np.ndarray = rate * sampled + (1 - rate) * norm.pdf(x, 0, noise) * norm.pdf(y, 0, noise)
+        return both
+
+    def divergence(first: tuple[float, float], second: tuple[float, float], epsilon: float) -> float:
+        return float(np.maximum(density(first) - math.exp(epsilon) * density(second), 0).sum() * cell)
+
+    for epsilon in (0.0, 0.3, 0.8):
+        worst = divergence((1, 0), (-1, 0), epsilon)
+        for _ in range(10):
+            (a, b), (c, d) = generator.normal(size=(2, 2))
+            first, second = np.array([a, b]), np.array([c, d])
+            first, second = first / max(1, np.linalg.norm(first)), second / max(1, np.linalg.norm(second))
+            assert divergence(tuple(first), tuple(second), epsilon) <= worst + 1e-4  # of the sum over the grid
+
+
 @pytest.mark.parametrize(("epsilon", "rate", "steps"), CASES)
 def test_calibrated_noise_is_the_smallest_that_suffices(epsilon: float, rate: float, steps: int) -> None:
     noise = calibrate(epsilon, DELTA, rate, steps)

@@ -23,7 +23,7 @@ from federated_health.errors import BudgetError, PrivacyError
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.accounting import Steps, epsilon_of
 from federated_health.privacy.budget import BudgetSummary, PrivacyBudget
-from federated_health.privacy.spending import RoundSpend, Spend, write_line
+from federated_health.privacy.spending import EvaluationSpend, RoundSpend, Spend, write_line
 from tests.conftest import PROJECT
 
 PLAN = PrivacyPlan(
@@ -272,6 +272,100 @@ def test_a_budget_is_at_the_smallest_delta_of_all_plans(csv: Path) -> None:
 def test_a_new_budget_is_unspent(csv: Path) -> None:
     summary = budget_of(csv).summary()
     assert (summary.epsilon, summary.delta, summary.rounds, summary.runs) == (0.0, None, 0, {})
+
+
+# The final evaluation
+
+SPLIT, OTHER_SPLIT = "a" * 16, "b" * 16
+
+
+def test_the_line_of_an_evaluation(csv: Path) -> None:
+    budget = budget_of(csv)
+    budget.spend_evaluation(PLAN, split=SPLIT)
+    (line,) = lines_of(budget)
+    entry = json.loads(line)
+    del entry["time"]
+    assert entry == {
+        "run": "0" * 16,
+        "epsilon": 1.0,
+        "delta": 1e-5,
+        "evaluation_noise": PLAN.evaluation_noise,
+        "split": SPLIT,
+    }
+    summary = budget_of(csv).summary()
+    assert summary.spends == {EvaluationSpend.of(PLAN, SPLIT): 1}
+    assert (summary.rounds, summary.delta) == (0, 1e-5)
+    assert summary.runs[PLAN.run].is_evaluated
+
+
+def test_a_run_is_evaluated_once_also_after_a_restart(csv: Path) -> None:
+    spend_rounds(budget_of(csv), 8)
+    budget_of(csv).spend_evaluation(PLAN)
+    for budget in (budget_of(csv), budget_of(csv)):
+        with pytest.raises(BudgetError, match="expected once"):
+            budget.spend_evaluation(PLAN, 50.0)
+    assert len(lines_of(budget_of(csv))) == 9
+
+
+def test_with_one_split_the_evaluation_costs_no_more_epsilon(csv: Path) -> None:
+    budget = budget_of(csv)
+    for _ in range(8):
+        budget.spend(PLAN, split=SPLIT)
+    budget.spend_evaluation(PLAN, split=SPLIT)
+    summary = budget.summary()
+    training, held_out = (summary.epsilon_of_side(side) for side in ("training", "held-out"))
+    assert summary.epsilon == max(training, held_out) <= 1.0
+    assert training == epsilon_of([Steps(0.5, PLAN.noise_multiplier, 32)], 1e-5)
+    assert held_out == epsilon_of([Steps(1.0, PLAN.evaluation_noise, 1)], 1e-5)
+
+
+def test_evaluations_of_several_runs_are_added_up(csv: Path) -> None:
+    """Here they cost more than the trainings, which were of one round each."""
+    short, again = replace(PLAN, rounds=1, epsilon=0.5), replace(PLAN, rounds=1, epsilon=0.5, run="2" * 16)
+    budget = budget_of(csv)
+    for plan in (short, again):
+        budget.spend(plan, 5.0, split=SPLIT)
+        budget.spend_evaluation(plan, 5.0, split=SPLIT)
+    summary = budget.summary()
+    assert summary.epsilon_of_side("held-out") == epsilon_of([Steps(1.0, short.evaluation_noise, 2)], 1e-5) > 0.6
+    third = replace(short, run="3" * 16)
+    with pytest.raises(BudgetError, match="--dp-budget"):
+        budget.check_run(third, ROWS, summary.epsilon + 0.01, split=SPLIT)
+
+
+def test_with_different_splits_both_sides_are_added_up(csv: Path) -> None:
+    """A patient may have been in training in one run and held out in the other."""
+    budget = budget_of(csv)
+    budget.spend(PLAN, 5.0, split=SPLIT)
+    budget.spend_evaluation(OTHER, 5.0, split=OTHER_SPLIT)
+    training, evaluation = Steps(0.5, PLAN.noise_multiplier, 4), Steps(1.0, OTHER.evaluation_noise, 1)
+    assert budget.summary().epsilon == epsilon_of([training, evaluation], 1e-5) > 1.0
+
+
+def test_an_evaluation_that_exceeds_the_budget_is_refused_and_not_recorded(csv: Path) -> None:
+    budget = budget_of(csv)
+    budget.spend_evaluation(PLAN, split=SPLIT)
+    with pytest.raises(BudgetError, match=r"could raise it to 1\.4"):
+        budget.spend_evaluation(OTHER, split=SPLIT)
+    assert len(lines_of(budget)) == 1
+
+
+def test_a_run_begun_before_lines_had_a_split_is_continued(csv: Path) -> None:
+    spend_rounds(budget_of(csv), 3)
+    budget = budget_of(csv)
+    budget.check_run(PLAN, ROWS, split=SPLIT)
+    budget.spend(PLAN, split=SPLIT)
+    assert budget.summary().rounds == 4
+
+
+def test_the_message_of_a_spent_budget_says_how_to_go_on(csv: Path) -> None:
+    spend_rounds(budget_of(csv), 8)
+    with pytest.raises(BudgetError) as caught:
+        budget_of(csv).check_run(OTHER, ROWS)
+    text = str(caught.value)
+    needed = float(text.partition("--dp-budget ")[2].split()[0].rstrip("."))
+    budget_of(csv).check_run(OTHER, ROWS, needed)  # what it names is enough
+    assert "create_dataset.py --out" in text
 
 
 # The file

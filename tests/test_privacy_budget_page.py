@@ -50,9 +50,8 @@ def test_the_page_of_rounds_written_by_hand(path: Path) -> None:
     assert page.tables() == {
         "Runs": {
             "2026-11-20 0000000000000000": {
-                "training": f"{epsilon_of([Steps(1 / 3, 6.25, 8)], 1e-5):.4g}",
+                "training": f"{epsilon_of([Steps(1 / 3, 6.25, 8)], 1e-5):.4g} of 1",
                 "held-out": "0",
-                "planned": "1",
                 "delta": "1e-05",
                 "clip": "0.5",
                 "noise": "6.25",
@@ -61,9 +60,8 @@ def test_the_page_of_rounds_written_by_hand(path: Path) -> None:
                 "rounds": "2 of 9",
             },
             "2026-11-22 ffffffffffffffff": {
-                "training": f"{epsilon_of([Steps(1.0, 20.0, 1)], 1e-6):.4g}",
+                "training": f"{epsilon_of([Steps(1.0, 20.0, 1)], 1e-6):.4g} of 2",
                 "held-out": "0",
-                "planned": "2",
                 "delta": "1e-06",
                 "clip": "1",
                 "noise": "20",
@@ -102,7 +100,7 @@ def test_the_page_can_be_printed(path: Path, capsys: pytest.CaptureFixture[str])
         tables.print_figures(title, table)
     output = capsys.readouterr().out
     assert "in 1 round of 1 run" in output
-    assert re.search(r"\b0\.\d+ +0 +1 +1e-05 +0\.5 +6\.25 +0\.333 +4 +1 of 9\b", output)
+    assert re.search(r"\b0\.\d+ of 1 +0 +1e-05 +0\.5 +6\.25 +0\.333 +4 +1 of 9\b", output)
 
 
 @pytest.mark.parametrize(

@@ -234,3 +234,68 @@ def test_noise_is_added_before_anything_is_rounded(train: Train) -> None:
     kernel, _ = train("logistic", weights, features, labels, np.array([[True]]), noise, recipe)
 
     assert kernel[0, 0] == pytest.approx(-left, rel=1e-7)
+
+
+# Several rows of one patient
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("rows", [30, 1400])  # 1400 rows are of 700 patients, in two blocks
+def test_the_gradients_of_a_patient_s_rows_are_added_up_and_then_clipped(train: Train, model: str, rows: int) -> None:
+    weights, features, labels, _ = case(model, rows, 1)
+    generator = np.random.default_rng(4)
+    number = rows // 2
+    patients = generator.permutation(np.concatenate([np.arange(number), generator.integers(0, number, rows - number)]))
+    sampled = generator.random((1, number)) < 0.5
+    recipe = Recipe(clip=0.6, sampling_rate=0.5, learning_rate=1.0)
+
+    trained = train(model, weights, features, labels, sampled, silence(weights, 1), recipe, patients)
+
+    exact = [array.astype(np.float64) for array in weights]
+    total = [np.zeros_like(array) for array in exact]
+    for patient in np.flatnonzero(sampled[0]):
+        of_rows = [gradient_of(exact, features[row], labels[row]) for row in np.flatnonzero(patients == patient)]
+        gradient = [sum(parts) for parts in zip(*of_rows, strict=True)]
+        factor = min(1.0, recipe.clip / length(gradient))
+        total = [old + factor * new for old, new in zip(total, gradient, strict=True)]
+    for array, before, added in zip(trained, exact, total, strict=True):
+        np.testing.assert_allclose(array, before - added / (0.5 * number), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_patient_with_three_rows_moves_a_sum_by_at_most_the_clipping_norm(train: Train, model: str) -> None:
+    weights, features, labels, _ = case(model, 6, 1)
+    features *= 100
+    patients = np.array([0, 1, 0, 2, 0, 3])
+    everybody = np.ones((1, 4), dtype=np.bool_)
+    others = np.array([[False, True, True, True]])
+    recipe = Recipe(clip=0.25, sampling_rate=1 / 4, learning_rate=1.0)
+
+    with_patient, without = (
+        train(model, weights, features, labels, sample, silence(weights, 1), recipe, patients)
+        for sample in (everybody, others)
+    )
+
+    moved = length(array.astype(np.float64) - other for array, other in zip(with_patient, without, strict=True))
+    assert moved == pytest.approx(0.25, rel=1e-3)
+
+
+def test_patients_are_sampled_and_not_rows(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, features, labels, _ = case("logistic", 6, 1)
+    from federated_health.privacy import training
+
+    drawn = []
+    recipe = Recipe(clip=0.25, sampling_rate=0.5, learning_rate=1.0)
+    patients = np.array([0, 0, 0, 1, 1, 1])
+    train("logistic", weights, features, labels, np.ones((1, 2), np.bool_), silence(weights, 1), recipe, patients)
+
+    def sample(number: int, *_: float) -> npt.NDArray[np.bool_]:
+        drawn.append(number)
+        return np.ones((1, number), np.bool_)
+
+    monkeypatch.setattr(training, "poisson_sample", sample)
+    monkeypatch.setattr(training, "gaussian_noise", lambda _, shape: np.zeros(shape))
+    named = dict(zip(weight_shapes(TINY, Network("logistic")), weights, strict=True))
+    plan = cast(PrivacyPlan, recipe)
+    training.train_privately(TINY, Network("logistic"), named, features, labels, patients, plan, l2=0.0)
+    assert drawn == [2]

@@ -1,31 +1,42 @@
 """What leaves a hospital belongs to a release: every value of every message of real runs, in process and in ledgers."""
 
+import re
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from federated_health.cli.terms import describe as describe_terms
+from federated_health.data.manifest import find_hospital
 from federated_health.errors import AnswerError
 from federated_health.hospital import handlers
+from federated_health.hospital.consent import ASKED
+from federated_health.hospital.egress_page import write_egress_page
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.hospital.ledger import Ledger, describe
+from federated_health.hospital.ledger_page import UNEXPLAINED, summarise
 from federated_health.hospital.value_words import KINDS, describe_value
+from federated_health.messages.content import EQUAL_WEIGHT
 from federated_health.messages.release_records import VALUES, release_of
 from federated_health.messages.releases import RELEASES, size_of
 from federated_health.messages.run_terms import RunTerms
 from federated_health.ml.networks import Network
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
+from federated_health.security.authority import make_demo_identities
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.app_calls import call_app, hospital_context
 from federated_health.transport.in_process import InProcessTransport
-from federated_health.transport.stream_client import join_run, report_unfit
+from federated_health.transport.stream_client import join_run
 from federated_health.transport.stream_server import serve_streams
+from federated_health.transport.unfit import report_unfit
+from tests.support.secure_hospitals import NAMES, Hospitals, secure_run
 from tests.support.targets import hospitals_of, task_of, write_dataset
 from tests.support.wire import read_lines
 
@@ -103,48 +114,98 @@ def test_every_value_of_a_plain_run_belongs_to_a_release_of_its_terms(kind: str)
 def test_every_value_of_a_private_run_belongs_to_a_release_of_its_terms(kind: str) -> None:
     settings = settings_of(kind, dp_epsilon=4.0, dp_delta=1e-3)
 
-    releases = {release for sizes in run_of(settings, kind).values() for release in sizes}
+    sent, terms = run_of(settings, kind), RunTerms.of(settings)
 
-    assert {"weights", "final-evaluation", "row-counts"} <= releases
-    assert not releases & {"column-sums", "associations", "training-loss", "threshold-scores", "appraisal"}
-    assert "round-evaluation" not in releases or "round-evaluation" in RunTerms.of(settings).releases
+    releases = {release for sizes in sent.values() for release in sizes}
+    assert releases - {"name"} == {"weights", "final-evaluation", "row-counts"}
+    assert releases <= set(terms.releases)
+    size = sent["evaluate.final"]["final-evaluation"]
+    (line,) = (line for line in describe_terms(terms, task_of(kind), "") if "final-evaluation" in line)
+    assert line.strip().startswith(f"final-evaluation ({size:,} bytes)" if size else "final-evaluation:")
 
 
 @pytest.mark.slow
-def test_every_value_in_the_ledger_of_a_stream_belongs_to_a_release(tmp_path: Path) -> None:
-    folder = write_dataset(tmp_path / "data", "binary")
+def test_every_value_of_a_run_with_secure_aggregation_belongs_to_a_release_of_its_terms(
+    hospitals_folder: Path, tmp_path: Path
+) -> None:
+    paths = {name: find_hospital(hospitals_folder, number)[0] for number, name in enumerate(NAMES, start=1)}
+    _, identities = make_demo_identities(tmp_path / "tls", NAMES)
+    hospitals = Hospitals(paths, identities)
+
+    run, _ = secure_run(hospitals, rounds=2)
+    for _ in run.rounds():
+        pass
+    run.evaluate()
+
+    replies = hospitals.replies  # to which the server has added a metric since then
+    kinds = {kind for _, kind, _ in replies}
+    assert {"query.masked", "query.offer", "train.masked", "evaluate.masked_final"} <= kinds <= set(KINDS)
+    sent = [(kind, [item for item in describe(reply) if item["name"] != EQUAL_WEIGHT]) for _, kind, reply in replies]
+    releases = {name for kind, items in sent for name in sizes_of(kind, items)}
+    assert releases == {"name", "row-counts", "masked"}
+    assert releases <= set(RunTerms.of(run.settings).releases)
+
+
+def run_over_streams(folder: Path) -> list[Path]:
+    """The ledgers of a run over streams, and that of a hospital that may not join."""
     settings = Settings(hospitals=3, rounds=2, wait=20.0, task_file=str(folder / "task.toml"))
-    names, address = ("north", "south", "east"), f"127.0.0.1:{free_port()}"
-    agreement = settings.task_declaration.agreement
+    address, agreement = f"127.0.0.1:{free_port()}", settings.task_declaration.agreement
+    ledgers = {name: Ledger.beside(folder / f"{name}.csv", name) for name in ("north", "south", "east", "west")}
 
     def join(number: int, name: str) -> None:
-        data = folder / f"client_{number}.csv"
+        data = str(folder / f"client_{number}.csv")
         join_run(
             handlers.answer,
-            hospital_context(name, {"data": str(data), "task-file": str(folder / "task.toml")}),
+            hospital_context(name, {"data": data, "task-file": str(folder / "task.toml")}),
             name=name,
             address=address,
             agreement=agreement,
             wait=20.0,
             announce=lambda _: None,
             prepare=lambda: None,
-            ledger=Ledger.beside(data, name),
+            ledger=ledgers[name],
+            consent=lambda text, _: ledgers[name].record_terms(text, ASKED),
         )
 
-    threads = [threading.Thread(target=join, args=part, daemon=True) for part in enumerate(names, start=1)]
-    with serve_streams(address, agreement, lambda _: None) as grid:
+    joining = enumerate(("north", "south", "east"), start=1)
+    threads = [threading.Thread(target=join, args=part, daemon=True) for part in joining]
+    terms = RunTerms.of(settings).text
+    with serve_streams(address, agreement, lambda _: None, terms=terms) as grid:
         for thread in threads:
             thread.start()
         PlainRun(grid, settings).run()
-        report_unfit("west", address, agreement, "it is too small", Ledger.beside(folder / "west.csv", "west"))
+        report_unfit("west", address, agreement, "it is too small", ledgers["west"])
     for thread in threads:
         thread.join(20.0)
+    return [ledger.path for ledger in ledgers.values()]
 
-    lines = [line for name in (*names, "west") for line in read_lines(folder / f"egress-{name}.jsonl")]
-    assert {line["kind"] for line in lines} == set(KINDS)
+
+@pytest.mark.slow
+def test_every_value_in_the_ledger_of_a_stream_belongs_to_a_release(tmp_path: Path) -> None:
+    ledgers = run_over_streams(write_dataset(tmp_path / "data", "binary"))
+
+    lines = [line for path in ledgers for line in read_lines(path)]
+    assert {line["kind"] for line in lines} == {"join", "unfit", "terms", *handlers.PLAIN_HANDLERS}
     for line in lines:
         sizes = sizes_of(line["kind"], line["records"])
         assert ("error" in sizes) == (line["kind"] == "unfit")
+        assert not sizes or line["kind"] in KINDS
+
+
+@pytest.mark.slow
+def test_the_page_of_a_real_ledger_holds_no_value_of_a_patient(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "data", "binary")
+    ledger, *_ = run_over_streams(folder)
+    page = tmp_path / "page.html"
+
+    write_egress_page(page, summarise(ledger))
+
+    text, patients = page.read_text(), pd.read_csv(folder / "client_1.csv", dtype=str)
+    cells = {cell for column in ("age", "weight") for cell in patients[column] if "." in cell}
+    assert len(cells) > 50
+    assert not [cell for cell in cells if re.search(rf"(?<![\d.]){re.escape(cell)}(?![\d.])", text)]
+    assert UNEXPLAINED not in text
+    assert "by a person who was asked" in text
 
 
 def test_an_error_is_explained() -> None:

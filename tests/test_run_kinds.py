@@ -47,5 +47,5 @@ def test_secure_aggregation_needs_a_transport_that_keeps_processes() -> None:
 def test_masked_weights_and_figures_fit_into_a_reply(task: str, model: str) -> None:
     limit = secure_aggregation.max_reply_bytes(TASKS[task], Network(model))
     weights = masks.write_weights(np.zeros(size_of(weight_shapes(TASKS[task], Network(model))) // 4), 1.0)
-    length = figures.FinalFigures.length(target_of(TASKS[task]), len(TASKS[task].columns))
+    length = figures.length_of_final(target_of(TASKS[task]), len(TASKS[task].columns))
     assert weights.nbytes + masks.write_figures(np.zeros(length)).nbytes + 10_000 < limit

@@ -1,6 +1,6 @@
 """Masks cancel in the sum of all, hide each part, and fixed-point sums are exact."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from scipy.stats import chisquare
 
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import SecureAggregationError
+from federated_health.messages.content import Evaluation
 from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from
 from federated_health.ml.scores import microaggregate
 from federated_health.ml.targets import target_of
@@ -87,7 +88,7 @@ def is_uniform(vector: Masked) -> bool:
 
 def test_a_hospital_that_copies_another_one_s_key_does_not_cancel_its_mask(members: list[Member]) -> None:
     a, b, c, _ = members
-    copy = Offer(c.offer.content, c.offer.certificate, b.offer.public, c.offer.signature)
+    copy = replace(c.offer, public=b.offer.public)
     vector = np.zeros(LENGTH, np.uint64)
     add_masks(vector, a.key, a.offer, [a.offer, b.offer, copy], LABEL)
     own_mask = np.zeros(LENGTH, np.uint64)
@@ -104,7 +105,7 @@ def test_the_same_label_gives_the_same_mask_and_another_one_another(members: lis
 
 def test_a_key_of_low_order_is_refused(members: list[Member]) -> None:
     a, b = members[:2]
-    weak = Offer(b.offer.content, b.offer.certificate, bytes(32), b.offer.signature)
+    weak = replace(b.offer, public=bytes(32))
     with pytest.raises(SecureAggregationError, match="no usable key"):
         add_masks(np.zeros(1, np.uint64), a.key, a.offer, [weak], LABEL)
 
@@ -189,12 +190,15 @@ def test_bins_of_hospitals_add_up_to_groups_with_their_rows_means_and_deviations
 def test_figures_of_the_final_weights_add_up() -> None:
     target = target_of(HEART_DISEASE)
     groups = {"positives": np.array([[5, 1.0, 0.1]]), "negatives": np.array([[6, -1.0, 0.2]])}
-    counts = Counts(1, 2, 3, 4, 5.5, 6.5)
-    part = figures.FinalFigures(counts, 0.75, 1, 1, np.arange(13.0), groups)
-    vector = part.to_vector(target)
-    assert len(vector) == figures.FinalFigures.length(target, 13)
-    total = figures.FinalFigures.from_vector(2 * vector, target, 13)
-    assert total.counts == Counts(2, 4, 6, 8, 11.0, 13.0)
-    assert (total.roc_auc, total.with_roc_auc, total.small) == (1.5, 2, 2)
-    assert total.importance.tolist() == (2 * np.arange(13.0)).tolist()
-    assert total.scores["negatives"].tolist() == [[12.0, pytest.approx(-1.0), pytest.approx(0.2)]]
+    parts = [
+        Evaluation(counts=Counts(1, 2, 3, 4, 5.5, 6.5), roc_auc=0.75, scores=groups),  # of few rows
+        Evaluation(counts=Counts(100, 200, 300, 400, 0.5, 0.5), roc_auc=0.5, scores=groups),
+        Evaluation(counts=Counts()),
+    ]
+    vectors = [figures.write_final(part, np.arange(13.0), target) for part in parts]
+    assert {len(vector) for vector in vectors} == {figures.length_of_final(target, 13)}
+    counts, aucs, importance, scores = figures.read_final(np.sum(vectors, axis=0), target, 13)
+    assert counts == Counts(101, 202, 303, 404, 6.0, 7.0)
+    assert aucs.tolist() == [1.25, 2, 1]
+    assert importance.tolist() == (3 * np.arange(13.0)).tolist()
+    assert scores["negatives"].tolist() == [[12.0, pytest.approx(-1.0), pytest.approx(0.2)]]

@@ -96,9 +96,9 @@ def strangers(federation: DemoIdentities, tmp_path: Path) -> dict[str, Identity]
 )
 def test_an_offer_of_a_stranger_is_rejected(federation: DemoIdentities, tmp_path: Path, reason: str) -> None:
     stranger = strangers(federation, tmp_path)[reason]
-    offer = Offer.read(offer_of(stranger))
+    admission = Admission(federation.hospitals["a"])
     with pytest.raises(SecureAggregationError, match=reason):
-        offer.verify(Admission(federation.hospitals["a"]), RUN)
+        Offer.read(offer_of(stranger)).verify(admission, RUN)
 
 
 def test_a_signature_by_another_key_than_the_certificate_s_is_rejected(

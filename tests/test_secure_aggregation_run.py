@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,17 @@ from federated_health.data.manifest import find_hospital
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import RunError
 from federated_health.hospital import handlers
-from federated_health.messages.content import SECURE_AGGREGATION_ONLY, Update
+from federated_health.messages.content import SAME_PARTICIPANTS, SECURE_AGGREGATION_ONLY, Update
 from federated_health.ml.scores import roc_auc
 from federated_health.ml.targets.binary import Counts
 from federated_health.names import FEDERATION, NETWORK
 from federated_health.report.page import render
 from federated_health.report.run_page import page_of_run
 from federated_health.secure_aggregation import messages
-from federated_health.secure_aggregation.handlers import SAME_PARTICIPANTS
 from federated_health.secure_aggregation.run import SecureRun
 from federated_health.security.authority import make_demo_identities
 from federated_health.server.checkpoint import CheckpointFolder
-from federated_health.server.plain_run import PlainRun
+from federated_health.server.plain_run import PlainRun, make_run
 from federated_health.server.run_summary import summarise
 from federated_health.transport.app_calls import hospital_context
 from federated_health.transport.in_process import InProcessTransport
@@ -40,6 +40,7 @@ from tests.support.secure_hospitals import (
     secure_run,
     settings_of,
 )
+from tests.support.targets import hospitals_of
 
 pytestmark = pytest.mark.slow
 
@@ -147,6 +148,27 @@ def test_figures_are_those_of_a_plain_run_for_all_patients_together(
     assert figures["hospitals"] == {}
     importance = plain.evaluate()["importance"]
     assert figures["importance"] == pytest.approx(importance, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["binary", "classes", "number", "count"])
+def test_every_kind_of_label_has_the_figures_of_a_plain_run(kind: str, tmp_path: Path) -> None:
+    members = hospitals_of(kind)
+    _, folders = make_demo_identities(tmp_path / "tls", [member.name for member in members])
+    settings = settings_of(hospitals=3, rounds=2)
+    results: list[dict[str, Any]] = []
+    for is_secure in (True, False):
+        contexts: dict[str, Context] = {member.name: handlers.InMemoryHospital(member) for member in members}
+        for name, context in contexts.items():
+            context.node_config["tls"] = str(folders[name])
+        chosen = replace(settings, secure_aggregation=is_secure, declared_task=members[0].task)
+        run = make_run(InProcessTransport(handlers.answer, contexts), chosen)
+        results.append(run.run()["federation"])
+        render(page_of_run(summarise(run, {"hospitals": {}, "federation": results[-1]}, stopped=False, facts={})))
+    secure, plain = results
+    assert secure.keys() == plain.keys()
+    for name, value in secure.items():
+        is_rounded = name in ("roc_auc", "accuracy", "precision", "recall", "f1")  # scores are binned
+        assert value == pytest.approx(plain[name], abs=0.05 if is_rounded else 1e-5, rel=1e-5)
 
 
 def test_the_report_shows_the_federation_alone(hospitals: Hospitals) -> None:
@@ -436,6 +458,19 @@ def test_a_malformed_vector_costs_one_attempt(hospitals: Hospitals, change: Any)
     assert "its masked vector: expected" in reason
 
 
+def test_a_hospital_that_loses_two_sums_is_left_out(hospitals: Hospitals) -> None:
+    run, _ = secure_run(hospitals)
+
+    def cut(reply: Message) -> Message:
+        reply.content.config_records[messages.VECTOR][messages.CONTENT] = b""
+        return reply
+
+    hospitals.alterations["hungary", messages.MASKED] = cut
+    assert [list(completed.hospitals) for completed in run.rounds()] == [OTHERS] * 3
+    assert run.problems.repeated_rounds == 2
+    assert run.evaluate()["federation"]["test_examples"] == 231 - HELD_OUT
+
+
 def test_masks_that_do_not_cancel_are_noticed(hospitals: Hospitals, caplog: pytest.LogCaptureFixture) -> None:
     """No noise becomes a model."""
     run, grid = secure_run(hospitals)
@@ -468,7 +503,12 @@ def test_a_run_waits_for_a_hospital_that_others_demand(hospitals: Hospitals) -> 
     rounds = run.rounds()
     next(rounds)
     grid.dies_at["hungary"] = messages.TRAIN
-    threading.Timer(1.0, lambda: (hospitals.start("hungary"), grid.present.add("hungary"))).start()
+
+    def start_again() -> None:
+        hospitals.start("hungary")
+        grid.present.add("hungary")
+
+    threading.Timer(1.0, start_again).start()
     assert list(next(rounds).hospitals) == list(NAMES)
 
 

@@ -308,7 +308,7 @@ def bad_values(name: str, field: Field) -> list[Any]:
 @pytest.mark.parametrize("name", CONFIG_FIELDS)
 def test_a_value_of_a_wrong_type_or_out_of_bounds_is_refused(hospital: InMemoryHospital, name: str) -> None:
     answers(hospital, request(REGISTRATION))
-    kind = REGISTRATION if name in ("terms", "sums-withheld", "class-counts") else TRAIN
+    kind = REGISTRATION if name in ("terms", "run-terms", "sums-withheld", "class-counts") else TRAIN
     for value in bad_values(name, CONFIG_FIELDS[name]):
         if name == "class_weights" and value == []:
             continue  # all rows count the same

@@ -19,7 +19,7 @@ from federated_health.ml.strategies import STRATEGIES
 from federated_health.ml.targets.binary import Counts
 from federated_health.names import FEDERATION
 from federated_health.server import opposed_updates
-from federated_health.server.final_evaluation import _check_for_harm
+from federated_health.server.final_evaluation import check_for_harm
 from federated_health.server.opposed_updates import draw_positions, find_opposed, name_most_opposed, take
 from federated_health.server.plain_run import PlainRun, summarise_round
 from federated_health.server.problem_log import ProblemLog
@@ -446,11 +446,11 @@ def test_a_model_worse_than_chance_or_than_an_earlier_one_is_reported(
 ) -> None:
     run = run_of(three())
     run._lowest_losses = {"a": 0.6}
-    _check_for_harm(run, {"a": counts}, auc)
+    check_for_harm(run, {"a": counts}, auc)
     texts = run.problems.data_warnings.get(FEDERATION, [])
     assert [what in text for text in texts] == ([True] if what else [])
     run.problems.opposed_updates.update({"b": 4, "a": 1})
-    _check_for_harm(run, {"a": counts}, auc)
+    check_for_harm(run, {"a": counts}, auc)
     assert all("updates of b" in text for text in run.problems.data_warnings.get(FEDERATION, [])[1:])
 
 

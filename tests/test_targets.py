@@ -427,9 +427,12 @@ def test_strategies_train_every_kind(kind: str, strategy: str) -> None:
 def test_differential_privacy_trains_every_kind(kind: str) -> None:
     run = run_of(kind, dp_epsilon=8.0, rounds=2)
 
-    figures = run.run()
+    figures = run.run()["federation"]
 
-    assert figures["federation"]["test_examples"] == 120
+    if kind in ("binary", "classes"):
+        assert abs(figures["test_examples"] - 120) < 7 * figures["test_examples_noise"]
+    else:  # no held-out figure is released
+        assert figures["test_examples"] == 0
 
 
 # Class weights

@@ -21,14 +21,14 @@ from federated_health.hospital import handlers
 from federated_health.hospital.ledger import LEDGER, Ledger
 from federated_health.hospital.policy import POLICY, Policy, policy_of
 from federated_health.messages import accepted_terms
-from federated_health.messages.content import SECURE_AGGREGATION_ONLY
+from federated_health.messages.content import SAME_PARTICIPANTS, SECURE_AGGREGATION_ONLY
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.networks import Network, agreement_of
 from federated_health.ml.targets import target_of
 from federated_health.names import ALLOWED_EPSILON, DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAPPING, NETWORK
 from federated_health.transport.app_calls import App, hospital_context
 from federated_health.transport.channels import check_address, is_loopback, proxy_of, split_address
-from federated_health.transport.stream_client import join_run, report_unfit
+from federated_health.transport.stream_client import join_run
 
 if TYPE_CHECKING:
     from federated_health.security.identity import Identity
@@ -90,7 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
     consent = parser.add_argument_group("consent")
     help_text = "join only a run whose terms have this hash, without being asked; 12 digits of it suffice (default: "
     help_text += "ask, except about a server on this machine without --tls)"
-    consent.add_argument("--accept", type=parsing.terms_hash, metavar="TERMS_HASH", help=help_text)
+    consent.add_argument("--accept", metavar="TERMS_HASH", help=help_text)
     add_privacy(parser)
 
     results = parser.add_argument_group("results")
@@ -153,6 +153,9 @@ def add_privacy(parser: Any) -> None:
     group.add_argument("--ledger", type=parsing.path, metavar="DIR", help=help_text)
     help_text = "join only runs with secure aggregation: see server.py --secure-aggregation (default: any run)"
     group.add_argument("--secure-aggregation-only", action="store_true", help=help_text)
+    help_text = "with secure aggregation, be part of sums over the same hospitals only, so that no two differ by one; "
+    help_text += "a round then needs all of them: see server.py --min-hospitals (default: no)"
+    group.add_argument("--same-participants", action="store_true", help=help_text)
 
 
 def check_libraries(flags: argparse.Namespace) -> None:
@@ -177,6 +180,8 @@ def node_config(flags: argparse.Namespace, own: OwnHospital, tls: Path | None) -
         config[SECURE_AGGREGATION_ONLY] = True
     if flags.policy is not None:
         config[POLICY] = str(flags.policy.absolute())
+    if flags.same_participants:
+        config[SAME_PARTICIPANTS] = True
     if flags.ledger is not None:
         config[LEDGER] = str(flags.ledger.absolute())
     return config
@@ -227,9 +232,9 @@ def run_client(app: App) -> None:
         mapping=flags.mapping,
     )
     if flags.check:
-        from federated_health.cli.inspection import show_data  # noqa: PLC0415  # as above
+        from federated_health.cli.inspection import show_hospital  # noqa: PLC0415  # as above
 
-        show_data(hospital.data, hospital.task, hospital.mapping)
+        show_hospital(hospital, node_config(flags, hospital, None))
     elif flags.show_terms:
         from federated_health.cli.terms import show_terms  # noqa: PLC0415  # as above
 
@@ -259,7 +264,12 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
     policy_of(config)  # a mistake in its file ends the client before it waits for a server
     context = hospital_context(own.name, config)
     consent = partial(_accept_terms, flags, context, own.task, ledger, identity)
-    report = partial(report_unfit, own.name, flags.server, agreement, ledger=ledger, tls=identity)
+
+    def report(reason: str, **consent: Any) -> None:
+        from federated_health.transport.unfit import report_unfit  # noqa: PLC0415  # most hospitals may join
+
+        report_unfit(own.name, flags.server, agreement, reason, ledger, tls=identity, **consent)
+
     try:
         hospital = load_hospital(own.data, own.task, own.name, flags.split_seed, own.mapping)
     except DataError as error:
@@ -268,6 +278,7 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
             if flags.dp_budget is None:
                 report(error.reason, consent=partial(consent, train_rows=0, may_ask=False))
         raise
+    ledger.check()
     if flags.out is not None:
         from federated_health.files import make_folder  # noqa: PLC0415  # where something is saved
 
@@ -287,7 +298,7 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
             prepare=partial(_prepare, own.task, network),
             ledger=ledger,
             tls=identity,
-            consent=partial(consent, train_rows=len(hospital.train)),
+            consent=partial(consent, train_rows=len(hospital.train), may_ask=True),
         )
     except NetworkError as error:
         with suppress(LedgerError):
@@ -306,30 +317,23 @@ def _accept_terms(
     identity: "Identity | None",
     text: str,
     server: str,
-    *,
-    train_rows: int,
-    may_ask: bool = True,
+    **hospital: Any,
 ) -> None:
-    """Accept the terms of a run, and record them; ConsentError if they are not accepted."""
-    terms, accepted_by, policy = accepted_terms.read_terms(text), "loopback", policy_of(context.node_config)
+    """Accept the terms of a run, and record them; ConsentError if they are not accepted (see `cli.terms`)."""
+    terms, accepted_by = accepted_terms.read_terms(text), "loopback"
     is_local = identity is None and is_loopback(split_address(flags.server)[0])
-    if not is_local or flags.accept or policy != Policy():
+    if not is_local or flags.accept is not None or policy_of(context.node_config) != Policy():
         from federated_health.cli.terms import decide_on_terms  # noqa: PLC0415  # not on one machine without TLS
 
+        own = identity.authority_hash if identity else ""
         accepted_by = decide_on_terms(
-            terms,
-            policy,
-            task,
-            accept=flags.accept or "",
-            train_rows=train_rows,
-            server=server,
-            authority=identity.authority_hash if identity else "",
-            is_local=is_local,
-            may_ask=may_ask,
+            terms, policy_of(context.node_config), task, flags.accept, server, own, is_local=is_local, **hospital
         )
     ledger.record_terms(text, accepted_by)
     accepted_terms.accept(context, text, accepted_by)
-    logger.info("accepted the terms of the run (%s), %s; --show-terms shows them", accepted_by, terms.hash)
+    what = f"{terms.task}, {terms.parameters:,} weights, {terms.strategy}, {terms.rounds} rounds"
+    logger.info("terms of the run: %s; hash %s; --show-terms shows all", what, terms.hash)
+    logger.info("accepted by: %s", "loopback, one machine without TLS" if accepted_by == "loopback" else accepted_by)
 
 
 def _read_network(file: Path | None) -> Network | None:
@@ -363,7 +367,12 @@ def _show_and_save(context: Context, out: Path | None, sent: tuple[Path, int]) -
     config, weights = model
     name, target = str(context.node_config["name"]), target_of(handlers.task_of(context, config.task))
     note = f"Predicted positive: a risk of at least {config.threshold}." if target.has_threshold else ""
-    print_figures("The final model on held-out patients", {name: context.state["figures"]}, note)
+    if config.privacy:
+        from federated_health.cli.noisy_figures import print_noisy_figures  # noqa: PLC0415  # with privacy only
+
+        print_noisy_figures({name: context.state.metric_records.get("figures", {})}, target)
+    else:
+        print_figures("The final model on held-out patients", {name: context.state["figures"]}, note)
     if out is not None:
         from federated_health.hospital.results import save_results  # noqa: PLC0415  # at the end of a run only
 

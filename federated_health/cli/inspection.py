@@ -1,5 +1,6 @@
 """What `client.py` shows instead of joining a run: a CSV, an egress ledger or a privacy budget."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,14 @@ from federated_health import privacy
 from federated_health.cli.console import print_lines
 from federated_health.cli.output import check_output
 from federated_health.cli.tables import print_figures
-from federated_health.data.data_check import check_data
+from federated_health.data.data_check import DataCheck, check_data
 from federated_health.data.data_check_page import DataCheckPage
+from federated_health.data.hospital import split_hospital
+from federated_health.data.manifest import OwnHospital
 from federated_health.data.tasks import Task
 from federated_health.errors import SettingsError
 from federated_health.hospital import egress_page, ledger_page
+from federated_health.hospital.expected_releases import ExpectedReleases
 
 
 def show_egress(path: Path, page: Path | None = None) -> None:
@@ -41,13 +45,27 @@ def show_privacy(path: Path) -> None:
     check_output()
 
 
-def show_data(path: Path, task: Task, mapping: Path | None = None) -> None:
+def show_data(path: Path, task: Task, mapping: Path | None = None) -> DataCheck:
     """Show what is in a hospital's CSV; DataError if the hospital cannot join."""
     check = check_data(path, task, mapping)
     page = DataCheckPage(check)
     print_figures(page.title, page.table())
     print_lines(page.verdict, page.findings())
     check.raise_obstacle()
+    check_output()
+    return check
+
+
+def show_hospital(own: OwnHospital, config: Mapping[str, Any]) -> None:
+    """Show what is in a hospital's CSV, and what would leave it; DataError if the hospital cannot join.
+
+    Args:
+        config: the hospital's node config.
+    """
+    check = show_data(own.data, own.task, own.mapping)
+    expected = ExpectedReleases(split_hospital(check, own.name, int(config["split-seed"])), own.data, config)
+    print_lines("\nWhat would leave, in a run with the server's default settings:", expected.releases())
+    print_lines("\nOf this:", expected.remarks())
     check_output()
 
 

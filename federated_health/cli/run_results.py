@@ -107,12 +107,13 @@ def print_final_figures(
         suppressed: hospitals that suppress their figures.
     """
     federation = dict(figures["federation"] or {})
+    if any(key.endswith("_noise") for key in federation):
+        from federated_health.cli.noisy_figures import print_noisy_figures  # noqa: PLC0415  # of runs with privacy only
+
+        print_noisy_figures({**figures["hospitals"], FEDERATION: federation}, target)
+        return
     mean, small = federation.pop("mean_roc_auc", None), federation.pop("small_in_mean", 0)
     rows = {**figures["hospitals"], FEDERATION: federation}
-    if is_noisy := any(key.endswith("_noise") for key in federation):
-        from federated_health.report.private_runs import with_noise  # noqa: PLC0415  # of runs with privacy only
-
-        rows = {name: with_noise(row, console.figure) for name, row in rows.items()}
     chosen = "" if threshold == DEFAULT_THRESHOLD else ", which gives the greatest F1 on all training patients"
     notes = [f"Predicted positive: a risk of at least {threshold}{chosen}."] if target.has_threshold else []
     notes += [AUC_NOTE] if federation.get("roc_auc") is not None else []
@@ -120,8 +121,7 @@ def print_final_figures(
     if mean is not None and small:
         notes.append(describe_small_in_mean(small))
         mean = f"{console.figure(mean)} *"
-    notes += ["\u00b1: standard deviation of the noise of differential privacy."] if is_noisy else []
-    if target.has_classes and not is_noisy:
+    if target.has_classes:
         rows["hospital mean"] = {"roc_auc": mean}
     tables.print_figures("Figures on held-out patients", rows, "\n".join(notes))
 

@@ -10,7 +10,7 @@ from federated_health.hospital.ledger_page import (
     Summary,
     explain,
 )
-from federated_health.hospital.value_words import KINDS, describe_value
+from federated_health.hospital.value_words import KINDS, TERMS, describe_value
 from federated_health.names import printable
 from federated_health.report.formatting import MAX_ROWS, NOT_DEFINED, number_of
 from federated_health.report.page import Block, Caution, Page, Section, Table, write_report
@@ -121,16 +121,19 @@ def accepted_section(summary: Summary) -> Iterator[Section]:
     blocks: list[Block] = []
     for digest, accepted in list(summary.accepted.items())[:MAX_ROWS]:
         times = ", ".join(f"{time:%Y-%m-%d %H:%M:%S} UTC" for time in accepted.times)
-        terms = {name.replace("_", " "): describe_term(value) for name, value in accepted.terms.items()}
+        order = [*(key for key in TERMS if key in accepted.terms), *(key for key in accepted.terms if key not in TERMS)]
+        terms = {TERMS.get(key, key.replace("_", " ")): _describe_term(accepted.terms[key]) for key in order}
         blocks.append({"hash": printable(digest), "accepted": f"{times}; {printable(accepted.how)}", **terms})
     if blocks:
         yield Section("Terms that the hospital accepted", blocks)
 
 
-def describe_term(value: object) -> str:
+def _describe_term(value: object) -> str:
     """A value of run terms as text."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
     if isinstance(value, dict):
         return printable(", ".join(f"{name} {part}" for name, part in value.items() if part not in ("", 0.0)), 1000)
     return printable(str(value), 1000) or NOT_DEFINED

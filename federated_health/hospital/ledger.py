@@ -10,7 +10,8 @@
   header and then the SHA-256 (32 bytes) of each of these arrays, so that an array is hashed once;
 - `records`: each array, metric, config value, metadata value or error in it, with `record`, `name`, `shape`,
   `dtype`, `bytes` and `sha256`. An array's bytes are those of its elements (`tobytes` in NumPy), numbers are 8 bytes
-  each in little-endian order, text is UTF-8. Flower's own metadata of a reply, such as its node ids, is one record.
+  each in little-endian order, text is UTF-8. Flower's own metadata of a reply, such as its node ids, is one record;
+- `disclosure`, only of a reply from which releases were suppressed: name of each (see `messages.releases`) -> reason.
 
 A line of kind `terms` says what a hospital accepted before it joined. Nothing is sent then: `bytes` is 0, `records` are
 empty, and `sha256` is that of `terms`, the run terms as an object. `accepted` names what accepted them (see `consent`).
@@ -38,7 +39,7 @@ from flwr.app import Array, Message
 
 from federated_health.errors import LedgerError
 from federated_health.file_access import append, open_to_append
-from federated_health.messages.content import CONFIG, ROUND
+from federated_health.messages.content import CONFIG, DISCLOSURE, ROUND
 from federated_health.messages.records import NumpyArray
 
 LEDGER = "ledger"
@@ -101,7 +102,9 @@ class Ledger:
         items = [*describe(reply), _item("envelope", "metadata", (), "protobuf", envelope)]
         whole = header + b"".join(array.digest for array in arrays)
         size = len(header) + sum(len(array.content) for array in arrays)
-        self._append(reply.metadata.message_type, _round_of(message), whole, items, size)
+        disclosure = reply.content.get(DISCLOSURE) if reply.has_content() else None
+        more = {DISCLOSURE: dict(disclosure)} if disclosure else {}
+        self._append(reply.metadata.message_type, _round_of(message), whole, items, size, more)
 
     def _append(
         self,
@@ -122,7 +125,13 @@ class Ledger:
             "records": items,
             **more,
         }
-        line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+        self._add(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+
+    def check(self) -> None:
+        """Raise LedgerError if no line can be added; a new file is made."""
+        self._add(b"")
+
+    def _add(self, line: bytes) -> None:
         try:
             with open_to_append(self.path) as file:
                 file.seek(0)

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from federated_health.errors import LedgerError
-from federated_health.hospital.ledger import ERROR, begins_line
+from federated_health.hospital.consent import ACCEPTED, ASKED, LOOPBACK, POLICY
+from federated_health.hospital.ledger import ERROR, TERMS, begins_line
 from federated_health.hospital.value_words import describe_value
-from federated_health.messages.release_records import DISCLOSURE, release_of
+from federated_health.messages.content import DISCLOSURE
+from federated_health.messages.release_records import release_of
 from federated_health.messages.releases import RELEASES
+from federated_health.messages.run_terms import HASH_DIGITS
 from federated_health.names import printable
 from federated_health.report.formatting import number_of
 from federated_health.transport.stream_client import UNFIT
@@ -32,8 +35,13 @@ NOT_EXPLAINED = (
     "Values that this version does not know, such as those of another version. Ask its authors what they are."
 )
 
-TERMS = "terms"
-"""Kind of the lines about run terms that the hospital accepted."""
+ACCEPTED_BY = {
+    ASKED: "by a person who was asked",
+    ACCEPTED: "by --accept with their hash",
+    POLICY: "by the hospital's policy",
+    LOOPBACK: "without a question, since server and hospital are on one machine",
+}
+"""What accepted run terms (see `consent`), in words."""
 
 NEVER = (
     "a patient's row or a cell of it, one patient's score, the number of a row",
@@ -131,7 +139,7 @@ class Accepted:
 
     Attributes:
         terms: see `RunTerms`.
-        how: by whom or by what they were accepted, in words.
+        how: by whom or by what they were accepted, in words; the first time.
         times: when they were accepted.
     """
 
@@ -165,7 +173,8 @@ class Summary:
     def add(self, entry: Mapping[str, Any]) -> None:
         self.hospitals.add(entry["hospital"])
         if entry["kind"] == TERMS and isinstance(terms := entry.get("terms"), dict):  # nothing was sent
-            accepted = self.accepted.setdefault(str(entry.get("hash")), Accepted(terms, str(entry.get("accepted")), []))
+            how = ACCEPTED_BY.get(str(entry.get("accepted")), "in an unknown way")
+            accepted = self.accepted.setdefault(str(entry.get("sha256"))[:HASH_DIGITS], Accepted(terms, how, []))
             accepted.times.append(entry["time"])
             return
         for total in (self.total, self.kinds.setdefault(entry["kind"], Total())):

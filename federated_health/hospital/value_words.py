@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from federated_health.messages.release_records import DISCLOSURE, MASKED
+from federated_health.messages.content import DISCLOSURE
 from federated_health.messages.releases import RELEASES
 
 _HELD_OUT = "held-out patients"
@@ -10,6 +10,7 @@ _HELD_OUT = "held-out patients"
 WORDS: Mapping[str, str] = {
     "metadata/hospital": "name of the hospital",
     "metadata/terms": "the task's columns, units and codes, and the version of the protocol",
+    "metadata/accepted-terms": "hash of the run terms that it accepted",
     "metadata/process": "random number that tells this program from another one",
     "metadata/server-challenge": "random number that the server must sign to prove who it is",
     "metadata/unfit": "why the hospital may not join, without values of patients",
@@ -48,6 +49,9 @@ WORDS: Mapping[str, str] = {
     "metrics/predictions": "groups of patients: number, mean prediction, mean outcome",
     "metrics/own": f"figure of a model of its own on the {_HELD_OUT}",
     "metrics/importance": "per column: how much worse the model is without it",
+    "offers/content": "public key for secure aggregation, with the hospital's certificate and signature",
+    "metrics/last-round": "number of the last round whose sum it was part of",
+    "vector/content": "numbers hidden by random masks, which cancel in the sum over hospitals",
     "metrics/observed": "per column: number of training rows with a value",
 }
 """`record/name` of a value -> what it is."""
@@ -57,7 +61,6 @@ _BEGINNINGS: Mapping[str, str] = {
     "metrics/negatives": "groups of patients without the outcome: number, mean score and spread",
     "metrics/federated-": f"figure of the common model on the {_HELD_OUT}; low, high: its interval",
     "metrics/difference-": "common model minus own model; low, high: its interval",
-    "keys/": "public key, signature or encrypted share of a key; nothing of patients",
 }
 
 KINDS: Mapping[str, str] = {
@@ -69,8 +72,37 @@ KINDS: Mapping[str, str] = {
     "evaluate.threshold": "helps to choose the threshold",
     "evaluate.final": "evaluates the final model",
     "evaluate.appraisal": "reports what it gains by joining",
+    "query.offer": "offers a key for secure aggregation",
+    "query.sums": "computes the sums over its columns",
+    "train.masked": "trains one round, and sends nothing of it yet",
+    "evaluate.masked": "evaluates the model, and sends nothing of it yet",
+    "evaluate.masked_threshold": "helps to choose the threshold, and sends nothing of it yet",
+    "evaluate.masked_final": "evaluates the final model, and sends nothing of it yet",
+    "query.masked": "sends what it computed, hidden by random masks",
 }
 """Kind of message -> what the hospital does with it."""
+
+
+TERMS: Mapping[str, str] = {
+    "task": "what is predicted",
+    "schema": "SHA-256 of the columns",
+    "network": "network",
+    "parameters": "weights of the network",
+    "strategy": "strategy of averaging",
+    "strategy_args": "its parameters",
+    "rounds": "rounds, at most",
+    "local_epochs": "passes over the training rows per round",
+    "batch_size": "rows per training step",
+    "hospitals": "hospitals that the server waits for",
+    "min_updates": "hospitals in an average, at least",
+    "authority": "SHA-256 of the authority's certificate",
+    "epsilon": "epsilon of differential privacy; 0 is none",
+    "delta": "delta of differential privacy",
+    "secure_aggregation": "server sees sums over hospitals only",
+    "appraisal": "hospitals report what they gain",
+    "retention": "what the server keeps",
+}
+"""Field of `RunTerms` -> what it is; others are named as they are."""
 
 
 def describe_value(record: str, name: str) -> str:
@@ -79,8 +111,6 @@ def describe_value(record: str, name: str) -> str:
         return f"weights of the model: {name}"
     if record == DISCLOSURE and name in RELEASES:
         return f"statement that {name} was withheld, and why"
-    if record == MASKED and name in RELEASES:
-        return f"{name}, hidden by random masks: the server learns the sum over hospitals only"
     key = f"{record}/{name}"
     begun = (words for beginning, words in _BEGINNINGS.items() if key.startswith(beginning))
     return WORDS.get(key) or next(begun, "")

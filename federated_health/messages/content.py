@@ -67,6 +67,9 @@ EQUAL_WEIGHT = "equal-weight"
 SECURE_AGGREGATION_ONLY = "secure-aggregation-only"
 """Key of a node's config: whether the hospital takes part in runs with secure aggregation only."""
 
+SAME_PARTICIPANTS = "same-participants"
+"""Key of a node's config: whether all sums of secure aggregation must be of the same hospitals."""
+
 SUMS_WITHHELD = "sums-withheld"
 """Key of the request to register: whether the hospital must not send its sums."""
 

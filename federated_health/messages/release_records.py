@@ -3,14 +3,8 @@
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
-from federated_health.messages.content import BENEFIT, FINAL, REGISTRATION, THRESHOLD
+from federated_health.messages.content import BENEFIT, DISCLOSURE, FINAL, REGISTRATION, THRESHOLD
 from federated_health.messages.releases import RELEASES
-
-DISCLOSURE = "disclosure"
-"""Record of a reply that says which releases were withheld: name of the release -> reason."""
-
-MASKED = "masked"
-"""Record of secure aggregation: name of the release -> values of which the server learns the sum over hospitals."""
 
 _SUMS = (
     *("metrics/true_positives", "metrics/false_positives", "metrics/true_negatives", "metrics/false_negatives"),
@@ -19,10 +13,13 @@ _SUMS = (
     *("metrics/product_sum", "metrics/observed_sum", "metrics/expected_sum", "metrics/log_sum"),
 )
 _SCORES = ("metrics/positives*", "metrics/negatives*", "metrics/predictions")
-_JOIN = ("metadata/hospital", "metadata/terms", "metadata/process", "metadata/server-challenge")
+_JOIN = (
+    *("metadata/hospital", "metadata/terms", "metadata/process", "metadata/accepted-terms"),
+    "metadata/server-challenge",
+)
 
 VALUES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "name": ("*", (*_JOIN, "hospital/name", "envelope/metadata", "keys/*")),
+    "name": ("*", (*_JOIN, "hospital/name", "envelope/metadata", "offers/content", "metrics/last-round")),
     "error": ("*", ("error/*", "metadata/unfit")),
     "row-counts": (
         "*",
@@ -38,6 +35,7 @@ VALUES: dict[str, tuple[str, tuple[str, ...]]] = {
     "roc-auc": (FINAL, ("metrics/roc_auc",)),
     "scores": (FINAL, _SCORES),
     "threshold-scores": (THRESHOLD, _SCORES),
+    "masked": ("query.masked", ("vector/content",)),
     "appraisal": (
         BENEFIT,
         ("metrics/own", "metrics/federated-*", "metrics/difference-*", "metrics/importance", "metrics/observed"),
@@ -54,7 +52,7 @@ def release_of(kind: str, record: str, name: str) -> str | None:
         kind: type of the message, or of the metadata that begins a stream.
         record, name: of the value, as the egress ledger has them.
     """
-    if record in (DISCLOSURE, MASKED):
+    if record == DISCLOSURE:
         return name if name in RELEASES else None
     for release, (kinds, keys) in VALUES.items():
         is_of_kind = kinds == "*" or kind in kinds.split()

@@ -75,8 +75,8 @@ def read_page(path: Path) -> BudgetPage:
 def _row(run: RunSummary) -> dict[str, object]:
     """Figures as text, since their magnitudes differ too much for one number format."""
     plan, limit = run.last_round, next(iter(run.spends)).epsilon
-    row: dict[str, object] = {side: f"{run.epsilon(side):.4g}" for side in SIDES}
-    row |= {"planned": f"{limit:g}", "delta": f"{run.delta:g}"}
+    training, held_out = (f"{run.epsilon(side):.4g}" for side in SIDES)
+    row: dict[str, object] = {"training": f"{training} of {limit:g}", "held-out": held_out, "delta": f"{run.delta:g}"}
     if plan is not None:
         row |= {
             "clip": f"{plan.clip:g}",

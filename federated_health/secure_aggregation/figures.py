@@ -1,7 +1,7 @@
 """Figures that hospitals add up, as vectors, and what their sums mean. Arrays in, arrays out; no messages here."""
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, fields
 from typing import Any
 
 import numpy as np
@@ -88,11 +88,6 @@ def write_bins(groups: ScoreGroups, names: Sequence[str]) -> Vector:
     return bins.ravel()
 
 
-def number_of_bins(names: Sequence[str]) -> int:
-    """Length of `write_bins`."""
-    return 2 * BINS * len(names)
-
-
 def read_bins(vector: Vector, names: Sequence[str]) -> ScoreGroups:
     """Score groups of all hospitals together: one for each bin that is not empty."""
     centres = CELL_STEP * np.arange(BINS) - MAX_LOG_ODDS
@@ -104,48 +99,23 @@ def read_bins(vector: Vector, names: Sequence[str]) -> ScoreGroups:
     return groups
 
 
-@dataclass(frozen=True, eq=False)
-class FinalFigures:
-    """Figures of the final weights, of one hospital or summed.
+def write_final(evaluation: Evaluation, importance: Vector, target: Target[Any]) -> Vector:
+    """Figures of the final weights: counts; ROC-AUC, whether there is one, and of too few rows; importance; bins."""
+    auc, names = evaluation.roc_auc, bin_names(target)
+    aucs = [auc or 0.0, auc is not None, auc is not None and evaluation.counts.is_small]
+    return np.concatenate([write_counts(evaluation.counts), aucs, importance, write_bins(evaluation.scores, names)])
 
-    Attributes:
-        roc_auc: sum of the hospitals' own ROC-AUCs.
-        with_roc_auc: number of hospitals that have one; `small` of them have too few rows for it.
-        importance: [columns], see `Benefit`; zeros if it was not measured.
-    """
 
-    counts: EvaluationSums
-    roc_auc: float
-    with_roc_auc: int
-    small: int
-    importance: Vector
-    scores: ScoreGroups
+def read_final(vector: Vector, target: Target[Any], columns: int) -> tuple[EvaluationSums, Vector, Vector, ScoreGroups]:
+    """The parts of the sum of `write_final`, in their order: sums of ROC-AUCs, and numbers of hospitals with one."""
+    size = number_of_counts(target)
+    counts, aucs, importance, bins = np.split(vector, [size, size + 3, size + 3 + columns])
+    return read_counts(counts, target), aucs, importance, read_bins(bins, bin_names(target))
 
-    @classmethod
-    def of(cls, evaluation: Evaluation, importance: Vector) -> "FinalFigures":
-        auc = evaluation.roc_auc
-        counts = evaluation.counts
-        is_small = auc is not None and counts.is_small
-        return cls(counts, auc or 0.0, int(auc is not None), int(is_small), importance, evaluation.scores)
 
-    def to_vector(self, target: Target[Any]) -> Vector:
-        aucs = [self.roc_auc, self.with_roc_auc, self.small]
-        return np.concatenate(
-            [write_counts(self.counts), aucs, self.importance, write_bins(self.scores, bin_names(target))]
-        )
-
-    @staticmethod
-    def length(target: Target[Any], columns: int) -> int:
-        """Length of `to_vector`."""
-        return number_of_counts(target) + 3 + columns + number_of_bins(bin_names(target))
-
-    @classmethod
-    def from_vector(cls, vector: Vector, target: Target[Any], columns: int) -> "FinalFigures":
-        """The inverse of `to_vector`, also for sums of vectors."""
-        size = number_of_counts(target)
-        counts, aucs, importance, bins = np.split(vector, [size, size + 3, size + 3 + columns])
-        scores = read_bins(bins, bin_names(target))
-        return cls(read_counts(counts, target), float(aucs[0]), round(aucs[1]), round(aucs[2]), importance, scores)
+def length_of_final(target: Target[Any], columns: int) -> int:
+    """Length of `write_final`."""
+    return number_of_counts(target) + 3 + columns + 2 * BINS * len(bin_names(target))
 
 
 def _ranges(measurements: Sequence[Measurement]) -> tuple[Vector, Vector]:

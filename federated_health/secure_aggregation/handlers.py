@@ -16,8 +16,9 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from federated_health.errors import CertificateError, SecureAggregationError
 from federated_health.hospital import handlers as plain
+from federated_health.hospital.policy import policy_of
 from federated_health.messages.accepted_terms import within_terms
-from federated_health.messages.content import CONFIG, EVALUATE, ROUND, Update
+from federated_health.messages.content import CONFIG, EVALUATE, ROUND, SAME_PARTICIPANTS, Update
 from federated_health.messages.records import METRICS, MalformedMessageError
 from federated_health.messages.server_messages import answering, digest_of, read_value
 from federated_health.ml.strategies import STRATEGIES
@@ -32,15 +33,6 @@ from federated_health.security.identity import load_identity
 from federated_health.security.parties import Role
 from federated_health.server.share_limit import limit_shares
 from federated_health.settings import MIN_SECURE_HOSPITALS
-
-MIN_PARTICIPANTS = "min-participants"
-"""Key of a node's config: smallest number of hospitals in a sum, if it is more than MIN_SECURE_HOSPITALS."""
-
-SAME_PARTICIPANTS = "same-participants"
-"""Key of a node's config: whether all sums must be of the same hospitals, so that no two sums differ by one hospital.
-
-A run then waits for a hospital that dropped out; the server's `--min-hospitals` must be the number of all.
-"""
 
 MAX_PREPARED = 4
 """Number of answers that are kept between the two steps; a run needs one at a time."""
@@ -114,7 +106,7 @@ class Session:
         Args:
             conditions: the node's config.
         """
-        minimum = max(int(conditions.get(MIN_PARTICIPANTS, 0)), MIN_SECURE_HOSPITALS)
+        minimum = max(policy_of(conditions).min_hospitals, MIN_SECURE_HOSPITALS)
         for item in messages.read_list(content, messages.OFFERS, MAX_OFFER):
             if (offer := Offer.read(item)).digest not in self.known and len(self.known) < 4 * masks.MAX_HOSPITALS:
                 offer.verify(self.admission, self.run)
@@ -260,7 +252,7 @@ def _evaluate_final(message: Message, context: Context) -> tuple[Vector, Vector]
     evaluation, importance = plain.evaluate_final(message, context), np.zeros(len(task.columns))
     if _read(message, messages.ASKS_BENEFIT, False):
         importance = plain.report_benefit(message, context).importance
-    return np.zeros(0), figures.FinalFigures.of(evaluation, importance).to_vector(target_of(task))
+    return np.zeros(0), figures.write_final(evaluation, importance, target_of(task))
 
 
 _CONTENTS: Mapping[str, Callable[[Message, Context], tuple[Vector, Vector]]] = {

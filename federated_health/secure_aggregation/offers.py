@@ -17,7 +17,6 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from federated_health.errors import CertificateError, SecureAggregationError
 from federated_health.security import certificates
@@ -38,12 +37,15 @@ class Offer:
     """An offer, read but not verified.
 
     Attributes:
-        content: its bytes.
+        content: its bytes, and `digest` their SHA-256, by which messages refer to it.
+        name: of the hospital, as its certificate says.
         public: the key on X25519, in bytes.
     """
 
     content: bytes
+    digest: bytes
     certificate: x509.Certificate
+    name: str
     public: bytes
     signature: bytes
 
@@ -53,55 +55,33 @@ class Offer:
         if len(public) != _PUBLIC_BYTES:
             raise SecureAggregationError("an offer holds no key on X25519")
         try:
-            return cls(content, certificates.parse_certificate(certificate), public, signature)
+            parsed = certificates.parse_certificate(certificate)
+            name = certificates.party_of(parsed).name
         except CertificateError as error:
             raise SecureAggregationError(f"an offer has no valid certificate: {error}") from None
-
-    @property
-    def digest(self) -> bytes:
-        """SHA-256 of the offer, by which messages refer to it."""
-        return sha256(self.content).digest()
-
-    @property
-    def name(self) -> str:
-        """The hospital's name in the certificate."""
-        try:
-            return certificates.party_of(self.certificate).name
-        except CertificateError as error:
-            raise SecureAggregationError(f"an offer has no valid certificate: {error}") from None
+        return cls(content, sha256(content).digest(), parsed, name, public, signature)
 
     def verify(self, admission: Admission, run: str) -> None:
         """Check that a hospital of this federation signed the offer for this run."""
-        self.check_admission(admission)
-        _, signed = _signed(run, self.certificate, self.public)
+        if reason := admission.rejection_reason(self.certificate, Role.HOSPITAL):
+            raise SecureAggregationError(f"an offer is not of a hospital of this federation: {reason}")
+        signed = pack(_PURPOSE, run.encode(), *_unpack(self.content, 3)[:2])
         try:
             certificates.public_key_of(self.certificate).verify(self.signature, signed, ec.ECDSA(SHA256()))
         except InvalidSignature:
             raise SecureAggregationError("an offer was not signed by its hospital for this run") from None
 
-    def check_admission(self, admission: Admission) -> None:
-        """Check that its certificate is a hospital's of this federation, now."""
-        if reason := admission.rejection_reason(self.certificate, Role.HOSPITAL):
-            raise SecureAggregationError(f"an offer is not of a hospital of this federation: {reason}")
-
 
 def make_offer(identity: Identity, run: str, key: X25519PrivateKey) -> bytes:
     """A hospital's offer of its key for a run."""
-    public = key.public_key().public_bytes_raw()
-    certificate, signed = _signed(run, identity.certificate, public)
-    signature = certificates.read_key(identity.folder / KEY).sign(signed, ec.ECDSA(SHA256()))
-    return pack(certificate, public, signature)
+    certificate, public = identity.certificate_bytes, key.public_key().public_bytes_raw()
+    signed = pack(_PURPOSE, run.encode(), certificate, public)
+    return pack(certificate, public, certificates.read_key(identity.folder / KEY).sign(signed, ec.ECDSA(SHA256())))
 
 
 def pack(*fields: bytes) -> bytes:
     """Fields with their lengths, so that different lists of fields give different bytes."""
     return b"".join(struct.pack(">I", len(field)) + field for field in fields)
-
-
-def _signed(run: str, certificate: x509.Certificate, public: bytes) -> tuple[bytes, bytes]:
-    """The certificate as PEM, and what an offer's signature covers."""
-    content = certificate.public_bytes(Encoding.PEM)
-    return content, pack(_PURPOSE, run.encode(), content, public)
 
 
 def _unpack(content: bytes, number: int) -> list[bytes]:

@@ -1,10 +1,11 @@
 """The server's side of a run with secure aggregation: a plain run whose server learns sums over hospitals only."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -22,27 +23,24 @@ from federated_health.ml.normalisation import public_normalisation
 from federated_health.ml.rounds import Round
 from federated_health.names import FEDERATION
 from federated_health.secure_aggregation import figures, masks, messages
-from federated_health.secure_aggregation.figures import FinalFigures
 from federated_health.secure_aggregation.masks import Masked, Vector
 from federated_health.secure_aggregation.offers import Offer
 from federated_health.server.final_evaluation import ask_all, check_for_harm
 from federated_health.server.plain_run import AveragedRound, PlainRun
 from federated_health.server.replies import AcceptedReply, grid_of
+from federated_health.server.run_summary import summarise_run
 from federated_health.settings import MIN_SECURE_HOSPITALS, Settings
 from federated_health.transport.interface import Transport
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class Total:
-    """A sum over hospitals.
+MAX_LOST = 2
+"""Number of sums that a hospital's process may lose; then it is left out."""
 
-    Attributes:
-        hospitals: their names.
-        weights: the average, [weights]; empty if the sum holds none.
-        figures: as the hospitals wrote them, without their numbers of rows.
-    """
+
+class Total(NamedTuple):
+    """A sum over hospitals: their names, the average of their weights if it holds weights, and their figures."""
 
     hospitals: list[str]
     weights: Vector
@@ -70,6 +68,7 @@ class SecureRun(PlainRun):
         super().__init__(transport, settings, strategy)
         self._offers: dict[int, Offer] = {}  # by entry of a participant, which changes with its process
         self._has_offers: dict[int, set[bytes]] = {}  # digests of offers that a participant has, by entry
+        self._lost: Counter[int] = Counter()  # number of sums that a participant lost, by entry
         self._skipped = 0  # rounds' numbers that were used for sums that were lost, or before the run was resumed
         self._total: Total | None = None
         self._is_evaluated = 0  # round of whose weights the held-out figures were asked for
@@ -173,17 +172,25 @@ class SecureRun(PlainRun):
         task = self.settings.task_declaration
         if self.privacy is None and self.target.has_threshold:
             self.threshold = self._choose_threshold()
-        length = FinalFigures.length(self.target, len(task.columns))
+        length = figures.length_of_final(self.target, len(task.columns))
         total = self._ask_all(messages.FINAL, length, {messages.ASKS_BENEFIT: self.asks_benefit})
         if total is None:
             self.threshold = DEFAULT_THRESHOLD
             return self.figures_of_last_round()
-        final = FinalFigures.from_vector(total.figures, self.target, len(task.columns))
-        self.evaluations = {FEDERATION: Evaluation(counts=final.counts, scores=final.scores)}
-        result = self._figures(final, sum(self.train_examples[name] for name in total.hospitals))
-        check_for_harm(self, {FEDERATION: final.counts}, result["federation"].get("roc_auc"))
+        counts, (auc_sum, with_auc, small), importance, scores = figures.read_final(
+            total.figures, self.target, len(task.columns)
+        )
+        self.evaluations = {FEDERATION: Evaluation(counts=counts, scores=scores)}
+        result = self._figures_of(
+            self.evaluations[FEDERATION], sum(self.train_examples[name] for name in total.hospitals)
+        )
+        if self.target.has_classes:
+            is_known = with_auc >= MIN_SECURE_HOSPITALS
+            result["federation"] |= {"mean_roc_auc": float(auc_sum / with_auc) if is_known else None}
+            result["federation"] |= {"small_in_mean": round(small)}
+        check_for_harm(self, {FEDERATION: counts}, result["federation"].get("roc_auc"))
         if self.asks_benefit:
-            rise = final.importance / max(final.counts.examples, 1)
+            rise = importance / max(counts.examples, 1)
             result["importance"] = dict(zip(task.column_names, rise.tolist(), strict=True))
         return result
 
@@ -191,22 +198,14 @@ class SecureRun(PlainRun):
         last = self.last_round.federation if self.last_round else None
         if last is None or last.counts is None:
             return {"hospitals": {}, "federation": None}
-        return {"hospitals": {}, "federation": self.target.figures(last.counts, last.train_examples, None)}
+        return self._figures_of(Evaluation(counts=last.counts), last.train_examples)
 
-    def _figures(self, final: FinalFigures, rows: int) -> dict[str, Any]:
-        names = figures.bin_names(self.target)
-        has_all = bool(names) and all(len(final.scores[name]) for name in names)
-        auc = self.target.pooled_roc_auc(final.scores) if has_all else None
-        federation = self.target.figures(final.counts, rows, auc)
-        if self.target.has_classes:
-            is_mean_known = final.with_roc_auc >= MIN_SECURE_HOSPITALS
-            federation["mean_roc_auc"] = final.roc_auc / final.with_roc_auc if is_mean_known else None
-            federation["small_in_mean"] = final.small
-        return {"hospitals": {}, "federation": federation}
+    def _figures_of(self, evaluation: Evaluation, rows: int) -> dict[str, Any]:
+        return {**summarise_run(self.target, {FEDERATION: evaluation}, {FEDERATION: rows}), "hospitals": {}}
 
     def _choose_threshold(self) -> float:
         names = ("positives", "negatives")
-        if (total := self._ask_all(messages.THRESHOLD, figures.number_of_bins(names))) is None:
+        if (total := self._ask_all(messages.THRESHOLD, 2 * figures.BINS * len(names))) is None:
             return DEFAULT_THRESHOLD
         groups = figures.read_bins(total.figures, names)
         chosen = choose_threshold(groups["positives"], groups["negatives"])
@@ -222,7 +221,7 @@ class SecureRun(PlainRun):
     def _with_offers(self, nodes: Iterable[int]) -> list[int]:
         """Those of the nodes that have offered a key; the others are asked for one."""
         entry_of, names = self.participants.entry_of, self.participants.names()
-        nodes = list(nodes)
+        nodes = [node for node in nodes if self._lost[entry_of(node)] < MAX_LOST]
 
         def read(node: int, content: RecordDict) -> tuple[Offer, int]:
             try:
@@ -281,8 +280,9 @@ class SecureRun(PlainRun):
             self._has_offers[entry_of(reply.message.metadata.src_node_id)] = set(digests)
         if len(replies) < len(nodes):
             missing = set(nodes) - {reply.message.metadata.src_node_id for reply in replies}
-            for entry in map(entry_of, missing):  # it may have restarted without the transport's knowledge
-                self._offers.pop(entry, None)
+            for entry in map(entry_of, missing):
+                self._lost[entry] += len(replies) >= MIN_SECURE_HOSPITALS  # else the others may be the cause
+                del self._offers[entry]  # it may have restarted without the transport's knowledge
                 self._has_offers.pop(entry, None)
             logger.warning("%s: the sum is lost: no masked answer of %s", kind, ", ".join(names[n] for n in missing))
             return None

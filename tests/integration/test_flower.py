@@ -124,7 +124,7 @@ def test_virtual_hospitals_as_the_page_says_but_fewer_and_each_records_what_its_
     assert metrics["rounds"] == 3
     assert metrics["privacy"]["epsilon"] == 4
     for name in metrics["hospitals"]:
-        assert (checkout / "data" / "virtual" / f"privacy-{name}.jsonl").read_bytes().count(b"\n") == 3
+        assert (checkout / "data" / "virtual" / f"privacy-{name}.jsonl").read_bytes().count(b"\n") == 4
 
 
 def test_an_own_task_as_the_page_says(checkout: Path, flower: dict[str, str]) -> None:

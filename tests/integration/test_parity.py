@@ -89,12 +89,14 @@ def test_terminals_give_the_bits_of_a_run_in_process(
     address, out = f"127.0.0.1:{free_port()}", tmp_path / "run"
     own, tls = make_demo_identities(tmp_path / "tls", NAMES) if with_tls else (None, {})
     flags = [word for name, value in RUN.items() if name != "appraisal" for word in (f"--{name}", value)]
+    policy = tmp_path / "policy.toml"
+    policy.touch()
     with ExitStack() as stack:
         serve = script_command("server.py", *flags, "--no-appraisal", "--address", address, "--out", out)
         server = stack.enter_context(forked([*serve, *(["--tls", str(own)] if own else [])], tmp_path / "server.txt"))
         for name, path in paths.items():
             join = script_command("client.py", "--data", path, "--name", name, "--server", address)
-            proof = ["--tls", str(tls[name])] if own else []
+            proof = ["--tls", str(tls[name]), "--policy", str(policy)] if own else []
             stack.enter_context(forked([*join, *proof], tmp_path / f"{name}.txt"))
         assert server.wait(PATIENCE) == 0, (tmp_path / "server.txt").read_text()
 

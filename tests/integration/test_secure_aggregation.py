@@ -1,4 +1,4 @@
-"""An encrypted federation as processes over TLS, and a search through all that its server holds."""
+"""A federation with secure aggregation as processes over TLS, and a search through all that its server holds."""
 
 import csv
 import json
@@ -16,6 +16,7 @@ import pytest
 from federated_health.data.manifest import find_hospital
 from federated_health.ml.model_files import load_model, read_description
 from federated_health.processes import free_port, process
+from federated_health.secure_aggregation.masks import RESOLUTION
 from federated_health.security.authority import make_demo_identities
 from tests.support.forks import Fork, forked, forked_call
 from tests.support.memory import find_in, find_in_folder, find_in_process, runs_of
@@ -47,10 +48,11 @@ class Search:
 
 
 def forms_of(update: npt.NDArray[np.float32], name: str) -> list[npt.NDArray[np.generic]]:
-    """An update as it may lie in memory: as it is, in double precision, and times the hospital's share."""
+    """An update as it may lie in memory: as it is, in double precision, times the hospital's share, in fixed point."""
     double = update.astype(np.float64)
-    share = ROWS[name] / sum(ROWS.values())
-    return [update, double, double * share, (double * share).astype(np.float32)]
+    shared = double * (ROWS[name] / sum(ROWS.values()))
+    fixed = [np.rint(values / RESOLUTION).astype(np.int64) for values in (double, shared)]
+    return [update, double, shared, shared.astype(np.float32), *fixed]
 
 
 def run_and_search(data: Path, out: Path, flags: Sequence[str]) -> Search:
@@ -88,8 +90,8 @@ def run_and_search(data: Path, out: Path, flags: Sequence[str]) -> Search:
 
 
 @pytest.fixture(scope="module")
-def encrypted(hospitals_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Search:
-    return run_and_search(hospitals_folder, tmp_path_factory.mktemp("runs") / "encrypted", ["--encrypt"])
+def secure(hospitals_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Search:
+    return run_and_search(hospitals_folder, tmp_path_factory.mktemp("runs") / "secure", ["--secure-aggregation"])
 
 
 @pytest.fixture(scope="module")
@@ -110,19 +112,15 @@ def test_a_plain_server_holds_every_hospitals_update_in_every_round(plain: Searc
     assert plain.in_memory == {number: set(NAMES) for number in range(1, ROUNDS + 1)}
 
 
-def test_an_encrypted_server_never_holds_sixteen_bytes_of_any_hospitals_update(encrypted: Search) -> None:
-    assert encrypted.in_memory == {number: set() for number in range(1, ROUNDS + 1)}
-    assert not encrypted.in_folder
+def test_a_server_of_sums_never_holds_sixteen_bytes_of_any_hospitals_update(secure: Search) -> None:
+    assert secure.in_memory == {number: set() for number in range(1, ROUNDS + 1)}
+    assert not secure.in_folder
 
 
-def test_every_hospital_has_the_model_of_the_plain_run_and_the_server_has_none(
-    encrypted: Search, plain: Search
-) -> None:
+def test_server_and_hospitals_have_the_model_of_the_plain_run(secure: Search, plain: Search) -> None:
     expected = [array.numpy() for array in load_model(plain.out / "run" / "model.keras").weights]
-    assert not (encrypted.out / "run" / "model.keras").exists()
-    assert not (encrypted.out / "run" / "checkpoints").exists()
-    for name in NAMES:
-        path = encrypted.out / name / "model.keras"
+    for name in ("run", *NAMES):
+        path = secure.out / name / "model.keras"
         weights = [array.numpy() for array in load_model(path).weights]
         assert len(weights) == len(expected) > 0
         for mine, theirs in zip(weights, expected, strict=True):
@@ -130,49 +128,40 @@ def test_every_hospital_has_the_model_of_the_plain_run_and_the_server_has_none(
         assert read_description(path)["rounds"] == ROUNDS
 
 
-def test_each_hospital_has_its_own_figures_and_report_and_no_other_hospitals(encrypted: Search, plain: Search) -> None:
-    metrics = json.loads((encrypted.out / "run" / "metrics.json").read_text())
-    assert metrics["encrypted"] is True
-    assert metrics["has_result"] == list(NAMES)
-    assert "hospitals" not in metrics
-    assert "threshold" not in metrics
-    with (plain.out / "run" / "rounds.csv").open() as file:
-        rounds = {(row["round"], row["hospital"]): row for row in csv.DictReader(file)}
-    for name in NAMES:
-        folder = encrypted.out / name
-        metrics = json.loads((folder / "metrics.json").read_text())
-        assert list(metrics["hospitals"]) == [name]
-        assert metrics["federation"]["test_examples"] == 231
-        with (folder / "rounds.csv").open() as file:
-            rows = list(csv.DictReader(file))
-        assert [(row["round"], row["hospital"]) for row in rows] == [
-            (str(number), who) for number in range(1, ROUNDS + 1) for who in (name, "federation")
-        ]
-        for row in rows:
-            same = rounds[row["round"], row["hospital"]]
+def test_the_server_has_the_figures_of_all_together_and_each_hospital_its_own(secure: Search, plain: Search) -> None:
+    metrics = json.loads((secure.out / "run" / "metrics.json").read_text())
+    assert metrics["hospitals"] == {}
+    assert metrics["federation"]["test_examples"] == 231
+    assert metrics["faults"] == json.loads((plain.out / "run" / "metrics.json").read_text())["faults"]
+    tables = []
+    for search in (secure, plain):
+        with (search.out / "run" / "rounds.csv").open() as file:
+            tables.append({(row["round"], row["hospital"]): row for row in csv.DictReader(file)})
+    assert tables[0].keys() == tables[1].keys()
+    for (number, hospital), row in tables[0].items():
+        same = tables[1][number, hospital]
+        assert row["train_examples"] == same["train_examples"]
+        if hospital == "federation":
             assert row["test_accuracy"] == same["test_accuracy"]
             assert float(row["test_loss"]) == pytest.approx(float(same["test_loss"]), abs=1e-5)
             assert float(row["train_loss"]) == pytest.approx(float(same["train_loss"]), abs=1e-5)
-        report = (folder / "report.html").read_text()
-        assert metrics["hospitals"][name]["roc_auc"] is None or f"{metrics['hospitals'][name]['roc_auc']:.3f}" in report
+        else:
+            assert row["test_accuracy"] == row["test_loss"] == row["train_loss"] == ""
+    for name in NAMES:
+        report = (secure.out / name / "report.html").read_text()
+        assert f">{name}<" in report
         assert not [other for other in NAMES if other != name and f">{other}<" in report]
-        assert json.loads((folder / "settings.json").read_text())["encrypt"] is True
+    assert json.loads((secure.out / "run" / "settings.json").read_text())["secure-aggregation"] is True
+    assert "Traceback" not in (secure.out / "server.txt").read_text()
 
 
-def test_the_server_says_which_hospitals_have_the_model(encrypted: Search) -> None:
-    output = (encrypted.out / "server.txt").read_text()
-    assert f"are at: {', '.join(NAMES)}" in output
-    assert "Traceback" not in output
-
-
-@pytest.mark.usefixtures("encrypted")
-def test_the_ledgers_list_ciphertexts(hospitals_folder: Path) -> None:
+@pytest.mark.usefixtures("secure")
+def test_the_ledgers_list_masked_vectors(hospitals_folder: Path) -> None:
     lines = (hospitals_folder / "egress-cleveland.jsonl").read_text().splitlines()
-    updates = [line for line in map(json.loads, lines) if line["kind"] == "train.encrypted"]
-    assert [update["round"] for update in updates] == list(range(1, ROUNDS + 1))
-    assert {(item["record"], item["name"], item["dtype"]) for update in updates for item in update["records"]} == {
-        ("encrypted", "vector", "bytes"),
-        ("metrics", "num-examples", "int64"),
+    replies = [line for line in map(json.loads, lines) if line["kind"] in ("train.masked", "query.masked")]
+    assert [reply["round"] for reply in replies if reply["kind"] == "train.masked"] == list(range(1, ROUNDS + 1))
+    assert {(item["record"], item["name"], item["dtype"]) for reply in replies for item in reply["records"]} == {
+        ("vector", "content", "bytes"),
         ("envelope", "metadata", "protobuf"),
     }
 
@@ -183,7 +172,9 @@ def test_a_run_completes_all_rounds_after_a_hospital_and_the_server_are_killed(
     address, run, rounds = f"127.0.0.1:{free_port()}", tmp_path / "run", 100
     own, identities = make_demo_identities(tmp_path / "tls", NAMES)
     flags = ("--tls", own, "--address", address)
-    serve = script_command("server.py", *flags, "--encrypt", "--rounds", rounds, "--no-appraisal", "--out", run)
+    serve = script_command(
+        "server.py", *flags, "--secure-aggregation", "--rounds", rounds, "--no-appraisal", "--out", run
+    )
 
     def join(stack: ExitStack, name: str, log: str) -> Fork:
         path, _ = find_hospital(hospitals_folder, NAMES.index(name) + 1)
@@ -206,12 +197,13 @@ def test_a_run_completes_all_rounds_after_a_hospital_and_the_server_are_killed(
         server = stack.enter_context(forked(serve, log=tmp_path / "server.txt"))
         hospitals = {name: join(stack, name, f"{name}.txt") for name in NAMES}
         wait_until(lambda: completed_rounds() >= 3)
-        hospitals["cleveland"].kill()  # which made the key
+        hospitals["cleveland"].kill()
         hospitals["cleveland"].wait(120)
         before = completed_rounds()
         wait_until(lambda: completed_rounds() >= before + 5)
         hospitals["cleveland"] = join(stack, "cleveland", "again.txt")
-        wait_until(lambda: "received the key of this run from hungary" in (tmp_path / "again.txt").read_text())
+        before = completed_rounds()
+        wait_until(lambda: completed_rounds() >= before + 5)
         server.kill()
         server.wait(120)
         assert 0 < completed_rounds() < rounds
@@ -221,12 +213,14 @@ def test_a_run_completes_all_rounds_after_a_hospital_and_the_server_are_killed(
         assert server.wait(600) == 0, (tmp_path / "server-2.txt").read_text()
         assert [hospital.wait(120) for hospital in hospitals.values()] == [0] * len(NAMES)
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["has_result"] == list(NAMES)
     assert len(metrics["faults"]["resumed_after"]) == 1
     assert 0 < metrics["faults"]["absent"]["cleveland"] < rounds
-    hashes = {read_description(tmp_path / name / "model.keras")["weights_sha256"] for name in NAMES}
+    assert metrics["federation"]["test_examples"] == 231
+    hashes = {
+        read_description(folder / "model.keras")["weights_sha256"] for folder in (run, *(tmp_path / n for n in NAMES))
+    }
     assert len(hashes) == 1
-    with (tmp_path / "cleveland" / "rounds.csv").open() as file:
+    with (run / "rounds.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["hospital"] == "federation"]
     assert [row["round"] for row in rows] == [str(number) for number in range(1, rounds + 1)]
     assert {row["train_examples"] for row in rows} == {"689", "462"}

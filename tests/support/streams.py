@@ -29,7 +29,7 @@ from federated_health.transport.channels import (
     PROTOCOL,
 )
 from federated_health.transport.framing import Receiver
-from federated_health.transport.stream_client import join_run
+from federated_health.transport.stream_client import Consent, join_run
 from federated_health.transport.stream_server import SERVICE, StreamTransport, serve_streams
 from tests.support.wire import UNWRITTEN
 
@@ -102,6 +102,7 @@ class LightHospital:
         wait: float = 5.0,
         tls: Identity | None = None,
         app: Answer | None = None,
+        consent: Consent | None = None,
     ) -> None:
         self.error: BaseException | None = None
         self.announcements: list[str] = []
@@ -117,6 +118,7 @@ class LightHospital:
             prepare=lambda: None,
             ledger=UNWRITTEN,
             tls=tls,
+            consent=consent,
         )
         self._thread = threading.Thread(target=self._join, daemon=True)
         self._thread.start()
@@ -306,6 +308,53 @@ class ScriptedServer:
             self.received.extend(messages)
         if number < len(self._codes):
             context.abort(self._codes[number], SCRIPTED_REASON)
+
+
+class TermsServer:
+    """States run terms, and ends each stream in order, or as a server that states others.
+
+    Args:
+        texts: stated one after the other, and the last one again and again.
+
+    Attributes:
+        received: method and metadata of each call, in order, without gRPC's own.
+    """
+
+    def __init__(self, *texts: bytes) -> None:
+        self.received: list[tuple[str, dict[str, str]]] = []
+        self._texts = list(texts)
+        handlers = {
+            "Terms": grpc.unary_unary_rpc_method_handler(self._terms),
+            "Join": grpc.stream_stream_rpc_method_handler(self._join),
+        }
+        self._server = grpc.server(ThreadPoolExecutor(4))
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    def __enter__(self) -> "TermsServer":
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop(0).wait()
+
+    @property
+    def methods(self) -> list[str]:
+        return [method for method, _ in self.received]
+
+    def _note(self, method: str, context: grpc.ServicerContext) -> None:
+        own = {key: value for key, value in context.invocation_metadata() if key != "user-agent"}
+        self.received.append((method, own))
+
+    def _terms(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        assert request == b""
+        self._note("Terms", context)
+        return self._texts.pop(0) if len(self._texts) > 1 else self._texts[0]
+
+    def _join(self, _: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        self._note("Join", context)
+        context.send_initial_metadata(((MAX_MESSAGE_KEY, "1000"),))
+        yield from ()
 
 
 class LargestDelays(random.Random):

@@ -40,6 +40,7 @@ SMALL_HOSPITAL = {
     "predicted": ("the same, guessed by the final model", "share"),
     "counted": ("measurement and outcome of held-out patients, by crafted weights", "share"),
     "isolated": ("patients rebuilt from one update, by crafted weights", "number"),
+    "singled_out": ("who was trained on, if other hospitals get other weights, ROC-AUC", "figure"),
 }
 """Finding -> its words and its kind (see `small_hospital.attack_small_hospital`)."""
 

@@ -1,6 +1,7 @@
 """Observations of a run, and the statistics of each patient that an attacker computes from them.
 
-server      one hospital's weights before and after each round's local training, unless they are encrypted
+server      one hospital's weights before and after each round's local training, and sums over its held-out rows;
+            with secure aggregation the averages, and sums over all hospitals
 hospital    the averages that every hospital gets in each round
 anyone      the final model
 
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 
 from federated_health.messages.content import ARRAYS, CONFIG, EVALUATE, FINAL, NOISY_COUNTS
 from federated_health.messages.records import METRICS, weights_to_record
@@ -66,27 +67,30 @@ class Evaluated:
     cells: tuple[float, ...] = ()
 
 
+Craft = Callable[[str, int], Weights | None]
+
+
 class RecordingApp:
     """An app that records what a server sends to each hospital and what it learns from the replies.
 
     Args:
-        craft: the weights of an active server, by the number of trainings of a hospital so far; by default the server
-            sends the run's own weights.
+        craft: the weights of an active server, by the hospital and the number of its trainings so far; None, as for
+            all by default, stands for the run's own weights.
 
     Attributes:
         steps: hospital -> its local training in each round.
         evaluations: hospital -> the released sums over its held-out rows, by evaluation.
     """
 
-    def __init__(self, app: App, craft: Callable[[int], Weights] | None = None) -> None:
+    def __init__(self, app: App, craft: Craft = lambda *_: None) -> None:
         self._app, self._craft = app, craft
         self.steps: dict[str, list[Step]] = defaultdict(list)
         self.evaluations: dict[str, list[Evaluated]] = defaultdict(list)
 
     def __call__(self, message: Message, context: Context) -> Message:
         name, kind = str(context.node_config["name"]), message.metadata.message_type
-        if self._craft is not None and kind in ROUND_MESSAGES:
-            message.content[ARRAYS] = weights_to_record(self._craft(len(self.steps[name])))
+        if kind in ROUND_MESSAGES and (crafted := self._craft(name, len(self.steps.get(name, ())))) is not None:
+            message.content = RecordDict({**message.content, ARRAYS: weights_to_record(crafted)})
         reply = self._app(message, context)
         if not reply.has_content() or kind not in (*ROUND_MESSAGES, FINAL):
             return reply

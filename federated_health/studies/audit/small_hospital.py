@@ -7,7 +7,7 @@ with crafted weights and by differencing know nothing but the released messages.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -43,9 +43,13 @@ from federated_health.studies.audit.held_out import (
     registration_equations,
     sum_over_hospitals,
 )
+from federated_health.studies.audit.masked_sums import masked_average, silent_weights, single_out
 from federated_health.studies.audit.membership import true_positive_rates
 from federated_health.studies.audit.observations import (
+    REGRESSED_ROUNDS,
+    Craft,
     Evaluated,
+    Floats,
     RecordingApp,
     Step,
     average_steps,
@@ -132,6 +136,7 @@ def attack_small_hospital(
     predicted    the same by the final model alone, as a guess
     counted      share of held-out patients of whom a measurement and the outcome are told by counting weights
     isolated     number of patients whose row is rebuilt from one update by isolating weights
+    singled_out  the same as members, if the server sends the other hospitals weights that silence them
 
     Args:
         policy: of the hospitals, which then also remember their releases; by default everything may leave.
@@ -151,6 +156,7 @@ def attack_small_hospital(
             **_evaluated(known, view, recorder),
             "counted": _count_values(known, view),
             "isolated": _isolate(known, view),
+            "singled_out": _single_out(known, view),
         }
         for view in views
     }
@@ -178,7 +184,7 @@ class _Knowledge:
             ),
         }
 
-    def run_with(self, craft: Callable[[int], Weights]) -> tuple[PlainRun, RecordingApp]:
+    def run_with(self, craft: Craft) -> tuple[PlainRun, RecordingApp]:
         """A new run of the same hospitals, in which the server sends weights of its own making."""
         recorder = RecordingApp(self._app, craft)
         run = open_run(self.draw.hospitals, self.run.settings, recorder, self._policy)
@@ -220,12 +226,41 @@ def _trained(known: _Knowledge, view: str, steps: Mapping[str, Sequence[Step]]) 
     draw = known.draw
     seen = steps[draw.name] if view == OWN else average_steps(steps, known.run.weights)
     train, _ = known.rows[view]
-    candidates = Patients.concatenate([train, draw.small.test, draw.others])
-    share = patient_statistics(seen, known.encode(candidates), candidates.labels)["share"]
-    of_hospital = np.r_[: len(draw.small.train), len(train) : len(candidates)]
-    share, members = share[of_hospital], _first(len(draw.small.train), len(of_hospital))
+    share, members = _gradient_shares(known, seen, train)
     found = true_positive_rates(share, members, np.ones((len(members), 1)))
     return {"members": roc_auc(share, members), "found": float(found[0])}
+
+
+def _gradient_shares(known: _Knowledge, steps: Sequence[Step], train: Patients) -> tuple[Floats, Floats]:
+    """The share of each candidate's gradient in a sequence of steps, and whether the small hospital trained on it.
+
+    Args:
+        train: training rows of which the steps may be, first those of the small hospital.
+    """
+    draw = known.draw
+    candidates = Patients.concatenate([train, draw.small.test, draw.others])
+    share = patient_statistics(steps, known.encode(candidates), candidates.labels)["share"]
+    of_hospital = np.r_[: len(draw.small.train), len(train) : len(candidates)]
+    return share[of_hospital], _first(len(draw.small.train), len(of_hospital))
+
+
+def _single_out(known: _Knowledge, view: str) -> float | None:
+    """ROC-AUC of who was trained on, if the server silences all other hospitals in the first rounds."""
+    draw, registrations = known.draw, known.run.registrations
+    silent = silent_weights(known.run.weights)
+    with _without_warnings():
+        run, recorder = known.run_with(lambda name, _: None if name == draw.name else silent)
+        for _ in islice(run.rounds(), REGRESSED_ROUNDS):
+            pass
+    rows = {name: registrations[name].train_examples for name in draw.hospitals}
+    shares = {name: number / sum(rows.values()) for name, number in rows.items()}
+    seen = recorder.steps[draw.name][:REGRESSED_ROUNDS]
+    if view == SUM:
+        rounds = [{name: recorder.steps[name][number] for name in draw.hospitals} for number in range(len(seen))]
+        after = [single_out(masked_average(steps, shares), shares[draw.name]) for steps in rounds]
+        seen = [Step(step.before, weights) for step, weights in zip(seen, after, strict=True)]
+    share, members = _gradient_shares(known, seen, draw.small.train)
+    return roc_auc(np.nan_to_num(share), members)
 
 
 def _evaluated(known: _Knowledge, view: str, recorder: RecordingApp) -> Findings:
@@ -261,7 +296,7 @@ def _count_values(known: _Knowledge, view: str) -> float | None:
     server = CountingServer(task.measurements[position], known.normalisation.mean[position])
     bounds: list[int] = []
 
-    def craft(number: int) -> Weights:
+    def craft(_: str, number: int) -> Weights:
         if number == len(bounds):
             bounds.append(server.next_bound())
         return counting_weights(task, known.shapes, known.normalisation, position, bounds[number] + 0.5)
@@ -283,7 +318,7 @@ def _isolate(known: _Knowledge, view: str) -> float:
     generator = np.random.default_rng([known.run.settings.seed, 3])
     crafted = isolating_weights(known.task, known.shapes, len(train), generator)
     with _without_warnings():
-        run, recorder = known.run_with(lambda _: crafted)
+        run, recorder = known.run_with(lambda *_: crafted)
         for _ in islice(run.rounds(), 1):
             pass
     hospitals = [known.draw.small] if view == OWN else list(known.draw.hospitals.values())

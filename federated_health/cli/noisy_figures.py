@@ -1,0 +1,25 @@
+"""Figures of runs with differential privacy in the terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from federated_health.cli import tables
+from federated_health.ml.metrics import DEFAULT_THRESHOLD
+from federated_health.ml.noisy_evaluation import NOISE
+from federated_health.ml.targets import Target
+
+
+def print_noisy_figures(figures: Mapping[str, Mapping[str, Any]], target: Target[Any]) -> None:
+    """Print figures by name, each followed by a line with their noise."""
+    rows: dict[str, Mapping[str, Any]] = {}
+    for name, row in figures.items():
+        rows[name] = {key: value for key, value in row.items() if not key.endswith(NOISE)}
+        rows[f"\N{PLUS-MINUS SIGN} {name}"] = {
+            key.removesuffix(NOISE): round(value, 3) for key, value in row.items() if key.endswith(NOISE)
+        }
+    notes = [f"Predicted positive: a risk of at least {DEFAULT_THRESHOLD}."] if target.has_threshold else []
+    notes.append(
+        "All are computed from counts with the noise of differential privacy; \N{PLUS-MINUS SIGN} is its standard "
+        "deviation."
+    )
+    tables.print_figures("Figures on held-out patients", rows, "\n".join(notes))
