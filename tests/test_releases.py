@@ -33,8 +33,9 @@ from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.app_calls import call_app, hospital_context
 from federated_health.transport.in_process import InProcessTransport
-from federated_health.transport.stream_client import join_run, report_unfit
+from federated_health.transport.stream_client import join_run
 from federated_health.transport.stream_server import serve_streams
+from federated_health.transport.unfit import report_unfit
 from tests.support.secure_hospitals import NAMES, Hospitals, secure_run
 from tests.support.targets import hospitals_of, task_of, write_dataset
 from tests.support.wire import read_lines

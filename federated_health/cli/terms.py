@@ -34,19 +34,18 @@ def decide_on_terms(
     terms: RunTerms,
     policy: Policy,
     task: Task,
-    *,
-    accept: str,
-    train_rows: int,
+    accept: str | None,
     server: str,
     authority: str,
+    *,
     is_local: bool,
+    train_rows: int,
     may_ask: bool,
 ) -> str:
     """What accepts the terms (see `consent.decide`), after a person has read them, if one has to be asked.
 
     Args:
-        policy: the hospital's.
-        task: the hospital's.
+        policy, task: the hospital's.
         server: fingerprint of the server's key; empty without TLS.
         authority: see `describe`.
         may_ask: whether a person may be asked, if there is a terminal.
