@@ -240,6 +240,8 @@ def _evaluated(known: _Knowledge, view: str, recorder: RecordingApp) -> Findings
 def _count_values(known: _Knowledge, view: str) -> float | None:
     """The share of held-out patients of whom a measurement is told by counting weights, one question per round."""
     task, position = known.task, 0
+    if not task.measurements:
+        return None
     server = CountingServer(task.measurements[position], known.normalisation.mean[position])
     bounds: list[int] = []
 
@@ -259,8 +261,10 @@ def _count_values(known: _Knowledge, view: str) -> float | None:
     return (server.found() & truth).total() / len(test) if len(test) else None
 
 
-def _isolate(known: _Knowledge, view: str) -> float:
+def _isolate(known: _Knowledge, view: str) -> float | None:
     """The number of patients whose row is rebuilt from one update, or one average, by isolating weights."""
+    if not known.task.measurements:
+        return None
     train, _ = known.rows[view]
     generator = np.random.default_rng([known.run.settings.seed, 3])
     crafted = isolating_weights(known.task, known.shapes, len(train), generator)
