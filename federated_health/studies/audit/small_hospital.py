@@ -149,7 +149,7 @@ class _Knowledge:
 def _known_means(known: _Knowledge, view: str) -> float:
     """The share of the small hospital's measurements whose mean its registration tells."""
     released = known.run.registrations[known.draw.name].sums.count > 0
-    return float(released.mean()) if view == OWN else 0.0
+    return float(released.mean()) if view == OWN and released.size else 0.0
 
 
 def _rebuild_added(
