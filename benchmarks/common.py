@@ -21,6 +21,7 @@ from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source, read_uci
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.hospital.local_model import LocalModel
+from federated_health.ml.metrics import merge_counts
 from federated_health.ml.scores import roc_auc
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.run import FederatedRun
@@ -42,11 +43,13 @@ class Outcome:
     Attributes:
         hospitals, federation: figures as in metrics.json.
         roc_auc_all: exact AUC over all patients together, from the hospitals' own scores.
+        exact: exact figures of the federation, from the same scores, with `mean_roc_auc` within hospitals.
     """
 
     hospitals: dict[str, dict[str, Any]]
     federation: dict[str, Any]
     roc_auc_all: float
+    exact: dict[str, Any]
     threshold: float
 
     @property
@@ -64,11 +67,15 @@ def federate(hospitals: Sequence[Hospital], settings: Settings) -> Outcome:
     scores = [
         LocalModel(hospital, settings.network_declaration, normalisation).score(run.weights) for hospital in hospitals
     ]
-    exact = roc_auc(np.concatenate(scores), np.concatenate([hospital.test.labels for hospital in hospitals]))
+    labels = [hospital.test.labels for hospital in hospitals]
+    exact = roc_auc(np.concatenate(scores), np.concatenate(labels))
+    counts = [run.target.measure(*pair, run.threshold) for pair in zip(scores, labels, strict=True)]
+    within = [auc for pair in zip(scores, labels, strict=True) if (auc := roc_auc(*pair)) is not None]
     return Outcome(
         hospitals=figures["hospitals"],
         federation=figures["federation"],
         roc_auc_all=exact or float("nan"),
+        exact={**run.target.figures(merge_counts(counts), 0, exact), "mean_roc_auc": float(np.mean(within))},
         threshold=run.threshold,
     )
 

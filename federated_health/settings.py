@@ -199,8 +199,7 @@ class Settings:
     )
     dp_epsilon: float = _of_privacy(
         0.0,
-        "differential privacy: epsilon of each training patient over the whole run; smaller is more private and "
-        "noisier",
+        "differential privacy: epsilon of each patient over the whole run; smaller is more private and noisier",
         unit="EPSILON",
         minimum=0,
         maximum=limits.MAX_EPSILON,

@@ -165,8 +165,13 @@ def test_figures_of_other_labels_are_of_noisy_counts_or_none(kind: str) -> None:
     }
     run = PlainRun(grid, Settings.from_config(config, declared_task=task))
 
-    figures = run.run()
+    announced: list[str] = []
+    run.gather(announced.append)
+    for _ in run.rounds():
+        pass
+    figures = run.evaluate()
 
+    assert any("no figure" in line for line in announced) == (kind == "number")
     last = [reply.content.metric_records["metrics"] for reply in grid.replies if "final" in reply.metadata.message_type]
     if kind == "classes":
         assert all(set(metrics) - {"equal-weight"} == {"noisy-counts"} for metrics in last)

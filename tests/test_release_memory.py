@@ -21,7 +21,7 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import DisclosureError
 from federated_health.hospital.release_memory import SettledHospital, path_beside, settle
 from federated_health.transport.app_calls import hospital_context
-from tests.support.own_hospitals import OwnHospital, registration_request, sums_of
+from tests.support.own_hospitals import OwnHospital, metrics_of, registration_request, sums_of
 
 NUMBERS = [column.name for column in HEART_DISEASE.measurements]
 MIN_CELL = 5
@@ -84,7 +84,7 @@ def test_patients_who_are_added_one_at_a_time_in_any_order_are_not_found(
     registrations = [own.register(table.iloc[order[:rows]]) for rows in range(30, 61)]
 
     assert is_safe(registrations, table)
-    rows = [content.metric_records["metrics"]["train-examples"] for content in registrations]
+    rows = [metrics_of(content)["train-examples"] for content in registrations]
     assert rows[-1] > rows[0] + MIN_CELL  # they are used in the end
 
 
@@ -168,13 +168,13 @@ def test_many_corrections_do_not_hide_one_new_patient(own: OwnHospital, table: p
 
 
 def test_another_split_seed_does_not_move_patients_across_the_split(own: OwnHospital, table: pd.DataFrame) -> None:
-    first, second = (own.register(table[:40], **{"split-seed": seed}) for seed in (1, 2))
+    first, second = (own.register(table[:40], seed=seed) for seed in (1, 2))
 
     assert first == second
 
 
 def test_many_split_seeds_do_not_give_a_system_of_equations(own: OwnHospital, table: pd.DataFrame) -> None:
-    registrations = [own.register(table[:31], **{"split-seed": seed}) for seed in range(12)]
+    registrations = [own.register(table[:31], seed=seed) for seed in range(12)]
     sums = np.array([found[1] for content in registrations if (found := sums_of(content)) is not None])
 
     assert np.linalg.matrix_rank(sums) == 1
@@ -193,7 +193,7 @@ def test_another_file_with_the_same_rows_changes_nothing_but_the_order_of_additi
 
 
 def test_the_row_that_was_added_is_used_once_enough_others_are_added(own: OwnHospital, table: pd.DataFrame) -> None:
-    rows = [own.register(table[:number]).metric_records["metrics"]["train-examples"] for number in (40, 41, 44, 90)]
+    rows = [metrics_of(own.register(table[:number]))["train-examples"] for number in (40, 41, 44, 90)]
 
     assert rows[0] == rows[1] == rows[2]
     assert rows[3] > rows[0] + MIN_CELL

@@ -16,13 +16,13 @@ from scipy.stats import chisquare
 from federated_health import files
 from federated_health.data.manifest import find_hospital
 from federated_health.hospital import handlers
+from federated_health.hospital.policy import POLICY
 from federated_health.messages.content import ARRAYS, CONFIG, EVALUATE, ROUND, SAME_PARTICIPANTS, TrainConfig
 from federated_health.messages.records import weights_to_record
 from federated_health.messages.server_messages import digest_of
 from federated_health.ml.networks import Weights
 from federated_health.names import node_id_of
 from federated_health.secure_aggregation import masks, messages
-from federated_health.secure_aggregation.handlers import MIN_PARTICIPANTS
 from federated_health.secure_aggregation.masks import Masked
 from federated_health.secure_aggregation.offers import Offer, make_offer
 from federated_health.security.authority import make_demo_identities
@@ -254,8 +254,10 @@ def test_participants_that_expose_a_hospital_are_refused(
         server.masked(VICTIM, participants)
 
 
-def test_a_hospital_may_demand_more_participants(server: ActiveServer) -> None:
-    server.hospitals.contexts[VICTIM].node_config[MIN_PARTICIPANTS] = 4
+def test_a_hospital_s_policy_may_demand_more_participants(server: ActiveServer, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text("min_hospitals = 4\n")
+    server.hospitals.contexts[VICTIM].node_config[POLICY] = str(policy)
     server.prepare(VICTIM)
     with pytest.raises(RefusedError, match="expected at least 4 hospitals, got 3"):
         server.masked(VICTIM, NAMES[:3])

@@ -21,8 +21,9 @@ from federated_health.settings import Settings
 from federated_health.transport import reconnect
 from federated_health.transport.app_calls import hospital_context
 from federated_health.transport.channels import ACCEPTED_TERMS_KEY
-from federated_health.transport.stream_client import Consent, join_run, report_unfit
+from federated_health.transport.stream_client import Consent, join_run
 from federated_health.transport.stream_server import serve_streams
+from federated_health.transport.unfit import report_unfit
 from tests.support.identities import DemoIdentities
 from tests.support.streams import (
     AGREEMENT,

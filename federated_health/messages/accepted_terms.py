@@ -16,7 +16,7 @@ from flwr.app import ConfigRecord, Context, Message
 from federated_health.errors import TermsError
 from federated_health.messages import content, server_messages
 from federated_health.messages.records import MalformedMessageError
-from federated_health.messages.run_terms import MAX_TERMS_CHARACTERS, RUN_TERMS, RunTerms
+from federated_health.messages.run_terms import MAX_TERMS_CHARACTERS, NOT_ACCEPTED, RUN_TERMS, RunTerms
 from federated_health.messages.server_messages import ASKED, CONFIG_FIELDS, TRAINING, Field, read_value
 from federated_health.ml.networks import NETWORK_KEYS, Network, Weights
 from federated_health.names import MAX_ROUNDS, MAX_WEIGHTS, PRIVACY_PREFIX, PROXIMAL_MU, RUN_ID
@@ -144,7 +144,7 @@ def within_terms(message: Message, context: Context) -> Iterator[None]:
     if state is not None and state["ended"]:
         raise TermsError(state["ended"])
     if state is None and not (is_registration or _decides_itself(context)):
-        raise TermsError("it has not accepted the terms of a run")
+        raise TermsError(NOT_ACCEPTED)
     try:
         if state is not None and not is_registration:
             _check_message(message, context, state)

@@ -38,6 +38,9 @@ NOISE_DRAWS = 200
 """Draws of the noise from which these standard deviations are computed, to about 5 %."""
 
 
+NO_FIGURES = "with differential privacy no figure on held-out patients is released for a label without classes"
+
+
 class TableFigures(NamedTuple):
     """What a table holds; the ROC-AUC is None where it is not defined."""
 

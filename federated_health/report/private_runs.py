@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from federated_health.ml import load_privacy_plan
-from federated_health.ml.noisy_evaluation import EDGES, NOISE, table_shape
-from federated_health.report.formatting import number_of
+from federated_health.ml.noisy_evaluation import EDGES, NO_FIGURES, NOISE, table_shape
+from federated_health.report.formatting import capitalise, number_of
 from federated_health.report.page import Caution, Section
 from federated_health.report.panels import Panels
 
@@ -46,7 +46,7 @@ def privacy_section(run: "RunSummary", panels: Panels) -> Section:
 def explain_noise(panels: Panels) -> str:
     """Why figures of a run with differential privacy are not exact, or why there are none."""
     if table_shape(panels.target) is None:
-        return "With differential privacy no figure on held-out patients is released for a label without classes."
+        return f"{capitalise(NO_FIGURES)}."
     return (
         "Figures on held-out patients are computed from counts with noise; \N{PLUS-MINUS SIGN} is the standard "
         "deviation of the noise. What another sample of patients would change comes on top of it."

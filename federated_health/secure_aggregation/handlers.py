@@ -16,6 +16,7 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from federated_health.errors import CertificateError, SecureAggregationError
 from federated_health.hospital import handlers as plain
+from federated_health.hospital.policy import policy_of
 from federated_health.messages.accepted_terms import within_terms
 from federated_health.messages.content import CONFIG, EVALUATE, ROUND, SAME_PARTICIPANTS, Update
 from federated_health.messages.records import METRICS, MalformedMessageError
@@ -32,9 +33,6 @@ from federated_health.security.identity import load_identity
 from federated_health.security.parties import Role
 from federated_health.server.share_limit import limit_shares
 from federated_health.settings import MIN_SECURE_HOSPITALS
-
-MIN_PARTICIPANTS = "min-participants"
-"""Key of a node's config: smallest number of hospitals in a sum, if it is more than MIN_SECURE_HOSPITALS."""
 
 MAX_PREPARED = 4
 """Number of answers that are kept between the two steps; a run needs one at a time."""
@@ -108,7 +106,7 @@ class Session:
         Args:
             conditions: the node's config.
         """
-        minimum = max(int(conditions.get(MIN_PARTICIPANTS, 0)), MIN_SECURE_HOSPITALS)
+        minimum = max(policy_of(conditions).min_hospitals, MIN_SECURE_HOSPITALS)
         for item in messages.read_list(content, messages.OFFERS, MAX_OFFER):
             if (offer := Offer.read(item)).digest not in self.known and len(self.known) < 4 * masks.MAX_HOSPITALS:
                 offer.verify(self.admission, self.run)

@@ -12,6 +12,7 @@ from federated_health.ml.networks import Weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.rounds import Round
 from federated_health.ml.strategies import write_arguments
+from federated_health.ml.targets import target_of
 from federated_health.server.checkpoint import Checkpoint, State
 from federated_health.server.participants import Participants
 from federated_health.server.problem_log import ProblemLog
@@ -119,6 +120,10 @@ class FederatedRun(ABC):
             announce(line)
         if self.privacy is not None:
             announce(self.privacy.describe())
+            from federated_health.ml.noisy_evaluation import NO_FIGURES, table_shape  # noqa: PLC0415  # with privacy only
+
+            if table_shape(target_of(self.settings.task_declaration)) is None:
+                announce(NO_FIGURES)
 
     @abstractmethod
     def _begin(self) -> None:
