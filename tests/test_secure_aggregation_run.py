@@ -16,10 +16,24 @@ from federated_health.data.manifest import find_hospital
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import RunError
 from federated_health.hospital import handlers
-from federated_health.messages.content import SAME_PARTICIPANTS, SECURE_AGGREGATION_ONLY, Update
+from federated_health.hospital.policy import Policy
+from federated_health.messages.content import (
+    COLUMN_SUMS,
+    FINAL_EVALUATION,
+    ROC_AUC,
+    ROUND_EVALUATION,
+    SAME_PARTICIPANTS,
+    SCORES,
+    SECURE_AGGREGATION_ONLY,
+    THRESHOLD_SCORES,
+    Update,
+)
+from federated_health.messages.noisy_evaluation import make_evaluation
+from federated_health.ml.noisy_evaluation import table_shape
 from federated_health.ml.scores import roc_auc
 from federated_health.ml.targets.binary import Counts
 from federated_health.names import FEDERATION, NETWORK
+from federated_health.privacy.evaluation import RELEASED
 from federated_health.report.page import render
 from federated_health.report.run_page import page_of_run
 from federated_health.secure_aggregation import messages
@@ -238,6 +252,27 @@ def test_offers_are_sent_once(hospitals: Hospitals) -> None:
     assert sent == [4, 0, 0, 0, 0]
 
 
+def test_what_a_policy_suppresses_is_no_part_of_a_sum(hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy_of = handlers.disclosure_policy
+
+    def without_figures(context: Context) -> Policy:
+        off = (COLUMN_SUMS, ROUND_EVALUATION, FINAL_EVALUATION, SCORES, THRESHOLD_SCORES, ROC_AUC)
+        policy = policy_of(context)
+        return replace(policy, releases_off=off) if context.node_config["name"] == "hungary" else policy
+
+    monkeypatch.setattr(handlers, "disclosure_policy", without_figures)
+    run, _ = secure_run(hospitals)
+    rounds = list(run.rounds())
+    figures = run.evaluate()["federation"]
+    for completed in rounds:
+        assert completed.federation.train_examples == 689
+        assert completed.federation.counts is not None
+        assert completed.federation.counts.examples == 231 - HELD_OUT
+    assert figures["test_examples"] == 231 - HELD_OUT
+    assert sum(part[:, 0].sum() for part in run.evaluations[FEDERATION].scores.values()) <= 231 - HELD_OUT
+    assert figures["mean_roc_auc"] is not None
+
+
 # Dropouts
 
 
@@ -297,6 +332,24 @@ def test_a_lost_round_is_trained_again_under_the_next_number(hospitals: Hospital
         if (name, kind) == ("cleveland", messages.TRAIN)
     ]
     assert rounds == [1, 2, 3, 4]
+    assert run.problems.repeated_rounds == 1
+
+
+def test_figures_in_a_lost_sum_are_missing_and_not_asked_for_again(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hospitals would refuse them: their figures of the same weights are in one sum."""
+    run, grid = secure_run(hospitals)
+    train = run._train
+
+    def lose_the_second(*arguments: Any) -> Any:
+        if arguments[0].rounds == 1 and not run.problems.repeated_rounds:
+            grid.dies_after["hungary"] = messages.TRAIN
+        return train(*arguments)
+
+    monkeypatch.setattr(run, "_train", lose_the_second)
+    completed = list(run.rounds())
+    assert [record.federation.counts is None for record in completed] == [True, False, False]
     assert run.problems.repeated_rounds == 1
 
 
@@ -548,7 +601,14 @@ def test_secure_aggregation_can_be_combined_with_differential_privacy(hospitals:
     assert not {kind for _, kind, _ in hospitals.messages} & {messages.SUMS, messages.THRESHOLD}
     assert run.history[-1].federation.train_loss is None
     assert len(run.history) == 3
-    assert figures["federation"]["test_examples"] == 231 - HELD_OUT
+    tables = [hospitals.contexts[name].state.config_records[RELEASED]["counts"] for name in OTHERS]
+    table = np.sum(np.array(tables, dtype=np.float64), axis=0).reshape(table_shape(run.target) or ())
+    expected = make_evaluation(run.target, table)
+    assert figures["federation"]["test_examples"] == expected.counts.examples
+    assert run.evaluations[FEDERATION].roc_auc == pytest.approx(expected.roc_auc)
+    assert figures["hospitals"] == {}
+    page = render(page_of_run(summarise(run, figures, stopped=False, facts={})))
+    assert "noisy weights" in page
     budget = handlers.budget_of(hospitals.contexts["cleveland"])
     assert budget.summary().describe()
     assert FEDERATION not in run.history[-1].hospitals
