@@ -17,6 +17,7 @@ from malformed_requests import (
     REGISTRATION,
     THRESHOLD,
     TRAIN,
+    QuickModel,
     open_hospital,
     quick_models,
     request,
@@ -29,8 +30,10 @@ from federated_health.messages.accepted_terms import MAX_TRAININGS_PER_ROUND, ac
 from federated_health.messages.run_terms import RUN_TERMS, RunTerms
 from federated_health.ml.networks import Network
 from federated_health.names import RUN_ID
+from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
-from federated_health.transport.app_calls import call_app, hospital_context
+from federated_health.transport.app_calls import call_app, failed_reply, hospital_context
+from federated_health.transport.in_process import InProcessTransport
 
 SETTINGS = Settings(model="logistic", local_epochs=2, batch_size=16, learning_rate=0.1, l2=0.01, rounds=30)
 TERMS = RunTerms.of(SETTINGS)
@@ -119,7 +122,7 @@ def test_another_task_is_refused(hospital: InMemoryHospital, kind: str, change: 
         (request(FINAL, 31), "rounds"),
         (request(BENEFIT, 100_000), "rounds"),
         (request(TRAIN, 2, proximal_mu=0.1), "proximal-mu"),
-        (request("train.encrypted", 2), "secure aggregation"),
+        (request("train.masked", 2), "secure aggregation"),
         (request("query.offer"), "secure aggregation"),
     ],
 )
@@ -155,6 +158,27 @@ def test_messages_without_secure_aggregation_need_terms_without(secure: bool) ->
         refuses_for_good(hospital, request(TRAIN), "secure aggregation")
     else:
         answer(hospital, request(TRAIN))
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "number"),
+    [
+        ({}, "train.masked", 61),
+        ({}, "evaluate.masked", 61),
+        ({}, "evaluate.masked_final", 31),
+        ({"epsilon": 2.0, "delta": 1e-5}, "evaluate.masked", 2),
+        ({"epsilon": 2.0, "delta": 1e-5}, "evaluate.masked_threshold", 2),
+    ],
+)
+def test_with_secure_aggregation_the_same_is_outside_the_terms(change: dict[str, Any], kind: str, number: int) -> None:
+    """But a round that is repeated gets the next number there."""
+    hospital = open_hospital()
+    accept(hospital, replace(TERMS, secure_aggregation=True, **change).text, "asked")
+    in_rounds = kind in ("train.masked", "evaluate.masked")
+    message = request(kind, number)
+    if in_rounds:
+        message.content.config_records["config"].update({"server-round": number, "rounds": 1})
+    refuses_for_good(hospital, message, "terms of the run")
 
 
 @pytest.mark.parametrize(
@@ -300,3 +324,29 @@ def test_a_simulated_hospital_accepts_by_itself(hospitals_folder: Path) -> None:
     context = Context(99, own.node_id, {"partition-id": 0}, RecordDict(), {"data": str(hospitals_folder)})
     assert not handlers.answer(registration(), context).has_error()
     assert ConfigRecord({"text": TERMS.text}).items() <= context.state[RUN_TERMS].items()
+
+
+def test_under_flower_s_engine_a_hospital_that_lost_its_state_is_asked_to_register_again(
+    hospitals_folder: Path, policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("federated_health.server.participants.RETRY_INTERVAL", 0.0)
+    monkeypatch.setattr(QuickModel, "train_rows", property(lambda model: len(model.hospital.train)))
+    contexts = {
+        name: engine_context(hospitals_folder / f"client_{number}.csv", policy=str(policy), name=name)
+        for number, name in enumerate("ab", 1)
+    }
+
+    def app(message: Message, context: Context) -> Message:
+        try:
+            return handlers.answer(message, context)
+        except AnswerError as error:
+            return failed_reply(message, str(error))
+
+    run = PlainRun(InProcessTransport(app, contexts), replace(SETTINGS, hospitals=2, min_hospitals=1, rounds=4))
+    run.gather()
+    for completed in run.rounds():
+        if completed.number == 1:
+            contexts["b"].state = RecordDict()
+    trained = [{name for name, part in record.hospitals.items() if part.train_examples} for record in run.history]
+    assert trained[0] == trained[-1] == {"a", "b"}
+    assert {"a"} in trained

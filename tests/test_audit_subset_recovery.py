@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from federated_health.studies.audit import subset_recovery
 from federated_health.studies.audit.subset_recovery import Equations, recover_subset
 
 
@@ -40,6 +41,18 @@ def test_sums_with_noise_give_fractions_between_0_and_1_near_the_truth() -> None
     assert ((scores >= 0) & (scores <= 1)).all()
     assert ((scores > 0.5) == members).all()
     assert 0 < np.abs(scores - members).mean() < 0.2
+
+
+def test_many_candidates_are_scored_like_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the sums are many, both ways give the truth."""
+    generator = np.random.default_rng(4)
+    terms, members = generator.normal(size=(60, 40)), generator.random(40) < 0.5
+    exact = Equations(terms, terms @ members, np.zeros(60))
+    for limit in (300, 10):
+        monkeypatch.setattr(subset_recovery, "MAX_SEARCHED", limit)
+        assert recover_subset(exact, max_nodes=0) == pytest.approx(members.astype(float), abs=0.01)
+    scores = recover_subset(Equations(terms[:5], terms[:5] @ members, np.zeros(5)), max_nodes=0)
+    assert ((scores >= 0) & (scores <= 1)).all()
 
 
 def test_without_any_released_sum_the_prior_remains() -> None:

@@ -130,7 +130,7 @@ def test_an_unfit_hospital_tells_the_server_the_reason_without_values(
         result = run_script("client.py", "--data", write_csv(patients), "--name", "mine", "--server", address)
         assert grid.get_node_ids() == []
     assert_one_line(result, "mine.csv: column age, row 7", "expected a number from 0 to 120", "got text")
-    assert (result.code, result.output) == (1, "")
+    assert result.code == 1
     (line,) = lines
     assert line.startswith("rejected mine: ")
     assert "its column age" in line

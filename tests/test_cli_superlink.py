@@ -232,12 +232,17 @@ def test_an_error_before_the_start_is_one_line(tls: Path, hospitals_folder: Path
     folder, data = tls / "hospitals" / "cleveland", hospitals_folder / "client_1.csv"
     malformed = tmp_path / "malformed.csv"
     malformed.write_text("age,sex\n1,2\n")
+    policy = tmp_path / "policy.toml"
+    policy.write_text("")
     port = free_port()
     for words, expected in (
-        (("supernode", "--tls", folder, "--data", tmp_path / "none.csv"), "none.csv: "),
-        (("supernode", "--tls", folder, "--data", malformed), "malformed.csv"),
-        (("supernode", "--tls", tls / "server", "--data", data), "expected a hospital's"),
-        (("supernode", "--tls", folder, "--data", data, "--superlink", "nowhere"), "expected HOST:PORT"),
+        (("supernode", "--tls", folder, "--policy", policy, "--data", tmp_path / "none.csv"), "none.csv: "),
+        (("supernode", "--tls", folder, "--policy", policy, "--data", malformed), "malformed.csv"),
+        (("supernode", "--tls", tls / "server", "--policy", policy, "--data", data), "expected a hospital's"),
+        (
+            ("supernode", "--tls", folder, "--policy", policy, "--data", data, "--superlink", "nowhere"),
+            "expected HOST:PORT",
+        ),
         (("superlink", "--tls", folder, "--hospitals", folder / "certificate.pem"), "expected a server's"),
         (("superlink", "--tls", tls / "server", "--hospitals", tmp_path / "none.pem"), "none.pem: cannot be read"),
         (

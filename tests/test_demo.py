@@ -48,7 +48,7 @@ def test_a_demo_does_not_overwrite_files_of_another_origin(in_folder: Path, monk
     assert [path for path in in_folder.rglob("*") if path.is_file()] == [account]
 
 
-@pytest.mark.parametrize("settings", [{}, {"encrypt": True}, {"dp-epsilon": 2.0}])
+@pytest.mark.parametrize("settings", [{}, {"secure-aggregation": True}, {"dp-epsilon": 2.0}])
 def test_each_hospital_gets_a_policy_that_allows_the_demo_s_run_and_server_only(
     settings: dict[str, Value], tmp_path: Path, hospitals_folder: Path
 ) -> None:

@@ -42,7 +42,7 @@ from federated_health.ml.targets import target_of
 from federated_health.ml.targets.binary import Counts
 from federated_health.ml.verdicts import Interval
 from federated_health.transport.app_calls import hospital_context
-from tests.support.own_hospitals import WEIGHTS, OwnHospital, message_of, registration_request
+from tests.support.own_hospitals import WEIGHTS, OwnHospital, message_of, metrics_of, registration_request
 from tests.support.targets import task_of
 
 MIN_CELL = 5
@@ -192,7 +192,7 @@ def test_training_scores_do_not_tell_the_size_of_a_small_class() -> None:
     assert (len(read.positives), len(read.negatives)) == (0, 0)
 
 
-@pytest.mark.parametrize("minimum", [5, 8, 12, 40])
+@pytest.mark.parametrize("minimum", [5, 8, 12, 16, 30, 40])
 def test_score_groups_are_joined_to_the_minimum_cell(minimum: int) -> None:
     scores = np.sort(np.random.default_rng(2).normal(size=43))
     cells = microaggregate(scores)
@@ -367,19 +367,19 @@ def replies_of(own: OwnHospital, context: Context) -> dict[str, RecordDict]:
     """What a hospital sends in a run of one round."""
     replies = {"query.statistics": own.reply(registration_request(own.name, asks_classes=True), context)}
     for kind in KINDS:
-        values = {"evaluate-first": True, "server-round": 3} if kind == "train" else {}
-        replies[kind] = own.reply(message_of(own.name, kind, **values), context)
+        values: dict[str, int | bool] = {"evaluate-first": True, "server-round": 3} if kind == "train" else {}
+        replies[kind] = own.reply(message_of(own.name, kind, values), context)
     return replies
 
 
 def counts_in(replies: dict[str, RecordDict]) -> list[tuple[float, float]]:
     """Every number of patients that leaves, and the number of which it is a part."""
-    registered = replies["query.statistics"].metric_records["metrics"]
+    registered = metrics_of(replies["query.statistics"])
     train, test = registered["train-examples"], registered.get("test-examples", 0)
     found = [(train, train), (test, test)]
     found += [(count, train) for count in registered.get("class-counts", [])]
     for kind, reply in replies.items():
-        metrics = reply.metric_records["metrics"]
+        metrics = metrics_of(reply)
         cells = (
             [metrics[f"{truth}_{sign}"] for truth in ("true", "false") for sign in ("positives", "negatives")]
             if ("true_positives" in metrics)
@@ -403,7 +403,7 @@ def test_no_count_of_few_patients_leaves_nor_its_complement(table: pd.DataFrame,
     seed = data.draw(st.integers(0, 100))
     with tempfile.TemporaryDirectory() as folder:
         own = OwnHospital(Path(folder))
-        replies = replies_of(own, own.context(table.iloc[rows], **{"split-seed": seed}))
+        replies = replies_of(own, own.context(table.iloc[rows], seed))
 
     assert [pair for pair in counts_in(replies) if not is_safe(*pair)] == []
 
@@ -432,7 +432,7 @@ def test_the_hospital_keeps_its_own_figures(own: OwnHospital, table: pd.DataFram
     context = own.context(table[:30])
     replies_of(own, context)
 
-    figures = context.state.metric_records["figures"]
+    figures: dict[str, Any] = dict(context.state.metric_records["figures"])
     assert figures["test_examples"] > 0
     assert {"accuracy", "brier", "roc_auc"} <= set(figures)
 

@@ -33,8 +33,8 @@ from federated_health.security.identity import ExpiryReminders, Identity
 from federated_health.security.parties import Party, Role, hospital, server
 from federated_health.transport import backoff, reconnect, stream_server
 from federated_health.transport.channels import CHANNEL_OPTIONS
-from federated_health.transport.stream_client import report_unfit
 from federated_health.transport.stream_server import StreamTransport, serve_streams
+from federated_health.transport.unfit import report_unfit
 from tests.support import streams
 from tests.support.identities import DemoIdentities, Signer, expired, not_yet, write_identity
 from tests.support.streams import (

@@ -29,8 +29,9 @@ from federated_health.messages.records import NumpyArray, weights_to_record
 from federated_health.names import node_id_of
 from federated_health.processes import free_port, process
 from federated_health.transport.app_calls import hospital_context
-from federated_health.transport.stream_client import join_run, report_unfit
+from federated_health.transport.stream_client import join_run
 from federated_health.transport.stream_server import StreamTransport, serve_streams
+from federated_health.transport.unfit import report_unfit
 from tests.conftest import PROJECT
 from tests.support.wire import Wire, assert_is_in_ledger, digest, read_lines
 

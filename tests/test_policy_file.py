@@ -213,7 +213,7 @@ def test_a_node_without_a_file_and_flags_has_the_defaults() -> None:
 
 def test_flags_require_what_the_file_does_not(tmp_path: Path) -> None:
     (tmp_path / "policy.toml").write_text("max_epsilon = 2\nmin_cell = 6\n")
-    node = {"policy": str(tmp_path / "policy.toml"), "dp-budget": 1.5, "encrypted-only": True}
+    node = {"policy": str(tmp_path / "policy.toml"), "dp-budget": 1.5, "secure-aggregation-only": True}
 
     policy = policy_of(node)
     assert (policy.max_epsilon, policy.min_cell, policy.require_secure_aggregation) == (1.5, 6, True)
@@ -224,7 +224,7 @@ def test_flags_require_what_the_file_does_not(tmp_path: Path) -> None:
     assert "max_epsilon" not in larger.flags
 
     assert policy_of({"dp-budget": 4.0}).max_epsilon == 4
-    assert policy_of({"encrypted-only": True}).max_epsilon == math.inf
+    assert policy_of({"secure-aggregation-only": True}).max_epsilon == math.inf
 
 
 def test_the_page_about_policies_lists_every_key_and_default() -> None:

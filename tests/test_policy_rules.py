@@ -146,10 +146,10 @@ def test_a_logistic_regression_is_offered_nothing_smaller(tmp_path: Path) -> Non
 
 def test_a_flag_is_named_in_place_of_a_line(tmp_path: Path) -> None:
     (tmp_path / "policy.toml").write_text("max_rounds = 100\n")
-    policy = policy_of({"policy": str(tmp_path / "policy.toml"), "dp-budget": 1.0, "encrypted-only": True})
+    policy = policy_of({"policy": str(tmp_path / "policy.toml"), "dp-budget": 1.0, "secure-aggregation-only": True})
     epsilon, aggregation = policy.refusals(TERMS, train_rows=227)
     assert epsilon.startswith("--dp-budget: max_epsilon: expected ")
-    assert aggregation.startswith("--encrypted-only: require_secure_aggregation: expected ")
+    assert aggregation.startswith("--secure-aggregation-only: require_secure_aggregation: expected ")
 
 
 @pytest.mark.parametrize("epsilon", [float("nan"), -1.0, float("inf")])
@@ -168,7 +168,7 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "default": {},
     "readmission": {"task": "readmission", "strategy": "average", "hospitals": 2},
     "privacy": {"dp_epsilon": 2.0, "dp_delta": 1e-6},
-    "encryption": {"encrypt": True, "tls": "server-tls"},
+    "secure aggregation": {"secure_aggregation": True, "tls": "server-tls"},
     "all rows": {"batch_size": 0, "model": "logistic"},
 }
 

@@ -13,7 +13,7 @@ from federated_health.security.parties import server
 from federated_health.transport import backoff, reconnect
 from federated_health.transport.channels import PROXY_VARIABLES, proxy_of
 from federated_health.transport.proxies import find_proxy
-from federated_health.transport.stream_client import report_unfit
+from federated_health.transport.unfit import report_unfit
 from tests.support import streams
 from tests.support.connect_proxy import ConnectProxy
 from tests.support.identities import DemoIdentities, write_identity

@@ -11,9 +11,11 @@ import pandas as pd
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from federated_health.cli.terms import describe as describe_terms
 from federated_health.data.manifest import find_hospital
 from federated_health.errors import AnswerError
 from federated_health.hospital import handlers
+from federated_health.hospital.consent import ASKED
 from federated_health.hospital.egress_page import write_egress_page
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.hospital.ledger import Ledger, describe
@@ -31,8 +33,9 @@ from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.app_calls import call_app, hospital_context
 from federated_health.transport.in_process import InProcessTransport
-from federated_health.transport.stream_client import join_run, report_unfit
+from federated_health.transport.stream_client import join_run
 from federated_health.transport.stream_server import serve_streams
+from federated_health.transport.unfit import report_unfit
 from tests.support.secure_hospitals import NAMES, Hospitals, secure_run
 from tests.support.targets import hospitals_of, task_of, write_dataset
 from tests.support.wire import read_lines
@@ -111,10 +114,14 @@ def test_every_value_of_a_plain_run_belongs_to_a_release_of_its_terms(kind: str)
 def test_every_value_of_a_private_run_belongs_to_a_release_of_its_terms(kind: str) -> None:
     settings = settings_of(kind, dp_epsilon=4.0, dp_delta=1e-3)
 
-    releases = {release for sizes in run_of(settings, kind).values() for release in sizes}
+    sent, terms = run_of(settings, kind), RunTerms.of(settings)
 
+    releases = {release for sizes in sent.values() for release in sizes}
     assert releases - {"name"} == {"weights", "final-evaluation", "row-counts"}
-    assert releases <= set(RunTerms.of(settings).releases)
+    assert releases <= set(terms.releases)
+    size = sent["evaluate.final"]["final-evaluation"]
+    (line,) = (line for line in describe_terms(terms, task_of(kind), "") if "final-evaluation" in line)
+    assert line.strip().startswith(f"final-evaluation ({size:,} bytes)" if size else "final-evaluation:")
 
 
 @pytest.mark.slow
@@ -157,11 +164,13 @@ def run_over_streams(folder: Path) -> list[Path]:
             announce=lambda _: None,
             prepare=lambda: None,
             ledger=ledgers[name],
+            consent=lambda text, _: ledgers[name].record_terms(text, ASKED),
         )
 
     joining = enumerate(("north", "south", "east"), start=1)
     threads = [threading.Thread(target=join, args=part, daemon=True) for part in joining]
-    with serve_streams(address, agreement, lambda _: None) as grid:
+    terms = RunTerms.of(settings).text
+    with serve_streams(address, agreement, lambda _: None, terms=terms) as grid:
         for thread in threads:
             thread.start()
         PlainRun(grid, settings).run()
@@ -176,10 +185,11 @@ def test_every_value_in_the_ledger_of_a_stream_belongs_to_a_release(tmp_path: Pa
     ledgers = run_over_streams(write_dataset(tmp_path / "data", "binary"))
 
     lines = [line for path in ledgers for line in read_lines(path)]
-    assert {line["kind"] for line in lines} == {"join", "unfit", *handlers.PLAIN_HANDLERS} <= set(KINDS)
+    assert {line["kind"] for line in lines} == {"join", "unfit", "terms", *handlers.PLAIN_HANDLERS}
     for line in lines:
         sizes = sizes_of(line["kind"], line["records"])
         assert ("error" in sizes) == (line["kind"] == "unfit")
+        assert not sizes or line["kind"] in KINDS
 
 
 @pytest.mark.slow
@@ -195,6 +205,7 @@ def test_the_page_of_a_real_ledger_holds_no_value_of_a_patient(tmp_path: Path) -
     assert len(cells) > 50
     assert not [cell for cell in cells if re.search(rf"(?<![\d.]){re.escape(cell)}(?![\d.])", text)]
     assert UNEXPLAINED not in text
+    assert "by a person who was asked" in text
 
 
 def test_an_error_is_explained() -> None:

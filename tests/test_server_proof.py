@@ -17,8 +17,8 @@ from federated_health.security.identity import REVOKED, Identity
 from federated_health.security.parties import Party, hospital, server
 from federated_health.security.proof import CHALLENGE_KEY, Metadata, Prover, ServerCheck
 from federated_health.transport import backoff, stream_client
-from federated_health.transport.stream_client import report_unfit
 from federated_health.transport.stream_server import _Servicer
+from federated_health.transport.unfit import report_unfit
 from tests.support import streams
 from tests.support.identities import DemoIdentities, Signer, expired, not_yet, write_identity
 from tests.support.streams import (
@@ -87,7 +87,7 @@ def test_nothing_leaves_for_a_revoked_server_that_refuses_connections_that_only_
     federation: DemoIdentities, own: Identity, joins: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left: list[str] = []
-    monkeypatch.setattr(stream_client._HospitalStream, "begin", lambda *_, **__: left.append("metadata"))
+    monkeypatch.setattr(stream_client.HospitalStream, "begin", lambda *_, **__: left.append("metadata"))
     revoke_server(federation, own)
     with streams.server(tls=federation.server) as (_, address):
         assert_rejected(LightHospital("a", address, tls=own), "the server's certificate was revoked")

@@ -20,7 +20,7 @@ from federated_health.processes import free_port
 from federated_health.transport import backoff, channels, reconnect, stream_server
 from federated_health.transport.backoff import Backoff
 from federated_health.transport.reconnect import OTHER_SERVER, RETRYABLE, name_taken_seconds
-from federated_health.transport.stream_client import report_unfit
+from federated_health.transport.unfit import report_unfit
 from tests.support.stream_peers import answers, later_answers, lines, peer, peers
 from tests.support.streams import (
     AGREEMENT,
@@ -258,7 +258,9 @@ def test_a_hospital_gives_up_after_a_final_status(code: StatusCode, accepts: boo
     with ScriptedServer(code, accepts=accepts) as scripted:
         error = LightHospital("a", scripted.address, wait=30.0).end()
         assert isinstance(error, JoinError)
-        expected = f"not a server of this project and version ({code.name})" if code in OTHER_SERVER else SCRIPTED_REASON
+        expected = (
+            f"not a server of this project and version ({code.name})" if code in OTHER_SERVER else SCRIPTED_REASON
+        )
         assert str(error).startswith(f"{scripted.address}: ")
         assert expected in str(error)
         assert scripted.calls == 1

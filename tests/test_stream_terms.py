@@ -21,8 +21,9 @@ from federated_health.settings import Settings
 from federated_health.transport import reconnect
 from federated_health.transport.app_calls import hospital_context
 from federated_health.transport.channels import ACCEPTED_TERMS_KEY
-from federated_health.transport.stream_client import Consent, join_run, report_unfit
+from federated_health.transport.stream_client import Consent, join_run
 from federated_health.transport.stream_server import serve_streams
+from federated_health.transport.unfit import report_unfit
 from tests.support.identities import DemoIdentities
 from tests.support.streams import (
     AGREEMENT,
@@ -133,6 +134,7 @@ def test_a_server_admits_nobody_with_other_terms(metadata: dict[str, str]) -> No
     address, lines = f"127.0.0.1:{free_port()}", list[str]()
     with serve_streams(address, AGREEMENT, lines.append, terms=TERMS.text) as grid:
         with RawHospital("a", address, **metadata) as hospital:
+            hospital.leave()
             assert hospital.end() is grpc.StatusCode.UNAVAILABLE
         assert grid.names() == {}
     assert [line.startswith("rejected a: the run's terms have changed") for line in lines] == [True]

@@ -21,7 +21,7 @@ from federated_health.data.tasks import find_difference, write_agreement
 from federated_health.errors import AddressError, DataError, JoinError, StorageError
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
-from federated_health.transport import backoff, listening, reconnect, stream_client, stream_server
+from federated_health.transport import backoff, listening, reconnect, stream_server, unfit
 from federated_health.transport.app_calls import hospital_context
 from federated_health.transport.channels import CHANNEL_OPTIONS, PROTOCOL, check_address
 from federated_health.transport.framing import serialise_content
@@ -444,7 +444,7 @@ def test_only_the_transport_and_superlink_import_flowers_internals() -> None:
 
 # Hospitals that may not join
 
-report_unfit = partial(stream_client.report_unfit, ledger=UNWRITTEN)
+report_unfit = partial(unfit.report_unfit, ledger=UNWRITTEN)
 REASON = "its column age holds a value that is not a number from 0 to 120 (years), or empty"
 REFUSAL = f"rejected a: its own check failed: {REASON} (from 127.0.0.1)"
 
@@ -510,7 +510,7 @@ def test_a_report_without_a_server_ends_in_silence(capfd: pytest.CaptureFixture[
 def test_a_report_to_a_silent_port_ends_after_the_time_limit(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(stream_client, "UNFIT_SECONDS", 0.1)
+    monkeypatch.setattr(unfit, "UNFIT_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         report_unfit("a", f"127.0.0.1:{silent.getsockname()[1]}", AGREEMENT, REASON)
     assert capfd.readouterr() == ("", "")
@@ -520,7 +520,7 @@ def test_a_report_to_a_silent_port_ends_after_the_time_limit(
 def test_a_report_to_a_port_of_another_program_ends_in_silence(
     greeting: bytes, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(stream_client, "UNFIT_SECONDS", 1.0)
+    monkeypatch.setattr(unfit, "UNFIT_SECONDS", 1.0)
 
     def greet() -> None:
         with suppress(OSError):

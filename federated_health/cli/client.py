@@ -28,7 +28,7 @@ from federated_health.ml.targets import target_of
 from federated_health.names import ALLOWED_EPSILON, DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAPPING, NETWORK
 from federated_health.transport.app_calls import App, hospital_context
 from federated_health.transport.channels import check_address, is_loopback, proxy_of, split_address
-from federated_health.transport.stream_client import join_run, report_unfit
+from federated_health.transport.stream_client import join_run
 
 if TYPE_CHECKING:
     from federated_health.security.identity import Identity
@@ -90,7 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
     consent = parser.add_argument_group("consent")
     help_text = "join only a run whose terms have this hash, without being asked; 12 digits of it suffice (default: "
     help_text += "ask, except about a server on this machine without --tls)"
-    consent.add_argument("--accept", type=parsing.terms_hash, metavar="TERMS_HASH", help=help_text)
+    consent.add_argument("--accept", metavar="TERMS_HASH", help=help_text)
     add_privacy(parser)
 
     results = parser.add_argument_group("results")
@@ -264,7 +264,12 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
     policy_of(config)  # a mistake in its file ends the client before it waits for a server
     context = hospital_context(own.name, config)
     consent = partial(_accept_terms, flags, context, own.task, ledger, identity)
-    report = partial(report_unfit, own.name, flags.server, agreement, ledger=ledger, tls=identity)
+
+    def report(reason: str, **consent: Any) -> None:
+        from federated_health.transport.unfit import report_unfit  # noqa: PLC0415  # most hospitals may join
+
+        report_unfit(own.name, flags.server, agreement, reason, ledger, tls=identity, **consent)
+
     try:
         hospital = load_hospital(own.data, own.task, own.name, flags.split_seed, own.mapping)
     except DataError as error:
@@ -293,7 +298,7 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
             prepare=partial(_prepare, own.task, network),
             ledger=ledger,
             tls=identity,
-            consent=partial(consent, train_rows=len(hospital.train)),
+            consent=partial(consent, train_rows=len(hospital.train), may_ask=True),
         )
     except NetworkError as error:
         with suppress(LedgerError):
@@ -312,31 +317,20 @@ def _accept_terms(
     identity: "Identity | None",
     text: str,
     server: str,
-    *,
-    train_rows: int,
-    may_ask: bool = True,
+    **hospital: Any,
 ) -> None:
-    """Accept the terms of a run, and record them; ConsentError if they are not accepted."""
-    terms, accepted_by, policy = accepted_terms.read_terms(text), "loopback", policy_of(context.node_config)
+    """Accept the terms of a run, and record them; ConsentError if they are not accepted (see `cli.terms`)."""
+    terms, accepted_by = accepted_terms.read_terms(text), "loopback"
     is_local = identity is None and is_loopback(split_address(flags.server)[0])
-    if not is_local or flags.accept or policy != Policy():
+    if not is_local or flags.accept is not None or policy_of(context.node_config) != Policy():
         from federated_health.cli.terms import decide_on_terms  # noqa: PLC0415  # not on one machine without TLS
 
+        own = identity.authority_hash if identity else ""
         accepted_by = decide_on_terms(
-            terms,
-            policy,
-            task,
-            accept=flags.accept or "",
-            train_rows=train_rows,
-            server=server,
-            authority=identity.authority_hash if identity else "",
-            is_local=is_local,
-            may_ask=may_ask,
+            terms, policy_of(context.node_config), task, flags.accept, server, own, is_local=is_local, **hospital
         )
     ledger.record_terms(text, accepted_by)
     accepted_terms.accept(context, text, accepted_by)
-    if not may_ask:
-        return  # it says why it does not join
     what = f"{terms.task}, {terms.parameters:,} weights, {terms.strategy}, {terms.rounds} rounds"
     logger.info("terms of the run: %s; hash %s; --show-terms shows all", what, terms.hash)
     logger.info("accepted by: %s", "loopback, one machine without TLS" if accepted_by == "loopback" else accepted_by)

@@ -64,8 +64,8 @@ def show_hospital(own: OwnHospital, config: Mapping[str, Any]) -> None:
     """
     check = show_data(own.data, own.task, own.mapping)
     expected = ExpectedReleases(split_hospital(check, own.name, int(config["split-seed"])), own.data, config)
-    print_lines("What would leave, in a run with the server's default settings:", expected.releases())
-    print_lines("Of this:", expected.remarks())
+    print_lines("\nWhat would leave, in a run with the server's default settings:", expected.releases())
+    print_lines("\nOf this:", expected.remarks())
     check_output()
 
 

@@ -1,7 +1,6 @@
 """The parser class of all commands, and types for flags."""
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -79,13 +78,6 @@ def path_text(text: str) -> str:
 def path(text: str) -> Path:
     """Type of a flag that is a path; an empty one would be the current folder."""
     return Path(path_text(text))
-
-
-def terms_hash(text: str) -> str:
-    """Type of a flag that is the hash of run terms, or its beginning."""
-    if not re.fullmatch("[0-9a-fA-F]{12,32}", text):
-        raise argparse.ArgumentTypeError(f"expected 12 to 32 hexadecimal digits, got {text!r}")
-    return text.lower()
 
 
 def _number(kind: Callable[[str], Number], rule: str, allowed: Callable[[Number], bool]) -> Callable[[str], Number]:

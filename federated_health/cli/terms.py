@@ -20,6 +20,7 @@ from federated_health.messages.accepted_terms import MAX_TRAININGS_PER_ROUND, re
 from federated_health.messages.releases import RELEASES, size_of
 from federated_health.messages.run_terms import RunTerms
 from federated_health.ml.networks import Network
+from federated_health.ml.targets import target_of
 from federated_health.transport.app_calls import failed_reply, hospital_context
 from federated_health.transport.stream_client import join_run
 
@@ -33,19 +34,18 @@ def decide_on_terms(
     terms: RunTerms,
     policy: Policy,
     task: Task,
-    *,
-    accept: str,
-    train_rows: int,
+    accept: str | None,
     server: str,
     authority: str,
+    *,
     is_local: bool,
+    train_rows: int,
     may_ask: bool,
 ) -> str:
     """What accepts the terms (see `consent.decide`), after a person has read them, if one has to be asked.
 
     Args:
-        policy: the hospital's.
-        task: the hospital's.
+        policy, task: the hospital's.
         server: fingerprint of the server's key; empty without TLS.
         authority: see `describe`.
         may_ask: whether a person may be asked, if there is a terminal.
@@ -162,6 +162,11 @@ def describe_privacy(terms: RunTerms) -> str:
 def _describe_release(name: str, terms: RunTerms, task: Task) -> str:
     """What a release is, and the size of its values in one message; 0 for texts."""
     size = 4 * terms.parameters if name == "weights" else size_of(name, task, Network.from_config(terms.network))
+    if terms.epsilon and name == "final-evaluation":  # a table with noise, in place of the sums
+        from federated_health.ml.noisy_evaluation import table_shape  # noqa: PLC0415  # differential privacy only
+
+        if shape := table_shape(target_of(task)):
+            size = 8 * math.prod(shape)
     return f"{name}{f' ({size:,} bytes)' if size else ''}: {RELEASES[name].words}"
 
 

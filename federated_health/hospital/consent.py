@@ -22,7 +22,7 @@ MIN_DIGITS = 12
 def decide(
     terms: RunTerms,
     *,
-    accept: str = "",
+    accept: str | None = None,
     policy: str = "",
     refusals: Sequence[str] = (),
     is_local: bool = False,
@@ -31,7 +31,7 @@ def decide(
     """What accepts the terms: one of the names above.
 
     Args:
-        accept: hash that the user accepts, or at least MIN_DIGITS of it.
+        accept: hash that the user accepts, or at least MIN_DIGITS of it; None if the user gave none.
         policy: file of the hospital's policy; empty without one.
         refusals: what the hospital's policy and flags refuse in these terms, which nothing overrules.
         is_local: whether the server is on this machine, without TLS.
@@ -45,10 +45,10 @@ def decide(
             logger.error("%s", refusal)
         more = f" ({len(refusals)} reasons, see above)" if len(refusals) > 1 else ""
         raise ConsentError(f"not joined: {refusals[-1]}{more}")
-    if accept:
+    if accept is not None:
         if len(accept) < MIN_DIGITS or not terms.hash.startswith(accept.lower()):
             raise ConsentError(
-                f"not joined: --accept: expected {terms.hash}, the hash of the run's terms, got {accept}; "
+                f"not joined: --accept: expected {terms.hash}, the hash of the run's terms, got {accept!r}; "
                 "--show-terms shows them"
             )
         return ACCEPTED

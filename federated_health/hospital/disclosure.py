@@ -184,7 +184,7 @@ class _Gate:
         return replace(content, counts=counts, suppressed=_drop_empty({release: reason}))
 
     def _final_evaluation(self, content: Evaluation) -> Evaluation:
-        if getattr(content, "noisy_counts", ()):  # differential privacy accounts for them
+        if content.noisy_counts:  # differential privacy accounts for them
             return content
         test = self.hospital.test
         is_small = not _are_safe([*self._classes(test), len(test)], self.of_test)
@@ -267,7 +267,8 @@ def join_cells(cells: Scores, minimum: int, *, has_deviation: bool = True) -> Sc
             joined.append([])
         joined[-1].append(cell)
     if len(joined) > 1 and sum(part[0] for part in joined[-1]) < minimum:
-        joined[-2] += joined.pop()
+        last = joined.pop()
+        joined[-1] += last
     rows = []
     for group in joined:
         number, first, second = np.array(group).T

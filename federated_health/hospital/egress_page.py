@@ -121,7 +121,8 @@ def accepted_section(summary: Summary) -> Iterator[Section]:
     blocks: list[Block] = []
     for digest, accepted in list(summary.accepted.items())[:MAX_ROWS]:
         times = ", ".join(f"{time:%Y-%m-%d %H:%M:%S} UTC" for time in accepted.times)
-        terms = {TERMS.get(key, key.replace("_", " ")): _describe_term(accepted.terms[key]) for key in accepted.terms}
+        order = [*(key for key in TERMS if key in accepted.terms), *(key for key in accepted.terms if key not in TERMS)]
+        terms = {TERMS.get(key, key.replace("_", " ")): _describe_term(accepted.terms[key]) for key in order}
         blocks.append({"hash": printable(digest), "accepted": f"{times}; {printable(accepted.how)}", **terms})
     if blocks:
         yield Section("Terms that the hospital accepted", blocks)
@@ -131,6 +132,8 @@ def _describe_term(value: object) -> str:
     """A value of run terms as text."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
     if isinstance(value, dict):
         return printable(", ".join(f"{name} {part}" for name, part in value.items() if part not in ("", 0.0)), 1000)
     return printable(str(value), 1000) or NOT_DEFINED

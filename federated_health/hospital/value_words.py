@@ -10,6 +10,7 @@ _HELD_OUT = "held-out patients"
 WORDS: Mapping[str, str] = {
     "metadata/hospital": "name of the hospital",
     "metadata/terms": "the task's columns, units and codes, and the version of the protocol",
+    "metadata/accepted-terms": "hash of the run terms that it accepted",
     "metadata/process": "random number that tells this program from another one",
     "metadata/server-challenge": "random number that the server must sign to prove who it is",
     "metadata/unfit": "why the hospital may not join, without values of patients",

@@ -115,7 +115,9 @@ def summarise_benefits(
     `data_warnings` is what the problem log says about a hospital's data, which may explain its verdict.
     `importance` is the rise of the mean loss per patient when a column is shuffled within hospitals.
     """
-    reported = {name: benefit for name, benefit in sorted(benefits.items()) if name in evaluations}
+    reported = {
+        name: benefit for name, benefit in sorted(benefits.items()) if name in evaluations and not benefit.suppressed
+    }
     if not reported:
         return {}
     compared = target_of(task).compared

@@ -13,7 +13,10 @@ _SUMS = (
     *("metrics/product_sum", "metrics/observed_sum", "metrics/expected_sum", "metrics/log_sum"),
 )
 _SCORES = ("metrics/positives*", "metrics/negatives*", "metrics/predictions")
-_JOIN = ("metadata/hospital", "metadata/terms", "metadata/process", "metadata/server-challenge")
+_JOIN = (
+    *("metadata/hospital", "metadata/terms", "metadata/process", "metadata/accepted-terms"),
+    "metadata/server-challenge",
+)
 
 VALUES: dict[str, tuple[str, tuple[str, ...]]] = {
     "name": ("*", (*_JOIN, "hospital/name", "envelope/metadata", "offers/content", "metrics/last-round")),

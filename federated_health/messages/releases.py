@@ -47,10 +47,10 @@ RELEASES: dict[str, Release] = {
         "Per round: the model (its weights, 32 bits each) after training on the training patients, of whom it can "
         "reveal something; with differential privacy, after noise was added."
     ),
-    "training-loss": Release("Per round: the model's mean error on the training patients (the loss), exact."),
+    "training-loss": Release("Per round: the model's mean error on the training patients, 3 decimals if not public."),
     "round-evaluation": Release(
-        "Per round, over the held-out patients: how predictions agree with outcomes, as exact counts of patients or "
-        "sums of errors, and the summed loss; nothing if fewer than 5 patients.",
+        "Per round, over the held-out patients: how predictions agree with outcomes, as counts of patients or sums of "
+        "errors; unless the data are public, nothing if a count is below the policy's minimum.",
         may_be_off=True,
         counts_patients=True,
     ),

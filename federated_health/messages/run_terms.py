@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 RUN_TERMS = "run-terms"
 """Key of the request to register: the run terms as text; and record of a hospital's state: the text it accepted."""
 
-MAX_TERMS_CHARACTERS = 65_536
-"""Largest length of run terms as text, which is ASCII."""
+NOT_ACCEPTED = "it has not accepted the terms of a run"
+"""Reason of a hospital that was not asked to register, or that has lost its state, as under Flower's engines."""
 
-HASH_DIGITS = 32
-"""Number of hex digits of a hash of run terms: 128 bits."""
+MAX_TERMS_CHARACTERS, HASH_DIGITS = 65_536, 32
+"""Largest length of run terms as text, which is ASCII; and number of hex digits of their hash: 128 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,7 @@ class ProblemLog:
     def describe_suppressed(self) -> list[str]:
         """What was suppressed, as lines, hospitals by name."""
         return [
-            f"{name}: suppressed {', '.join(release for release in parts if parts[release] == reason)}: {reason}"
+            f"{name}: suppressed {', '.join(sorted(key for key in parts if parts[key] == reason))}: {reason}"
             for name, parts in sorted(self.suppressed.items())
             for reason in sorted(set(parts.values()))
         ]

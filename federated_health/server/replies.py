@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 
 from federated_health.messages.content import EQUAL_WEIGHT, NUM_EXAMPLES, Update
 from federated_health.messages.records import METRICS, MalformedMessageError, distance_between
+from federated_health.messages.run_terms import NOT_ACCEPTED
 from federated_health.ml.networks import Weights
 from federated_health.names import printable
 from federated_health.server.problem_log import ProblemLog
@@ -55,7 +56,8 @@ class ReplyCollector:
     Attributes:
         lines: limits the lines per minute about each hospital.
         failures: hospital -> the reason of its reply that was an error or was rejected, since this was last emptied.
-        silent: node that has not answered in time -> when its message was sent, on the clock of `time.monotonic`.
+        silent: node that has not answered in time, or has lost its state -> when its message was sent, on the clock of
+            `time.monotonic`.
         longest_round: seconds of the longest completed round in which every hospital answered; 0 before the first.
     """
 
@@ -156,6 +158,8 @@ class ReplyCollector:
                 self.reject(name, reason, has_answered=False)
                 if has_failed(reply):
                     self.failures[name] = reason
+                if reason == NOT_ACCEPTED:  # it is asked to register again
+                    self.silent[reply.metadata.src_node_id] = time.monotonic()
                 continue
             try:
                 content = read(reply.metadata.src_node_id, reply.content)

@@ -3,7 +3,6 @@
 A hospital records everything in its egress ledger before gRPC gets it.
 """
 
-import json
 import logging
 import re
 import threading
@@ -18,7 +17,7 @@ import grpc
 from flwr.app import Context, Message
 
 from federated_health.data.tasks import write_agreement
-from federated_health.errors import CertificateError, JoinError, MissingLibraryError, RefusedMessageError, TermsError
+from federated_health.errors import JoinError, MissingLibraryError, TermsError
 from federated_health.messages.records import NumpyArray
 from federated_health.messages.run_terms import MAX_TERMS_CHARACTERS, hash_of
 from federated_health.transport import channels
@@ -42,25 +41,17 @@ JOIN, UNFIT = "join", "unfit"
 
 _TERMS_LIMIT = (
     "grpc.service_config",
-    json.dumps(
-        {
-            "methodConfig": [
-                {
-                    "name": [{"service": "flwr.proto.FlowerService", "method": "Terms"}],
-                    "maxResponseMessageBytes": MAX_TERMS_CHARACTERS,
-                }
-            ]
-        }
-    ),
+    '{"methodConfig": [{"name": [{"service": "flwr.proto.FlowerService", "method": "Terms"}], '
+    f'"maxResponseMessageBytes": {MAX_TERMS_CHARACTERS}}}]}}',
 )
 """gRPC's option by which it reads no larger terms; all other messages may be as large as weights."""
 
 MAX_CHANGES = 3
 """Largest number of terms that a hospital accepts one after the other without joining."""
 
-UNFIT_SECONDS = 3.0
-"""Time limit for reporting to the server that a hospital may not join."""
 
+Limited = Callable[[grpc.Call], AbstractContextManager[object]]
+"""Limits the time that a call takes."""
 
 Consent = Callable[[str, str], None]
 """Accepts run terms, from their text and the fingerprint of the server's key, or raises; empty without TLS."""
@@ -119,7 +110,7 @@ def join_run(
         AddressError: a proxy could read the messages.
     """
     # Only this process knows the token, so no other can replace its stream after a lost connection.
-    metadata = (*_join_metadata(name, agreement), ("process", uuid4().hex))
+    metadata = (*join_metadata(name, agreement), ("process", uuid4().hex))
     check: ServerCheck | None = None
     proxy = channels.proxy_of(address, encrypted=tls is not None)
     port = proxy.port if proxy else channels.split_address(address)[1]
@@ -129,7 +120,7 @@ def join_run(
         if remark := tls.expiry_warning():
             announce(remark)
         find_obstacle(address, tls, wait)
-        check = _make_check(address, tls, announce)
+        check = make_check(address, tls, announce)
     note = "; loading Keras"
     obstacle: MissingLibraryError | TermsError | None = None
     accepted, changes = None if consent else "", 0
@@ -137,8 +128,8 @@ def join_run(
         began, limit = time.monotonic(), None
         offered: str | None = None
         with ExitStack() as stack:
-            channel = stack.enter_context(_open_channel(address, tls))
-            stream = _HospitalStream(channel, ledger)
+            channel = stack.enter_context(open_channel(address, tls))
+            stream = HospitalStream(channel, ledger)
             stack.enter_context(_watched(port, stream, channel))
             try:
                 call, limit = _begin(stream, channel, metadata, check, reconnector, accepted)
@@ -184,47 +175,7 @@ def join_run(
         reconnector.wait_after(code, reason)
 
 
-def report_unfit(
-    name: str,
-    address: str,
-    agreement: Mapping[str, str],
-    reason: str,
-    ledger: Ledger,
-    tls: "Identity | None" = None,
-    consent: Consent | None = None,
-) -> None:
-    """Report to the server why this hospital may not join, without joining, and without waiting for a server.
-
-    Args:
-        reason: a text without values.
-        consent: see `join_run`; nothing is reported if it raises. None if the hospital has accepted the terms already.
-
-    Raises:
-        LedgerError: the report could not be recorded, and was not sent.
-    """
-    metadata = (*_join_metadata(name, agreement), ("unfit", reason))
-    with _open_channel(address, tls) as channel:
-        server = ""
-        try:
-            if tls is not None:
-                check = _make_check(address, tls, lambda _: None)
-                if check.ask(channel.unary_unary(PROVE_METHOD), timeout=UNFIT_SECONDS):
-                    return  # the server cannot be reached
-                server = check.fingerprint
-            if consent is not None:
-                failed, terms = _ask_terms(channel, timeout=UNFIT_SECONDS)
-                if failed:
-                    return
-                consent(terms, server)
-        except (JoinError, CertificateError, RefusedMessageError):
-            return
-        stream = _HospitalStream(channel, ledger)
-        stream.close()
-        call = stream.begin(UNFIT, metadata, timeout=UNFIT_SECONDS)
-        call.code()  # waits until the server has refused, or the time limit is over
-
-
-def _open_channel(address: str, tls: "Identity | None" = None) -> grpc.Channel:
+def open_channel(address: str, tls: "Identity | None" = None) -> grpc.Channel:
     """A hospital's channel. It connects on first use; gRPC checks the server's certificate and name.
 
     Raises:
@@ -239,7 +190,7 @@ def _open_channel(address: str, tls: "Identity | None" = None) -> grpc.Channel:
 
 
 @contextmanager
-def _watched(port: int, stream: "_HospitalStream", channel: grpc.Channel) -> Iterator[None]:
+def _watched(port: int, stream: "HospitalStream", channel: grpc.Channel) -> Iterator[None]:
     """Close the channel to a server's port once nothing has arrived for too long."""
     ended = threading.Event()
 
@@ -258,7 +209,7 @@ def _watched(port: int, stream: "_HospitalStream", channel: grpc.Channel) -> Ite
 
 
 def _begin(
-    stream: "_HospitalStream",
+    stream: "HospitalStream",
     channel: grpc.Channel,
     metadata: Sequence[tuple[str, str]],
     check: "ServerCheck | None",
@@ -278,10 +229,10 @@ def _begin(
     Returns:
         The call and the size limit of a reply, in bytes; a call that has ended and None if the server does not accept.
     """
-    if check is not None and (failed := check.ask(channel.unary_unary(PROVE_METHOD), reconnector.limited)):
+    if failed := prove(channel, check, reconnector.limited):
         return failed, None
     if accepted != "":
-        failed, terms = _ask_terms(channel, reconnector.limited)
+        failed, terms = ask_terms(channel, reconnector.limited)
         if failed:
             return failed, None
         if terms != accepted:
@@ -297,12 +248,19 @@ def _begin(
     return call, limit
 
 
-def _ask_terms(
+def prove(
+    channel: grpc.Channel, check: "ServerCheck | None", limited: Limited = nullcontext, timeout: float | None = None
+) -> grpc.Call | None:
+    """A call that failed; None if the server proved itself, or there is no TLS. JoinError if it is rejected."""
+    return check.ask(channel.unary_unary(PROVE_METHOD), limited, timeout) if check else None
+
+
+def ask_terms(
     channel: grpc.Channel,
-    limited: Callable[[grpc.Call], AbstractContextManager[object]] = nullcontext,
+    limited: Limited = nullcontext,
     timeout: float | None = None,
 ) -> tuple[grpc.Call | None, str]:
-    """A call that failed, or None; and the run terms as text. `limited` and `timeout` limit the time, in seconds."""
+    """A call that failed, or None; and the run terms as text."""
     call = channel.unary_unary(TERMS_METHOD).future(b"", timeout)
     with limited(call):
         code = call.code()
@@ -313,14 +271,15 @@ def _ask_terms(
     return call, ""
 
 
-def _make_check(address: str, tls: "Identity", announce: Callable[[str], None]) -> "ServerCheck":
+def make_check(address: str, tls: "Identity", announce: Callable[[str], None]) -> "ServerCheck":
+    """The check of a server over TLS."""
     from federated_health import security  # noqa: PLC0415  # optional feature
 
     check: ServerCheck = security.load().proof.ServerCheck(tls, address, announce)
     return check
 
 
-class _HospitalStream:
+class HospitalStream:
     """The hospital's end of one stream.
 
     Replies are serialised here rather than by gRPC, so that the ledger holds the hash of the bytes that leave. If the
@@ -369,7 +328,7 @@ class _HospitalStream:
         self._replies.put(None)
 
 
-def _join_metadata(name: str, agreement: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+def join_metadata(name: str, agreement: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """The metadata with which every stream begins."""
     return ("hospital", name), ("terms", write_agreement({"protocol": PROTOCOL, **agreement}))
 

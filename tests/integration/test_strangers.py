@@ -13,7 +13,7 @@ from federated_health.processes import free_port, interrupt, process
 from federated_health.security.authority import make_demo_identities
 from federated_health.security.identity import load_identity
 from federated_health.security.parties import Role
-from federated_health.transport.stream_client import report_unfit
+from federated_health.transport.unfit import report_unfit
 from tests.support.scripts import script_command
 from tests.support.wire import UNWRITTEN
 

@@ -10,6 +10,12 @@ from flwr.clientapp import ClientApp
 
 from federated_health.messages.content import (
     EVALUATE,
+    FINAL_EVALUATION,
+    ROC_AUC,
+    ROUND_EVALUATION,
+    SCORES,
+    SMALL_CELL,
+    THRESHOLD_SCORES,
     Evaluation,
     Registration,
     TrainingScores,
@@ -24,6 +30,7 @@ from federated_health.settings import Settings
 from federated_health.transport.app_calls import hospital_context
 from federated_health.transport.in_process import InProcessTransport
 
+FINAL_RELEASES = (FINAL_EVALUATION, ROC_AUC, SCORES)
 ROWS = {"a": 30, "b": 10, "c": 5}
 MEASUREMENTS = 5
 CENTRES = np.array([60.0, 100.0, 200.0, 150.0, 0.0])  # plausible age, pressure, cholesterol, heart rate, oldpeak
@@ -41,6 +48,7 @@ class LightHospital:
         alias: name under which it registers, if not its own.
         cells: of its training rows that are positive, and negative: patients, mean and deviation.
         hides_negatives: whether it sends no scores of negative patients.
+        suppresses: whether it suppresses all that is over its patients' outcomes.
         interrupted: whether Ctrl-C comes during its final evaluation.
         thresholds: kinds of messages, and the threshold in each.
         proximal_mus: weight of the proximal term in each train message.
@@ -53,6 +61,7 @@ class LightHospital:
     alias: str = ""
     hides_negatives: bool = False
     cells: tuple[Cells, Cells] = ((), ())
+    suppresses: bool = False
     interrupted: bool = False
     thresholds: list[tuple[str, float]] = field(default_factory=list)
     proximal_mus: list[float] = field(default_factory=list)
@@ -102,18 +111,25 @@ def app_of(hospitals: dict[str, LightHospital]) -> ClientApp:
         weights = {key: (array.numpy() + hospital.shift).astype(np.float32) for key, array in arrays.items()}
         counts = count(message, rows) if EVALUATE in message.content.config_records["config"] else None
         update = hospital.spoil(Update(weights=weights, examples=rows, loss=1.0, counts=counts))
+        if hospital.suppresses and counts is not None:
+            update = replace(update, counts=None, suppressed={ROUND_EVALUATION: SMALL_CELL})
         return Message(update.to_content(), reply_to=message)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        _, rows = receiver(message, context)
-        return Message(Evaluation(counts=count(message, rows)).to_content(), reply_to=message)
+        hospital, rows = receiver(message, context)
+        evaluation = Evaluation(counts=count(message, rows))
+        if hospital.suppresses:
+            evaluation = Evaluation(counts=Counts(), suppressed={ROUND_EVALUATION: SMALL_CELL})
+        return Message(evaluation.to_content(), reply_to=message)
 
     @app.evaluate("threshold")
     def score_training(message: Message, context: Context) -> Message:
         hospital, _ = receiver(message, context)
         positives, negatives = (np.array(cells).reshape(-1, 3) for cells in hospital.cells)
-        return Message(TrainingScores(positives=positives, negatives=negatives).to_content(), reply_to=message)
+        suppressed = {THRESHOLD_SCORES: SMALL_CELL} if hospital.suppresses else {}
+        scores = TrainingScores(positives=positives, negatives=negatives, suppressed=suppressed)
+        return Message(scores.to_content(), reply_to=message)
 
     @app.evaluate("final")
     def evaluate_final(message: Message, context: Context) -> Message:
@@ -124,6 +140,8 @@ def app_of(hospitals: dict[str, LightHospital]) -> ClientApp:
         counts = Counts(true_positives=rows, false_positives=1, true_negatives=rows - 1, squared_error_sum=1.0)
         names = ("positives",) if hospital.hides_negatives else ("positives", "negatives")
         evaluation = Evaluation(counts=counts, roc_auc=0.5, scores=dict.fromkeys(names, cells))
+        if hospital.suppresses:
+            evaluation = Evaluation(counts=Counts(), suppressed=dict.fromkeys(FINAL_RELEASES, SMALL_CELL))
         return Message(evaluation.to_content(), reply_to=message)
 
     return app

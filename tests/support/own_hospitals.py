@@ -1,6 +1,7 @@
 """A hospital with a CSV of its own, which is not public, and the replies that it would send."""
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import numpy.typing as npt
 import pandas as pd
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
+from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.hospital import handlers
-from federated_health.messages.content import TrainConfig
 from federated_health.messages.records import weights_to_record
 from federated_health.ml.networks import Network, initial_weights
 from federated_health.names import node_id_of
@@ -33,17 +34,23 @@ class OwnHospital:
         self.folder, self.name = folder, name
         self._numbers = itertools.count()
 
-    def context(self, patients: pd.DataFrame, **config: Any) -> Context:
-        """The context of a new process, whose CSV holds these patients."""
+    def context(self, patients: pd.DataFrame, seed: int = DEFAULT_SPLIT_SEED) -> Context:
+        """The context of a new process, whose CSV holds these patients, with a seed of their split."""
         folder = self.folder / str(next(self._numbers))
         folder.mkdir()
         patients.to_csv(folder / "patients.csv", index=False)
-        node = {"data": str(folder / "patients.csv"), "ledger": str(self.folder), **config}
+        node: dict[str, bool | float | int | str] = {
+            "data": str(folder / "patients.csv"),
+            "ledger": str(self.folder),
+            "split-seed": seed,
+        }
         return hospital_context(self.name, node)
 
-    def register(self, patients: pd.DataFrame, *, asks_classes: bool = False, **config: Any) -> RecordDict:
+    def register(
+        self, patients: pd.DataFrame, *, asks_classes: bool = False, seed: int = DEFAULT_SPLIT_SEED
+    ) -> RecordDict:
         """What it sends when it joins a run."""
-        return self.reply(registration_request(self.name, asks_classes=asks_classes), self.context(patients, **config))
+        return self.reply(registration_request(self.name, asks_classes=asks_classes), self.context(patients, seed))
 
     def reply(self, message: Message, context: Context) -> RecordDict:
         return handlers.reply(handlers.PLAIN_HANDLERS[message.metadata.message_type], message, context).content
@@ -56,15 +63,20 @@ def registration_request(name: str, *, asks_classes: bool = False) -> Message:
     return Message(RecordDict({"config": record}), node_id_of(name), "query.statistics")
 
 
-def message_of(name: str, kind: str, config: TrainConfig | None = None, **values: Any) -> Message:
-    """A message with weights."""
+def message_of(name: str, kind: str, values: Mapping[str, int | bool] = {}) -> Message:
+    """A message with weights, and further values in its config."""
     InProcessTransport(None, {})  # type: ignore[arg-type]  # as above
-    record = (config or train_config()).to_record()
+    record = train_config().to_record()
     record.update(values)
     return Message(RecordDict({"arrays": weights_to_record(WEIGHTS), "config": record}), node_id_of(name), kind)
 
 
 def sums_of(registration: RecordDict) -> npt.NDArray[np.float64] | None:
     """Counts, sums and sums of squares, [3, measurements]; None if they are withheld."""
-    metrics = registration.metric_records["metrics"]
+    metrics = metrics_of(registration)
     return np.array([metrics[key] for key in ("count", "total", "squares")]) if "total" in metrics else None
+
+
+def metrics_of(content: RecordDict) -> dict[str, Any]:
+    """The values in a reply."""
+    return dict(content.metric_records["metrics"])

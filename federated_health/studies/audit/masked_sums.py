@@ -7,6 +7,7 @@ cancel.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -27,7 +28,7 @@ def masked_average(steps: Mapping[str, Step], shares: Mapping[str, float]) -> We
         shares: hospital -> its share of the average.
     """
     keys = {name: X25519PrivateKey.generate() for name in steps}
-    offers = {name: _offer(key) for name, key in keys.items()}
+    offers = {name: _offer(name, key) for name, key in keys.items()}
     vectors = []
     for name, step in steps.items():
         flat = np.concatenate([array.ravel() for array in step.after.values()]).astype(np.float64)
@@ -47,10 +48,11 @@ def silent_weights(weights: Weights) -> Weights:
     return {name: np.zeros_like(array) for name, array in weights.items()}
 
 
-def _offer(key: X25519PrivateKey) -> Offer:
-    """An offer without a certificate: masks use its key only."""
+def _offer(name: str, key: X25519PrivateKey) -> Offer:
+    """An offer without a certificate, of which masks use neither this nor the signature."""
     public = key.public_key().public_bytes_raw()
-    return Offer(content=public, certificate=None, public=public, signature=b"")  # type: ignore[arg-type]  # see above
+    no_certificate: Any = None
+    return Offer(content=public, digest=public, certificate=no_certificate, name=name, public=public, signature=b"")
 
 
 def _like(weights: Weights, flat: masks.Vector) -> Weights:

@@ -1,6 +1,7 @@
 """Observations of a run, and the statistics of each patient that an attacker computes from them.
 
-server      one hospital's weights before and after each round's local training, unless they are encrypted
+server      one hospital's weights before and after each round's local training, and sums over its held-out rows;
+            with secure aggregation the averages, and sums over all hospitals
 hospital    the averages that every hospital gets in each round
 anyone      the final model
 
@@ -88,7 +89,7 @@ class RecordingApp:
 
     def __call__(self, message: Message, context: Context) -> Message:
         name, kind = str(context.node_config["name"]), message.metadata.message_type
-        if kind in ROUND_MESSAGES and (crafted := self._craft(name, len(self.steps[name]))) is not None:
+        if kind in ROUND_MESSAGES and (crafted := self._craft(name, len(self.steps.get(name, ())))) is not None:
             message.content = RecordDict({**message.content, ARRAYS: weights_to_record(crafted)})
         reply = self._app(message, context)
         if not reply.has_content() or kind not in (*ROUND_MESSAGES, FINAL):
