@@ -143,7 +143,8 @@ def test_the_normalisation_is_that_of_all_rows_together() -> None:
         values = np.column_stack([generator.uniform(column.low, column.high, rows) for column in measurements])
         tables.append(np.where(generator.random(values.shape) < 0.2, np.nan, values))
     tables[1][3:, 0] = np.nan  # too few rows to be sent
-    parts = [masks.write_figures(figures.scaled_sums(table, measurements, 1)) for table in tables]
+    sums = [figures.scaled_sums(table, measurements, 1) for table in tables]
+    parts = [masks.write_figures(np.concatenate([part.count, part.total, part.squares])) for part in sums]
     found = figures.read_normalisation(masks.read_figures(add_vectors(parts)), measurements)
     expected = normalisation_from(merge_sums(column_sums(table) for table in tables))
     assert found.mean == pytest.approx(expected.mean, rel=1e-9)

@@ -37,6 +37,7 @@ from federated_health.ml.targets.binary import Counts
 from federated_health.report.page import Picture, Table, render
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.problem_log import ProblemLog
+from federated_health.server.suspicious_hospitals import describe_uncovered_rows
 from tests.support.example_run import Replies, benefit, blocks, page_of, rows, section
 from tests.support.light_hospitals import FINAL_RELEASES, ROWS, run_of, three, three_with_scores
 
@@ -255,3 +256,13 @@ def test_what_may_be_suppressed_is_explained() -> None:
     released = {getattr(messages, name) for name in (*names, "FINAL_EVALUATION", "CLASS_COUNTS", "ASSOCIATIONS")}
     assert released <= RELEASES.keys()
     assert not any(character.isdigit() for reason in REASONS for character in reason)
+
+
+def test_suppressed_counts_are_not_suspicious() -> None:
+    suppressed = {"row-counts": SMALL_CELL, "class-counts": SMALL_CELL}
+    registration = Registration(
+        name="basel", train_examples=300, test_examples=0, sums=withheld_sums(5), class_counts=(0, 0)
+    )
+
+    assert len(describe_uncovered_rows(registration)) == 2
+    assert not describe_uncovered_rows(replace(registration, suppressed=suppressed))

@@ -106,14 +106,14 @@ def reply(handler: Handler, message: Message, context: Context) -> Message:
         raise AnswerError(error) from error
 
 
-def disclose(content: Any, message: Message, context: Context) -> Any:
+def disclose(content: Any, message: Message, context: Context, *, is_final: bool = False) -> Any:
     """What may leave of a handler's content, by this hospital's policy (see `hospital.disclosure`)."""
     policy = disclosure_policy(context)
     if policy.public and not policy.releases_off:
         return content
     from federated_health.hospital import disclosure  # noqa: PLC0415  # public data need none
 
-    is_final = message.metadata.message_type == FINAL
+    is_final = is_final or message.metadata.message_type == FINAL
     return disclosure.disclose(content, hospital_of(message, context), policy, is_final=is_final)
 
 
@@ -394,7 +394,7 @@ def evaluate_final(message: Message, context: Context) -> Evaluation:
     context.state[ARRAYS] = weights_to_record(weights)
     context.state[CONFIG] = config.to_record()
     if config.privacy is not None:
-        evaluate_once = privacy.load_evaluation().evaluate_once
+        evaluate_once = privacy.load().evaluation.evaluate_once
         evaluation, figures = evaluate_once(context, local.hospital, config, weights, outputs, budget_of(context))
     else:
         evaluation = Evaluation(

@@ -20,20 +20,19 @@ MAX_LOG_ODDS = 12.0
 BINS = 2 * round(MAX_LOG_ODDS / CELL_STEP) + 1
 
 
-def scaled_sums(values: Vector, measurements: Sequence[Measurement], most_rows: int) -> Vector:
-    """One hospital's sums for the normalisation, [3 * measurements]: counts, sums, sums of squares.
+def scaled_sums(values: Vector, measurements: Sequence[Measurement], most_rows: int) -> ColumnSums:
+    """One hospital's sums for the normalisation.
 
     Args:
         values: [rows, measurements], NaN for missing; scaled here to [-1, 1] by the declared ranges.
         most_rows: see `column_sums`.
     """
     middle, half = _ranges(measurements)
-    sums = column_sums((values - middle) / half, most_rows)
-    return np.concatenate([sums.count, sums.total, sums.squares])
+    return column_sums((values - middle) / half, most_rows)
 
 
 def read_normalisation(vector: Vector, measurements: Sequence[Measurement]) -> Normalisation:
-    """The normalisation from the sum of all hospitals' `scaled_sums`; RunError if they are impossible."""
+    """The normalisation from the sum of all hospitals' `scaled_sums`, [3 * measurements]; RunError if impossible."""
     middle, half = _ranges(measurements)
     count, total, squares = np.split(vector, 3)
     return normalisation_from(

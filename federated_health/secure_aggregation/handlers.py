@@ -1,7 +1,32 @@
 """A hospital's handlers of a run with secure aggregation: each calls the handler of a plain run, and masks its content.
 
-The answer to a message has two steps. The first computes the content and keeps it; the second sends it, masked for the
-participants that the server names then (see the package).
+What the hospital's policy suppresses (see `hospital.disclosure`) is no part of a sum, either.
+
+Each pair of hospitals derives masks that only these two know; one adds them, the other subtracts them, so that they
+cancel in the sum of all (Bonawitz et al. 2017, Practical Secure Aggregation for Privacy-Preserving Machine Learning).
+An answer has two steps:
+
+1. The server sends a message. A hospital computes its answer, keeps it, and says only that it is ready.
+2. The server names the hospitals that are ready. Each verifies them, and sends its answer masked for exactly these.
+
+**Keys.** A hospital's process makes a key on X25519 for one run, and signs it with its certificate's key (`offers`).
+
+**Participants.** A hospital answers only for participants of this federation by their certificates, not revoked, of
+distinct names, itself among them, and at least three or as many as it demands.
+
+**Masks.** The seed of two hospitals' mask is HKDF of their common secret and a label: a hash of the run, the kind and
+round of the message, all that the message holds (weights, configuration), and the participants with their offers and
+rows. A server that sends different weights, settings or participants to different hospitals (Pasquini et al. 2022,
+Eluding Secure Aggregation in Federated Learning via Model Inconsistency) gets masks that do not cancel: noise.
+
+**Once.** A hospital's answer to a question (a kind and a round) is part of one sum. Otherwise a server that pretends
+that a hospital dropped out would subtract two sums. So where a hospital drops out between the two steps, its sum is
+lost; a round is then trained again under its next number, on other batches. Shares of secrets would save these sums
+(Bonawitz et al. 2017; Bell et al. 2020, Secure Single-Server Aggregation with (Poly)Logarithmic Overhead). But against
+as many colluding hospitals as here (all but three) they tolerate one drop-out per sum only, and need two more messages.
+
+**What holds**, for an active server together with all but two of the participants: of one question it learns at most
+the sum over the other participants, and nothing if these got different messages.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,9 +43,19 @@ from federated_health.errors import CertificateError, SecureAggregationError
 from federated_health.hospital import handlers as plain
 from federated_health.hospital.policy import policy_of
 from federated_health.messages.accepted_terms import within_terms
-from federated_health.messages.content import CONFIG, EVALUATE, ROUND, SAME_PARTICIPANTS, Update
+from federated_health.messages.content import (
+    CONFIG,
+    EVALUATE,
+    ROUND,
+    SAME_PARTICIPANTS,
+    Evaluation,
+    Registration,
+    TrainingScores,
+    Update,
+)
 from federated_health.messages.records import METRICS, MalformedMessageError
-from federated_health.messages.server_messages import answering, digest_of, read_value
+from federated_health.messages.server_messages import answering, digest_of, has_privacy_plan, read_value
+from federated_health.ml.normalisation import SUM_NAMES
 from federated_health.ml.strategies import STRATEGIES
 from federated_health.ml.targets import target_of
 from federated_health.names import SECURE_AGGREGATION
@@ -226,32 +261,42 @@ def _share_sums(message: Message, context: Context) -> tuple[Vector, Vector]:
     hospital = plain.hospital_of(message, context)
     rows, task = hospital.train, hospital.task
     values = rows.values[:, list(task.measurement_positions)]
-    return np.zeros(0), figures.scaled_sums(values, task.measurements, rows.most_rows)
+    sums = figures.scaled_sums(values, task.measurements, rows.most_rows)
+    known = Registration(name=hospital.name, train_examples=len(rows), test_examples=len(hospital.test), sums=sums)
+    released: Registration = plain.disclose(known, message, context)
+    return np.zeros(0), np.concatenate([getattr(released.sums, name) for name in SUM_NAMES])
 
 
 def _train(message: Message, context: Context) -> tuple[Vector, Vector]:
-    update: Update = plain.train(message, context)
-    loss = [update.examples * (update.loss or 0.0)]
-    counts = [] if update.counts is None else [figures.write_counts(update.counts)]
+    update: Update = plain.disclose(plain.train(message, context), message, context)
+    loss, counts = update.examples * (update.loss or 0.0), list[Vector]()
+    if read_value(message.content.config_records[CONFIG], EVALUATE, False):
+        none = target_of(plain.hospital_of(message, context).task).no_sums
+        counts = [figures.write_counts(none if update.counts is None else update.counts)]
     weights = np.concatenate([array.ravel() for array in update.weights.values()]).astype(np.float64)
-    return weights, np.concatenate([loss, *counts])
+    return weights, np.concatenate([[loss], *counts])
 
 
 def _evaluate(message: Message, context: Context) -> tuple[Vector, Vector]:
-    return np.zeros(0), figures.write_counts(plain.evaluate(message, context).counts)
+    evaluation: Evaluation = plain.disclose(plain.evaluate(message, context), message, context)
+    return np.zeros(0), figures.write_counts(evaluation.counts)
 
 
 def _score_training_rows(message: Message, context: Context) -> tuple[Vector, Vector]:
-    scores = vars(plain.score_training_rows(message, context))
-    return np.zeros(0), figures.write_bins(scores, list(scores))
+    scores: TrainingScores = plain.disclose(plain.score_training_rows(message, context), message, context)
+    groups = {"positives": scores.positives, "negatives": scores.negatives}
+    return np.zeros(0), figures.write_bins(groups, list(groups))
 
 
 def _evaluate_final(message: Message, context: Context) -> tuple[Vector, Vector]:
     """The hospital's own figures and its benefit stay in its context and log."""
     task = plain.hospital_of(message, context).task
-    evaluation, importance = plain.evaluate_final(message, context), np.zeros(len(task.columns))
+    evaluation: Evaluation = plain.disclose(plain.evaluate_final(message, context), message, context, is_final=True)
+    if has_privacy_plan(message.content.config_records[CONFIG]):
+        return np.zeros(0), np.array(evaluation.noisy_counts)
+    importance = np.zeros(len(task.columns))
     if _read(message, messages.ASKS_BENEFIT, False):
-        importance = plain.report_benefit(message, context).importance
+        importance = plain.disclose(plain.report_benefit(message, context), message, context).importance
     return np.zeros(0), figures.write_final(evaluation, importance, target_of(task))
 
 

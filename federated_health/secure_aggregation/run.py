@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from math import prod, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,12 +14,14 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from federated_health.errors import RunError, SecureAggregationError, SettingsError
 from federated_health.messages import content as plain
 from federated_health.messages.content import CONFIG, Evaluation, TrainConfig, Update
+from federated_health.messages.noisy_evaluation import make_evaluation, noisy_figures
 from federated_health.messages.records import METRICS, MalformedMessageError, weights_to_record
 from federated_health.messages.server_messages import digest_of
 from federated_health.messages.validation import read_metrics, read_whole
 from federated_health.ml.curves import choose_threshold
 from federated_health.ml.metrics import DEFAULT_THRESHOLD
 from federated_health.ml.networks import Weights
+from federated_health.ml.noisy_evaluation import table_shape
 from federated_health.ml.normalisation import public_normalisation
 from federated_health.ml.rounds import Round
 from federated_health.names import FEDERATION
@@ -124,7 +127,7 @@ class SecureRun(PlainRun):
             return []
         loss, counts = float(total.figures[0]), total.figures[1:]
         if averaged is not None and is_evaluated:
-            averaged.counts[FEDERATION] = figures.read_counts(counts, self.target)
+            averaged.counts[FEDERATION], averaged.is_evaluated = figures.read_counts(counts, self.target), True
         self._total = total
         rows = self.train_examples
         mean_loss = None if config.privacy else loss / sum(rows[name] for name in total.hospitals)
@@ -173,17 +176,21 @@ class SecureRun(PlainRun):
         if self.privacy is None and self.target.has_threshold:
             self.threshold = self._choose_threshold()
         length = figures.length_of_final(self.target, len(task.columns))
+        if self.privacy is not None:
+            length = prod(table_shape(self.target) or (0,))
         total = self._ask_all(messages.FINAL, length, {messages.ASKS_BENEFIT: self.asks_benefit})
         if total is None:
             self.threshold = DEFAULT_THRESHOLD
             return self.figures_of_last_round()
+        rows = sum(self.train_examples[name] for name in total.hospitals)
+        if self.privacy is not None:
+            noise = self.privacy.evaluation_noise * sqrt(len(total.hospitals))
+            return self._noisy_figures(total.figures, noise, rows)
         counts, (auc_sum, with_auc, small), importance, scores = figures.read_final(
             total.figures, self.target, len(task.columns)
         )
         self.evaluations = {FEDERATION: Evaluation(counts=counts, scores=scores)}
-        result = self._figures_of(
-            self.evaluations[FEDERATION], sum(self.train_examples[name] for name in total.hospitals)
-        )
+        result = self._figures_of(self.evaluations[FEDERATION], rows)
         if self.target.has_classes:
             is_known = with_auc >= MIN_SECURE_HOSPITALS
             result["federation"] |= {"mean_roc_auc": float(auc_sum / with_auc) if is_known else None}
@@ -202,6 +209,14 @@ class SecureRun(PlainRun):
 
     def _figures_of(self, evaluation: Evaluation, rows: int) -> dict[str, Any]:
         return {**summarise_run(self.target, {FEDERATION: evaluation}, {FEDERATION: rows}), "hospitals": {}}
+
+    def _noisy_figures(self, counts: Vector, noise: float, rows: int) -> dict[str, Any]:
+        """Figures of the sum of noisy tables; none of a label without classes."""
+        evaluation = Evaluation(counts=self.target.no_sums)
+        if (shape := table_shape(self.target)) is not None:
+            evaluation = make_evaluation(self.target, counts.reshape(shape))
+            self.evaluations = {FEDERATION: evaluation}
+        return {"hospitals": {}, "federation": noisy_figures([evaluation], self.target, noise, rows)}
 
     def _choose_threshold(self) -> float:
         names = ("positives", "negatives")
