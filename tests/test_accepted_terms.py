@@ -122,7 +122,7 @@ def test_another_task_is_refused(hospital: InMemoryHospital, kind: str, change: 
         (request(FINAL, 31), "rounds"),
         (request(BENEFIT, 100_000), "rounds"),
         (request(TRAIN, 2, proximal_mu=0.1), "proximal-mu"),
-        (request("train.encrypted", 2), "secure aggregation"),
+        (request("train.masked", 2), "secure aggregation"),
         (request("query.offer"), "secure aggregation"),
     ],
 )
@@ -158,6 +158,27 @@ def test_messages_without_secure_aggregation_need_terms_without(secure: bool) ->
         refuses_for_good(hospital, request(TRAIN), "secure aggregation")
     else:
         answer(hospital, request(TRAIN))
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "number"),
+    [
+        ({}, "train.masked", 61),
+        ({}, "evaluate.masked", 61),
+        ({}, "evaluate.masked_final", 31),
+        ({"epsilon": 2.0, "delta": 1e-5}, "evaluate.masked", 2),
+        ({"epsilon": 2.0, "delta": 1e-5}, "evaluate.masked_threshold", 2),
+    ],
+)
+def test_with_secure_aggregation_the_same_is_outside_the_terms(change: dict[str, Any], kind: str, number: int) -> None:
+    """But a round that is repeated gets the next number there."""
+    hospital = open_hospital()
+    accept(hospital, replace(TERMS, secure_aggregation=True, **change).text, "asked")
+    in_rounds = kind in ("train.masked", "evaluate.masked")
+    message = request(kind, number)
+    if in_rounds:
+        message.content.config_records["config"].update({"server-round": number, "rounds": 1})
+    refuses_for_good(hospital, message, "terms of the run")
 
 
 @pytest.mark.parametrize(

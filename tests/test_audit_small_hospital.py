@@ -8,18 +8,10 @@ import pytest
 from client import app
 from federated_health.data.hospital import Patients
 from federated_health.settings import Settings
-from federated_health.studies.audit import small_hospital
+from federated_health.studies.audit import drawn_hospital
 from federated_health.studies.audit.audit_page import SMALL_HOSPITAL
-from federated_health.studies.audit.small_hospital import (
-    OWN,
-    PATIENTS,
-    SUM,
-    Draw,
-    Findings,
-    attack_small_hospital,
-    can_draw,
-    draw_small_hospital,
-)
+from federated_health.studies.audit.drawn_hospital import PATIENTS, Draw, can_draw, draw_small_hospital
+from federated_health.studies.audit.small_hospital import OWN, SUM, Findings, attack_small_hospital
 from tests.support.audits import hospitals_of
 
 HOSPITALS = hospitals_of({"a": 40, "b": 12, "c": 30})
@@ -60,7 +52,7 @@ def test_all_rows_of_a_patient_are_drawn_together() -> None:
     split = len(whole.train)
     repeated = replace(whole, train=replace(whole.train, ids=ids[:split]), test=replace(whole.test, ids=ids[split:]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(small_hospital, "PATIENTS", 10)
+        patch.setattr(drawn_hospital, "PATIENTS", 10)
         draw = draw_small_hospital({"a": repeated}, 0, seed=7)
     parts = draw.small.train, draw.small.test, draw.added, draw.others
     numbers = [set((part.ids if part.ids is not None else np.zeros(0)).tolist()) for part in parts]

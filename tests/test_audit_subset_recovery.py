@@ -49,7 +49,7 @@ def test_many_candidates_are_scored_like_few(monkeypatch: pytest.MonkeyPatch) ->
     terms, members = generator.normal(size=(60, 40)), generator.random(40) < 0.5
     exact = Equations(terms, terms @ members, np.zeros(60))
     for limit in (300, 10):
-        monkeypatch.setattr(subset_recovery, "MAX_BOUNDED", limit)
+        monkeypatch.setattr(subset_recovery, "MAX_SEARCHED", limit)
         assert recover_subset(exact, max_nodes=0) == pytest.approx(members.astype(float), abs=0.01)
     scores = recover_subset(Equations(terms[:5], terms[:5] @ members, np.zeros(5)), max_nodes=0)
     assert ((scores >= 0) & (scores <= 1)).all()

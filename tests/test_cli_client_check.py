@@ -147,7 +147,7 @@ def test_a_check_needs_a_number_or_a_file(flags: list[object], run_script: RunSc
 def releases_of(output: str) -> dict[str, str]:
     """The lines of releases in a check, by name."""
     _, _, section = output.partition("What would leave")
-    lines = section.partition("Of this:")[0].splitlines()[1:]
+    lines = section.partition("Of this:")[0].rstrip().splitlines()[1:]
     return {re.split(r"[ :]", line.strip())[0]: line for line in lines}
 
 

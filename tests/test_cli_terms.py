@@ -127,6 +127,7 @@ def test_anything_else_at_the_prompt_does_not(
     assert (joined, kinds_in_ledger()) == ([], [])
 
 
+@pytest.mark.usefixtures("joined")
 def test_without_a_terminal_the_line_names_the_hash(run_client: Run, tls: dict[str, Path]) -> None:
     with serving(tls) as (grid, address, terms):
         result = run_client(address)
@@ -144,6 +145,7 @@ def test_the_right_hash_joins(digits: int, run_client: Run, tls: dict[str, Path]
     assert read_lines(Path("egress-a.jsonl"))[0]["accepted"] == "accept"
 
 
+@pytest.mark.usefixtures("joined")
 def test_another_hash_does_not_and_the_right_one_is_named(run_client: Run, tls: dict[str, Path], sit_at: Any) -> None:
     sit_at("y")
     with serving(tls) as (_, address, terms):
@@ -153,6 +155,7 @@ def test_another_hash_does_not_and_the_right_one_is_named(run_client: Run, tls: 
 
 
 @pytest.mark.parametrize("text", ["0" * 11, "0" * 33, "xyz" * 4, "", TERMS.hash[:11]])
+@pytest.mark.usefixtures("joined")
 def test_what_is_no_hash_is_refused_on_one_machine_too(text: str, run_local: Run) -> None:
     with TermsServer(TERMS.text.encode()) as server:
         assert_one_line(run_local(server.address, "--accept", text), TERMS.hash)
@@ -170,6 +173,7 @@ def test_a_policy_that_allows_the_run_joins_without_a_question(
 
 
 @pytest.mark.parametrize("accept", [False, True])
+@pytest.mark.usefixtures("joined")
 def test_a_policy_that_refuses_names_its_line_and_nothing_overrules_it(
     accept: bool, run_client: Run, tls: dict[str, Path], sit_at: Any
 ) -> None:
@@ -184,6 +188,7 @@ def test_a_policy_that_refuses_names_its_line_and_nothing_overrules_it(
     assert kinds_in_ledger() == []
 
 
+@pytest.mark.usefixtures("joined")
 def test_each_refusal_of_a_policy_is_a_line(run_client: Run, tls: dict[str, Path]) -> None:
     Path("policy.toml").write_text('max_rounds = 29\ntasks = ["readmission"]\n')
     with serving(tls) as (_, address, _terms):
@@ -193,6 +198,7 @@ def test_each_refusal_of_a_policy_is_a_line(run_client: Run, tls: dict[str, Path
     assert "line 2" in both
 
 
+@pytest.mark.usefixtures("joined")
 def test_a_flag_that_asks_for_differential_privacy_refuses_other_runs(run_client: Run, tls: dict[str, Path]) -> None:
     with serving(tls) as (_, address, terms):
         result = run_client(address, "--dp-budget", 2, "--accept", terms.hash)
@@ -223,6 +229,7 @@ def test_on_one_machine_the_terms_are_shown_in_at_most_three_lines_and_accepted(
     assert kinds_in_ledger() == ["terms", "join"]
 
 
+@pytest.mark.usefixtures("joined")
 def test_on_one_machine_too_a_wrong_hash_or_a_policy_refuses(run_local: Run) -> None:
     Path("policy.toml").write_text("max_rounds = 29\n")
     with TermsServer(TERMS.text.encode()) as server:
@@ -248,6 +255,22 @@ def test_terms_are_shown_without_joining(run_local: Run) -> None:
     assert not Path("egress-a.jsonl").exists()
     for words in (TERMS.hash, "689 weights", "2,756 bytes", "fedavg", "30", "model.keras", *TERMS.releases):
         assert words in result.output
+
+
+@pytest.mark.parametrize(("task", "size"), [("heart-disease", "2,756 bytes"), ("readmission", "2,436 bytes")])
+def test_terms_are_shown_without_naming_a_hospital(run_script: RunScript, task: str, size: str) -> None:
+    terms = RunTerms.of(Settings(task=task))
+    with TermsServer(terms.text.encode()) as server:
+        result = run_script("client.py", "--show-terms", "--server", server.address, "--wait", 5)
+    assert result.succeeded, result.error
+    assert terms.hash in result.output
+    assert size in result.output
+
+
+def test_terms_of_an_unknown_task_need_its_file(run_script: RunScript) -> None:
+    with TermsServer(replace(TERMS, task="other").text.encode()) as server:
+        result = run_script("client.py", "--show-terms", "--server", server.address, "--wait", 5)
+    assert_one_line(result, "other", "--task-file")
 
 
 def test_over_tls_terms_are_shown_without_a_ledger_too(run_client: Run, tls: dict[str, Path]) -> None:

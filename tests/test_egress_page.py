@@ -19,7 +19,8 @@ TERMS = {
     "secure_aggregation": False,
 }
 ACCEPTED = line("terms", 0, None, 0, terms=TERMS, sha256="ab" * 32, accepted="asked")
-WITHHELD = line("evaluate.final", 8, None, 90, disclosure={"roc-auc": "too few patients of one class"})
+STATEMENT = item("disclosure", "roc-auc", 29, dtype="text")
+WITHHELD = line("evaluate.final", 8, None, 90, STATEMENT, disclosure={"roc-auc": "too few patients of one class"})
 
 
 class Structure(HTMLParser):
@@ -84,6 +85,7 @@ def test_a_withheld_release_is_shown_with_its_reason_and_is_not_among_what_left(
     assert "roc-auc" in withheld
     assert "2 times: too few patients of one class" in withheld
     assert "roc-auc" not in sections["What left, in plain words"]
+    assert "statement that roc-auc was withheld" in sections["Every value that left"]
 
 
 @pytest.mark.parametrize("disclosure", ["roc-auc", ["roc-auc"], {"roc-auc": None}, {"unknown": "x"}, 5])

@@ -65,6 +65,7 @@ def test_a_hospital_s_figures_are_those_that_the_server_has_of_it(kind: str, tmp
     assert metrics["joining"] == {"south": json.loads(json.dumps(of_server["joining"]["south"]))}
     assert metrics["observed"] == {"south": of_server["observed"]["south"]}
     assert "federation" not in metrics
+    assert ("threshold" in metrics) == (kind == "binary")
 
 
 @pytest.mark.parametrize("kind", KINDS)

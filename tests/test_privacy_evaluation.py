@@ -26,6 +26,7 @@ from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.ml.scores import roc_auc
 from federated_health.ml.targets import target_of
 from federated_health.names import node_id_of
+from federated_health.privacy.spending import digest_of_split
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
@@ -97,7 +98,7 @@ def test_after_a_restart_nothing_more_is_released_but_the_model_is_kept(
 
     model = handlers.final_model(restarted)
     assert model is not None
-    assert save_results(tmp_path, restarted, *model) == "model.keras, report.html"
+    assert save_results(tmp_path, restarted, *model) == "model.keras, metrics.json, report.html"
     assert read_description(tmp_path / "model.keras")["weights_sha256"] == weights_hash(weights_of(1))
 
 
@@ -147,7 +148,17 @@ def test_no_held_out_row_is_evaluated_before_the_end(context: InMemoryHospital) 
     assert budget_of(context).summary().rounds == 0
 
 
-# Labels without classes
+def test_the_account_tells_whether_runs_held_out_the_same_patients(hospitals_folder: Path) -> None:
+    first, again, other = (
+        load_hospital(hospitals_folder / "client_3.csv", HEART_DISEASE, name, seed)
+        for name, seed in (("a", 42), ("b", 42), ("a", 43))
+    )
+    assert first is not again
+    assert digest_of_split(first) == digest_of_split(again) != digest_of_split(other)
+    assert len(digest_of_split(first)) == 16
+
+
+# Other labels
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@ import stat
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 
 from federated_health.data.hospital import Hospital, Patients
 from federated_health.data.task_files import HEART_DISEASE
+from federated_health.data.tasks import Task
 from federated_health.errors import DisclosureError
 from federated_health.hospital.release_memory import SettledHospital, path_beside, settle
 from federated_health.transport.app_calls import hospital_context
@@ -131,8 +134,9 @@ def test_sums_are_withheld_after_a_removal_and_counts_too(own: OwnHospital, tabl
     first = own.register(table[:60], asks_classes=True)
     second = own.register(table[1:60].drop(index=[20, 40]), asks_classes=True)
 
-    assert {"total", "associations", "class-counts"} <= set(first.metric_records["metrics"])
-    assert not {"total", "associations", "class-counts"} & set(second.metric_records["metrics"])
+    assert {"total", "associations"} <= set(first.metric_records["metrics"])
+    assert not {"total", "associations"} & set(second.metric_records["metrics"])
+    assert metrics_of(first)["class-counts"] != metrics_of(second)["class-counts"] == [0, 0]
     assert set(second.config_records["disclosure"]) == {"column-sums", "associations", "class-counts"}
 
 
@@ -152,19 +156,37 @@ def test_a_changed_row_is_one_removed_and_one_added(own: OwnHospital, table: pd.
     assert is_safe([first, own.register(changed)], table)
 
 
-def test_many_corrections_do_not_hide_one_new_patient(own: OwnHospital, table: pd.DataFrame) -> None:
+def test_many_corrections_do_not_hide_one_new_patient(tmp_path: Path) -> None:
     """Ten corrected cells of one column leave the sums of the others, from which a new patient's values follow."""
-    first = own.register(table[:60])
-    changed = table[:61].copy()
-    changed.loc[:29, "oldpeak"] += 0.5
-    second = own.register(changed)
-    one, other = sums_of(first), sums_of(second)
+    settled(tmp_path, range(40), range(40, 50))
+    found = settled(tmp_path, [*range(40), 60], range(40, 50), corrected=range(10))
 
-    assert one is not None
-    untouched = [place for place, name in enumerate(NUMBERS) if name != "oldpeak"]
-    if other is not None:
-        change = np.abs(other[0] - one[0])[untouched]
-        assert ((change == 0) | (change >= MIN_CELL) | (other[0][untouched] == 0)).all()
+    assert len(found.train) == 41  # ten patients are gone, and eleven are new
+    assert not found.train_is_near
+    *others, last = HEART_DISEASE.column_names
+    assert found.near_columns == {*others, HEART_DISEASE.label.name}
+    assert last not in found.near_columns
+
+
+def test_a_run_of_another_task_does_not_show_the_patient_who_was_added(tmp_path: Path) -> None:
+    """The columns that two tasks share are released in the runs of both."""
+    label = HEART_DISEASE.label
+    other = replace(HEART_DISEASE, name="other", columns=HEART_DISEASE.columns[:6], label=replace(label, name="died"))
+    for new in (30, 31, 32):
+        name = f"hospital-{new}"
+        settled(tmp_path, range(20), range(20, 30), name=name)
+        found = settled(tmp_path, [*range(20), new], range(20, 30), name=name, task=other)
+
+        assert set(HEART_DISEASE.column_names[:6]) <= found.near_columns
+
+
+def test_processes_that_join_at_the_same_time_remember_the_same(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        settings_of = [(tmp_path, range(40), range(40, 40 + held_out)) for held_out in (10, 11, 12, 13)]
+        found = [future.result() for future in [pool.submit(settled, *arguments) for arguments in settings_of]]
+
+    assert len({len(hospital.train) for hospital in found}) == 1
+    assert len({len(hospital.test) for hospital in found}) == 1  # that of the first; fewer than 5 others are new
 
 
 def test_another_split_seed_does_not_move_patients_across_the_split(own: OwnHospital, table: pd.DataFrame) -> None:
@@ -200,16 +222,28 @@ def test_the_row_that_was_added_is_used_once_enough_others_are_added(own: OwnHos
 
 
 def settled(
-    folder: Path, train: Sequence[int], test: Sequence[int], *, name: str = "basel", **options: bool
+    folder: Path,
+    train: Sequence[int],
+    test: Sequence[int],
+    *,
+    name: str = "basel",
+    task: Task = HEART_DISEASE,
+    corrected: Sequence[int] = (),
+    is_recorded: bool = True,
 ) -> SettledHospital:
-    """A hospital with these patients by number, each of them unlike all others, as its memory has them used."""
+    """A hospital with these patients by number, each of them unlike all others, as its memory has them used.
+
+    Args:
+        corrected: those whose last column has another value.
+    """
 
     def patients(numbers: Sequence[int]) -> Patients:
-        values = np.add.outer(100.0 * np.array(numbers, dtype=np.float64), np.arange(len(HEART_DISEASE.columns)))
+        values = np.add.outer(100.0 * np.array(numbers, dtype=np.float64), np.arange(len(task.columns)))
+        values[np.isin(numbers, corrected), -1] += 0.5
         return Patients(values, np.array(numbers, dtype=np.float32) % 2)
 
-    hospital = Hospital(name=name, task=HEART_DISEASE, train=patients(train), test=patients(test))
-    return settle(hospital, path_beside(folder / "x.csv", name), MIN_CELL, **options)
+    hospital = Hospital(name=name, task=task, train=patients(train), test=patients(test))
+    return settle(hospital, path_beside(folder / "x.csv", name), MIN_CELL, is_recorded=is_recorded)
 
 
 def test_a_check_remembers_nothing(tmp_path: Path) -> None:

@@ -134,6 +134,7 @@ def test_a_server_admits_nobody_with_other_terms(metadata: dict[str, str]) -> No
     address, lines = f"127.0.0.1:{free_port()}", list[str]()
     with serve_streams(address, AGREEMENT, lines.append, terms=TERMS.text) as grid:
         with RawHospital("a", address, **metadata) as hospital:
+            hospital.leave()
             assert hospital.end() is grpc.StatusCode.UNAVAILABLE
         assert grid.names() == {}
     assert [line.startswith("rejected a: the run's terms have changed") for line in lines] == [True]

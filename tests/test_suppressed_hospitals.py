@@ -37,6 +37,7 @@ from federated_health.ml.targets.binary import Counts
 from federated_health.report.page import Picture, Table, render
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.problem_log import ProblemLog
+from federated_health.server.suspicious_hospitals import describe_uncovered_rows
 from tests.support.example_run import Replies, benefit, blocks, page_of, rows, section
 from tests.support.light_hospitals import FINAL_RELEASES, ROWS, run_of, three, three_with_scores
 
@@ -189,12 +190,13 @@ def content_of(*, suppressed: dict[str, str]) -> RecordDict:
 
 
 def test_figures_may_be_absent_only_if_the_reply_says_so() -> None:
-    content = content_of(suppressed={FINAL_EVALUATION: SMALL_CELL})
+    content, silent = (content_of(suppressed={FINAL_EVALUATION: SMALL_CELL}) for _ in range(2))
+    del silent["disclosure"]
+
     assert not read_evaluation(content, TARGET, 20, final=True).has_counts
-    del content["disclosure"]
 
     with pytest.raises(MalformedMessageError):
-        read_evaluation(content, TARGET, 20, final=True)
+        read_evaluation(silent, TARGET, 20, final=True)
 
 
 @pytest.mark.parametrize(
@@ -237,14 +239,19 @@ def test_registrations_and_training_scores_say_what_they_lack() -> None:
     measurements, nothing = HEART_DISEASE.measurements, np.zeros((0, 3))
     suppressed = {"row-counts": SMALL_CELL, "class-counts": SMALL_CELL, "column-sums": SMALL_CELL}
     registration = Registration(
-        name="basel", train_examples=30, test_examples=0, sums=withheld_sums(len(measurements)), suppressed=suppressed
+        name="basel",
+        train_examples=30,
+        test_examples=0,
+        sums=withheld_sums(len(measurements)),
+        class_counts=(0, 0),
+        suppressed=suppressed,
     )
     read = read_registration(registration.to_content(), measurements, 28, 2)
     assert (read.test_examples, read.class_counts, read.sums.are_released) == (0, (0, 0), False)
 
     scores = TrainingScores(positives=nothing, negatives=nothing, suppressed={"threshold-scores": SMALL_CELL})
+    assert len(read_training_scores(scores.to_content(), 30).positives) == 0
     content = scores.to_content()
-    assert len(read_training_scores(content, 30).positives) == 0
     del content["disclosure"]
     with pytest.raises(MalformedMessageError):
         read_training_scores(content, 30)
@@ -255,3 +262,13 @@ def test_what_may_be_suppressed_is_explained() -> None:
     released = {getattr(messages, name) for name in (*names, "FINAL_EVALUATION", "CLASS_COUNTS", "ASSOCIATIONS")}
     assert released <= RELEASES.keys()
     assert not any(character.isdigit() for reason in REASONS for character in reason)
+
+
+def test_suppressed_counts_are_not_suspicious() -> None:
+    suppressed = {"row-counts": SMALL_CELL, "class-counts": SMALL_CELL}
+    registration = Registration(
+        name="basel", train_examples=300, test_examples=0, sums=withheld_sums(5), class_counts=(0, 0)
+    )
+
+    assert len(describe_uncovered_rows(registration)) == 2
+    assert not describe_uncovered_rows(replace(registration, suppressed=suppressed))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from federated_health.cli import console, tables
 from federated_health.errors import RunError
 from federated_health.interrupts import SIGNALS
+from federated_health.messages.content import FINAL_EVALUATION
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS, figure_title
 from federated_health.ml.targets import target_of
 from federated_health.ml.verdicts import verdict_text
@@ -86,7 +87,8 @@ def interrupts_deferred(announcement: str) -> Iterator[None]:
 def _print_and_save(folder: RunFolder, run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool) -> None:
     try:
         target = target_of(run.settings.task_declaration)
-        suppressed = [name for name, part in run.evaluations.items() if not part.has_counts]
+        unreleased = {name: part.suppressed for name, part in run.evaluations.items() if not part.has_counts}
+        suppressed = [f"{name} ({reasons[FINAL_EVALUATION]})" for name, reasons in unreleased.items()]
         print_final_figures(figures, run.threshold, target, suppressed)
         print_benefit(figures.get("joining", {}), target)
         if problems := run.problems.describe():
@@ -104,7 +106,7 @@ def print_final_figures(
     """Print the final table: hospitals, the federation, and with classes the mean of the ROC-AUCs within hospitals.
 
     Args:
-        suppressed: hospitals that suppress their figures.
+        suppressed: hospitals that suppress their figures, each with the reason.
     """
     federation = dict(figures["federation"] or {})
     if any(key.endswith("_noise") for key in federation):

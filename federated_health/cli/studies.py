@@ -28,7 +28,7 @@ from federated_health.studies.audit.audit_page import (
     strength_rows,
     sums_of_few_rows,
 )
-from federated_health.studies.audit.small_hospital import PATIENTS
+from federated_health.studies.audit.drawn_hospital import PATIENTS
 from federated_health.studies.benefit import benefit_study
 from federated_health.studies.benefit.comparison import difference_name
 from federated_health.studies.benefit.training_setups import TrainingSetup

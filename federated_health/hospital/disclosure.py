@@ -117,7 +117,7 @@ class _Gate:
             test_examples=0 if reasons[ROW_COUNTS] else content.test_examples,
             sums=sums,
             associations=associations,
-            class_counts=() if reasons.get(CLASS_COUNTS) else content.class_counts,
+            class_counts=(0,) * len(content.class_counts) if reasons.get(CLASS_COUNTS) else content.class_counts,
             suppressed=_drop_empty(reasons),
         )
 

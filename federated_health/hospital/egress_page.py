@@ -97,7 +97,7 @@ def _overview(summary: Summary) -> Section:
 
 def releases_section(summary: Summary, title: str = "What left, in plain words") -> Section:
     """What left by release: how often, how much, and what it is."""
-    sent = {name: total for name, total in summary.ordered_releases().items() if total.messages}
+    sent = {name: total for name, total in summary.ordered_releases().items() if total.has_left}
     rows = tuple((name, f"{total.messages:,}", total.round_range, f"{total.bytes:,}") for name, total in sent.items())
     columns = ("what", "messages", "rounds", "bytes")
     blocks: list[Block] = [

@@ -185,20 +185,11 @@ def hospital_of(message: Message, context: Context) -> Hospital:
             raise
         raise DataError(str(error)) from None  # the reason names a column, which no budget accounts for
     policy = disclosure_policy(context)
-    return hospital if policy.public else _settled(hospital, path, context.node_config.get(LEDGER), policy.min_cell)
+    if policy.public:
+        return hospital
+    from federated_health.hospital.release_memory import settle_once  # noqa: PLC0415  # public data need none
 
-
-@lru_cache(maxsize=1024)
-def _settled(hospital: Hospital, path: Path, ledger: str | None, minimum: int) -> Hospital:
-    """The hospital with the rows that earlier releases allow, once per process (see `hospital.release_memory`)."""
-    from federated_health.hospital import release_memory  # noqa: PLC0415  # public data need none
-
-    settled = release_memory.settle(
-        hospital, release_memory.path_beside(path, hospital.name, Path(ledger) if ledger else None), minimum
-    )
-    for note in settled.notes:
-        logger.warning("%s: %s", hospital.name, note)
-    return settled
+    return settle_once(hospital, path, context.node_config.get(LEDGER), policy.min_cell)
 
 
 def task_of(context: Context, name: str) -> Task:
@@ -395,7 +386,7 @@ def evaluate_final(message: Message, context: Context) -> Evaluation:
     context.state[ARRAYS] = weights_to_record(weights)
     context.state[CONFIG] = config.to_record()
     if config.privacy is not None:
-        evaluate_once = privacy.load_evaluation().evaluate_once
+        evaluate_once = privacy.load().evaluation.evaluate_once
         evaluation, figures = evaluate_once(context, local.hospital, config, weights, outputs, budget_of(context))
     else:
         evaluation = Evaluation(

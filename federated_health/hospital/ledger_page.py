@@ -106,6 +106,11 @@ class ReleaseTotal(Total):
     values: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     withheld: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def has_left(self) -> bool:
+        """Whether more was sent than the statement that the release was withheld."""
+        return any(record != DISCLOSURE for record, _ in self.values)
+
     def list_withheld(self) -> list[str]:
         """One line per reason for which the release was withheld."""
         return [f"withheld {number_of(times, 'time')}: {printable(reason)}" for reason, times in self.withheld.items()]

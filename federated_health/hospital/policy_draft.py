@@ -76,7 +76,7 @@ require_secure_aggregation = {json.dumps(terms.secure_aggregation)}
 # --------------
 
 # Smallest number of patients in a published cell; smaller cells, and cells from which they follow, are suppressed.
-# Data whose manifest.json says that they are public are not suppressed.
+# It suppresses nothing of data whose manifest.json says that they are public.
 min_cell = {Policy.min_cell}
 
 # Releases that never leave; the hospital still takes part. Each of:

@@ -19,11 +19,13 @@ Nothing is sent that cannot be remembered.
 
 import base64
 import json
+import logging
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,8 @@ from federated_health.data.hospital import Hospital, Patients
 from federated_health.errors import DisclosureError, StorageError
 from federated_health.file_access import read_file
 from federated_health.files import PRIVATE, locked_folder, replace_file
+
+logger = logging.getLogger(__name__)
 
 VERSION = 1
 
@@ -172,6 +176,15 @@ class Memory:
 def path_beside(data: Path, hospital: str, folder: Path | None = None) -> Path:
     """The file in the folder of a hospital's CSV, or in that of its ledger."""
     return (folder or data.parent) / f"releases-{hospital}.json"
+
+
+@lru_cache(maxsize=1024)
+def settle_once(hospital: Hospital, data: Path, ledger: str | None, minimum: int) -> SettledHospital:
+    """`settle` by the file beside a hospital's CSV or in the folder of its ledger, once per process, with log lines."""
+    settled = settle(hospital, path_beside(data, hospital.name, Path(ledger) if ledger else None), minimum)
+    for note in settled.notes:
+        logger.warning("%s: %s", hospital.name, note)
+    return settled
 
 
 def settle(hospital: Hospital, path: Path, minimum: int, *, is_recorded: bool = True) -> SettledHospital:

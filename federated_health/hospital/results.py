@@ -48,7 +48,10 @@ def save_results(
         "hospitals": {name: dict(own)} if own else {},
         **_summarise_benefit(context, task, name, evaluation),
     }
-    write_json(folder / METRICS, {**run_page.metrics_of(config, stopped=False), **figures})
+    described = run_page.metrics_of(config, stopped=False)
+    if not target_of(task).has_threshold:
+        described.pop("threshold")
+    write_json(folder / METRICS, {**described, **figures})
     summary = run_page.RunSummary(
         task=task,
         config=config,

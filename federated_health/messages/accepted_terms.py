@@ -35,7 +35,10 @@ ANSWERS = {
     content.FINAL: "final-evaluation",
     content.BENEFIT: "appraisal",
 }
-"""Messages of a run without secure aggregation, and what leaves with the answer (see `releases`)."""
+"""Messages of a run without secure aggregation, and what leaves with the answer (see `releases`).
+
+With secure aggregation they are `train.masked`, `evaluate.masked`, `evaluate.masked_threshold` and so on.
+"""
 
 SAME = ("task", "schema", "strategy", "strategy_args", "local_epochs", "batch_size", "learning_rate", "optimizer", "l2")
 """Fields of a train config that are those of the terms, besides seed, network and privacy plan."""
@@ -162,18 +165,25 @@ def _check_message(message: Message, context: Context, state: Any) -> None:
     if (kind not in ANSWERS) != terms.secure_aggregation:
         how = "with" if terms.secure_aggregation else "without"
         raise TermsError(f"unexpected {kind}: expected messages of a run {how} secure aggregation")
-    for release in (ANSWERS.get(kind), "round-evaluation" if read_value(config, content.EVALUATE, False) else None):
+    asked = [ANSWERS.get(kind.replace(".masked_", ".").removesuffix(".masked"))]
+    asked += ["round-evaluation"] * read_value(config, content.EVALUATE, False)
+    asked += ["appraisal"] * (config.get("appraisal") is True)
+    for release in asked:
         if release not in (None, *terms.releases):
             raise TermsError(f"unexpected {kind}: expected none that asks for {release}, by the terms of the run")
-    repeated = MAX_TRAININGS_PER_ROUND if terms.secure_aggregation else 1  # a lost sum takes a number of its own
-    for name, most in ((content.ROUND, repeated * terms.rounds), ("rounds", terms.rounds)):
+    trainings = MAX_TRAININGS_PER_ROUND * terms.rounds
+    # With secure aggregation a round that is repeated gets the next number.
+    for name, most in (
+        (content.ROUND, trainings if terms.secure_aggregation else terms.rounds),
+        ("rounds", terms.rounds),
+    ):
         if (number := read_value(config, name, 0)) > most:
             raise TermsError(f"{name}: expected at most {most}, by the terms of the run, got {number}")
     if kind in TRAINING:
         _compare(PROXIMAL_MU, proximal_mu, read_value(config, PROXIMAL_MU, 0.0))
         trained = context.state[ASKED]["trained"] - state["trained-before"] if ASKED in context.state else 0
-        if trained >= (most := MAX_TRAININGS_PER_ROUND * terms.rounds):
-            raise TermsError(f"unexpected {kind}: expected at most {most} trainings in {terms.rounds} rounds")
+        if trained >= trainings:
+            raise TermsError(f"unexpected {kind}: expected at most {trainings} trainings in {terms.rounds} rounds")
 
 
 def check_settings(config: content.TrainConfig, context: Context) -> None:

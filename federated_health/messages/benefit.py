@@ -131,7 +131,7 @@ def summarise_benefits(
                 f"own_{compared}": benefit.own,
                 compared: asdict(benefit.federated),
                 "difference": asdict(benefit.difference),
-                "small": evaluations[name].counts.is_small,
+                "small": evaluations[name].has_counts and evaluations[name].counts.is_small,
                 **({"data_warnings": list(data_warnings[name])} if name in data_warnings else {}),
             }
             for name, benefit in reported.items()

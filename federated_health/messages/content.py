@@ -105,11 +105,7 @@ TRAIN_LOSS = "train-loss"
 
 @dataclass(frozen=True, kw_only=True)
 class Disclosed:
-    """What every reply may say besides its values.
-
-    Attributes:
-        suppressed: release that is suppressed, wholly or in part -> reason; empty where everything is released.
-    """
+    """A reply; `suppressed` has the reason for each release that is suppressed in it, wholly or in part."""
 
     suppressed: Mapping[str, str] = field(default_factory=dict)
 
@@ -172,7 +168,7 @@ class Registration(Disclosed):
     Attributes:
         sums: sums over the training rows. Withheld sums are 0 and are not sent.
         associations: of the label with the columns over the training rows (see `data.associations`); empty if withheld.
-        test_examples: number of held-out rows; suppressed, it is 0 and is not sent.
+        test_examples: number of held-out rows; 0 if it is suppressed.
         class_counts: number of training rows of each class, 0 if they are of fewer than 5 patients; empty unless
             requested (see CLASS_COUNTS).
     """
@@ -200,8 +196,7 @@ class Registration(Disclosed):
     def to_content(self) -> RecordDict:
         sums = {name: getattr(self.sums, name).tolist() for name in SUM_NAMES} if self.sums.are_released else {}
         associations = {ASSOCIATIONS: self.associations.tolist()} if self.associations.size else {}
-        test = {} if ROW_COUNTS in self.suppressed else {"test-examples": self.test_examples}
-        rows = {"train-examples": self.train_examples, **test}
+        rows = {"train-examples": self.train_examples, "test-examples": self.test_examples}
         classes = {CLASS_COUNTS: list(self.class_counts)} if self.class_counts else {}
         metrics = MetricRecord({**rows, **sums, **associations, **classes})
         return self.with_disclosure(RecordDict({HOSPITAL: ConfigRecord({"name": self.name}), METRICS: metrics}))

@@ -55,7 +55,9 @@ RELEASES: dict[str, Release] = {
         counts_patients=True,
     ),
     "final-evaluation": Release(
-        "Once, at the end: the same of the final model; with differential privacy, with noise.", counts_patients=True
+        "Once, at the end, over the held-out patients: how predictions of the final model agree with outcomes, as "
+        "exact counts or sums; with differential privacy only counts, after noise was added.",
+        counts_patients=True,
     ),
     "roc-auc": Release(
         "Once, at the end: how well the final model ranks the held-out patients (the ROC-AUC), exact.", True, True

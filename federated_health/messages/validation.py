@@ -7,39 +7,25 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, MetricRecord, RecordDict
 
 from federated_health.data.columns import Measurement
 from federated_health.data.tasks import Task
+from federated_health.messages import content as messages
 from federated_health.messages.content import (
     ARRAYS,
     ASSOCIATIONS,
     CLASS_COUNTS,
-    COLUMN_SUMS,
     DISCLOSURE,
-    FINAL_EVALUATION,
     HOSPITAL,
     NUM_EXAMPLES,
-    REASONS,
-    ROC_AUC,
-    ROUND_EVALUATION,
-    ROW_COUNTS,
-    SCORES,
-    THRESHOLD_SCORES,
     TRAIN_LOSS,
     Evaluation,
     Registration,
     TrainingScores,
     Update,
 )
-from federated_health.messages.records import (
-    DIVERGED,
-    METRICS,
-    MalformedMessageError,
-    size_of,
-    weights_from_record,
-    write_counts,
-)
+from federated_health.messages.records import DIVERGED, METRICS, MalformedMessageError, size_of, weights_from_record
 from federated_health.ml.metrics import MAX_CELLS, MIN_CELL_SIZE, EvaluationSums
 from federated_health.ml.networks import Network, weight_shapes
 from federated_health.ml.normalisation import MIN_OBSERVED, SUM_NAMES, ColumnSums, withheld_sums
@@ -79,14 +65,12 @@ def read_registration(
     name = record.get("name") if record else None
     if not isinstance(name, str) or not is_hospital_name(name):
         raise MalformedMessageError("its name: expected lower-case letters, digits and hyphens")
-    suppressed = read_disclosure(content, ROW_COUNTS, COLUMN_SUMS, ASSOCIATIONS, CLASS_COUNTS)
     are_released = not set(SUM_NAMES).isdisjoint(content.metric_records.get(METRICS, {}))
-    has_test, has_classes = ROW_COUNTS not in suppressed, classes and CLASS_COUNTS not in suppressed
-    keys = {"train-examples", *(SUM_NAMES if are_released else ())}
-    keys |= ({"test-examples"} if has_test else set()) | ({CLASS_COUNTS} if has_classes else set())
+    keys = {"train-examples", "test-examples", *(SUM_NAMES if are_released else ())}
+    keys |= {CLASS_COUNTS} if classes else set()
     metrics = read_metrics(content, keys, {ASSOCIATIONS} if associations else None)
     train_examples = read_whole(metrics, "train-examples", 1, MAX_DECLARED_ROWS)
-    test_examples = read_whole(metrics, "test-examples", 0, MAX_DECLARED_ROWS) if has_test else 0
+    test_examples = read_whole(metrics, "test-examples", 0, MAX_DECLARED_ROWS)
     if are_released:
         sums = ColumnSums(**{key: read_floats(metrics, key, len(measurements)) for key in SUM_NAMES})
         check_sums(sums, train_examples, measurements)
@@ -101,18 +85,18 @@ def read_registration(
         test_examples=test_examples,
         sums=sums,
         associations=correlations,
-        class_counts=_read_class_counts(metrics, classes, train_examples) if has_classes else (0,) * classes,
-        suppressed=suppressed,
+        class_counts=_read_class_counts(metrics, classes, train_examples) if classes else (),
+        suppressed=read_disclosure(content, messages.ROW_COUNTS, messages.COLUMN_SUMS, ASSOCIATIONS, CLASS_COUNTS),
     )
 
 
-def read_disclosure(content: RecordDict, *releases: str) -> dict[str, str]:
-    """What a hospital suppresses in a reply that may hold these releases, and why; empty if it suppresses nothing."""
-    record = content.get(DISCLOSURE, ConfigRecord())
-    is_known = isinstance(record, ConfigRecord) and set(record) <= set(releases)
-    if not is_known or not all(reason in REASONS for reason in record.values()):
-        raise MalformedMessageError(f"its {DISCLOSURE}: expected releases of this reply, and reasons that are known")
-    return {name: str(reason) for name, reason in record.items()}
+def read_disclosure(content: RecordDict, *releases: str, target: Target[Any] | None = None) -> dict[str, str]:
+    """What is suppressed in a reply that may hold these releases, and why (see `suppressed_replies`)."""
+    if DISCLOSURE not in content:
+        return {}
+    from federated_health.messages.suppressed_replies import read_suppressed  # noqa: PLC0415  # few replies
+
+    return read_suppressed(content, releases, target)
 
 
 def _read_class_counts(metrics: MetricRecord, classes: int, rows: int) -> tuple[int, ...]:
@@ -142,8 +126,8 @@ def read_update(
     """
     arrays = read_only(content, ArrayRecord, ARRAYS, "weights")
     keys = {NUM_EXAMPLES} if private else {NUM_EXAMPLES, TRAIN_LOSS}
-    suppressed = {} if evaluated is None else read_disclosure(content, ROUND_EVALUATION)
-    if evaluated is not None and target is not None and not suppressed:
+    suppressed = read_disclosure(content, messages.ROUND_EVALUATION, target=target)
+    if evaluated is not None and target is not None:
         keys |= names_of_counts(target)
     metrics = read_metrics(content, keys)
     if read_whole(metrics, NUM_EXAMPLES, 1) != declared:
@@ -154,29 +138,25 @@ def read_update(
     loss = None if private else read_number(metrics, TRAIN_LOSS)
     if loss is not None and loss < 0:
         raise MalformedMessageError(f"its {TRAIN_LOSS} is out of range")
-    weights = weights_from_record(arrays, shapes)
-    counts = None
-    if evaluated is not None and target is not None:
-        if suppressed:  # Flower's strategies expect the same metrics of every hospital
-            metrics.update(write_counts(target.no_sums))
-        else:
-            counts = read_counts(metrics, target, evaluated)
-    return Update(weights=weights, examples=declared, loss=loss, counts=counts, suppressed=suppressed)
+    return Update(
+        weights=weights_from_record(arrays, shapes),
+        examples=declared,
+        loss=loss,
+        counts=None if evaluated is None or target is None or suppressed else read_counts(metrics, target, evaluated),
+        suppressed=suppressed,
+    )
 
 
 def read_evaluation(content: RecordDict, target: Target[Any], declared: int, *, final: bool = False) -> Evaluation:
     """Read an evaluation by a hospital that registered with this number of held-out rows."""
     names = target.rows_of_groups(target.no_sums).keys()
-    releases = (FINAL_EVALUATION, ROC_AUC, SCORES) if final else (ROUND_EVALUATION,)
-    suppressed = read_disclosure(content, *releases)
+    releases = (messages.FINAL_EVALUATION, messages.ROC_AUC, messages.SCORES) if final else (messages.ROUND_EVALUATION,)
+    suppressed = read_disclosure(content, *releases, target=target)
     optional = {"roc_auc", *names} if final else set()
-    if releases[0] in suppressed:
-        metrics, counts = read_metrics(content, set(), optional), target.no_sums
-    else:
-        metrics = read_metrics(content, {NUM_EXAMPLES, *names_of_counts(target)}, optional)
-        counts = read_counts(metrics, target, declared)
-        if read_whole(metrics, NUM_EXAMPLES, 0) != counts.examples:
-            raise MalformedMessageError(WRONG_COUNTS)
+    metrics = read_metrics(content, {NUM_EXAMPLES, *names_of_counts(target)}, optional)
+    counts = read_counts(metrics, target, 0 if releases[0] in suppressed else declared)
+    if read_whole(metrics, NUM_EXAMPLES, 0) != counts.examples:
+        raise MalformedMessageError(WRONG_COUNTS)
     auc = read_number(metrics, "roc_auc") if "roc_auc" in metrics else None
     if auc is not None and not 0 <= auc <= 1:
         raise MalformedMessageError("its ROC-AUC is not between 0 and 1")
@@ -192,14 +172,12 @@ def read_evaluation(content: RecordDict, target: Target[Any], declared: int, *, 
 
 def read_training_scores(content: RecordDict, declared: int) -> TrainingScores:
     """Read the scores of a hospital that registered with this number of training rows."""
-    if suppressed := read_disclosure(content, THRESHOLD_SCORES):
-        read_metrics(content, set())
-        return TrainingScores(positives=np.zeros((0, 3)), negatives=np.zeros((0, 3)), suppressed=suppressed)
+    suppressed = read_disclosure(content, messages.THRESHOLD_SCORES)
     metrics = read_metrics(content, {"positives", "negatives"})
     positives, negatives = read_cells(metrics, "positives"), read_cells(metrics, "negatives")
     if positives[:, 0].sum() + negatives[:, 0].sum() > declared:
         raise MalformedMessageError("its score groups hold more than the training rows that it registered")
-    return TrainingScores(positives=positives, negatives=negatives)
+    return TrainingScores(positives=positives, negatives=negatives, suppressed=suppressed)
 
 
 def read_only(content: RecordDict, kind: type[Record], name: str, meaning: str) -> Record:

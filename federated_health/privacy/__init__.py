@@ -11,13 +11,13 @@ from federated_health.ml import load_privacy_plan
 
 
 def load() -> ModuleType:
-    """This package with `budget` and `message_checks`, for a run with differential privacy.
+    """This package with `budget`, `evaluation` and `message_checks`, for a run with differential privacy.
 
     Raises:
         MissingLibraryError: dp-accounting is not installed.
     """
     load_privacy_plan()
-    from federated_health.privacy import budget, message_checks  # noqa: F401, PLC0415  # the loader of this folder
+    from federated_health.privacy import budget, evaluation, message_checks  # noqa: F401, PLC0415  # the loader of this folder
 
     return sys.modules[__name__]
 
@@ -35,10 +35,3 @@ def load_training() -> ModuleType:
     from federated_health.privacy import training  # noqa: PLC0415  # the loader of this folder
 
     return training
-
-
-def load_evaluation() -> ModuleType:
-    """The module `evaluation`, which a run needs at its end."""
-    from federated_health.privacy import evaluation  # noqa: PLC0415  # the loader of this folder
-
-    return evaluation

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 from federated_health.data.label_direction import find_inverted_labels
-from federated_health.messages.content import Registration
+from federated_health.messages.content import CLASS_COUNTS, ROW_COUNTS, Registration
 from federated_health.ml.strategies import STRATEGIES
 from federated_health.server.problem_log import ProblemLog
 from federated_health.settings import Settings
@@ -64,8 +64,10 @@ def describe_uncovered_rows(registration: Registration) -> list[str]:
         covered = int(registration.sums.count.max())
         if covered < MIN_COVERED * train:
             texts.append(f"declares {train:,} training rows; its sums cover {covered:,} in the fullest column")
-    if train >= MIN_ROWS and registration.class_counts and sum(registration.class_counts) < MIN_COVERED * train:
+    has_classes = registration.class_counts and CLASS_COUNTS not in registration.suppressed
+    if train >= MIN_ROWS and has_classes and sum(registration.class_counts) < MIN_COVERED * train:
         texts.append(f"declares {train:,} training rows; its class counts cover {sum(registration.class_counts):,}")
-    if train + test >= MIN_ROWS and (train > MAX_TRAIN_RATIO * test or test > MAX_TEST_RATIO * train):
+    has_test = ROW_COUNTS not in registration.suppressed
+    if has_test and train + test >= MIN_ROWS and (train > MAX_TRAIN_RATIO * test or test > MAX_TEST_RATIO * train):
         texts.append(f"declares {train:,} training rows and {test:,} held-out rows; about three to one are usual")
     return texts

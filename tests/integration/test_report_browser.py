@@ -10,16 +10,21 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from federated_health.hospital.egress_page import page_of_ledger
+from federated_health.hospital.ledger_page import summarise
 from federated_health.report.page import Page, render
 from tests.support.example_report import HOSPITALS, page
 from tests.support.example_run import Replies, benefit, evaluation, page_of
 from tests.support.studies import Labels, study_of
+from tests.test_egress_page import ACCEPTED, WITHHELD
+from tests.test_ledger_page import LINES
 
 pytestmark = pytest.mark.slow
 
@@ -196,7 +201,16 @@ def page_of_a_small_study() -> Page:
     return study_of(labels, score, strategies=("fedavg", "fedyogi")).page
 
 
-PAGES = [page_of_a_run, page_of_many_hospitals, page_of_a_small_study]
+@cache
+def page_of_an_egress_ledger() -> Page:
+    """With accepted terms, a suppressed release, an error, and a value that no release explains."""
+    with TemporaryDirectory() as folder:
+        ledger = Path(folder) / "egress-a.jsonl"
+        ledger.write_text("".join([ACCEPTED, WITHHELD, *LINES]))
+        return page_of_ledger(summarise(ledger), "0" * 64)
+
+
+PAGES = [page_of_a_run, page_of_many_hospitals, page_of_a_small_study, page_of_an_egress_ledger]
 
 
 @pytest.mark.parametrize(
@@ -207,6 +221,8 @@ PAGES = [page_of_a_run, page_of_many_hospitals, page_of_a_small_study]
         (page_of_a_small_study, "desk", "dark"),
         (page_of_a_small_study, "phone", "light"),
         (page_of_many_hospitals, "phone", "light"),
+        (page_of_an_egress_ledger, "desk", "light"),
+        (page_of_an_egress_ledger, "phone", "dark"),
     ],
 )
 def test_axe_finds_no_violation_in_a_real_report(
@@ -231,7 +247,7 @@ def test_a_real_report_does_not_scroll_sideways_and_its_text_does_not_overlap(
 
 
 def test_tables_of_real_reports_fit_on_a_desk(opened: Opener) -> None:
-    for of in (page_of_a_run, page_of_a_small_study):
+    for of in (page_of_a_run, page_of_a_small_study, page_of_an_egress_ledger):
         with opened(of=of) as shown:
             shown.evaluate("document.querySelectorAll('details').forEach(folded => folded.open = true)")
             wide = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)"

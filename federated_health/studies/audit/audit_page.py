@@ -10,9 +10,9 @@ from federated_health.report.page import Block, Caution, Page, Picture, Section
 from federated_health.report.panels import panels_of
 from federated_health.report.tradeoff import Panel, draw_tradeoff
 from federated_health.studies.audit.attacks import ATTACKS, SECURE_AGGREGATION
+from federated_health.studies.audit.drawn_hospital import PATIENTS
 from federated_health.studies.audit.membership import FALSE_POSITIVE_RATE, GUESSING, largest_roc_auc
 from federated_health.studies.audit.shadow_runs import AVERAGES, FINAL, HELD_OUT, HELD_OUT_SUM, UPDATES, AuditPlan
-from federated_health.studies.audit.small_hospital import PATIENTS
 
 Figures = Mapping[str, Any]
 """Privacy setting -> figures, or a part of these (see `audit_figures`)."""

@@ -18,6 +18,7 @@ from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 from federated_health.studies.audit.attacks import PLAIN, audit_figures, sums_of_few
 from federated_health.studies.audit.audit_page import audit_page
+from federated_health.studies.audit.drawn_hospital import can_draw
 from federated_health.studies.audit.shadow_runs import (
     DISCLOSURE_CONTROL,
     AuditPlan,
@@ -25,7 +26,6 @@ from federated_health.studies.audit.shadow_runs import (
     ShadowRunResult,
     train_shadow_run,
 )
-from federated_health.studies.audit.small_hospital import can_draw
 from federated_health.studies.study import find_hospitals, prepare_folder, refuse_duplicates
 from federated_health.studies.workers import run_tasks
 

@@ -21,6 +21,7 @@ from federated_health.ml.scores import roc_auc
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.studies.audit import inversion
+from federated_health.studies.audit.drawn_hospital import draw_small_hospital
 from federated_health.studies.audit.held_out import membership_equations, sum_over_hospitals
 from federated_health.studies.audit.membership import confidences
 from federated_health.studies.audit.observations import (
@@ -31,7 +32,7 @@ from federated_health.studies.audit.observations import (
     log_odds_of,
     patient_statistics,
 )
-from federated_health.studies.audit.small_hospital import Findings, attack_small_hospital, draw_small_hospital
+from federated_health.studies.audit.small_hospital import Findings, attack_small_hospital
 from federated_health.studies.audit.subset_recovery import recover_subset
 from federated_health.studies.study import forget_local_models, local_model, open_run, require_all_updates
 from federated_health.transport.app_calls import App

@@ -1,25 +1,22 @@
-"""A small hospital among the others, and what a curious server learns of it.
+"""What a curious server learns of a small hospital among the others (see `drawn_hospital`).
 
-A draw takes PATIENTS patients of one hospital, who replace it in the run, and one more, who is added to them later. The
-attacks on its rows know the records of the hospital from which they were drawn, and ask which of them are in it; those
-with crafted weights and by differencing know nothing but the released messages.
+The attacks on its rows know the records of the hospital from which they were drawn, and ask which of them are in it;
+those with crafted weights and by differencing know nothing but the released messages.
 """
 
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from federated_health.data.hospital import Hospital, Patients
-from federated_health.data.split import DEFAULT_SPLIT_SEED, split_rows
 from federated_health.hospital.policy import Policy
 from federated_health.hospital.release_memory import path_beside, settle
 from federated_health.messages.content import Registration
@@ -37,6 +34,7 @@ from federated_health.studies.audit.crafted_weights import (
     isolating_weights,
 )
 from federated_health.studies.audit.differencing import added_values
+from federated_health.studies.audit.drawn_hospital import Draw
 from federated_health.studies.audit.held_out import (
     membership_equations,
     outcome_equations,
@@ -61,62 +59,11 @@ from federated_health.studies.audit.subset_recovery import MAX_NODES, recover_su
 from federated_health.studies.study import open_run
 from federated_health.transport.app_calls import App
 
-PATIENTS = 30
-
 OWN, SUM = "own", "sum"
 """What the server sees: each hospital's messages, or with secure aggregation only their sums over all hospitals."""
 
 Findings = dict[str, float | None]
 """Attack -> what it finds out (see `attack_small_hospital`); None where the attack is not defined."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Draw:
-    """A small hospital in place of the one from which its patients were drawn.
-
-    Attributes:
-        hospitals: all hospitals of the run, with the small one.
-        name: of the small hospital.
-        grown: the small hospital with one more patient.
-        added: the rows of that patient.
-        whole: the original hospital without that patient, and with it.
-        others: patients of the original hospital who are in neither.
-    """
-
-    hospitals: Mapping[str, Hospital]
-    name: str
-    grown: Hospital
-    added: Patients
-    whole: tuple[Hospital, Hospital]
-    others: Patients
-
-    @property
-    def small(self) -> Hospital:
-        return self.hospitals[self.name]
-
-
-def draw_small_hospital(hospitals: Mapping[str, Hospital], number: int, seed: int) -> Draw:
-    """The draw of this number; the hospitals with enough patients take turns."""
-    large = [name for name, hospital in hospitals.items() if _count_patients(hospital) > PATIENTS]
-    name = large[number % len(large)]
-    everyone = _everyone(hospitals[name])
-    patient_of_row = everyone.number_patients()
-    order = np.random.default_rng([seed, 2, number]).permutation(patient_of_row.max() + 1)
-    rows = [np.isin(patient_of_row, chosen) for chosen in np.split(order, [PATIENTS, PATIENTS + 1])]
-    small, added, others = map(everyone.take, rows)
-    return Draw(
-        hospitals={**hospitals, name: _split(hospitals[name], small)},
-        name=name,
-        grown=_split(hospitals[name], everyone.take(rows[0] | rows[1])),
-        added=added,
-        whole=(_split(hospitals[name], everyone.take(~rows[1])), _split(hospitals[name], everyone)),
-        others=others,
-    )
-
-
-def can_draw(hospitals: Mapping[str, Hospital]) -> bool:
-    """Whether any hospital has enough patients to draw a small one from it."""
-    return any(_count_patients(hospital) > PATIENTS for hospital in hospitals.values())
 
 
 def attack_small_hospital(
@@ -202,7 +149,7 @@ class _Knowledge:
 def _known_means(known: _Knowledge, view: str) -> float:
     """The share of the small hospital's measurements whose mean its registration tells."""
     released = known.run.registrations[known.draw.name].sums.count > 0
-    return float(released.mean()) if view == OWN else 0.0
+    return float(released.mean()) if view == OWN and released.size else 0.0
 
 
 def _rebuild_added(
@@ -293,6 +240,8 @@ def _evaluated(known: _Knowledge, view: str, recorder: RecordingApp) -> Findings
 def _count_values(known: _Knowledge, view: str) -> float | None:
     """The share of held-out patients of whom a measurement is told by counting weights, one question per round."""
     task, position = known.task, 0
+    if not task.measurements:
+        return None
     server = CountingServer(task.measurements[position], known.normalisation.mean[position])
     bounds: list[int] = []
 
@@ -312,8 +261,10 @@ def _count_values(known: _Knowledge, view: str) -> float | None:
     return (server.found() & truth).total() / len(test) if len(test) else None
 
 
-def _isolate(known: _Knowledge, view: str) -> float:
+def _isolate(known: _Knowledge, view: str) -> float | None:
     """The number of patients whose row is rebuilt from one update, or one average, by isolating weights."""
+    if not known.task.measurements:
+        return None
     train, _ = known.rows[view]
     generator = np.random.default_rng([known.run.settings.seed, 3])
     crafted = isolating_weights(known.task, known.shapes, len(train), generator)
@@ -379,24 +330,3 @@ def _register_twice(
         run.gather()
         found.append(run.registrations)
     return found
-
-
-def _everyone(hospital: Hospital) -> Patients:
-    """All rows of a hospital."""
-    ids = [part.ids for part in (hospital.train, hospital.test) if part.ids is not None]
-    rows = Patients.concatenate([hospital.train, hospital.test])
-    return replace(rows, ids=np.concatenate(ids)) if ids else rows
-
-
-def _count_patients(hospital: Hospital) -> int:
-    return int(_everyone(hospital).number_patients().max(initial=-1)) + 1
-
-
-def _split(hospital: Hospital, patients: Patients) -> Hospital:
-    """A hospital with these patients, split as it would split its CSV."""
-    task = hospital.task
-    numbers = pd.DataFrame(patients.values, columns=list(task.column_names))
-    numbers[task.label.name] = patients.labels
-    train, test = split_rows(numbers, task.label.name, DEFAULT_SPLIT_SEED, patients.ids, task.label.classes)
-    parts = {"train": patients.take(train), "test": patients.take(test), "positions": np.concatenate([train, test])}
-    return replace(hospital, **parts, warnings=())  # type: ignore[arg-type]  # each of its own type
