@@ -21,7 +21,7 @@ from federated_health.hospital.disclosure import disclose, join_cells
 from federated_health.hospital.policy import Policy
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import (
-    NEAR_EARLIER,
+    DIFFERENCING,
     SMALL_CELL,
     SWITCHED_OFF,
     Evaluation,
@@ -467,5 +467,5 @@ def test_scores_are_withheld_after_a_removal(own: OwnHospital, table: pd.DataFra
     reasons = {name: reason for reply in after.values() for name, reason in reply.get("disclosure", {}).items()}
 
     assert "scores" not in before["evaluate.final"].get("disclosure", {})
-    assert NEAR_EARLIER in reasons.values()
-    assert reasons["column-sums"] == NEAR_EARLIER
+    assert DIFFERENCING in reasons.values()
+    assert reasons["column-sums"] == DIFFERENCING

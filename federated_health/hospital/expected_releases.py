@@ -49,7 +49,7 @@ class ExpectedReleases:
         if not policy.public:
             folder = config.get(LEDGER)
             memory = release_memory.path_beside(data, hospital.name, Path(str(folder)) if folder else None)
-            hospital = release_memory.settle(hospital, memory, policy.min_cell, is_recorded=False)
+            hospital = release_memory.choose_rows(hospital, memory, policy.min_cell, is_recorded=False)
             self.notes = hospital.notes
         self._hospital, self._policy = hospital, policy
         self._settings = Settings(declared_task=hospital.task)

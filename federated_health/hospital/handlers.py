@@ -187,9 +187,9 @@ def hospital_of(message: Message, context: Context) -> Hospital:
     policy = disclosure_policy(context)
     if policy.public:
         return hospital
-    from federated_health.hospital.release_memory import settle_once  # noqa: PLC0415  # public data need none
+    from federated_health.hospital.release_memory import choose_rows_once  # noqa: PLC0415  # public data need none
 
-    return settle_once(hospital, path, context.node_config.get(LEDGER), policy.min_cell)
+    return choose_rows_once(hospital, path, context.node_config.get(LEDGER), policy.min_cell)
 
 
 def task_of(context: Context, name: str) -> Task:
