@@ -460,7 +460,7 @@ def test_a_public_csv_that_was_changed_is_no_longer_public(hospitals_folder: Pat
     assert (tmp_path / "releases-cleveland.json").exists()
 
 
-def test_scores_are_withheld_after_a_removal(own: OwnHospital, table: pd.DataFrame) -> None:
+def test_scores_are_suppressed_after_a_removal(own: OwnHospital, table: pd.DataFrame) -> None:
     large = table.head(200)
     before = replies_of(own, own.context(large))
     after = replies_of(own, own.context(large.drop(index=large.index[::70])))

@@ -130,7 +130,7 @@ def test_patients_who_are_added_and_removed_are_not_found(own: OwnHospital, tabl
     assert is_safe(registrations, table)
 
 
-def test_sums_are_withheld_after_a_removal_and_counts_too(own: OwnHospital, table: pd.DataFrame) -> None:
+def test_sums_are_suppressed_after_a_removal_and_counts_too(own: OwnHospital, table: pd.DataFrame) -> None:
     first = own.register(table[:60], asks_classes=True)
     second = own.register(table[1:60].drop(index=[20, 40]), asks_classes=True)
 

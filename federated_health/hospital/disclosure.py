@@ -129,8 +129,8 @@ class _Gate:
             [self.train_is_exposed or m.name in self.exposed_columns for m in self.hospital.task.measurements]
         )
         is_small = (sums.count > 0) & (sums.count < self.of_train)
-        withheld = is_exposed | is_small
-        kept = ColumnSums(*(np.where(withheld, 0.0, getattr(sums, name)) for name in SUM_NAMES))
+        suppressed = is_exposed | is_small
+        kept = ColumnSums(*(np.where(suppressed, 0.0, getattr(sums, name)) for name in SUM_NAMES))
         reason = self._reason(
             COLUMN_SUMS, is_exposed=bool((is_exposed & (sums.count > 0)).any()), is_small=bool(is_small.any())
         )
