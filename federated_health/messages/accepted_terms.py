@@ -17,7 +17,8 @@ from federated_health.errors import TermsError
 from federated_health.messages import content, server_messages
 from federated_health.messages.records import MalformedMessageError
 from federated_health.messages.run_terms import MAX_TERMS_CHARACTERS, NOT_ACCEPTED, RUN_TERMS, RunTerms
-from federated_health.messages.server_messages import ASKED, CONFIG_FIELDS, TRAINING, Field, read_value
+from federated_health.messages.server_messages import ASKED, CONFIG_FIELDS, EVALUATION, TRAINING, Field, read_value
+from federated_health.ml.metrics import DEFAULT_THRESHOLD
 from federated_health.ml.networks import NETWORK_KEYS, Network, Weights
 from federated_health.names import MAX_ROUNDS, MAX_WEIGHTS, PRIVACY_PREFIX, PROXIMAL_MU, RUN_ID
 from federated_health.setting_fields import LARGEST, MAX_EPSILON
@@ -179,6 +180,8 @@ def _check_message(message: Message, context: Context, state: Any) -> None:
     ):
         if (number := read_value(config, name, 0)) > most:
             raise TermsError(f"{name}: expected at most {most}, by the terms of the run, got {number}")
+    if kind in (*TRAINING, *EVALUATION):  # counts at many thresholds would differ by single patients
+        _compare("threshold", DEFAULT_THRESHOLD, read_value(config, "threshold", DEFAULT_THRESHOLD))
     if kind in TRAINING:
         _compare(PROXIMAL_MU, proximal_mu, read_value(config, PROXIMAL_MU, 0.0))
         trained = context.state[ASKED]["trained"] - state["trained-before"] if ASKED in context.state else 0
