@@ -20,7 +20,7 @@ from federated_health.messages.run_terms import MAX_TERMS_CHARACTERS, NOT_ACCEPT
 from federated_health.messages.server_messages import ASKED, CONFIG_FIELDS, EVALUATION, TRAINING, Field, read_value
 from federated_health.ml.metrics import DEFAULT_THRESHOLD
 from federated_health.ml.networks import NETWORK_KEYS, Network, Weights
-from federated_health.names import MAX_ROUNDS, MAX_WEIGHTS, PRIVACY_PREFIX, PROXIMAL_MU, RUN_ID
+from federated_health.names import AGREED_PLAN, MAX_ROUNDS, MAX_WEIGHTS, PRIVACY_PREFIX, PROXIMAL_MU, RUN_ID
 from federated_health.setting_fields import LARGEST, MAX_EPSILON
 
 MAX_TRAININGS_PER_ROUND = 2
@@ -104,6 +104,7 @@ def accept(context: Context, text: str, by: str) -> None:
     """Remember in a hospital's state that it accepted run terms, and what decided; earlier ones are replaced."""
     state: Any = context.state
     trained = state[ASKED]["trained"] if ASKED in state else 0
+    state.pop(AGREED_PLAN, None)  # that of another run
     state[RUN_TERMS] = ConfigRecord({"text": text, "by": by, "trained-before": trained, "ended": ""})
 
 
