@@ -76,8 +76,9 @@ def read_terms(text: str) -> RunTerms:
         raise MalformedMessageError("the run terms: expected those of this version, got another text") from None
     plain = {name: field.read(values, name, owner) for name, field in TERMS_FIELDS.items()}
     network = {name: CONFIG_FIELDS[name].read(network, name, owner) for name in NETWORK_KEYS}
-    if not all(value.isprintable() for value in (*plain.values(), *network.values()) if isinstance(value, str)):
-        raise MalformedMessageError("the run terms: expected printable text")
+    texts = " ".join(value for value in (*plain.values(), *network.values()) if isinstance(value, str) and value)
+    if not (texts.isascii() and texts.isprintable()) or "  " in texts:  # blanks could fill a line of a terminal
+        raise MalformedMessageError("the run terms: expected printable ASCII text with single spaces")
     terms = RunTerms(network=network, **plain)
     try:
         _expected(terms)

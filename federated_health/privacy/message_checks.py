@@ -47,7 +47,9 @@ def _check_run(context: Context, plan: PrivacyPlan, budget: PrivacyBudget) -> No
     if agreed is None or terms is None or terms["by"] == IN_PROCESS or agreed["dp-run"] == plan.run:
         return
     if agreed["dp-run"] in budget.summary().runs:
-        raise BudgetError("it accepted the terms of another run with differential privacy: a new one needs a new process")
+        raise BudgetError(
+            "it accepted the terms of another run with differential privacy: a new one needs a new process"
+        )
 
 
 def check_plan(context: Context, plan: PrivacyPlan | None) -> None:
