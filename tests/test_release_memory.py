@@ -187,7 +187,8 @@ def test_processes_that_join_at_the_same_time_remember_the_same(tmp_path: Path) 
         found = [future.result() for future in [pool.submit(settled, *arguments) for arguments in settings_of]]
 
     assert len({len(hospital.train) for hospital in found}) == 1
-    assert len({len(hospital.test) for hospital in found}) == 1  # that of the first; fewer than 5 others are new
+    # As many as at the first; a process with fewer of them withholds what is over them.
+    assert len({len(hospital.test) for hospital in found if not hospital.test_is_near}) == 1
 
 
 def test_another_split_seed_does_not_move_patients_across_the_split(own: OwnHospital, table: pd.DataFrame) -> None:
