@@ -256,6 +256,22 @@ def test_terms_are_shown_without_joining(run_local: Run) -> None:
         assert words in result.output
 
 
+@pytest.mark.parametrize(("task", "size"), [("heart-disease", "2,756 bytes"), ("readmission", "2,436 bytes")])
+def test_terms_are_shown_without_naming_a_hospital(run_script: RunScript, task: str, size: str) -> None:
+    terms = RunTerms.of(Settings(task=task))
+    with TermsServer(terms.text.encode()) as server:
+        result = run_script("client.py", "--show-terms", "--server", server.address, "--wait", 5)
+    assert result.succeeded, result.error
+    assert terms.hash in result.output
+    assert size in result.output
+
+
+def test_terms_of_an_unknown_task_need_its_file(run_script: RunScript) -> None:
+    with TermsServer(replace(TERMS, task="other").text.encode()) as server:
+        result = run_script("client.py", "--show-terms", "--server", server.address, "--wait", 5)
+    assert_one_line(result, "other", "--task-file")
+
+
 def test_over_tls_terms_are_shown_without_a_ledger_too(run_client: Run, tls: dict[str, Path]) -> None:
     with serving(tls) as (grid, address, terms):
         result = run_client(address, "--show-terms")

@@ -273,6 +273,17 @@ def test_what_a_policy_suppresses_is_no_part_of_a_sum(hospitals: Hospitals, monk
     assert figures["mean_roc_auc"] is not None
 
 
+def test_minimum_cells_are_not_asked_for_in_a_sum(hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy_of = handlers.disclosure_policy
+    monkeypatch.setattr(
+        handlers, "disclosure_policy", lambda context: replace(policy_of(context), public=False, min_cell=50)
+    )
+    run, _ = secure_run(hospitals, rounds=1)
+    (completed,) = run.rounds()
+    assert completed.federation.counts is not None
+    assert completed.federation.counts.examples == 231
+
+
 # Dropouts
 
 

@@ -323,8 +323,8 @@ def test_sums_over_the_labels_of_fewer_than_five_patients_stay_at_the_hospital(k
 def run_of(kind: str, hospitals: Any = None, **settings: Any) -> PlainRun:
     """A run in this process over hospitals whose rows are in memory."""
     hospitals = hospitals or hospitals_of(kind)
-    chosen = Settings(hospitals=len(hospitals), **{"model": "logistic", "rounds": 2, "appraisal": False, **settings})
-    object.__setattr__(chosen, "task_declaration", hospitals[0].task)
+    values = {"model": "logistic", "rounds": 2, "appraisal": False, **settings}
+    chosen = Settings(hospitals=len(hospitals), declared_task=hospitals[0].task, **values)
     contexts = {hospital.name: InMemoryHospital(hospital) for hospital in hospitals}
     return PlainRun(InProcessTransport(handlers.answer, contexts), chosen)
 

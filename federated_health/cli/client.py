@@ -220,6 +220,12 @@ def run_client(app: App) -> None:
         from federated_health.security import load_tls  # noqa: PLC0415  # optional feature
 
         identity = load_tls(flags.tls, "hospital")
+    names_hospital = any(value is not None for value in (flags.hospital, flags.data, flags.name))
+    if flags.show_terms and not names_hospital:
+        from federated_health.cli.terms import show_terms  # noqa: PLC0415  # as above
+
+        show_terms(flags, None, identity)
+        return
     if flags.data and not flags.name:
         flags.name = _default_name(identity, is_check=flags.check or flags.show_terms)
     hospital = find_own_hospital(
@@ -238,7 +244,6 @@ def run_client(app: App) -> None:
     elif flags.show_terms:
         from federated_health.cli.terms import show_terms  # noqa: PLC0415  # as above
 
-        check_address(flags.server, encrypted=identity is not None, insecure=flags.insecure)
         show_terms(flags, hospital, identity)
     else:
         _join(app, flags, hospital, identity)

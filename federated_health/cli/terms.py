@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, NoReturn
 from federated_health.cli.console import print_lines
 from federated_health.cli.output import check_output
 from federated_health.data.manifest import OwnHospital
+from federated_health.data.task_files import TASKS, find_task
 from federated_health.data.tasks import Task
+from federated_health.errors import SettingsError
 from federated_health.hospital.consent import decide
 from federated_health.hospital.ledger import Ledger
 from federated_health.hospital.policy import Policy
@@ -22,6 +24,7 @@ from federated_health.messages.run_terms import RunTerms
 from federated_health.ml.networks import Network
 from federated_health.ml.targets import target_of
 from federated_health.transport.app_calls import failed_reply, hospital_context
+from federated_health.transport.channels import check_address
 from federated_health.transport.stream_client import join_run
 
 if TYPE_CHECKING:
@@ -66,10 +69,19 @@ def decide_on_terms(
     return accepted_by
 
 
-def show_terms(flags: argparse.Namespace, own: OwnHospital, identity: "Identity | None") -> None:
-    """Print the terms that the server states; the hospital does not join."""
-    terms, _ = ask_terms(own.name, flags.server, flags.wait, identity)
-    print_lines("The terms of the run", describe(terms, own.task, identity.authority_hash if identity else ""))
+def show_terms(flags: argparse.Namespace, own: OwnHospital | None, identity: "Identity | None") -> None:
+    """Print the terms that the server states; nobody joins.
+
+    Args:
+        own: the hospital; None if the flags name none, so that sizes are those of the task that the terms name.
+    """
+    check_address(flags.server, encrypted=identity is not None, insecure=flags.insecure)
+    name = own.name if own else identity.name if identity else "unnamed"
+    terms, _ = ask_terms(name, flags.server, flags.wait, identity)
+    if own is None and flags.task_file is None and terms.task not in TASKS:
+        raise SettingsError(f"--show-terms: the run's task is {terms.task}: expected --task-file or --data, got none")
+    task = own.task if own else find_task(flags.task or terms.task, flags.task_file)
+    print_lines("The terms of the run", describe(terms, task, identity.authority_hash if identity else ""))
     check_output()
 
 

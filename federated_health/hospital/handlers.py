@@ -33,6 +33,7 @@ from federated_health.messages.content import (
     CONFIG,
     EVALUATE,
     FINAL,
+    MASKED_FINAL,
     REGISTRATION,
     ROUND,
     SECURE_AGGREGATION_ONLY,
@@ -106,14 +107,14 @@ def reply(handler: Handler, message: Message, context: Context) -> Message:
         raise AnswerError(error) from error
 
 
-def disclose(content: Any, message: Message, context: Context, *, is_final: bool = False) -> Any:
-    """What may leave of a handler's content, by this hospital's policy (see `hospital.disclosure`)."""
-    policy = disclosure_policy(context)
+def disclose(content: Any, message: Message, context: Context, policy: Policy | None = None) -> Any:
+    """What may leave of a handler's content, by this hospital's policy or another one (see `hospital.disclosure`)."""
+    policy = policy or disclosure_policy(context)
     if policy.public and not policy.releases_off:
         return content
     from federated_health.hospital import disclosure  # noqa: PLC0415  # public data need none
 
-    is_final = is_final or message.metadata.message_type == FINAL
+    is_final = message.metadata.message_type in (FINAL, MASKED_FINAL)
     return disclosure.disclose(content, hospital_of(message, context), policy, is_final=is_final)
 
 

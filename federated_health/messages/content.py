@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan
 
 REGISTRATION = "query.statistics"
-FINAL = "evaluate.final"
+FINAL, MASKED_FINAL = "evaluate.final", "evaluate.masked_final"
 THRESHOLD = "evaluate.threshold"
 BENEFIT = "evaluate.appraisal"  # on the wire and in ledgers, the name of the setting
 

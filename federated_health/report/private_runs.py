@@ -35,8 +35,8 @@ def privacy_section(run: "RunSummary", panels: Panels) -> Section:
         "counts again.",
         "Columns are scaled by the ranges that the task declares. No sums, training losses, training scores or "
         f"comparisons with a hospital's own model were released{threshold}.",
-        "No round was evaluated: figures per round would tell who is held out. The final model is evaluated at most once, and "
-        "each hospital records that as it records a round.",
+        "No round was evaluated: figures per round would tell who is held out. The final model is evaluated at most "
+        "once, and each hospital records that as it records a round.",
     ]
     items += [f"Privacy budget of this hospital: {run.privacy_spent}."] if run.privacy_spent else []
     noisy = Caution(explain_noise(panels))

@@ -1,6 +1,7 @@
 """A hospital's handlers of a run with secure aggregation: each calls the handler of a plain run, and masks its content.
 
-What the hospital's policy suppresses (see `hospital.disclosure`) is no part of a sum, either.
+What the hospital's policy switches off, or what is near an earlier release (see `hospital.disclosure`), is no part of a
+sum. Minimum cells are not asked for, since the server does not see the hospital's part.
 
 Each pair of hospitals derives masks that only these two know; one adds them, the other subtracts them, so that they
 cancel in the sum of all (Bonawitz et al. 2017, Practical Secure Aggregation for Privacy-Preserving Machine Learning).
@@ -30,7 +31,7 @@ the sum over the other participants, and nothing if these got different messages
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,10 @@ def _digest_of_weights(message: Message) -> str:
     return digest_of(RecordDict({name: record for name, record in message.content.items() if name != CONFIG}))
 
 
+def _disclose(content: Any, message: Message, context: Context) -> Any:
+    return plain.disclose(content, message, context, replace(plain.disclosure_policy(context), public=True))
+
+
 def _share_sums(message: Message, context: Context) -> tuple[Vector, Vector]:
     message_checks.check_plan(context, None)  # no privacy budget accounts for sums of training rows
     hospital = plain.hospital_of(message, context)
@@ -263,12 +268,12 @@ def _share_sums(message: Message, context: Context) -> tuple[Vector, Vector]:
     values = rows.values[:, list(task.measurement_positions)]
     sums = figures.scaled_sums(values, task.measurements, rows.most_rows)
     known = Registration(name=hospital.name, train_examples=len(rows), test_examples=len(hospital.test), sums=sums)
-    released: Registration = plain.disclose(known, message, context)
+    released: Registration = _disclose(known, message, context)
     return np.zeros(0), np.concatenate([getattr(released.sums, name) for name in SUM_NAMES])
 
 
 def _train(message: Message, context: Context) -> tuple[Vector, Vector]:
-    update: Update = plain.disclose(plain.train(message, context), message, context)
+    update: Update = _disclose(plain.train(message, context), message, context)
     loss, counts = update.examples * (update.loss or 0.0), list[Vector]()
     if read_value(message.content.config_records[CONFIG], EVALUATE, False):
         none = target_of(plain.hospital_of(message, context).task).no_sums
@@ -278,12 +283,12 @@ def _train(message: Message, context: Context) -> tuple[Vector, Vector]:
 
 
 def _evaluate(message: Message, context: Context) -> tuple[Vector, Vector]:
-    evaluation: Evaluation = plain.disclose(plain.evaluate(message, context), message, context)
+    evaluation: Evaluation = _disclose(plain.evaluate(message, context), message, context)
     return np.zeros(0), figures.write_counts(evaluation.counts)
 
 
 def _score_training_rows(message: Message, context: Context) -> tuple[Vector, Vector]:
-    scores: TrainingScores = plain.disclose(plain.score_training_rows(message, context), message, context)
+    scores: TrainingScores = _disclose(plain.score_training_rows(message, context), message, context)
     groups = {"positives": scores.positives, "negatives": scores.negatives}
     return np.zeros(0), figures.write_bins(groups, list(groups))
 
@@ -291,12 +296,12 @@ def _score_training_rows(message: Message, context: Context) -> tuple[Vector, Ve
 def _evaluate_final(message: Message, context: Context) -> tuple[Vector, Vector]:
     """The hospital's own figures and its benefit stay in its context and log."""
     task = plain.hospital_of(message, context).task
-    evaluation: Evaluation = plain.disclose(plain.evaluate_final(message, context), message, context, is_final=True)
+    evaluation: Evaluation = _disclose(plain.evaluate_final(message, context), message, context)
     if has_privacy_plan(message.content.config_records[CONFIG]):
         return np.zeros(0), np.array(evaluation.noisy_counts)
     importance = np.zeros(len(task.columns))
     if _read(message, messages.ASKS_BENEFIT, False):
-        importance = plain.disclose(plain.report_benefit(message, context), message, context).importance
+        importance = _disclose(plain.report_benefit(message, context), message, context).importance
     return np.zeros(0), figures.write_final(evaluation, importance, target_of(task))
 
 

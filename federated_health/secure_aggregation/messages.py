@@ -18,6 +18,7 @@ from typing import Any
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from federated_health.data.tasks import Task
+from federated_health.messages.content import MASKED_FINAL
 from federated_health.messages.records import METRICS, MalformedMessageError, size_of
 from federated_health.messages.server_messages import Field
 from federated_health.ml.networks import Network, weight_shapes
@@ -26,7 +27,7 @@ from federated_health.secure_aggregation.masks import MAX_HOSPITALS
 
 OFFER, SUMS, MASKED = "query.offer", "query.sums", "query.masked"
 TRAIN, EVALUATE = "train.masked", "evaluate.masked"
-THRESHOLD, FINAL = "evaluate.masked_threshold", "evaluate.masked_final"
+THRESHOLD, FINAL = "evaluate.masked_threshold", MASKED_FINAL
 
 PARTICIPANTS, OFFERS, VECTOR = "participants", "offers", "vector"
 """Records: of a request for a masked vector, and of its reply; OFFERS is also the record of a reply with an offer."""
