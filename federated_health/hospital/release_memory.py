@@ -22,7 +22,7 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -35,7 +35,7 @@ import numpy.typing as npt
 from federated_health.data.hospital import Hospital, Patients
 from federated_health.errors import DisclosureError, StorageError
 from federated_health.file_access import read_file
-from federated_health.files import PRIVATE, locked_folder, replace_file
+from federated_health.files import PRIVATE, locked_folder, replace_file, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -174,14 +174,41 @@ class Memory:
 
 
 def path_beside(data: Path, hospital: str, folder: Path | None = None) -> Path:
-    """The file in the folder of a hospital's CSV, or in that of its ledger."""
-    return (folder or data.parent) / f"releases-{hospital}.json"
+    """The file in the folder of a hospital's CSV, or in that of its ledger.
+
+    Raises:
+        DisclosureError: there is a record of these rows' releases elsewhere, or was one that is missing.
+    """
+    name, note = f"releases-{hospital}.json", _note_beside(data, hospital)
+    own, path = data.parent / name, (folder or data.parent) / name
+    try:
+        noted = Path(note.read_text(encoding="utf-8").rstrip("\n")) / name if note.exists() else own
+        for other in (own, noted):
+            if other.exists() and not (path.exists() and other.samefile(path)):
+                raise DisclosureError(
+                    f"{other}: is the record of what these rows released, and a second one would not know it; give its "
+                    f"folder as --ledger, or move it to {path.parent}"
+                )
+        if noted != own and not path.exists():
+            raise DisclosureError(f"{noted}: the record of releases is missing; restore the file as it was")
+    except (OSError, ValueError) as error:
+        raise DisclosureError(f"{note}: cannot be read ({getattr(error, 'strerror', error)})") from None
+    return path
+
+
+def _note_beside(data: Path, hospital: str) -> Path:
+    """The file beside a CSV that says in which other folder the record of releases is."""
+    return data.parent / f"releases-{hospital}.folder"
 
 
 @lru_cache(maxsize=1024)
 def choose_rows_once(hospital: Hospital, data: Path, ledger: str | None, minimum: int) -> ReleasableHospital:
     """`choose_rows` once per process, with log lines; the file is beside the hospital's CSV or its ledger."""
-    chosen = choose_rows(hospital, path_beside(data, hospital.name, Path(ledger) if ledger else None), minimum)
+    path = path_beside(data, hospital.name, Path(ledger) if ledger else None)
+    chosen = choose_rows(hospital, path, minimum)
+    if path.parent.resolve() != data.parent.resolve():
+        with suppress(StorageError):  # where nothing can be written, no record can begin
+            write_text(_note_beside(data, hospital.name), f"{path.parent.resolve()}\n")
     for note in chosen.notes:
         logger.warning("%s: %s", hospital.name, note)
     return chosen
