@@ -19,8 +19,7 @@ from federated_health.messages.records import MalformedMessageError
 from federated_health.messages.run_terms import MAX_TERMS_CHARACTERS, NOT_ACCEPTED, RUN_TERMS, RunTerms
 from federated_health.messages.server_messages import ASKED, CONFIG_FIELDS, TRAINING, Field, read_value
 from federated_health.ml.networks import NETWORK_KEYS, Network, Weights
-from federated_health.names import MAX_ROUNDS, MAX_WEIGHTS, PRIVACY_PREFIX, PROXIMAL_MU, RUN_ID
-from federated_health.setting_fields import LARGEST, MAX_EPSILON
+from federated_health.names import LARGEST, MAX_EPSILON, MAX_ROUNDS, MAX_WEIGHTS, PRIVACY_PREFIX, PROXIMAL_MU, RUN_ID
 
 MAX_TRAININGS_PER_ROUND = 2
 """Largest number of different train messages, per round of the terms: a round may be repeated, as after a failure."""
