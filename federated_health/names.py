@@ -17,7 +17,10 @@ MAX_WAIT = 1e7
 
 MAX_ROUNDS, MAX_LOCAL_EPOCHS, MAX_BATCH_SIZE = 100_000, 10_000, 1_000_000
 MAX_RATE, MAX_PENALTY = 1e6, 1e6
-"""Largest values of a run's settings; MAX_PENALTY is that of the L2 strength and of the proximal term.
+MAX_EPSILON = 100.0
+LARGEST = 2**31 - 1
+"""Largest values of a run's settings; MAX_PENALTY is that of the L2 strength and of the proximal term, and LARGEST that
+of any other whole number.
 
 Settings allow no more, and a hospital refuses a message that asks for more.
 """

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from federated_health.ml.networks import Network, number_of_weights
-from federated_health.ml.strategies import write_arguments
 from federated_health.names import METRICS, MODEL, REPORT, ROUNDS, SETTINGS
 
 if TYPE_CHECKING:
@@ -67,6 +66,8 @@ class RunTerms:
     @classmethod
     def of(cls, settings: "Settings", authority: str = "") -> "RunTerms":
         """The terms of a run with these settings."""
+        from federated_health.ml.strategies import write_arguments  # noqa: PLC0415  # a hospital states no terms
+
         task, network = settings.task_declaration, settings.network_declaration
         same = ("rounds", "local_epochs", "batch_size", "learning_rate", "optimizer", "l2", "class_weight", "seed")
         return cls(
