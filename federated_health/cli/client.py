@@ -19,13 +19,20 @@ from federated_health.data.tasks import Task
 from federated_health.errors import DataError, LedgerError, NetworkError, SettingsError, check_installed
 from federated_health.hospital import handlers
 from federated_health.hospital.ledger import LEDGER, Ledger
-from federated_health.hospital.policy import POLICY, Policy, policy_of
 from federated_health.messages import accepted_terms
 from federated_health.messages.content import SAME_PARTICIPANTS, SECURE_AGGREGATION_ONLY
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.networks import Network, agreement_of
 from federated_health.ml.targets import target_of
-from federated_health.names import ALLOWED_EPSILON, DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAPPING, NETWORK
+from federated_health.names import (
+    ALLOWED_EPSILON,
+    DEFAULT_ADDRESS,
+    DEFAULT_DATA,
+    DEFAULT_WAIT,
+    MAPPING,
+    NETWORK,
+    POLICY,
+)
 from federated_health.transport.app_calls import App, hospital_context
 from federated_health.transport.channels import check_address, is_loopback, proxy_of, split_address
 from federated_health.transport.stream_client import join_run
@@ -266,7 +273,10 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
     sent = ledger.path, ledger.size
     agreement = agreement_of(own.task, network)
     config = node_config(flags, own, identity.folder if identity else None)
-    policy_of(config)  # a mistake in its file ends the client before it waits for a server
+    if flags.policy is not None:
+        from federated_health.hospital.policy import policy_of  # noqa: PLC0415  # only where there is one
+
+        policy_of(config)  # a mistake in its file ends the client before it waits for a server
     context = hospital_context(own.name, config)
     consent = partial(_accept_terms, flags, context, own.task, ledger, identity)
 
@@ -327,12 +337,13 @@ def _accept_terms(
     """Accept the terms of a run, and record them; ConsentError if they are not accepted (see `cli.terms`)."""
     terms, accepted_by = accepted_terms.read_terms(text), "loopback"
     is_local = identity is None and is_loopback(split_address(flags.server)[0])
-    if not is_local or flags.accept is not None or policy_of(context.node_config) != Policy():
+    has_policy = flags.policy is not None or flags.dp_budget is not None or flags.secure_aggregation_only
+    if not is_local or flags.accept is not None or has_policy:
         from federated_health.cli.terms import decide_on_terms  # noqa: PLC0415  # not on one machine without TLS
 
         own = identity.authority_hash if identity else ""
         accepted_by = decide_on_terms(
-            terms, policy_of(context.node_config), task, flags.accept, server, own, is_local=is_local, **hospital
+            terms, context.node_config, task, flags.accept, server, own, is_local=is_local, **hospital
         )
     ledger.record_terms(text, accepted_by)
     accepted_terms.accept(context, text, accepted_by)

@@ -24,7 +24,6 @@ from federated_health.data.task_files import TASK_FILE, find_task
 from federated_health.data.tasks import Task, find_difference, read_agreement
 from federated_health.errors import AnswerError, DataError, JoinError, SecureAggregationError
 from federated_health.hospital.ledger import LEDGER
-from federated_health.hospital.policy import Policy, policy_of
 from federated_health.messages import accepted_terms
 from federated_health.messages.content import (
     ARRAYS,
@@ -62,11 +61,20 @@ from federated_health.ml.metrics import EvaluationSums
 from federated_health.ml.networks import FILE, Network, Weights, agreement_of, weight_shapes
 from federated_health.ml.normalisation import MIN_OBSERVED, Normalisation, column_sums, withheld_sums
 from federated_health.ml.targets import target_of
-from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON, MAPPING, NETWORK, PROXIMAL_MU, SECURE_AGGREGATION
+from federated_health.names import (
+    AGREED_PLAN,
+    ALLOWED_EPSILON,
+    MAPPING,
+    NETWORK,
+    POLICY,
+    PROXIMAL_MU,
+    SECURE_AGGREGATION,
+)
 from federated_health.transport.app_calls import hospital_context
 
 if TYPE_CHECKING:
     from federated_health.hospital.local_model import LocalModel
+    from federated_health.hospital.policy import Policy
     from federated_health.messages.benefit import Benefit
     from federated_health.messages.run_terms import RunTerms
     from federated_health.privacy.budget import PrivacyBudget
@@ -85,10 +93,10 @@ class InMemoryHospital(Context):
         policy: what may leave the hospital; everything by default, since all rows are in one process.
     """
 
-    def __init__(self, hospital: Hospital, network: Path | None = None, policy: Policy | None = None) -> None:
+    def __init__(self, hospital: Hospital, network: Path | None = None, policy: "Policy | None" = None) -> None:
         super().__init__(**vars(hospital_context(hospital.name, {NETWORK: str(network or "")})))
         self.hospital = hospital
-        self.policy = policy or Policy(public=True)
+        self.policy = policy
         self.budget: PrivacyBudget | None = None
 
 
@@ -107,8 +115,10 @@ def reply(handler: Handler, message: Message, context: Context) -> Message:
         raise AnswerError(error) from error
 
 
-def disclose(content: Any, message: Message, context: Context, policy: Policy | None = None) -> Any:
+def disclose(content: Any, message: Message, context: Context, policy: "Policy | None" = None) -> Any:
     """What may leave of a handler's content, by this hospital's policy or another one (see `hospital.disclosure`)."""
+    if policy is None and _releases_all(context):
+        return content
     policy = policy or disclosure_policy(context)
     if policy.public and not policy.releases_off:
         return content
@@ -118,10 +128,19 @@ def disclose(content: Any, message: Message, context: Context, policy: Policy | 
     return disclosure.disclose(content, hospital_of(message, context), policy, is_final=is_final)
 
 
-def disclosure_policy(context: Context) -> Policy:
-    """This hospital's policy; its data are public if a manifest says so."""
+def _releases_all(context: Context) -> bool:
+    """Whether nothing is suppressed: the data are public, and no policy switches a release off."""
     if isinstance(context, InMemoryHospital):
-        return context.policy
+        return context.policy is None
+    return not context.node_config.get(POLICY) and _is_public(_own_csv(context)[0])
+
+
+def disclosure_policy(context: Context) -> "Policy":
+    """This hospital's policy; its data are public if a manifest says so."""
+    from federated_health.hospital.policy import Policy, policy_of  # noqa: PLC0415  # public data need none
+
+    if isinstance(context, InMemoryHospital):
+        return context.policy or Policy(public=True)
     return replace(policy_of(context.node_config), public=_is_public(_own_csv(context)[0]))
 
 
@@ -184,12 +203,11 @@ def hospital_of(message: Message, context: Context) -> Hospital:
         if ALLOWED_EPSILON not in context.node_config:
             raise
         raise DataError(str(error)) from None  # the reason names a column, which no budget accounts for
-    policy = disclosure_policy(context)
-    if policy.public:
+    if _is_public(path):
         return hospital
     from federated_health.hospital.release_memory import settle_once  # noqa: PLC0415  # public data need none
 
-    return settle_once(hospital, path, context.node_config.get(LEDGER), policy.min_cell)
+    return settle_once(hospital, path, context.node_config.get(LEDGER), disclosure_policy(context).min_cell)
 
 
 def task_of(context: Context, name: str) -> Task:
