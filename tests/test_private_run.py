@@ -16,7 +16,7 @@ from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.tasks import write_agreement
 from federated_health.errors import AnswerError, BudgetError, RunError
-from federated_health.hospital import handlers
+from federated_health.hospital import final_handlers, handlers
 from federated_health.hospital.handlers import InMemoryHospital, budget_of
 from federated_health.hospital.results import save_results
 from federated_health.messages.content import Registration, TrainConfig, Update
@@ -193,7 +193,7 @@ def test_a_hospital_saves_the_model_and_a_report_with_its_own_budget(hospitals: 
     grid, contexts = grid_of(hospitals)
     federated_run = PlainRun(grid, settings_of())
     federated_run.run()
-    model = handlers.final_model(contexts["hungary"])
+    model = final_handlers.final_model(contexts["hungary"])
     assert model is not None
 
     with nothing_lost(tmp_path):
@@ -330,7 +330,7 @@ def test_a_repeated_registration_spends_nothing_and_keeps_the_plan(cleveland: In
     assert budget_of(cleveland).summary().rounds == 1
 
 
-@pytest.mark.parametrize("handler", [handlers.score_training_rows, handlers.report_benefit])
+@pytest.mark.parametrize("handler", [final_handlers.score_training_rows, final_handlers.report_benefit])
 def test_messages_that_no_budget_accounts_for_are_refused(cleveland: InMemoryHospital, handler: Any) -> None:
     join(cleveland)
     with pytest.raises(BudgetError, match="no privacy budget accounts for it"):
@@ -340,9 +340,9 @@ def test_messages_that_no_budget_accounts_for_are_refused(cleveland: InMemoryHos
 ALL = (
     handlers.train,
     handlers.evaluate,
-    handlers.score_training_rows,
-    handlers.evaluate_final,
-    handlers.report_benefit,
+    final_handlers.score_training_rows,
+    final_handlers.evaluate_final,
+    final_handlers.report_benefit,
 )
 
 

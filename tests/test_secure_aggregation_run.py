@@ -15,7 +15,7 @@ from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import find_hospital
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import RunError
-from federated_health.hospital import handlers
+from federated_health.hospital import final_handlers, handlers
 from federated_health.hospital.policy import Policy
 from federated_health.messages.content import (
     COLUMN_SUMS,
@@ -630,6 +630,6 @@ def test_a_hospital_keeps_the_final_model(hospitals: Hospitals) -> None:
     list(run.rounds())
     run.evaluate()
     for name in NAMES:
-        model = handlers.final_model(hospitals.contexts[name])
+        model = final_handlers.final_model(hospitals.contexts[name])
         assert model is not None
         assert greatest_difference(model[1], run.weights) == 0.0

@@ -23,7 +23,6 @@ from federated_health.messages import accepted_terms
 from federated_health.messages.content import SAME_PARTICIPANTS, SECURE_AGGREGATION_ONLY
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.networks import Network, agreement_of
-from federated_health.ml.targets import target_of
 from federated_health.names import (
     ALLOWED_EPSILON,
     DEFAULT_ADDRESS,
@@ -320,7 +319,9 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
             report(error.reason)
         raise
     finally:  # the final model is complete even if the server is lost after it
-        _show_and_save(context, flags.out, sent)
+        from federated_health.cli.own_results import show_and_save  # noqa: PLC0415  # at the end of a run only
+
+        show_and_save(context, flags.out, sent)
     logger.info("the run is over")
 
 
@@ -368,30 +369,3 @@ def _prepare(task: Task, network: Network | None) -> None:
         from federated_health.ml.network_check import try_out  # noqa: PLC0415  # only where there is a file
 
         try_out(task, network)
-
-
-def _show_and_save(context: Context, out: Path | None, sent: tuple[Path, int]) -> None:
-    """Show the final model's figures at this hospital, and save it in `out`; without a final model, do nothing.
-
-    Args:
-        sent: the egress ledger, and its size in bytes before the run.
-    """
-    if (model := handlers.final_model(context)) is None:
-        return
-    from federated_health.cli.tables import print_figures  # noqa: PLC0415  # at the end of a run only
-
-    config, weights = model
-    name, target = str(context.node_config["name"]), target_of(handlers.task_of(context, config.task))
-    note = f"Predicted positive: a risk of at least {config.threshold}." if target.has_threshold else ""
-    if config.privacy:
-        from federated_health.cli.noisy_figures import print_noisy_figures  # noqa: PLC0415  # with privacy only
-
-        print_noisy_figures({name: context.state.metric_records.get("figures", {})}, target)
-    else:
-        print_figures("The final model on held-out patients", {name: context.state["figures"]}, note)
-    if out is not None:
-        from federated_health.hospital.results import save_results  # noqa: PLC0415  # at the end of a run only
-
-        logger.info("saved in %s: %s", out, save_results(out, context, config, weights, sent))
-    if config.privacy:
-        logger.info("privacy: %s", handlers.budget_of(context).summary().describe())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Context, Message, MetricRecord
+from flwr.app import Context, Message
 
 from federated_health import privacy, secure_aggregation
 from federated_health.data.associations import measure_associations
@@ -41,14 +41,11 @@ from federated_health.messages.content import (
     Evaluation,
     Registration,
     TrainConfig,
-    TrainingScores,
     Update,
 )
 from federated_health.messages.records import (
-    METRICS,
     MalformedMessageError,
     weights_from_record,
-    weights_to_record,
 )
 from federated_health.messages.server_messages import (
     answering,
@@ -75,7 +72,6 @@ from federated_health.transport.app_calls import hospital_context
 if TYPE_CHECKING:
     from federated_health.hospital.local_model import LocalModel
     from federated_health.hospital.policy import Policy
-    from federated_health.messages.benefit import Benefit
     from federated_health.messages.run_terms import RunTerms
     from federated_health.privacy.budget import PrivacyBudget
 
@@ -383,83 +379,29 @@ def evaluate(message: Message, context: Context) -> Evaluation:
     return Evaluation(counts=_evaluate(*open_message(message, context)))
 
 
-def score_training_rows(message: Message, context: Context) -> TrainingScores:
-    """Microaggregated scores of the training rows under the final weights, for the decision threshold."""
-    config, local, weights = open_message(message, context)
-    _refuse_private(config, "the threshold")
-    if not local.target.has_threshold:
-        raise MalformedMessageError("the server asks for a threshold, which only a binary label has")
-    rows = local.hospital.train
-    groups = local.target.group_scores(local.score_training(weights), rows.labels, rows.most_rows)
-    return TrainingScores(positives=groups["positives"], negatives=groups["negatives"])
+def answer_final(message: Message, context: Context) -> Any:
+    """The content of the answer to a message after the last round (see `final_handlers`)."""
+    from federated_health.hospital.final_handlers import HANDLERS  # noqa: PLC0415  # once per run
 
-
-def evaluate_final(message: Message, context: Context) -> Evaluation:
-    """Sums, ROC-AUC and groups of scores of the held-out rows under the final weights; noisy counts under privacy.
-
-    The final weights and this hospital's own figures are saved in its context, which stays at the hospital.
-    """
-    config, local, weights = open_message(message, context)
-    held_out, outputs, target = local.hospital.test, local.score(weights), local.target
-    context.state[ARRAYS] = weights_to_record(weights)
-    context.state[CONFIG] = config.to_record()
-    if config.privacy is not None:
-        evaluate_once = privacy.load().evaluation.evaluate_once
-        evaluation, figures = evaluate_once(context, local.hospital, config, weights, outputs, budget_of(context))
-    else:
-        evaluation = Evaluation(
-            counts=_measure(config, local, outputs),
-            roc_auc=target.roc_auc(outputs, held_out.labels),
-            scores=target.group_scores(outputs, held_out.labels, held_out.most_rows),
-        )
-        figures = target.figures(evaluation.counts, local.train_rows, evaluation.roc_auc)
-        context.state["evaluation"] = evaluation.to_content()[METRICS]
-    context.state["figures"] = MetricRecord({key: value for key, value in figures.items() if value is not None})
-    return evaluation  # type: ignore[no-any-return]  # of a module that is loaded late
-
-
-def report_benefit(message: Message, context: Context) -> "Benefit":
-    """What this hospital gains by joining, and how much the model depends on each column."""
-    from federated_health.data.data_review import describe_inverted_label  # noqa: PLC0415  # once per run
-    from federated_health.hospital.benefit import describe_benefit, measure_benefit  # noqa: PLC0415  # once per run
-
-    config, local, weights = open_message(message, context)
-    check_config(config, local.hospital, context, rounds=config.rounds)
-    _refuse_private(config, "the benefit of joining")
-    benefit = measure_benefit(local, weights, config)
-    context.state[BENEFIT] = benefit.to_content()[METRICS]
-    logger.info("%s", describe_benefit(benefit, local.target))
-    if warning := describe_inverted_label(
-        local.hospital.train.values, local.hospital.train.labels, local.hospital.task
-    ):
-        logger.warning("%s", warning)
-    return benefit
+    return HANDLERS[message.metadata.message_type](message, context)
 
 
 def _evaluate(config: TrainConfig, local: "LocalModel", weights: Weights) -> EvaluationSums:
-    _refuse_private(config, "an evaluation before the end")
-    return _measure(config, local, local.score(weights))
+    refuse_private(config, "an evaluation before the end")
+    return measure(config, local, local.score(weights))
 
 
-def _measure(config: TrainConfig, local: "LocalModel", outputs: npt.NDArray[np.float32]) -> EvaluationSums:
+def measure(config: TrainConfig, local: "LocalModel", outputs: npt.NDArray[np.float32]) -> EvaluationSums:
     """Sums over the held-out rows; over none if sums over so few patients' labels would describe single ones."""
     target, labels = local.target, local.hospital.test.labels
     sums: EvaluationSums = target.measure(outputs, labels, config.threshold) if local.may_measure else target.no_sums
     return sums
 
 
-def _refuse_private(config: TrainConfig, purpose: str) -> None:
+def refuse_private(config: TrainConfig, purpose: str) -> None:
+    """Raise BudgetError under differential privacy, whose budget does not account for this purpose."""
     if config.privacy is not None:
         privacy.load().message_checks.refuse_unaccounted(config.privacy, purpose)
-
-
-def final_model(context: Context) -> tuple[TrainConfig, Weights] | None:
-    """The final model, as `evaluate_final` saved it in the context; None before the end of a run."""
-    if CONFIG not in context.state:
-        return None
-    config = read_config(context.state.config_records[CONFIG], context)
-    shapes = weight_shapes(task_of(context, config.task), config.network)
-    return config, weights_from_record(context.state.array_records[ARRAYS], shapes)
 
 
 @lru_cache(maxsize=1024)
@@ -474,8 +416,8 @@ PLAIN_HANDLERS: Mapping[str, Handler] = {
     REGISTRATION: register,
     "train": train,
     "evaluate": evaluate,
-    THRESHOLD: score_training_rows,
-    FINAL: evaluate_final,
-    BENEFIT: report_benefit,
+    THRESHOLD: answer_final,
+    FINAL: answer_final,
+    BENEFIT: answer_final,
 }
 """Handlers of plain runs by message type."""
