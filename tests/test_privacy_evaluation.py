@@ -15,7 +15,8 @@ from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import BudgetError
 from federated_health.hospital import final_handlers, handlers
-from federated_health.hospital.handlers import InMemoryHospital, budget_of
+from federated_health.hospital.handlers import InMemoryHospital
+from federated_health.hospital.private_training import budget_of
 from federated_health.hospital.results import save_results
 from federated_health.messages.content import TrainConfig
 from federated_health.messages.records import weights_from_record, weights_to_record

@@ -17,7 +17,8 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.tasks import write_agreement
 from federated_health.errors import AnswerError, BudgetError, RunError
 from federated_health.hospital import final_handlers, handlers
-from federated_health.hospital.handlers import InMemoryHospital, budget_of
+from federated_health.hospital.handlers import InMemoryHospital
+from federated_health.hospital.private_training import budget_of
 from federated_health.hospital.results import save_results
 from federated_health.messages.content import Registration, TrainConfig, Update
 from federated_health.messages.records import MalformedMessageError, weights_to_record

@@ -8,6 +8,7 @@ from flwr.app import Context
 from federated_health.cli.tables import print_figures
 from federated_health.hospital import handlers
 from federated_health.hospital.final_handlers import final_model
+from federated_health.hospital.private_training import budget_of
 from federated_health.ml.targets import target_of
 
 logger = logging.getLogger(__name__)
@@ -35,4 +36,4 @@ def show_and_save(context: Context, out: Path | None, sent: tuple[Path, int]) ->
 
         logger.info("saved in %s: %s", out, save_results(out, context, config, weights, sent))
     if config.privacy:
-        logger.info("privacy: %s", handlers.budget_of(context).summary().describe())
+        logger.info("privacy: %s", budget_of(context).summary().describe())

@@ -8,6 +8,7 @@ from flwr.app import Context, Message, MetricRecord
 
 from federated_health import privacy
 from federated_health.hospital import handlers
+from federated_health.hospital.private_training import budget_of
 from federated_health.messages.content import (
     ARRAYS,
     BENEFIT,
@@ -50,9 +51,7 @@ def evaluate_final(message: Message, context: Context) -> Evaluation:
     context.state[CONFIG] = config.to_record()
     if config.privacy is not None:
         evaluate_once = privacy.load().evaluation.evaluate_once
-        evaluation, figures = evaluate_once(
-            context, local.hospital, config, weights, outputs, handlers.budget_of(context)
-        )
+        evaluation, figures = evaluate_once(context, local.hospital, config, weights, outputs, budget_of(context))
     else:
         evaluation = Evaluation(
             counts=handlers.measure(config, local, outputs),

@@ -128,7 +128,7 @@ def _releases_all(context: Context) -> bool:
     """Whether nothing is suppressed: the data are public, and no policy switches a release off."""
     if isinstance(context, InMemoryHospital):
         return context.policy is None
-    return not context.node_config.get(POLICY) and _is_public(_own_csv(context)[0])
+    return not context.node_config.get(POLICY) and _is_public(own_csv(context)[0])
 
 
 def disclosure_policy(context: Context) -> "Policy":
@@ -137,7 +137,7 @@ def disclosure_policy(context: Context) -> "Policy":
 
     if isinstance(context, InMemoryHospital):
         return context.policy or Policy(public=True)
-    return replace(policy_of(context.node_config), public=_is_public(_own_csv(context)[0]))
+    return replace(policy_of(context.node_config), public=_is_public(own_csv(context)[0]))
 
 
 _is_public = lru_cache(maxsize=1024)(is_public)
@@ -191,7 +191,7 @@ def hospital_of(message: Message, context: Context) -> Hospital:
         raise JoinError("the server's columns are not this hospital's")
     if isinstance(context, InMemoryHospital):
         return context.hospital
-    path, name = _own_csv(context)
+    path, name = own_csv(context)
     seed, mapping = context.node_config.get("split-seed", DEFAULT_SPLIT_SEED), context.node_config.get(MAPPING)
     try:
         hospital = load_hospital(path, task, name, int(seed), Path(str(mapping)) if mapping else None)
@@ -251,26 +251,12 @@ def read_config(record: Mapping[str, Any], context: Context) -> TrainConfig:
     return replace(config, network=replace(config.network, path=_own_file(context, NETWORK)))
 
 
-def budget_of(context: Context) -> "PrivacyBudget":
-    """The privacy budget of this hospital's training rows, which all runs spend from."""
-    if isinstance(context, InMemoryHospital):
-        context.budget = context.budget or privacy.load().budget.PrivacyBudget()
-        return context.budget
-    return _budget_beside(*_own_csv(context), context.node_config.get(LEDGER))
-
-
-def _own_csv(context: Context) -> tuple[Path, str]:
+def own_csv(context: Context) -> tuple[Path, str]:
     """Path of this hospital's CSV, and the hospital's name."""
     node = context.node_config
     if "data" in node:
         return Path(str(node["data"])), str(node["name"])
     return find_hospital(Path(str(context.run_config["data"])), int(node["partition-id"]) + 1)
-
-
-@lru_cache(maxsize=1024)
-def _budget_beside(path: Path, name: str, ledger: str | None) -> "PrivacyBudget":
-    budget: PrivacyBudget = privacy.load().budget.PrivacyBudget.beside(path, name, Path(ledger) if ledger else None)
-    return budget
 
 
 def open_message(message: Message, context: Context) -> "tuple[TrainConfig, LocalModel, Weights]":
@@ -313,6 +299,8 @@ def register(message: Message, context: Context) -> Registration:
     accepted_terms.agree(config, context, partial(_decide_by_policy, context, hospital))
     plan = None
     if private := _load_privacy(config, context):
+        from federated_health.hospital.private_training import budget_of  # noqa: PLC0415  # optional feature
+
         plan = private.message_checks.agree_on_plan(context, config, budget_of(context), hospital)
     if plan is not None:
         logger.info("%s", plan.describe())
@@ -354,24 +342,13 @@ def train(message: Message, context: Context) -> Update:
     record = message.content.config_records[CONFIG]
     round_number, proximal_mu = read_value(record, ROUND, config.rounds), read_value(record, PROXIMAL_MU, 0.0)
     counts = _evaluate(config, local, weights) if read_value(record, EVALUATE, False) else None
-    if config.privacy is None:
-        trained, loss = local.train(weights, config, round_number, proximal_mu=proximal_mu)
-        logger.debug("round %d: trained on %d rows, loss %.4f", round_number, local.train_rows, loss)
-        return Update(weights=trained, examples=local.train_rows, loss=loss, counts=counts)
-    privacy.load().message_checks.spend_round(context, config.privacy, budget_of(context), local.hospital)
-    rows = local.hospital.train
-    trained = privacy.load_training().train_privately(
-        local.hospital.task,
-        config.network,
-        weights,
-        local.train_features,
-        rows.labels,
-        rows.number_patients(),
-        config.privacy,
-        l2=config.l2,
-        proximal_mu=proximal_mu,
-    )
-    return Update(weights=trained, examples=local.train_rows, loss=None, counts=counts)
+    if config.privacy is not None:
+        from federated_health.hospital.private_training import train_privately  # noqa: PLC0415  # optional feature
+
+        return train_privately(config, config.privacy, local, weights, context, proximal_mu)
+    trained, loss = local.train(weights, config, round_number, proximal_mu=proximal_mu)
+    logger.debug("round %d: trained on %d rows, loss %.4f", round_number, local.train_rows, loss)
+    return Update(weights=trained, examples=local.train_rows, loss=loss, counts=counts)
 
 
 def evaluate(message: Message, context: Context) -> Evaluation:
