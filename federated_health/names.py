@@ -47,6 +47,9 @@ ALLOWED_EPSILON = "dp-budget"
 """Key of a node's config: the epsilon that the hospital allows over all runs. With it a hospital joins only runs with
 differential privacy."""
 
+POLICY = "policy"
+"""Key of a node's config: path of the policy's file; absent or empty for the defaults."""
+
 MAPPING = "mapping"
 """Key of a node's config: the mapping file that states how the hospital's export is written."""
 
