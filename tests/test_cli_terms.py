@@ -337,10 +337,13 @@ def test_a_person_at_a_terminal_is_asked(
         assert grid.names() == {}
         assert terms.hash.encode() in shown
         os.write(ours, answer)
+        rest = b""
         if code == 0:
             wait_for_hospitals(grid)
+            while b"joined" not in rest:  # which is shown after the server knows it
+                rest += os.read(ours, 4096)
             process.terminate()
-        rest = read_all(ours)
+        rest += read_all(ours)
         ended = process.wait(60)
     assert b"joined" in rest if code == 0 else ended == code, rest
     assert (b"Traceback" in rest) is False
