@@ -18,7 +18,7 @@ from federated_health.processes import free_port
 from federated_health.security.certificates import fingerprint, public_key_of
 from federated_health.security.identity import REVOKED
 from federated_health.settings import Settings
-from federated_health.transport import reconnect
+from federated_health.transport import obstacles
 from federated_health.transport.app_calls import hospital_context
 from federated_health.transport.channels import ACCEPTED_TERMS_KEY
 from federated_health.transport.stream_client import Consent, join_run
@@ -143,7 +143,7 @@ def test_a_server_admits_nobody_with_other_terms(metadata: dict[str, str]) -> No
 @pytest.fixture
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("federated_health.transport.backoff.MAX_DELAY", 0.2)
-    monkeypatch.setattr(reconnect, "PREFLIGHT_SECONDS", 0.2)
+    monkeypatch.setattr(obstacles, "PREFLIGHT_SECONDS", 0.2)
 
 
 @pytest.mark.usefixtures("_soon")

@@ -24,7 +24,7 @@ from federated_health.transport import channels
 from federated_health.transport.app_calls import App, call_app, failed_reply
 from federated_health.transport.channels import MAX_MESSAGE_BYTES, MAX_MESSAGE_KEY, MAX_REPLY_BYTES, PROTOCOL
 from federated_health.transport.framing import Receiver, Serialised, UndecodableError, serialise_reply
-from federated_health.transport.reconnect import Reconnector, find_obstacle
+from federated_health.transport.reconnect import Reconnector
 
 if TYPE_CHECKING:
     from federated_health.security.identity import Identity
@@ -116,6 +116,8 @@ def join_run(
     port = proxy.port if proxy else channels.split_address(address)[1]
     reconnector = Reconnector(address, tls, wait, announce)
     if tls is not None:
+        from federated_health.transport.obstacles import find_obstacle  # noqa: PLC0415  # optional feature
+
         tls.check_name(name)
         if remark := tls.expiry_warning():
             announce(remark)
