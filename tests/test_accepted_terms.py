@@ -243,10 +243,16 @@ def test_terms_accepted_anew_allow_their_own_number_of_trainings(hospital: InMem
     refuses_for_good(hospital, request(TRAIN, 41), "at most 40")
 
 
-def test_only_the_normalisation_and_the_threshold_may_change_during_a_run(hospital: InMemoryHospital) -> None:
+def test_the_normalisation_may_change_during_a_run(hospital: InMemoryHospital) -> None:
     answer(hospital, request(TRAIN, 1))
-    other = replace(CONFIG, normalisation=replace(CONFIG.normalisation, mean=(51.0,) * 5), threshold=0.3)
+    other = replace(CONFIG, normalisation=replace(CONFIG.normalisation, mean=(51.0,) * 5))
     answer(hospital, request(TRAIN, 2, config=other))
+
+
+@pytest.mark.parametrize("kind", [TRAIN, EVALUATE])
+def test_rounds_are_evaluated_at_one_threshold(hospital: InMemoryHospital, kind: str) -> None:
+    answer(hospital, request(TRAIN, 1))
+    refuses_for_good(hospital, request(kind, 2, config=replace(CONFIG, threshold=0.3)), "threshold")
 
 
 def test_a_refusal_is_logged_and_holds_in_the_state_that_flower_stores(

@@ -137,10 +137,9 @@ def test_without_a_terminal_the_line_names_the_hash(run_client: Run, tls: dict[s
     assert kinds_in_ledger() == []
 
 
-@pytest.mark.parametrize("digits", [12, 32])
-def test_the_right_hash_joins(digits: int, run_client: Run, tls: dict[str, Path], joined: list[bool]) -> None:
+def test_the_right_hash_joins(run_client: Run, tls: dict[str, Path], joined: list[bool]) -> None:
     with serving(tls) as (_, address, terms):
-        result = run_client(address, "--accept", terms.hash[:digits])
+        result = run_client(address, "--accept", terms.hash)
     assert joined == [True], result.error
     assert read_lines(Path("egress-a.jsonl"))[0]["accepted"] == "accept"
 
@@ -154,7 +153,7 @@ def test_another_hash_does_not_and_the_right_one_is_named(run_client: Run, tls: 
     assert kinds_in_ledger() == []
 
 
-@pytest.mark.parametrize("text", ["0" * 11, "0" * 33, "xyz" * 4, "", TERMS.hash[:11]])
+@pytest.mark.parametrize("text", ["0" * 31, "0" * 33, "xyz" * 4, "", TERMS.hash[:12]])
 @pytest.mark.usefixtures("joined")
 def test_what_is_no_hash_is_refused_on_one_machine_too(text: str, run_local: Run) -> None:
     with TermsServer(TERMS.text.encode()) as server:

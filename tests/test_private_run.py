@@ -20,8 +20,10 @@ from federated_health.hospital import final_handlers, handlers
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.hospital.private_training import budget_of
 from federated_health.hospital.results import save_results
+from federated_health.messages.accepted_terms import accept
 from federated_health.messages.content import Registration, TrainConfig, Update
 from federated_health.messages.records import MalformedMessageError, weights_to_record
+from federated_health.messages.run_terms import RUN_TERMS, RunTerms
 from federated_health.messages.server_messages import read_train_config
 from federated_health.messages.validation import read_update
 from federated_health.ml.model_files import read_description
@@ -329,6 +331,26 @@ def test_a_repeated_registration_spends_nothing_and_keeps_the_plan(cleveland: In
     again = join(cleveland)
     assert again.to_content() == first.to_content()
     assert budget_of(cleveland).summary().rounds == 1
+
+
+def test_the_terms_of_one_run_are_not_spent_on_another(cleveland: InMemoryHospital) -> None:
+    """A server that registers the hospital again under another run's number would else spend epsilon once more."""
+    cleveland.node_config[ALLOWED_EPSILON] = 100.0
+    terms = RunTerms.of(settings_of(**{"dp-epsilon": PLAN.epsilon})).text
+    accept(cleveland, terms, "asked")
+    first, second = (registration_request(replace(PLAN, run=digit * 16)) for digit in "ab")
+    for message in (first, second):
+        message.content.config_records["config"][RUN_TERMS] = terms
+
+    handlers.register(first, cleveland)
+    handlers.register(second, cleveland)  # nothing was spent on the first one, such as one that ended at once
+    budget_of(cleveland).spend(replace(PLAN, run="b" * 16), 100.0)
+    with pytest.raises(BudgetError, match="another run"):
+        handlers.register(first, cleveland)
+    handlers.register(second, cleveland)
+
+    accept(cleveland, terms, "asked")  # anew
+    handlers.register(first, cleveland)
 
 
 @pytest.mark.parametrize("handler", [final_handlers.score_training_rows, final_handlers.report_benefit])

@@ -81,7 +81,7 @@ BAD: dict[str, list[object]] = {
     "delta": [1.5],
     "secure_aggregation": [0, "no"],
     "appraisal": [1],
-    "retention": ["x" * 501, "a\nb"],
+    "retention": ["x" * 501, "a\nb", "a" + 60 * " " + "hash: 0", "a" + 60 * "\N{HANGUL FILLER}" + "hash: 0"],
     "more": [1],
 }
 

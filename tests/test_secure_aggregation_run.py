@@ -634,3 +634,37 @@ def test_a_hospital_keeps_the_final_model(hospitals: Hospitals) -> None:
         model = final_handlers.final_model(hospitals.contexts[name])
         assert model is not None
         assert greatest_difference(model[1], run.weights) == 0.0
+
+
+# Impossible figures
+
+
+@pytest.mark.parametrize("lie", [-1000, -1, 2**40])
+def test_figures_that_no_rows_add_up_to_are_left_out(
+    hospitals: Hospitals, lie: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A hospital can send any figures, since nobody sees its own; those of all together must be possible."""
+    kinds: list[object] = []
+
+    def note(message: Message) -> Message:
+        kinds.append(message.content.config_records["config"][messages.KIND])
+        return message
+
+    def add(reply: Message) -> Message:
+        if kinds[-1] == messages.SUMS:  # wrong sums of measurements end the run
+            return reply
+        vector = np.frombuffer(messages.read_bytes(reply.content, messages.VECTOR), "<u8").copy()
+        # A count's multiple of 2**16: the last figure of a round's, and the first but the rows of an evaluation's.
+        place = len(vector) - 1 if kinds[-1] == messages.TRAIN else len(vector) // 2 + 1
+        vector[place : place + 1] += np.uint64(lie % 2**64)
+        reply.content = messages.write_bytes(messages.VECTOR, vector.tobytes())
+        return reply
+
+    hospitals.requests["hungary", messages.MASKED] = note
+    hospitals.alterations["hungary", messages.MASKED] = add
+    run, _ = secure_run(hospitals)
+    rounds = list(run.rounds())
+
+    assert run.evaluate()["federation"] is None
+    assert all(completed.federation.counts is None for completed in rounds)
+    assert "no rows add up to" in caplog.text

@@ -94,7 +94,7 @@ def make_parser() -> argparse.ArgumentParser:
     connection.add_argument("--insecure", action="store_true", help=help_text)
 
     consent = parser.add_argument_group("consent")
-    help_text = "join only a run whose terms have this hash, without being asked; 12 digits of it suffice (default: "
+    help_text = "join only a run whose terms have this hash, without being asked (default: "
     help_text += "ask, except about a server on this machine without --tls)"
     consent.add_argument("--accept", metavar="TERMS_HASH", help=help_text)
     add_privacy(parser)

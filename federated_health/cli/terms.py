@@ -137,7 +137,7 @@ def describe(terms: RunTerms, task: Task, authority: str) -> list[str]:
         f"{terms.learning_rate:g}, l2 {terms.l2:g}{balanced}",
         "who may join": _describe_participants(terms, authority),
         "privacy": describe_privacy(terms),
-        "weights": "the server sees only sums of at least three hospitals' (secure aggregation)"
+        "weights": "the server sees only sums over at least three hospitals (secure aggregation)"
         if terms.secure_aggregation
         else "the server sees this hospital's own (no secure aggregation)",
         "server keeps": terms.retention,
@@ -168,7 +168,7 @@ def describe_privacy(terms: RunTerms) -> str:
     factor = f"e^{terms.epsilon:g} = {math.exp(terms.epsilon):.2g}"
     return (
         f"differential privacy, epsilon {terms.epsilon:g}: anyone's odds of being right about whether a patient is in "
-        f"the training data change by at most a factor of {factor}, except with probability {terms.delta:g}"
+        f"the hospital's data change by at most a factor of {factor}, except with probability {terms.delta:g}"
     )
 
 

@@ -15,9 +15,6 @@ logger = logging.getLogger(__name__)
 ASKED, ACCEPTED, POLICY, LOOPBACK = "asked", "accept", "policy", "loopback"
 """What accepts run terms: a person at the prompt, --accept, a policy, or that both sides are on one machine."""
 
-MIN_DIGITS = 12
-"""Smallest number of a hash's digits with which terms are accepted."""
-
 
 def decide(
     terms: RunTerms,
@@ -31,7 +28,8 @@ def decide(
     """What accepts the terms: one of the names above.
 
     Args:
-        accept: hash that the user accepts, or at least MIN_DIGITS of it; None if the user gave none.
+        accept: hash that the user accepts, all of it: a server finds other terms with the same 12 digits in 90 s. None
+            if the user gave none.
         policy: file of the hospital's policy; empty without one.
         refusals: what the hospital's policy and flags refuse in these terms, which nothing overrules.
         is_local: whether the server is on this machine, without TLS.
@@ -46,7 +44,7 @@ def decide(
         more = f" ({len(refusals)} reasons, see above)" if len(refusals) > 1 else ""
         raise ConsentError(f"not joined: {refusals[-1]}{more}")
     if accept is not None:
-        if len(accept) < MIN_DIGITS or not terms.hash.startswith(accept.lower()):
+        if accept.lower() != terms.hash:
             raise ConsentError(
                 f"not joined: --accept: expected {terms.hash}, the hash of the run's terms, got {accept!r}; "
                 "--show-terms shows them"

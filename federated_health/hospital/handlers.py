@@ -201,9 +201,9 @@ def hospital_of(message: Message, context: Context) -> Hospital:
         raise DataError(str(error)) from None  # the reason names a column, which no budget accounts for
     if _is_public(path):
         return hospital
-    from federated_health.hospital.release_memory import settle_once  # noqa: PLC0415  # public data need none
+    from federated_health.hospital.release_memory import choose_rows_once  # noqa: PLC0415  # public data need none
 
-    return settle_once(hospital, path, context.node_config.get(LEDGER), disclosure_policy(context).min_cell)
+    return choose_rows_once(hospital, path, context.node_config.get(LEDGER), disclosure_policy(context).min_cell)
 
 
 def task_of(context: Context, name: str) -> Task:

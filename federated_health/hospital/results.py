@@ -88,7 +88,7 @@ def _summarise_benefit(context: Context, task: Task, name: str, evaluation: Eval
 
 
 def _list_sent(ledger: Path, size: int) -> "list[Section]":
-    """What left in this run, what was withheld, and the accepted terms; nothing if the ledger cannot be read."""
+    """What left in this run, what was suppressed, and the accepted terms; nothing if the ledger cannot be read."""
     from federated_health.hospital import egress_page, ledger_page  # noqa: PLC0415  # with a ledger only
 
     try:

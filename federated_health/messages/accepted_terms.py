@@ -16,9 +16,19 @@ from federated_health.errors import TermsError
 from federated_health.messages import content, server_messages
 from federated_health.messages.records import MalformedMessageError
 from federated_health.messages.run_terms import MAX_TERMS_CHARACTERS, NOT_ACCEPTED, RUN_TERMS, RunTerms
-from federated_health.messages.server_messages import ASKED, CONFIG_FIELDS, TRAINING, Field, read_value
+from federated_health.messages.server_messages import ASKED, CONFIG_FIELDS, EVALUATION, TRAINING, Field, read_value
+from federated_health.ml.metrics import DEFAULT_THRESHOLD
 from federated_health.ml.networks import NETWORK_KEYS, Network, Weights
-from federated_health.names import LARGEST, MAX_EPSILON, MAX_ROUNDS, MAX_WEIGHTS, PRIVACY_PREFIX, PROXIMAL_MU, RUN_ID
+from federated_health.names import (
+    AGREED_PLAN,
+    LARGEST,
+    MAX_EPSILON,
+    MAX_ROUNDS,
+    MAX_WEIGHTS,
+    PRIVACY_PREFIX,
+    PROXIMAL_MU,
+    RUN_ID,
+)
 
 MAX_TRAININGS_PER_ROUND = 2
 """Largest number of different train messages, per round of the terms: a round may be repeated, as after a failure."""
@@ -71,8 +81,9 @@ def read_terms(text: str) -> RunTerms:
         raise MalformedMessageError("the run terms: expected those of this version, got another text") from None
     plain = {name: field.read(values, name, owner) for name, field in TERMS_FIELDS.items()}
     network = {name: CONFIG_FIELDS[name].read(network, name, owner) for name in NETWORK_KEYS}
-    if not all(value.isprintable() for value in (*plain.values(), *network.values()) if isinstance(value, str)):
-        raise MalformedMessageError("the run terms: expected printable text")
+    texts = " ".join(value for value in (*plain.values(), *network.values()) if isinstance(value, str) and value)
+    if not (texts.isascii() and texts.isprintable()) or "  " in texts:  # blanks could fill a line of a terminal
+        raise MalformedMessageError("the run terms: expected printable ASCII text with single spaces")
     terms = RunTerms(network=network, **plain)
     try:
         Network.from_config(network)
@@ -93,6 +104,7 @@ def accept(context: Context, text: str, by: str) -> None:
     """Remember in a hospital's state that it accepted run terms, and what decided; earlier ones are replaced."""
     state: Any = context.state
     trained = state[ASKED]["trained"] if ASKED in state else 0
+    state.pop(AGREED_PLAN, None)  # that of another run
     state[RUN_TERMS] = ConfigRecord({"text": text, "by": by, "trained-before": trained, "ended": ""})
 
 
@@ -169,6 +181,8 @@ def _check_message(message: Message, context: Context, state: Any) -> None:
     ):
         if (number := read_value(config, name, 0)) > most:
             raise TermsError(f"{name}: expected at most {most}, by the terms of the run, got {number}")
+    if kind in (*TRAINING, *EVALUATION):  # counts at many thresholds would differ by single patients
+        _compare("threshold", DEFAULT_THRESHOLD, read_value(config, "threshold", DEFAULT_THRESHOLD))
     if kind in TRAINING:
         _compare(PROXIMAL_MU, _proximal_mu(terms.strategy_args), read_value(config, PROXIMAL_MU, 0.0))
         trained = context.state[ASKED]["trained"] - state["trained-before"] if ASKED in context.state else 0

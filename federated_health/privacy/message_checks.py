@@ -10,6 +10,8 @@ from flwr.app import ConfigRecord, Context
 
 from federated_health.data.hospital import Hospital
 from federated_health.errors import BudgetError
+from federated_health.messages.accepted_terms import IN_PROCESS
+from federated_health.messages.run_terms import RUN_TERMS
 from federated_health.messages.server_messages import read_privacy_plan
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON
@@ -24,14 +26,30 @@ def agree_on_plan(
 
     Raises:
         MalformedMessageError: the plan is not valid.
-        BudgetError: the budget does not allow the run, or the hospital asks for differential privacy.
+        BudgetError: the budget does not allow the run, the hospital accepted the terms of another one, or it asks for
+            differential privacy.
     """
     plan = read_privacy_plan(config)
     if plan is not None:
+        _check_run(context, plan, budget)
         budget.check_run(plan, len(hospital.train), allowed_epsilon(context), split=digest_of_split(hospital))
         context.state[AGREED_PLAN] = ConfigRecord({**plan.to_config()})
     check_plan(context, plan)
     return plan
+
+
+def _check_run(context: Context, plan: PrivacyPlan, budget: PrivacyBudget) -> None:
+    """Refuse another run than the one in which the hospital has spent epsilon since it accepted the terms.
+
+    Their epsilon is that of one run. A hospital that accepts by itself accepts each run anew.
+    """
+    agreed, terms = (context.state.config_records.get(key) for key in (AGREED_PLAN, RUN_TERMS))
+    if agreed is None or terms is None or terms["by"] == IN_PROCESS or agreed["dp-run"] == plan.run:
+        return
+    if agreed["dp-run"] in budget.summary().runs:
+        raise BudgetError(
+            "it accepted the terms of another run with differential privacy: a new one needs a new process"
+        )
 
 
 def check_plan(context: Context, plan: PrivacyPlan | None) -> None:

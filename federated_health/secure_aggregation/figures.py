@@ -63,6 +63,14 @@ def read_counts(vector: Vector, target: Target[Any]) -> EvaluationSums:
     return counts
 
 
+def are_possible(counts: EvaluationSums, target: Target[Any], rows: int) -> bool:
+    """Whether at most this number of rows can add up to the sums of all hospitals' evaluations."""
+    parts = [part if isinstance(part, tuple) else (part,) for part in astuple(counts)]  # type: ignore[call-overload]  # a dataclass
+    is_counted = all(number >= 0 for part in parts for number in part if isinstance(number, int))
+    is_bounded = counts.examples <= rows and 0 <= counts.loss_sum <= counts.examples * target.max_loss
+    return is_counted and is_bounded and target.is_possible(counts)
+
+
 def number_of_counts(target: Target[Any]) -> int:
     """Length of `write_counts`."""
     return len(write_counts(target.no_sums))

@@ -19,7 +19,7 @@ from federated_health.messages.records import METRICS, MalformedMessageError, we
 from federated_health.messages.server_messages import digest_of
 from federated_health.messages.validation import read_metrics, read_whole
 from federated_health.ml.curves import choose_threshold
-from federated_health.ml.metrics import DEFAULT_THRESHOLD
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, EvaluationSums
 from federated_health.ml.networks import Weights
 from federated_health.ml.noisy_evaluation import table_shape
 from federated_health.ml.normalisation import public_normalisation
@@ -127,7 +127,8 @@ class SecureRun(PlainRun):
             return []
         loss, counts = float(total.figures[0]), total.figures[1:]
         if averaged is not None and is_evaluated:
-            averaged.counts[FEDERATION], averaged.is_evaluated = figures.read_counts(counts, self.target), True
+            self._note_counts(averaged, counts)
+            averaged.is_evaluated = True
         self._total = total
         rows = self.train_examples
         mean_loss = None if config.privacy else loss / sum(rows[name] for name in total.hospitals)
@@ -160,7 +161,20 @@ class SecureRun(PlainRun):
         request, *_ = self.strategy.configure_evaluate(number, arrays, record, grid_of(nodes))
         ready = self._prepare(messages.EVALUATE, request.content, nodes)
         if total := self._sum(messages.EVALUATE, request.content, ready, figures.number_of_counts(self.target)):
-            averaged.counts[FEDERATION] = figures.read_counts(total.figures, self.target)
+            self._note_counts(averaged, total.figures)
+
+    def _note_counts(self, averaged: AveragedRound, vector: Vector) -> None:
+        counts = figures.read_counts(vector, self.target)
+        if self._are_possible(counts):
+            averaged.counts[FEDERATION] = counts
+
+    def _are_possible(self, counts: EvaluationSums) -> bool:
+        """Whether the hospitals' rows can add up to the sums; if not, some hospital sent wrong ones."""
+        rows = sum(known.train_examples + known.test_examples for known in self.registrations.values())
+        is_possible = figures.are_possible(counts, self.target, rows)
+        if not is_possible:
+            logger.warning("no held-out figures: no rows add up to the sum over all hospitals")
+        return is_possible
 
     def summarise(self, averaged: AveragedRound) -> Round:
         """The round, with figures of the federation alone."""
@@ -189,6 +203,9 @@ class SecureRun(PlainRun):
         counts, (auc_sum, with_auc, small), importance, scores = figures.read_final(
             total.figures, self.target, len(task.columns)
         )
+        if not self._are_possible(counts):
+            self.threshold = DEFAULT_THRESHOLD
+            return self.figures_of_last_round()
         self.evaluations = {FEDERATION: Evaluation(counts=counts, scores=scores)}
         result = self._figures_of(self.evaluations[FEDERATION], rows)
         if self.target.has_classes:

@@ -59,6 +59,7 @@ def run_and_search(data: Path, out: Path, flags: Sequence[str]) -> Search:
     """A federation whose server's memory is searched in every round, while the hospitals hold their next replies."""
     address, records = f"127.0.0.1:{free_port()}", out / "records"
     records.mkdir(parents=True)
+    (policy := out / "policy.toml").touch()  # it allows every run
     own, identities = make_demo_identities(out / "tls", NAMES)
     settings = ("--tls", own, "--address", address, "--rounds", ROUNDS, "--no-appraisal", "--out", out / "run")
     in_memory: dict[int, set[str]] = {}
@@ -69,7 +70,18 @@ def run_and_search(data: Path, out: Path, flags: Sequence[str]) -> Search:
         hospitals = []
         for place, name in enumerate(NAMES):
             path, _ = find_hospital(data, place + 1)
-            own_flags = ("--data", path, "--name", name, "--server", address, "--tls", identities[name])
+            own_flags = (
+                "--data",
+                path,
+                "--name",
+                name,
+                "--server",
+                address,
+                "--tls",
+                identities[name],
+                "--policy",
+                policy,
+            )
             words = [str(word) for word in (*own_flags, "--out", out / name)]
             hospital = forked_call(out / f"{name}.txt", run_recording_client, records, words)
             hospitals.append(stack.enter_context(hospital))
@@ -171,6 +183,7 @@ def test_a_run_completes_all_rounds_after_a_hospital_and_the_server_are_killed(
 ) -> None:
     address, run, rounds = f"127.0.0.1:{free_port()}", tmp_path / "run", 100
     own, identities = make_demo_identities(tmp_path / "tls", NAMES)
+    (policy := tmp_path / "policy.toml").touch()  # it allows every run
     flags = ("--tls", own, "--address", address)
     serve = script_command(
         "server.py", *flags, "--secure-aggregation", "--rounds", rounds, "--no-appraisal", "--out", run
@@ -178,7 +191,7 @@ def test_a_run_completes_all_rounds_after_a_hospital_and_the_server_are_killed(
 
     def join(stack: ExitStack, name: str, log: str) -> Fork:
         path, _ = find_hospital(hospitals_folder, NAMES.index(name) + 1)
-        joins = ("--data", path, "--name", name, "--server", address, "--tls", identities[name])
+        joins = ("--data", path, "--name", name, "--server", address, "--tls", identities[name], "--policy", policy)
         return stack.enter_context(
             forked(script_command("client.py", *joins, "--out", tmp_path / name), log=tmp_path / log)
         )
