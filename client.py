@@ -42,19 +42,19 @@ def evaluate(message: Message, context: Context) -> Message:
 @app.evaluate("threshold")
 def score_training_rows(message: Message, context: Context) -> Message:
     """Score the training rows with the final weights, for the decision threshold."""
-    return handlers.reply(handlers.score_training_rows, message, context)
+    return handlers.reply(handlers.answer_final, message, context)
 
 
 @app.evaluate("final")
 def evaluate_final(message: Message, context: Context) -> Message:
     """Evaluate the final weights on the held-out rows, and keep them."""
-    return handlers.reply(handlers.evaluate_final, message, context)
+    return handlers.reply(handlers.answer_final, message, context)
 
 
 @app.evaluate("appraisal")
 def report_benefit(message: Message, context: Context) -> Message:
     """Report what this hospital gains by joining."""
-    return handlers.reply(handlers.report_benefit, message, context)
+    return handlers.reply(handlers.answer_final, message, context)
 
 
 secure_aggregation.add_handlers(app)  # the messages of runs with secure aggregation

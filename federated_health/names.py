@@ -17,7 +17,10 @@ MAX_WAIT = 1e7
 
 MAX_ROUNDS, MAX_LOCAL_EPOCHS, MAX_BATCH_SIZE = 100_000, 10_000, 1_000_000
 MAX_RATE, MAX_PENALTY = 1e6, 1e6
-"""Largest values of a run's settings; MAX_PENALTY is that of the L2 strength and of the proximal term.
+MAX_EPSILON = 100.0
+LARGEST = 2**31 - 1
+"""Largest values of a run's settings; MAX_PENALTY is that of the L2 strength and of the proximal term, and LARGEST that
+of any other whole number.
 
 Settings allow no more, and a hospital refuses a message that asks for more.
 """
@@ -43,6 +46,9 @@ AGREED_PLAN = "privacy"
 ALLOWED_EPSILON = "dp-budget"
 """Key of a node's config: the epsilon that the hospital allows over all runs. With it a hospital joins only runs with
 differential privacy."""
+
+POLICY = "policy"
+"""Key of a node's config: path of the policy's file; absent or empty for the defaults."""
 
 MAPPING = "mapping"
 """Key of a node's config: the mapping file that states how the hospital's export is written."""

@@ -4,13 +4,11 @@ from dataclasses import Field, field
 from typing import Any
 
 from federated_health.errors import SettingsError
+from federated_health.names import LARGEST
 
 Value = str | int | float | bool
 
-LARGEST = 2**31 - 1
-"""Largest value of an integer setting."""
-
-MIN_EPSILON, MAX_EPSILON = 0.01, 100.0
+MIN_EPSILON = 0.01
 MIN_DELTA = 1e-12
 """Smallest delta; below it, the accountant's rounding errors matter."""
 

@@ -31,6 +31,7 @@ from federated_health.names import (
     DEFAULT_DATA,
     DEFAULT_WAIT,
     MAX_BATCH_SIZE,
+    MAX_EPSILON,
     MAX_LOCAL_EPOCHS,
     MAX_PENALTY,
     MAX_RATE,
@@ -202,8 +203,8 @@ class Settings:
         "differential privacy: epsilon of each patient over the whole run; smaller is more private and noisier",
         unit="EPSILON",
         minimum=0,
-        maximum=limits.MAX_EPSILON,
-        allowed=f"0 = off, else {limits.MIN_EPSILON:g} to {limits.MAX_EPSILON:g}",
+        maximum=MAX_EPSILON,
+        allowed=f"0 = off, else {limits.MIN_EPSILON:g} to {MAX_EPSILON:g}",
     )
     dp_delta: float = _of_privacy(
         1e-5,

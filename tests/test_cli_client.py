@@ -13,7 +13,8 @@ from federated_health.data.manifest import OwnHospital
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.tasks import Task
 from federated_health.errors import JoinError
-from federated_health.hospital import handlers, results
+from federated_health.hospital import results
+from federated_health.hospital.private_training import budget_of
 from federated_health.messages.content import ARRAYS, CONFIG, TrainConfig
 from federated_health.messages.records import weights_to_record
 from federated_health.messages.run_terms import RunTerms
@@ -252,4 +253,4 @@ def test_a_node_config_names_the_folder_of_the_privacy_account(tmp_path: Path) -
     flags = cli_client.make_parser().parse_args(["--ledger", str(tmp_path / "records")])
     own = OwnHospital(data=tmp_path / "a.csv", name="a", task=HEART_DISEASE)
     context = hospital_context("a", cli_client.node_config(flags, own, None))
-    assert handlers.budget_of(context).path == tmp_path / "records" / "privacy-a.jsonl"
+    assert budget_of(context).path == tmp_path / "records" / "privacy-a.jsonl"

@@ -147,7 +147,7 @@ def test_a_check_needs_a_number_or_a_file(flags: list[object], run_script: RunSc
 def releases_of(output: str) -> dict[str, str]:
     """The lines of releases in a check, by name."""
     _, _, section = output.partition("What would leave")
-    lines = section.partition("Of this:")[0].rstrip().splitlines()[1:]
+    lines = section.partition("About these releases:")[0].rstrip().splitlines()[1:]
     return {re.split(r"[ :]", line.strip())[0]: line for line in lines}
 
 
@@ -163,7 +163,7 @@ def test_a_check_of_public_data_lists_every_release_of_a_default_run(run_script:
     assert "public: nothing is suppressed" in result.output
     # 689 and 42 weights, 227 training rows
     assert "689 weights are 3.04 per training row (227); DataSHIELD allows 0.33." in result.output
-    assert "--model logistic asks for 42, 0.19 per row" in result.output
+    assert "--model logistic trains 42, 0.19 per row" in result.output
 
 
 def test_a_check_of_own_data_says_what_the_default_policy_suppresses(
@@ -181,7 +181,7 @@ def test_a_check_of_own_data_says_what_the_default_policy_suppresses(
     outcomes = {"round-evaluation", "final-evaluation", "roc-auc", "scores", "threshold-scores", "appraisal"}
     assert outcomes <= suppressed
     assert not suppressed & {"name", "weights", "row-counts"}
-    assert "sums of fewer than 5 patients, not sent: chol" in result.output
+    assert "sums are suppressed now: chol" in result.output
     assert [path.name for path in Path().iterdir()] == [Path(data).name]  # a check remembers no release
 
 
@@ -190,7 +190,7 @@ def test_a_check_of_enough_own_patients_suppresses_nothing_yet(run_script: RunSc
 
     lines = releases_of(result.output)
     assert not {name for name in ("roc-auc", "scores", "appraisal", "final-evaluation") if "suppressed" in lines[name]}
-    assert "when one of them is that small" in result.output  # of a round, it depends on the model
+    assert "when one of its counts is that small" in result.output  # of a round, it depends on the model
 
 
 def test_a_check_applies_the_policy(run_script: RunScript, patients: pd.DataFrame) -> None:

@@ -21,7 +21,7 @@ from federated_health.hospital.disclosure import disclose, join_cells
 from federated_health.hospital.policy import Policy
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import (
-    NEAR_EARLIER,
+    DIFFERENCING,
     SMALL_CELL,
     SWITCHED_OFF,
     Evaluation,
@@ -460,12 +460,12 @@ def test_a_public_csv_that_was_changed_is_no_longer_public(hospitals_folder: Pat
     assert (tmp_path / "releases-cleveland.json").exists()
 
 
-def test_scores_are_withheld_after_a_removal(own: OwnHospital, table: pd.DataFrame) -> None:
+def test_scores_are_suppressed_after_a_removal(own: OwnHospital, table: pd.DataFrame) -> None:
     large = table.head(200)
     before = replies_of(own, own.context(large))
     after = replies_of(own, own.context(large.drop(index=large.index[::70])))
     reasons = {name: reason for reply in after.values() for name, reason in reply.get("disclosure", {}).items()}
 
     assert "scores" not in before["evaluate.final"].get("disclosure", {})
-    assert NEAR_EARLIER in reasons.values()
-    assert reasons["column-sums"] == NEAR_EARLIER
+    assert DIFFERENCING in reasons.values()
+    assert reasons["column-sums"] == DIFFERENCING

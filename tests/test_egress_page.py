@@ -66,7 +66,7 @@ def test_a_ledger_without_terms_and_disclosure_has_a_page(tmp_path: Path) -> Non
     assert "train" in sections["Messages without an answer"]
     assert "not explained" in sections["Every value that left"]  # metrics cells
     assert "docs/privacy.md" in sections["What remains a risk"]
-    assert not {"What was withheld, and why", "Terms that the hospital accepted"} & set(sections)
+    assert not {"What was suppressed, and why", "Terms that the hospital accepted"} & set(sections)
 
 
 def test_accepted_terms_are_shown_with_hash_time_and_fields(tmp_path: Path) -> None:
@@ -78,14 +78,14 @@ def test_accepted_terms_are_shown_with_hash_time_and_fields(tmp_path: Path) -> N
     assert "6 messages" in sections["Who, to whom and when"]  # nothing left with the terms
 
 
-def test_a_withheld_release_is_shown_with_its_reason_and_is_not_among_what_left(tmp_path: Path) -> None:
+def test_a_suppressed_release_is_shown_with_its_reason_and_is_not_among_what_left(tmp_path: Path) -> None:
     _, sections = page_of(tmp_path, WITHHELD, WITHHELD)
 
-    withheld = sections["What was withheld, and why"]
-    assert "roc-auc" in withheld
-    assert "2 times: too few patients of one class" in withheld
+    suppressed = sections["What was suppressed, and why"]
+    assert "roc-auc" in suppressed
+    assert "2 times: too few patients of one class" in suppressed
     assert "roc-auc" not in sections["What left, in plain words"]
-    assert "statement that roc-auc was withheld" in sections["Every value that left"]
+    assert "statement that roc-auc was suppressed" in sections["Every value that left"]
 
 
 @pytest.mark.parametrize("disclosure", ["roc-auc", ["roc-auc"], {"roc-auc": None}, {"unknown": "x"}, 5])

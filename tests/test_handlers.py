@@ -15,7 +15,7 @@ from federated_health.data.hospital import Hospital
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.tasks import write_agreement
 from federated_health.errors import AnswerError, DataError, JoinError
-from federated_health.hospital import handlers
+from federated_health.hospital import final_handlers, handlers
 from federated_health.hospital.handlers import hospital_of
 from federated_health.messages.content import SECURE_AGGREGATION_ONLY, Registration, TrainConfig
 from federated_health.messages.records import MalformedMessageError, weights_to_record
@@ -91,7 +91,7 @@ def test_held_out_rows_are_counted_at_the_threshold_of_the_message(
 ) -> None:
     local = local_model_of(context)
     risk, labels = 1 / (1 + np.exp(-local.score(None).astype(float))), local.hospital.test.labels
-    handler = handlers.evaluate if kind == "round" else handlers.evaluate_final
+    handler = handlers.evaluate if kind == "round" else final_handlers.evaluate_final
 
     counts = handler(message_of(replace(TRAIN_CONFIG, threshold=threshold)), context).counts
 
@@ -107,7 +107,7 @@ def test_training_scores_are_cells_of_each_class_and_of_no_held_out_row(context:
     local = local_model_of(context)
     ages, labels = local.hospital.train.values[:, 0], local.hospital.train.labels
 
-    scores = handlers.score_training_rows(message_of(), context)
+    scores = final_handlers.score_training_rows(message_of(), context)
 
     for cells, label in ((scores.positives, 1), (scores.negatives, 0)):
         of_class = (ages[labels == label] - 55) / 10
@@ -122,7 +122,7 @@ def test_only_the_final_evaluation_holds_a_roc_auc_and_cells(context: Context) -
     labels = local.hospital.test.labels
 
     early = handlers.evaluate(message_of(), context)
-    final = handlers.evaluate_final(message_of(), context)
+    final = final_handlers.evaluate_final(message_of(), context)
 
     assert (early.roc_auc, early.scores) == (None, {})
     assert final.roc_auc == pytest.approx(reference.roc_auc_score(labels, local.score(None)))
@@ -131,16 +131,16 @@ def test_only_the_final_evaluation_holds_a_roc_auc_and_cells(context: Context) -
 
 
 def test_only_the_final_evaluation_saves_the_model_its_threshold_and_the_hospital_s_figures(context: Context) -> None:
-    assert handlers.final_model(context) is None
-    for handler in (handlers.evaluate, handlers.score_training_rows):
+    assert final_handlers.final_model(context) is None
+    for handler in (handlers.evaluate, final_handlers.score_training_rows):
         handler(message_of(), context)
-        assert handlers.final_model(context) is None
+        assert final_handlers.final_model(context) is None
 
     config = replace(TRAIN_CONFIG, threshold=0.4321)
-    counts = handlers.evaluate_final(message_of(config), context).counts
+    counts = final_handlers.evaluate_final(message_of(config), context).counts
 
     assert isinstance(counts, Counts)
-    final = handlers.final_model(context)
+    final = final_handlers.final_model(context)
     assert final is not None
     assert final[0] == config
     assert all(np.array_equal(final[1][name], WEIGHTS[name]) for name in WEIGHTS)

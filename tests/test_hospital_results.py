@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from federated_health.hospital import handlers, results
+from federated_health.hospital import final_handlers, handlers, results
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.hospital.results import save_results
 from federated_health.ml.networks import weights_hash
@@ -49,7 +49,7 @@ def _no_model(monkeypatch: pytest.MonkeyPatch) -> None:
 def save(kind: str, folder: Path, sent: tuple[Path, int] | None = None, name: str = "south") -> tuple[Any, str]:
     """metrics.json and the report of one hospital."""
     context = finished_run(kind).contexts[name]
-    model = handlers.final_model(context)
+    model = final_handlers.final_model(context)
     assert model is not None
     assert save_results(folder, context, *model, sent) == "model.keras, metrics.json, report.html"
     return json.loads((folder / METRICS).read_text()), (folder / REPORT).read_text()

@@ -11,7 +11,7 @@ from flwr.app import Context
 
 from federated_health.data.task_files import parse_task, read_task_file
 from federated_health.errors import DataError, RunError, SettingsError
-from federated_health.hospital import handlers
+from federated_health.hospital import final_handlers, handlers
 from federated_health.hospital.results import save_results
 from federated_health.ml.model_files import read_description
 from federated_health.report.page import render
@@ -103,7 +103,7 @@ def test_predict_stops_where_the_model_is_of_another_task_than_stated(
 ) -> None:
     contexts = contexts_of(tmp_path, {"task-file": str(task_file)})
     PlainRun(InProcessTransport(handlers.answer, contexts), settings_of(task_file)).run()
-    final = handlers.final_model(contexts["north"])
+    final = final_handlers.final_model(contexts["north"])
     assert final is not None
     save_results(tmp_path, contexts["north"], *final)
     Path("new.csv").write_text("walks,age\n1,60\n")

@@ -14,8 +14,9 @@ import client
 from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import BudgetError
-from federated_health.hospital import handlers
-from federated_health.hospital.handlers import InMemoryHospital, budget_of
+from federated_health.hospital import final_handlers, handlers
+from federated_health.hospital.handlers import InMemoryHospital
+from federated_health.hospital.private_training import budget_of
 from federated_health.hospital.results import save_results
 from federated_health.messages.content import TrainConfig
 from federated_health.messages.records import weights_from_record, weights_to_record
@@ -68,7 +69,7 @@ def spent_evaluations(context: InMemoryHospital) -> int:
 
 @pytest.mark.slow
 def test_the_same_question_has_the_same_answer_and_is_spent_once(context: InMemoryHospital) -> None:
-    first, second = (handlers.evaluate_final(question(), context) for _ in range(2))
+    first, second = (final_handlers.evaluate_final(question(), context) for _ in range(2))
     assert len(first.noisy_counts) == 2 * (len(EDGES) + 1)
     assert first == second
     assert spent_evaluations(context) == 1
@@ -76,27 +77,27 @@ def test_the_same_question_has_the_same_answer_and_is_spent_once(context: InMemo
 
 @pytest.mark.slow
 def test_another_question_is_refused(context: InMemoryHospital) -> None:
-    handlers.evaluate_final(question(), context)
+    final_handlers.evaluate_final(question(), context)
     others = question(seed=2), question(config=replace(TRAIN_CONFIG, threshold=0.4))
     for other in others:
         with pytest.raises(BudgetError, match="expected one final evaluation"):
-            handlers.evaluate_final(other, context)
+            final_handlers.evaluate_final(other, context)
 
 
 @pytest.mark.slow
 def test_after_a_restart_nothing_more_is_released_but_the_model_is_kept(
     switzerland: Hospital, context: InMemoryHospital, tmp_path: Path
 ) -> None:
-    handlers.evaluate_final(question(), context)
+    final_handlers.evaluate_final(question(), context)
     restarted = InMemoryHospital(switzerland)
     restarted.budget = context.budget
     restarted.node_config["name"] = "switzerland"
     join(restarted)
 
     with pytest.raises(BudgetError, match="released before"):
-        handlers.evaluate_final(question(), restarted)
+        final_handlers.evaluate_final(question(), restarted)
 
-    model = handlers.final_model(restarted)
+    model = final_handlers.final_model(restarted)
     assert model is not None
     assert save_results(tmp_path, restarted, *model) == "model.keras, metrics.json, report.html"
     assert read_description(tmp_path / "model.keras")["weights_sha256"] == weights_hash(weights_of(1))
@@ -116,7 +117,7 @@ def test_the_evaluation_is_recorded_before_its_noise_is_drawn(
         return draw(*arguments)
 
     monkeypatch.setattr(evaluation, "gaussian_noise", record)
-    handlers.evaluate_final(question(), context)
+    final_handlers.evaluate_final(question(), context)
     assert recorded == [1]
 
 
@@ -131,7 +132,7 @@ def test_the_noise_of_the_counts_is_that_of_the_plan(switzerland: Hospital) -> N
         other = InMemoryHospital(switzerland)
         plan = replace(PLAN, run=f"{number:016x}")
         join(other, plan)
-        answer = handlers.evaluate_final(question(config=replace(TRAIN_CONFIG, privacy=plan)), other)
+        answer = final_handlers.evaluate_final(question(config=replace(TRAIN_CONFIG, privacy=plan)), other)
         noise.append(np.array(answer.noisy_counts) - exact.ravel())
     # Standard error of the deviation of 960 draws: 2.3 %.
     assert np.std(noise) == pytest.approx(PLAN.evaluation_noise, rel=7 * 0.023)

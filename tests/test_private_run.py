@@ -16,8 +16,9 @@ from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.tasks import write_agreement
 from federated_health.errors import AnswerError, BudgetError, RunError
-from federated_health.hospital import handlers
-from federated_health.hospital.handlers import InMemoryHospital, budget_of
+from federated_health.hospital import final_handlers, handlers
+from federated_health.hospital.handlers import InMemoryHospital
+from federated_health.hospital.private_training import budget_of
 from federated_health.hospital.results import save_results
 from federated_health.messages.accepted_terms import accept
 from federated_health.messages.content import Registration, TrainConfig, Update
@@ -195,7 +196,7 @@ def test_a_hospital_saves_the_model_and_a_report_with_its_own_budget(hospitals: 
     grid, contexts = grid_of(hospitals)
     federated_run = PlainRun(grid, settings_of())
     federated_run.run()
-    model = handlers.final_model(contexts["hungary"])
+    model = final_handlers.final_model(contexts["hungary"])
     assert model is not None
 
     with nothing_lost(tmp_path):
@@ -352,7 +353,7 @@ def test_the_terms_of_one_run_are_not_spent_on_another(cleveland: InMemoryHospit
     handlers.register(first, cleveland)
 
 
-@pytest.mark.parametrize("handler", [handlers.score_training_rows, handlers.report_benefit])
+@pytest.mark.parametrize("handler", [final_handlers.score_training_rows, final_handlers.report_benefit])
 def test_messages_that_no_budget_accounts_for_are_refused(cleveland: InMemoryHospital, handler: Any) -> None:
     join(cleveland)
     with pytest.raises(BudgetError, match="no privacy budget accounts for it"):
@@ -362,9 +363,9 @@ def test_messages_that_no_budget_accounts_for_are_refused(cleveland: InMemoryHos
 ALL = (
     handlers.train,
     handlers.evaluate,
-    handlers.score_training_rows,
-    handlers.evaluate_final,
-    handlers.report_benefit,
+    final_handlers.score_training_rows,
+    final_handlers.evaluate_final,
+    final_handlers.report_benefit,
 )
 
 

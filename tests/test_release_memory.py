@@ -23,7 +23,7 @@ from federated_health.data.hospital import Hospital, Patients
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.tasks import Task
 from federated_health.errors import DisclosureError
-from federated_health.hospital.release_memory import SettledHospital, path_beside, settle, settle_once
+from federated_health.hospital.release_memory import ReleasableHospital, choose_rows, choose_rows_once, path_beside
 from federated_health.transport.app_calls import hospital_context
 from tests.support.own_hospitals import OwnHospital, metrics_of, registration_request, sums_of
 
@@ -104,10 +104,10 @@ def test_no_combination_of_releases_is_over_few_patients(data: st.DataObject) ->
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(data.draw(st.integers(2, 8))):
             held_out = data.draw(st.sets(st.sampled_from(sorted(present)), max_size=len(present) // 2))
-            found = settled(Path(folder), sorted(present - held_out), sorted(held_out))
-            for side, is_near in (("train", found.train_is_near), ("test", found.test_is_near)):
+            found = chosen(Path(folder), sorted(present - held_out), sorted(held_out))
+            for side, is_exposed in (("train", found.train_is_exposed), ("test", found.test_is_exposed)):
                 numbers = set((getattr(found, side).values[:, 0] / 100).astype(int).tolist())
-                if not is_near and len(numbers) >= MIN_CELL:
+                if not is_exposed and len(numbers) >= MIN_CELL:
                     releases[side].append(numbers)
             present |= data.draw(st.sets(st.integers(0, 79), max_size=12))
             gone = data.draw(st.sets(st.sampled_from(sorted(present)), max_size=8))
@@ -131,7 +131,7 @@ def test_patients_who_are_added_and_removed_are_not_found(own: OwnHospital, tabl
     assert is_safe(registrations, table)
 
 
-def test_sums_are_withheld_after_a_removal_and_counts_too(own: OwnHospital, table: pd.DataFrame) -> None:
+def test_sums_are_suppressed_after_a_removal_and_counts_too(own: OwnHospital, table: pd.DataFrame) -> None:
     first = own.register(table[:60], asks_classes=True)
     second = own.register(table[1:60].drop(index=[20, 40]), asks_classes=True)
 
@@ -159,14 +159,14 @@ def test_a_changed_row_is_one_removed_and_one_added(own: OwnHospital, table: pd.
 
 def test_many_corrections_do_not_hide_one_new_patient(tmp_path: Path) -> None:
     """Ten corrected cells of one column leave the sums of the others, from which a new patient's values follow."""
-    settled(tmp_path, range(40), range(40, 50))
-    found = settled(tmp_path, [*range(40), 60], range(40, 50), corrected=range(10))
+    chosen(tmp_path, range(40), range(40, 50))
+    found = chosen(tmp_path, [*range(40), 60], range(40, 50), corrected=range(10))
 
     assert len(found.train) == 41  # ten patients are gone, and eleven are new
-    assert not found.train_is_near
+    assert not found.train_is_exposed
     *others, last = HEART_DISEASE.column_names
-    assert found.near_columns == {*others, HEART_DISEASE.label.name}
-    assert last not in found.near_columns
+    assert found.exposed_columns == {*others, HEART_DISEASE.label.name}
+    assert last not in found.exposed_columns
 
 
 def test_a_run_of_another_task_does_not_show_the_patient_who_was_added(tmp_path: Path) -> None:
@@ -175,20 +175,20 @@ def test_a_run_of_another_task_does_not_show_the_patient_who_was_added(tmp_path:
     other = replace(HEART_DISEASE, name="other", columns=HEART_DISEASE.columns[:6], label=replace(label, name="died"))
     for new in (30, 31, 32):
         name = f"hospital-{new}"
-        settled(tmp_path, range(20), range(20, 30), name=name)
-        found = settled(tmp_path, [*range(20), new], range(20, 30), name=name, task=other)
+        chosen(tmp_path, range(20), range(20, 30), name=name)
+        found = chosen(tmp_path, [*range(20), new], range(20, 30), name=name, task=other)
 
-        assert set(HEART_DISEASE.column_names[:6]) <= found.near_columns
+        assert set(HEART_DISEASE.column_names[:6]) <= found.exposed_columns
 
 
 def test_processes_that_join_at_the_same_time_remember_the_same(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         settings_of = [(tmp_path, range(40), range(40, 40 + held_out)) for held_out in (10, 11, 12, 13)]
-        found = [future.result() for future in [pool.submit(settled, *arguments) for arguments in settings_of]]
+        found = [future.result() for future in [pool.submit(chosen, *arguments) for arguments in settings_of]]
 
     assert len({len(hospital.train) for hospital in found}) == 1
-    # As many as at the first; a process with fewer of them withholds what is over them.
-    assert len({len(hospital.test) for hospital in found if not hospital.test_is_near}) == 1
+    # As many as at the first; a process with fewer of them suppresses what is over them.
+    assert len({len(hospital.test) for hospital in found if not hospital.test_is_exposed}) == 1
 
 
 def test_another_split_seed_does_not_move_patients_across_the_split(own: OwnHospital, table: pd.DataFrame) -> None:
@@ -245,22 +245,22 @@ def hospital_of(
     return Hospital(name=name, task=task, train=patients(train), test=patients(test))
 
 
-def settled(
+def chosen(
     folder: Path, train: Sequence[int], test: Sequence[int], *, is_recorded: bool = True, **hospital: Any
-) -> SettledHospital:
+) -> ReleasableHospital:
     """A hospital (see `hospital_of`) as its memory in this folder has its patients used."""
     own = hospital_of(train, test, **hospital)
-    return settle(own, path_beside(folder / "x.csv", own.name), MIN_CELL, is_recorded=is_recorded)
+    return choose_rows(own, path_beside(folder / "x.csv", own.name), MIN_CELL, is_recorded=is_recorded)
 
 
 def test_a_check_remembers_nothing(tmp_path: Path) -> None:
-    settled(tmp_path, range(20), range(20, 30), is_recorded=False)
+    chosen(tmp_path, range(20), range(20, 30), is_recorded=False)
 
     assert not list(tmp_path.iterdir())
 
 
 def test_the_file_is_its_owner_s_and_holds_no_value(tmp_path: Path) -> None:
-    settled(tmp_path, range(20), range(20, 30))
+    chosen(tmp_path, range(20), range(20, 30))
 
     path = tmp_path / "releases-basel.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -271,7 +271,7 @@ def test_the_file_is_its_owner_s_and_holds_no_value(tmp_path: Path) -> None:
 
 def test_two_memories_of_the_same_rows_have_nothing_in_common(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        settled(tmp_path, range(20), range(20, 30), name=name)
+        chosen(tmp_path, range(20), range(20, 30), name=name)
     one, other = (json.loads((tmp_path / f"releases-{name}.json").read_text()) for name in ("a", "b"))
 
     assert one["salt"] != other["salt"]
@@ -283,12 +283,12 @@ def test_a_damaged_file_stops_the_hospital(tmp_path: Path, content: str) -> None
     (tmp_path / "releases-basel.json").write_text(content)
 
     with pytest.raises(DisclosureError, match="not a record of releases"):
-        settled(tmp_path, range(20), range(20, 30))
+        chosen(tmp_path, range(20), range(20, 30))
 
 
 def test_a_folder_that_cannot_be_written_to_stops_the_hospital(tmp_path: Path) -> None:
     with pytest.raises(DisclosureError, match="--ledger"):
-        settled(tmp_path / "missing", range(20), range(20, 30))
+        chosen(tmp_path / "missing", range(20), range(20, 30))
 
 
 def test_another_folder_of_the_ledger_does_not_make_the_hospital_forget(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_another_folder_of_the_ledger_does_not_make_the_hospital_forget(tmp_path
     for folder in (records, other):
         folder.mkdir()
     hospital = hospital_of(range(60), range(60, 90))
-    settle_once(hospital, csv, str(records), MIN_CELL)
+    choose_rows_once(hospital, csv, str(records), MIN_CELL)
 
     assert path_beside(csv, hospital.name, records) == records / "releases-basel.json"
     for wrong in (None, other, tmp_path):
@@ -311,18 +311,18 @@ def test_another_folder_of_the_ledger_does_not_make_the_hospital_forget(tmp_path
 
 def test_a_record_beside_the_csv_is_not_forgotten_for_one_in_another_folder(tmp_path: Path) -> None:
     csv, hospital = tmp_path / "patients.csv", hospital_of(range(60), range(60, 90))
-    settle_once(hospital, csv, None, MIN_CELL)
+    choose_rows_once(hospital, csv, None, MIN_CELL)
     with pytest.raises(DisclosureError, match="move it to"):
-        settle_once(hospital, csv, str(tmp_path / "records"), MIN_CELL)
+        choose_rows_once(hospital, csv, str(tmp_path / "records"), MIN_CELL)
     assert path_beside(csv, hospital.name, tmp_path) == path_beside(csv, hospital.name)
 
 
 def test_what_is_remembered_grows_with_the_patients_and_not_with_the_runs(tmp_path: Path) -> None:
-    settled(tmp_path, range(2000), range(2000, 2600))
+    chosen(tmp_path, range(2000), range(2000, 2600))
     path = tmp_path / "releases-basel.json"
     size = path.stat().st_size
     for _ in range(20):
-        settled(tmp_path, range(2000), range(2000, 2600))
+        chosen(tmp_path, range(2000), range(2000, 2600))
 
     assert path.stat().st_size == size
     assert size < 16 * 1.34 * 2600 * (len(HEART_DISEASE.columns) + 2)

@@ -16,13 +16,12 @@ from scipy.stats import chisquare
 from federated_health import files
 from federated_health.data.manifest import find_hospital
 from federated_health.hospital import handlers
-from federated_health.hospital.policy import POLICY
 from federated_health.messages.content import ARRAYS, CONFIG, EVALUATE, ROUND, SAME_PARTICIPANTS, TrainConfig
 from federated_health.messages.records import weights_to_record
 from federated_health.messages.run_terms import RUN_TERMS
 from federated_health.messages.server_messages import digest_of
 from federated_health.ml.networks import Weights
-from federated_health.names import node_id_of
+from federated_health.names import POLICY, node_id_of
 from federated_health.secure_aggregation import masks, messages
 from federated_health.secure_aggregation.masks import Masked
 from federated_health.secure_aggregation.offers import Offer, make_offer

@@ -15,8 +15,9 @@ from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import find_hospital
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import RunError
-from federated_health.hospital import handlers
+from federated_health.hospital import final_handlers, handlers
 from federated_health.hospital.policy import Policy
+from federated_health.hospital.private_training import budget_of
 from federated_health.messages.content import (
     COLUMN_SUMS,
     FINAL_EVALUATION,
@@ -620,7 +621,7 @@ def test_secure_aggregation_can_be_combined_with_differential_privacy(hospitals:
     assert figures["hospitals"] == {}
     page = render(page_of_run(summarise(run, figures, stopped=False, facts={})))
     assert "noisy weights" in page
-    budget = handlers.budget_of(hospitals.contexts["cleveland"])
+    budget = budget_of(hospitals.contexts["cleveland"])
     assert budget.summary().describe()
     assert FEDERATION not in run.history[-1].hospitals
 
@@ -630,7 +631,7 @@ def test_a_hospital_keeps_the_final_model(hospitals: Hospitals) -> None:
     list(run.rounds())
     run.evaluate()
     for name in NAMES:
-        model = handlers.final_model(hospitals.contexts[name])
+        model = final_handlers.final_model(hospitals.contexts[name])
         assert model is not None
         assert greatest_difference(model[1], run.weights) == 0.0
 

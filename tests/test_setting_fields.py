@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from federated_health.errors import SettingsError
-from federated_health.setting_fields import LARGEST, Value, check, coerce, flag_of, plain, setting
+from federated_health.names import LARGEST
+from federated_health.setting_fields import Value, check, coerce, flag_of, plain, setting
 
 
 @dataclass(frozen=True, kw_only=True)

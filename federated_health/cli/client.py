@@ -19,13 +19,19 @@ from federated_health.data.tasks import Task
 from federated_health.errors import DataError, LedgerError, NetworkError, SettingsError, check_installed
 from federated_health.hospital import handlers
 from federated_health.hospital.ledger import LEDGER, Ledger
-from federated_health.hospital.policy import POLICY, Policy, policy_of
 from federated_health.messages import accepted_terms
 from federated_health.messages.content import SAME_PARTICIPANTS, SECURE_AGGREGATION_ONLY
 from federated_health.ml.backend import load_tensorflow
 from federated_health.ml.networks import Network, agreement_of
-from federated_health.ml.targets import target_of
-from federated_health.names import ALLOWED_EPSILON, DEFAULT_ADDRESS, DEFAULT_DATA, DEFAULT_WAIT, MAPPING, NETWORK
+from federated_health.names import (
+    ALLOWED_EPSILON,
+    DEFAULT_ADDRESS,
+    DEFAULT_DATA,
+    DEFAULT_WAIT,
+    MAPPING,
+    NETWORK,
+    POLICY,
+)
 from federated_health.transport.app_calls import App, hospital_context
 from federated_health.transport.channels import check_address, is_loopback, proxy_of, split_address
 from federated_health.transport.stream_client import join_run
@@ -266,7 +272,10 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
     sent = ledger.path, ledger.size
     agreement = agreement_of(own.task, network)
     config = node_config(flags, own, identity.folder if identity else None)
-    policy_of(config)  # a mistake in its file ends the client before it waits for a server
+    if flags.policy is not None:
+        from federated_health.hospital.policy import policy_of  # noqa: PLC0415  # only where there is one
+
+        policy_of(config)  # a mistake in its file ends the client before it waits for a server
     context = hospital_context(own.name, config)
     consent = partial(_accept_terms, flags, context, own.task, ledger, identity)
 
@@ -310,7 +319,9 @@ def _join(app: App, flags: argparse.Namespace, own: OwnHospital, identity: "Iden
             report(error.reason)
         raise
     finally:  # the final model is complete even if the server is lost after it
-        _show_and_save(context, flags.out, sent)
+        from federated_health.cli.own_results import show_and_save  # noqa: PLC0415  # at the end of a run only
+
+        show_and_save(context, flags.out, sent)
     logger.info("the run is over")
 
 
@@ -327,12 +338,13 @@ def _accept_terms(
     """Accept the terms of a run, and record them; ConsentError if they are not accepted (see `cli.terms`)."""
     terms, accepted_by = accepted_terms.read_terms(text), "loopback"
     is_local = identity is None and is_loopback(split_address(flags.server)[0])
-    if not is_local or flags.accept is not None or policy_of(context.node_config) != Policy():
+    has_policy = flags.policy is not None or flags.dp_budget is not None or flags.secure_aggregation_only
+    if not is_local or flags.accept is not None or has_policy:
         from federated_health.cli.terms import decide_on_terms  # noqa: PLC0415  # not on one machine without TLS
 
         own = identity.authority_hash if identity else ""
         accepted_by = decide_on_terms(
-            terms, policy_of(context.node_config), task, flags.accept, server, own, is_local=is_local, **hospital
+            terms, context.node_config, task, flags.accept, server, own, is_local=is_local, **hospital
         )
     ledger.record_terms(text, accepted_by)
     accepted_terms.accept(context, text, accepted_by)
@@ -357,30 +369,3 @@ def _prepare(task: Task, network: Network | None) -> None:
         from federated_health.ml.network_check import try_out  # noqa: PLC0415  # only where there is a file
 
         try_out(task, network)
-
-
-def _show_and_save(context: Context, out: Path | None, sent: tuple[Path, int]) -> None:
-    """Show the final model's figures at this hospital, and save it in `out`; without a final model, do nothing.
-
-    Args:
-        sent: the egress ledger, and its size in bytes before the run.
-    """
-    if (model := handlers.final_model(context)) is None:
-        return
-    from federated_health.cli.tables import print_figures  # noqa: PLC0415  # at the end of a run only
-
-    config, weights = model
-    name, target = str(context.node_config["name"]), target_of(handlers.task_of(context, config.task))
-    note = f"Predicted positive: a risk of at least {config.threshold}." if target.has_threshold else ""
-    if config.privacy:
-        from federated_health.cli.noisy_figures import print_noisy_figures  # noqa: PLC0415  # with privacy only
-
-        print_noisy_figures({name: context.state.metric_records.get("figures", {})}, target)
-    else:
-        print_figures("The final model on held-out patients", {name: context.state["figures"]}, note)
-    if out is not None:
-        from federated_health.hospital.results import save_results  # noqa: PLC0415  # at the end of a run only
-
-        logger.info("saved in %s: %s", out, save_results(out, context, config, weights, sent))
-    if config.privacy:
-        logger.info("privacy: %s", handlers.budget_of(context).summary().describe())

@@ -30,7 +30,7 @@ def show_egress(path: Path, page: Path | None = None) -> None:
     print_lines(summary.title, summary.lines())
     print_figures("Messages", summary.messages())
     for name, total in summary.ordered_releases().items():
-        words = [ledger_page.explain(name), *total.list_withheld()]
+        words = [ledger_page.explain(name), *total.list_suppressed()]
         print_figures(f"{name}: {total}", total.table(), lead=words)
     print_lines("What never leaves:", ledger_page.NEVER)
     if page is not None:
@@ -65,7 +65,7 @@ def show_hospital(own: OwnHospital, config: Mapping[str, Any]) -> None:
     check = show_data(own.data, own.task, own.mapping)
     expected = ExpectedReleases(split_hospital(check, own.name, int(config["split-seed"])), own.data, config)
     print_lines("\nWhat would leave, in a run with the server's default settings:", expected.releases())
-    print_lines("\nOf this:", expected.remarks())
+    print_lines("\nAbout these releases:", expected.remarks())
     check_output()
 
 

@@ -4,10 +4,10 @@ import argparse
 import logging
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from federated_health.cli.console import print_lines
 from federated_health.cli.output import check_output
@@ -17,7 +17,7 @@ from federated_health.data.tasks import Task
 from federated_health.errors import SettingsError
 from federated_health.hospital.consent import decide
 from federated_health.hospital.ledger import Ledger
-from federated_health.hospital.policy import Policy
+from federated_health.hospital.policy import policy_of
 from federated_health.messages.accepted_terms import MAX_TRAININGS_PER_ROUND, read_terms
 from federated_health.messages.releases import RELEASES, size_of
 from federated_health.messages.run_terms import RunTerms
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 def decide_on_terms(
     terms: RunTerms,
-    policy: Policy,
+    node_config: Mapping[str, Any],
     task: Task,
     accept: str | None,
     server: str,
@@ -48,11 +48,12 @@ def decide_on_terms(
     """What accepts the terms (see `consent.decide`), after a person has read them, if one has to be asked.
 
     Args:
-        policy, task: the hospital's.
+        node_config, task: the hospital's.
         server: fingerprint of the server's key; empty without TLS.
         authority: see `describe`.
         may_ask: whether a person may be asked, if there is a terminal.
     """
+    policy = policy_of(node_config)
     ask: Callable[[], bool] | None = None
     if may_ask and sys.stdin is not None and sys.stdin.isatty():
         ask = partial(_ask, describe(terms, task, authority))
@@ -136,7 +137,7 @@ def describe(terms: RunTerms, task: Task, authority: str) -> list[str]:
         f"{terms.learning_rate:g}, l2 {terms.l2:g}{balanced}",
         "who may join": _describe_participants(terms, authority),
         "privacy": describe_privacy(terms),
-        "weights": "the server sees only sums of at least three hospitals' (secure aggregation)"
+        "weights": "the server sees only sums over at least three hospitals (secure aggregation)"
         if terms.secure_aggregation
         else "the server sees this hospital's own (no secure aggregation)",
         "server keeps": terms.retention,
@@ -167,7 +168,7 @@ def describe_privacy(terms: RunTerms) -> str:
     factor = f"e^{terms.epsilon:g} = {math.exp(terms.epsilon):.2g}"
     return (
         f"differential privacy, epsilon {terms.epsilon:g}: anyone's odds of being right about whether a patient is in "
-        f"the training data change by at most a factor of {factor}, except with probability {terms.delta:g}"
+        f"the hospital's data change by at most a factor of {factor}, except with probability {terms.delta:g}"
     )
 
 

@@ -5,8 +5,8 @@ would describe few patients. A count may leave if it is 0 or at least the policy
 who are not counted: of thirty patients, 29 say as much as 1. A hospital whose count is suppressed sends none of the
 counts beside it, from which it could be computed. The reply says what is suppressed and why, without values.
 
-Weights, and sums for the normalisation, are never altered: sums leave or are withheld. Nothing is suppressed of public
-data, which the manifest beside the CSV declares, and of hospitals whose rows are all in one process.
+Weights, and sums for the normalisation, are never altered: sums leave or are suppressed. Nothing is suppressed of
+public data, which the manifest beside the CSV declares, nor of hospitals whose rows are all in one process.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,15 +20,15 @@ from federated_health.data.columns import Measurement
 from federated_health.data.hospital import Hospital, Patients
 from federated_health.errors import DisclosureError
 from federated_health.hospital.policy import Policy
-from federated_health.hospital.release_memory import SettledHospital
+from federated_health.hospital.release_memory import ReleasableHospital
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import (
     APPRAISAL,
     ASSOCIATIONS,
     CLASS_COUNTS,
     COLUMN_SUMS,
+    DIFFERENCING,
     FINAL_EVALUATION,
-    NEAR_EARLIER,
     ROC_AUC,
     ROUND_EVALUATION,
     ROW_COUNTS,
@@ -76,11 +76,11 @@ class _Gate:
         self.hospital, self.policy, self.target = hospital, policy, target_of(hospital.task)
         cell = 0 if policy.public else policy.min_cell
         self.of_train, self.of_test = cell * hospital.train.most_rows, cell * hospital.test.most_rows
-        settled = hospital if isinstance(hospital, SettledHospital) else None
-        self.train_is_near = settled is not None and settled.train_is_near
-        self.test_is_near = settled is not None and settled.test_is_near
-        self.near_columns = settled.near_columns if settled else frozenset[str]()
-        self.label_is_near = hospital.task.label.name in self.near_columns
+        chosen = hospital if isinstance(hospital, ReleasableHospital) else None
+        self.train_is_exposed = chosen is not None and chosen.train_is_exposed
+        self.test_is_exposed = chosen is not None and chosen.test_is_exposed
+        self.exposed_columns = chosen.exposed_columns if chosen else frozenset[str]()
+        self.label_is_exposed = hospital.task.label.name in self.exposed_columns
 
     def disclose(self, content: Any, *, is_final: bool) -> Any:
         rules: Mapping[type, Callable[[Any], Any]] = {
@@ -92,11 +92,11 @@ class _Gate:
         }
         return rules[type(content)](content)
 
-    def _reason(self, release: str, *, is_near: bool = False, is_small: bool = False) -> str:
+    def _reason(self, release: str, *, is_exposed: bool = False, is_small: bool = False) -> str:
         """Why a release is suppressed; empty if it is not."""
         if not self.policy.allows(release):
             return SWITCHED_OFF
-        return NEAR_EARLIER if is_near else SMALL_CELL if is_small else ""
+        return DIFFERENCING if is_exposed else SMALL_CELL if is_small else ""
 
     def _registration(self, content: Registration) -> Registration:
         train, test = self.hospital.train, self.hospital.test
@@ -107,7 +107,7 @@ class _Gate:
         if content.class_counts:
             reasons[CLASS_COUNTS] = self._reason(
                 CLASS_COUNTS,
-                is_near=self.train_is_near or self.label_is_near,
+                is_exposed=self.train_is_exposed or self.label_is_exposed,
                 is_small=not _are_safe(self._classes(train), self.of_train),
             )
         sums, reasons[COLUMN_SUMS] = self._sums(content.sums)
@@ -122,46 +122,48 @@ class _Gate:
         )
 
     def _sums(self, sums: ColumnSums) -> tuple[ColumnSums, str]:
-        """The sums, and why some are withheld."""
+        """The sums, and why some are suppressed."""
         if not sums.are_released:
             return sums, ""
-        is_near = np.array([self.train_is_near or m.name in self.near_columns for m in self.hospital.task.measurements])
+        is_exposed = np.array(
+            [self.train_is_exposed or m.name in self.exposed_columns for m in self.hospital.task.measurements]
+        )
         is_small = (sums.count > 0) & (sums.count < self.of_train)
-        withheld = is_near | is_small
-        kept = ColumnSums(*(np.where(withheld, 0.0, getattr(sums, name)) for name in SUM_NAMES))
+        suppressed = is_exposed | is_small
+        kept = ColumnSums(*(np.where(suppressed, 0.0, getattr(sums, name)) for name in SUM_NAMES))
         reason = self._reason(
-            COLUMN_SUMS, is_near=bool((is_near & (sums.count > 0)).any()), is_small=bool(is_small.any())
+            COLUMN_SUMS, is_exposed=bool((is_exposed & (sums.count > 0)).any()), is_small=bool(is_small.any())
         )
         return kept, reason
 
     def _associations(self, associations: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], str]:
-        """The associations, and why some or all are withheld."""
+        """The associations, and why some or all are suppressed."""
         if not associations.size:
             return associations, ""
-        if reason := self._reason(ASSOCIATIONS, is_near=self.train_is_near or self.label_is_near):
+        if reason := self._reason(ASSOCIATIONS, is_exposed=self.train_is_exposed or self.label_is_exposed):
             return np.zeros(0), reason
-        is_near, is_small = (np.array(mask, dtype=bool) for mask in zip(*self._unsafe_associations(), strict=True))
+        is_exposed, is_small = (np.array(mask, dtype=bool) for mask in zip(*self._unsafe_associations(), strict=True))
         is_given = associations != 0
         reason = self._reason(
-            ASSOCIATIONS, is_near=bool((is_near & is_given).any()), is_small=bool((is_small & is_given).any())
+            ASSOCIATIONS, is_exposed=bool((is_exposed & is_given).any()), is_small=bool((is_small & is_given).any())
         )
-        return np.where(is_near | is_small, 0.0, associations), reason
+        return np.where(is_exposed | is_small, 0.0, associations), reason
 
     def _unsafe_associations(self) -> list[tuple[bool, bool]]:
-        """Of each association, whether its column is near an earlier release, and whether one of its cells is small.
+        """Of each association, whether a subtraction would expose its column, and whether one of its cells is small.
 
         Cells are the patients with and without the code, of either class, and those whose column is missing.
         """
         train, found = self.hospital.train, []
         classes = train.labels == 1
         for column, cells in zip(self.hospital.task.columns, train.values.T, strict=True):
-            is_near = column.name in self.near_columns
+            is_exposed = column.name in self.exposed_columns
             missing = np.isnan(cells)
             for code in [None] if isinstance(column, Measurement) else list(column.codes):
                 has_code = np.zeros(len(cells), dtype=bool) if code is None else cells == code
                 groups = (has_code, ~has_code & ~missing)
                 counts = [int((group & of).sum()) for group in groups for of in (classes, ~classes)]
-                found.append((is_near, not _are_safe(counts, self.of_train)))
+                found.append((is_exposed, not _are_safe(counts, self.of_train)))
         return found
 
     def _classes(self, patients: Patients) -> npt.NDArray[np.intp]:
@@ -190,9 +192,9 @@ class _Gate:
         is_small = not _are_safe([*self._classes(test), len(test)], self.of_test)
         reasons = {}
         if content.roc_auc is not None:
-            reasons[ROC_AUC] = self._reason(ROC_AUC, is_near=self.test_is_near, is_small=is_small)
+            reasons[ROC_AUC] = self._reason(ROC_AUC, is_exposed=self.test_is_exposed, is_small=is_small)
         if content.scores:
-            reasons[SCORES] = self._reason(SCORES, is_near=self.test_is_near, is_small=is_small)
+            reasons[SCORES] = self._reason(SCORES, is_exposed=self.test_is_exposed, is_small=is_small)
         has_deviation = self.target.has_classes
         scores = {
             name: join_cells(cells, self.of_test, has_deviation=has_deviation) for name, cells in content.scores.items()
@@ -213,7 +215,7 @@ class _Gate:
         elif self.hospital.task.label.kind == "count":
             with_events = int((self.hospital.test.labels > 0).sum())
             cells += [with_events, cells[0] - with_events]
-        return self._reason(release, is_near=self.test_is_near, is_small=not _are_safe(cells, self.of_test))
+        return self._reason(release, is_exposed=self.test_is_exposed, is_small=not _are_safe(cells, self.of_test))
 
     def _round_sums(self, counts: EvaluationSums) -> EvaluationSums:
         """The sums, with means of losses and errors as tables show them."""
@@ -227,8 +229,8 @@ class _Gate:
 
     def _training_scores(self, content: TrainingScores) -> TrainingScores:
         is_small = not _are_safe(self._classes(self.hospital.train), self.of_train)
-        is_near = self.train_is_near or self.label_is_near
-        if reason := self._reason(THRESHOLD_SCORES, is_near=is_near, is_small=is_small):
+        is_exposed = self.train_is_exposed or self.label_is_exposed
+        if reason := self._reason(THRESHOLD_SCORES, is_exposed=is_exposed, is_small=is_small):
             none = np.zeros((0, 3))
             return replace(content, positives=none, negatives=none, suppressed={THRESHOLD_SCORES: reason})
         return replace(
@@ -244,11 +246,13 @@ class _Gate:
         """
         test, columns = self.hospital.test, self.hospital.task.columns
         is_small = not _are_safe([*self._classes(test), len(test)], self.of_test)
-        if reason := self._reason(APPRAISAL, is_near=self.test_is_near, is_small=is_small):
+        if reason := self._reason(APPRAISAL, is_exposed=self.test_is_exposed, is_small=is_small):
             return Benefit.suppress(len(columns), {APPRAISAL: reason})
         observed, rows = content.observed, len(self.hospital.train)
         is_safe = _safe(observed, self.of_train) & _safe(rows - observed, self.of_train)
-        is_safe &= np.array([not self.train_is_near and column.name not in self.near_columns for column in columns])
+        is_safe &= np.array(
+            [not self.train_is_exposed and column.name not in self.exposed_columns for column in columns]
+        )
         importance = [len(test) * self._round_mean(value / max(len(test), 1)) for value in content.importance]
         return replace(
             content,

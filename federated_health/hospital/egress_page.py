@@ -39,7 +39,7 @@ def write_egress_page(path: Path, summary: Summary) -> None:
 
 
 def page_of_ledger(summary: Summary, file_hash: str) -> Page:
-    """Who sent what to whom and when; what was withheld, refused and accepted; and what remains a risk."""
+    """Who sent what to whom and when; what was suppressed, refused and accepted; and what remains a risk."""
     sent = number_of(summary.total.messages, "message")
     return Page(
         title=f"What left {summary.name}",
@@ -48,7 +48,7 @@ def page_of_ledger(summary: Summary, file_hash: str) -> Page:
         sections=[
             _overview(summary),
             releases_section(summary),
-            *withheld_section(summary),
+            *suppressed_section(summary),
             *accepted_section(summary),
             _refused(summary),
             Section("What never leaves", [list(NEVER)]),
@@ -65,7 +65,7 @@ def sections_of_run(summary: Summary) -> list[Section]:
     """What left a hospital in one run, for the hospital's report."""
     return [
         releases_section(summary, "What left this hospital"),
-        *withheld_section(summary),
+        *suppressed_section(summary),
         *accepted_section(summary),
     ]
 
@@ -78,7 +78,7 @@ def _overview(summary: Summary) -> Section:
         "when": summary.total.period or NOT_DEFINED,
         "connections": number_of(kinds["join"].messages if "join" in kinds else 0, "time") + " connected to a server",
         "how much": f"{number_of(summary.total.messages, 'message')}, {number_of(summary.total.bytes, 'byte')}",
-        "withheld": ", ".join(summary.withheld) or "nothing",
+        "suppressed": ", ".join(summary.suppressed) or "nothing",
         "errors": summary.errors or "none",
     }
     rows = tuple(
@@ -109,11 +109,11 @@ def releases_section(summary: Summary, title: str = "What left, in plain words")
     return Section(title, blocks)
 
 
-def withheld_section(summary: Summary) -> Iterator[Section]:
-    """What the hospital withheld, and why; nothing if it withheld nothing."""
-    if summary.withheld:
-        facts = {name: "; ".join(summary.releases[name].list_withheld()) for name in summary.withheld}
-        yield Section("What was withheld, and why", [facts])
+def suppressed_section(summary: Summary) -> Iterator[Section]:
+    """What the hospital suppressed, and why; nothing if it suppressed nothing."""
+    if summary.suppressed:
+        facts = {name: "; ".join(summary.releases[name].list_suppressed()) for name in summary.suppressed}
+        yield Section("What was suppressed, and why", [facts])
 
 
 def accepted_section(summary: Summary) -> Iterator[Section]:

@@ -49,7 +49,7 @@ class ExpectedReleases:
         if not policy.public:
             folder = config.get(LEDGER)
             memory = release_memory.path_beside(data, hospital.name, Path(str(folder)) if folder else None)
-            hospital = release_memory.settle(hospital, memory, policy.min_cell, is_recorded=False)
+            hospital = release_memory.choose_rows(hospital, memory, policy.min_cell, is_recorded=False)
             self.notes = hospital.notes
         self._hospital, self._policy = hospital, policy
         self._settings = Settings(declared_task=hospital.task)
@@ -58,7 +58,7 @@ class ExpectedReleases:
         contents = [disclosed, *(disclose(content, hospital, policy) for content in self._others())]
         contents.append(disclose(self._evaluation, hospital, policy, is_final=True))
         self._suppressed = {name: reason for content in contents for name, reason in content.suppressed.items()}
-        self._withheld = self._name_withheld(disclosed.sums)
+        self._suppressed_sums = self._name_suppressed_sums(disclosed.sums)
 
     def releases(self) -> list[str]:
         """One line per release: its size in one message, whether it is suppressed now, and what it is."""
@@ -78,13 +78,13 @@ class ExpectedReleases:
     def _describe_policy(self) -> Iterator[str]:
         policy, cell = self._policy, self._policy.min_cell
         if policy.public:
-            yield "its manifest says that the data are public: nothing is suppressed"
+            yield "manifest.json says that the data are public: nothing is suppressed"
             return
         yield f"policy: {policy.file or 'the default'}; counts of 1 to {cell - 1} patients are suppressed"
-        if self._withheld:
-            yield f"sums of fewer than {cell} patients, not sent: {list_some(self._withheld, ', ')}"
+        if self._suppressed_sums:
+            yield f"measurements whose sums are suppressed now: {list_some(self._suppressed_sums, ', ')}"
         if ROUND_EVALUATION not in self._suppressed and target_of(self._hospital.task).has_classes:
-            yield "counts of a round, and of the final model, are suppressed when one of them is that small"
+            yield "the evaluation of a round, or of the final model, is suppressed when one of its counts is that small"
         for refusal in policy.refusals(self._terms, train_rows=len(self._hospital.train), task=self._hospital.task):
             yield f"the policy refuses a run with default settings: {refusal}"
 
@@ -93,8 +93,8 @@ class ExpectedReleases:
         smaller = number_of_weights(task, Network("logistic"))
         yield (
             f"{number_of(self._terms.parameters, 'weight')} are {self._terms.parameters / rows:.2f} per training row "
-            f"({rows:,}); DataSHIELD allows {MAX_PARAMETERS_PER_ROW}. Fewer tell less of single patients: "
-            f"server.py --model logistic asks for {smaller:,}, {smaller / rows:.2f} per row"
+            f"({rows:,}); DataSHIELD allows {MAX_PARAMETERS_PER_ROW}. Fewer weights reveal less about "
+            f"single patients: server.py --model logistic trains {smaller:,}, {smaller / rows:.2f} per row"
         )
 
     @property
@@ -134,9 +134,9 @@ class ExpectedReleases:
         outputs = target_of(self._hospital.task).outputs
         return np.zeros((rows, outputs) if outputs > 1 else rows, dtype=np.float32)
 
-    def _name_withheld(self, disclosed: ColumnSums) -> list[str]:
+    def _name_suppressed_sums(self, disclosed: ColumnSums) -> list[str]:
         """Measurements whose sums do not leave though some patients have them."""
         observed = ~np.isnan(self._hospital.train.values[:, list(self._hospital.task.measurement_positions)])
-        is_withheld = observed.any(axis=0) & (disclosed.count == 0)
-        pairs = zip(self._hospital.task.measurements, is_withheld, strict=True)
-        return [measurement.name for measurement, withheld in pairs if withheld]
+        is_suppressed = observed.any(axis=0) & (disclosed.count == 0)
+        pairs = zip(self._hospital.task.measurements, is_suppressed, strict=True)
+        return [measurement.name for measurement, suppressed in pairs if suppressed]

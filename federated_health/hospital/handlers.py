@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Context, Message, MetricRecord
+from flwr.app import Context, Message
 
 from federated_health import privacy, secure_aggregation
 from federated_health.data.associations import measure_associations
@@ -24,7 +24,6 @@ from federated_health.data.task_files import TASK_FILE, find_task
 from federated_health.data.tasks import Task, find_difference, read_agreement
 from federated_health.errors import AnswerError, DataError, JoinError, SecureAggregationError
 from federated_health.hospital.ledger import LEDGER
-from federated_health.hospital.policy import Policy, policy_of
 from federated_health.messages import accepted_terms
 from federated_health.messages.content import (
     ARRAYS,
@@ -42,14 +41,11 @@ from federated_health.messages.content import (
     Evaluation,
     Registration,
     TrainConfig,
-    TrainingScores,
     Update,
 )
 from federated_health.messages.records import (
-    METRICS,
     MalformedMessageError,
     weights_from_record,
-    weights_to_record,
 )
 from federated_health.messages.server_messages import (
     answering,
@@ -62,12 +58,20 @@ from federated_health.ml.metrics import EvaluationSums
 from federated_health.ml.networks import FILE, Network, Weights, agreement_of, weight_shapes
 from federated_health.ml.normalisation import MIN_OBSERVED, Normalisation, column_sums, withheld_sums
 from federated_health.ml.targets import target_of
-from federated_health.names import AGREED_PLAN, ALLOWED_EPSILON, MAPPING, NETWORK, PROXIMAL_MU, SECURE_AGGREGATION
+from federated_health.names import (
+    AGREED_PLAN,
+    ALLOWED_EPSILON,
+    MAPPING,
+    NETWORK,
+    POLICY,
+    PROXIMAL_MU,
+    SECURE_AGGREGATION,
+)
 from federated_health.transport.app_calls import hospital_context
 
 if TYPE_CHECKING:
     from federated_health.hospital.local_model import LocalModel
-    from federated_health.messages.benefit import Benefit
+    from federated_health.hospital.policy import Policy
     from federated_health.messages.run_terms import RunTerms
     from federated_health.privacy.budget import PrivacyBudget
 
@@ -85,10 +89,10 @@ class InMemoryHospital(Context):
         policy: what may leave the hospital; everything by default, since all rows are in one process.
     """
 
-    def __init__(self, hospital: Hospital, network: Path | None = None, policy: Policy | None = None) -> None:
+    def __init__(self, hospital: Hospital, network: Path | None = None, policy: "Policy | None" = None) -> None:
         super().__init__(**vars(hospital_context(hospital.name, {NETWORK: str(network or "")})))
         self.hospital = hospital
-        self.policy = policy or Policy(public=True)
+        self.policy = policy
         self.budget: PrivacyBudget | None = None
 
 
@@ -107,8 +111,10 @@ def reply(handler: Handler, message: Message, context: Context) -> Message:
         raise AnswerError(error) from error
 
 
-def disclose(content: Any, message: Message, context: Context, policy: Policy | None = None) -> Any:
+def disclose(content: Any, message: Message, context: Context, policy: "Policy | None" = None) -> Any:
     """What may leave of a handler's content, by this hospital's policy or another one (see `hospital.disclosure`)."""
+    if policy is None and _releases_all(context):
+        return content
     policy = policy or disclosure_policy(context)
     if policy.public and not policy.releases_off:
         return content
@@ -118,11 +124,20 @@ def disclose(content: Any, message: Message, context: Context, policy: Policy | 
     return disclosure.disclose(content, hospital_of(message, context), policy, is_final=is_final)
 
 
-def disclosure_policy(context: Context) -> Policy:
-    """This hospital's policy; its data are public if a manifest says so."""
+def _releases_all(context: Context) -> bool:
+    """Whether nothing is suppressed: the data are public, and no policy switches a release off."""
     if isinstance(context, InMemoryHospital):
-        return context.policy
-    return replace(policy_of(context.node_config), public=_is_public(_own_csv(context)[0]))
+        return context.policy is None
+    return not context.node_config.get(POLICY) and _is_public(own_csv(context)[0])
+
+
+def disclosure_policy(context: Context) -> "Policy":
+    """This hospital's policy; its data are public if a manifest says so."""
+    from federated_health.hospital.policy import Policy, policy_of  # noqa: PLC0415  # public data need none
+
+    if isinstance(context, InMemoryHospital):
+        return context.policy or Policy(public=True)
+    return replace(policy_of(context.node_config), public=_is_public(own_csv(context)[0]))
 
 
 _is_public = lru_cache(maxsize=1024)(is_public)
@@ -176,7 +191,7 @@ def hospital_of(message: Message, context: Context) -> Hospital:
         raise JoinError("the server's columns are not this hospital's")
     if isinstance(context, InMemoryHospital):
         return context.hospital
-    path, name = _own_csv(context)
+    path, name = own_csv(context)
     seed, mapping = context.node_config.get("split-seed", DEFAULT_SPLIT_SEED), context.node_config.get(MAPPING)
     try:
         hospital = load_hospital(path, task, name, int(seed), Path(str(mapping)) if mapping else None)
@@ -184,12 +199,11 @@ def hospital_of(message: Message, context: Context) -> Hospital:
         if ALLOWED_EPSILON not in context.node_config:
             raise
         raise DataError(str(error)) from None  # the reason names a column, which no budget accounts for
-    policy = disclosure_policy(context)
-    if policy.public:
+    if _is_public(path):
         return hospital
-    from federated_health.hospital.release_memory import settle_once  # noqa: PLC0415  # public data need none
+    from federated_health.hospital.release_memory import choose_rows_once  # noqa: PLC0415  # public data need none
 
-    return settle_once(hospital, path, context.node_config.get(LEDGER), policy.min_cell)
+    return choose_rows_once(hospital, path, context.node_config.get(LEDGER), disclosure_policy(context).min_cell)
 
 
 def task_of(context: Context, name: str) -> Task:
@@ -237,26 +251,12 @@ def read_config(record: Mapping[str, Any], context: Context) -> TrainConfig:
     return replace(config, network=replace(config.network, path=_own_file(context, NETWORK)))
 
 
-def budget_of(context: Context) -> "PrivacyBudget":
-    """The privacy budget of this hospital's training rows, which all runs spend from."""
-    if isinstance(context, InMemoryHospital):
-        context.budget = context.budget or privacy.load().budget.PrivacyBudget()
-        return context.budget
-    return _budget_beside(*_own_csv(context), context.node_config.get(LEDGER))
-
-
-def _own_csv(context: Context) -> tuple[Path, str]:
+def own_csv(context: Context) -> tuple[Path, str]:
     """Path of this hospital's CSV, and the hospital's name."""
     node = context.node_config
     if "data" in node:
         return Path(str(node["data"])), str(node["name"])
     return find_hospital(Path(str(context.run_config["data"])), int(node["partition-id"]) + 1)
-
-
-@lru_cache(maxsize=1024)
-def _budget_beside(path: Path, name: str, ledger: str | None) -> "PrivacyBudget":
-    budget: PrivacyBudget = privacy.load().budget.PrivacyBudget.beside(path, name, Path(ledger) if ledger else None)
-    return budget
 
 
 def open_message(message: Message, context: Context) -> "tuple[TrainConfig, LocalModel, Weights]":
@@ -299,6 +299,8 @@ def register(message: Message, context: Context) -> Registration:
     accepted_terms.agree(config, context, partial(_decide_by_policy, context, hospital))
     plan = None
     if private := _load_privacy(config, context):
+        from federated_health.hospital.private_training import budget_of  # noqa: PLC0415  # optional feature
+
         plan = private.message_checks.agree_on_plan(context, config, budget_of(context), hospital)
     if plan is not None:
         logger.info("%s", plan.describe())
@@ -340,24 +342,13 @@ def train(message: Message, context: Context) -> Update:
     record = message.content.config_records[CONFIG]
     round_number, proximal_mu = read_value(record, ROUND, config.rounds), read_value(record, PROXIMAL_MU, 0.0)
     counts = _evaluate(config, local, weights) if read_value(record, EVALUATE, False) else None
-    if config.privacy is None:
-        trained, loss = local.train(weights, config, round_number, proximal_mu=proximal_mu)
-        logger.debug("round %d: trained on %d rows, loss %.4f", round_number, local.train_rows, loss)
-        return Update(weights=trained, examples=local.train_rows, loss=loss, counts=counts)
-    privacy.load().message_checks.spend_round(context, config.privacy, budget_of(context), local.hospital)
-    rows = local.hospital.train
-    trained = privacy.load_training().train_privately(
-        local.hospital.task,
-        config.network,
-        weights,
-        local.train_features,
-        rows.labels,
-        rows.number_patients(),
-        config.privacy,
-        l2=config.l2,
-        proximal_mu=proximal_mu,
-    )
-    return Update(weights=trained, examples=local.train_rows, loss=None, counts=counts)
+    if config.privacy is not None:
+        from federated_health.hospital.private_training import train_privately  # noqa: PLC0415  # optional feature
+
+        return train_privately(config, config.privacy, local, weights, context, proximal_mu)
+    trained, loss = local.train(weights, config, round_number, proximal_mu=proximal_mu)
+    logger.debug("round %d: trained on %d rows, loss %.4f", round_number, local.train_rows, loss)
+    return Update(weights=trained, examples=local.train_rows, loss=loss, counts=counts)
 
 
 def evaluate(message: Message, context: Context) -> Evaluation:
@@ -365,83 +356,29 @@ def evaluate(message: Message, context: Context) -> Evaluation:
     return Evaluation(counts=_evaluate(*open_message(message, context)))
 
 
-def score_training_rows(message: Message, context: Context) -> TrainingScores:
-    """Microaggregated scores of the training rows under the final weights, for the decision threshold."""
-    config, local, weights = open_message(message, context)
-    _refuse_private(config, "the threshold")
-    if not local.target.has_threshold:
-        raise MalformedMessageError("the server asks for a threshold, which only a binary label has")
-    rows = local.hospital.train
-    groups = local.target.group_scores(local.score_training(weights), rows.labels, rows.most_rows)
-    return TrainingScores(positives=groups["positives"], negatives=groups["negatives"])
+def answer_final(message: Message, context: Context) -> Any:
+    """The content of the answer to a message after the last round (see `final_handlers`)."""
+    from federated_health.hospital.final_handlers import HANDLERS  # noqa: PLC0415  # once per run
 
-
-def evaluate_final(message: Message, context: Context) -> Evaluation:
-    """Sums, ROC-AUC and groups of scores of the held-out rows under the final weights; noisy counts under privacy.
-
-    The final weights and this hospital's own figures are saved in its context, which stays at the hospital.
-    """
-    config, local, weights = open_message(message, context)
-    held_out, outputs, target = local.hospital.test, local.score(weights), local.target
-    context.state[ARRAYS] = weights_to_record(weights)
-    context.state[CONFIG] = config.to_record()
-    if config.privacy is not None:
-        evaluate_once = privacy.load().evaluation.evaluate_once
-        evaluation, figures = evaluate_once(context, local.hospital, config, weights, outputs, budget_of(context))
-    else:
-        evaluation = Evaluation(
-            counts=_measure(config, local, outputs),
-            roc_auc=target.roc_auc(outputs, held_out.labels),
-            scores=target.group_scores(outputs, held_out.labels, held_out.most_rows),
-        )
-        figures = target.figures(evaluation.counts, local.train_rows, evaluation.roc_auc)
-        context.state["evaluation"] = evaluation.to_content()[METRICS]
-    context.state["figures"] = MetricRecord({key: value for key, value in figures.items() if value is not None})
-    return evaluation  # type: ignore[no-any-return]  # of a module that is loaded late
-
-
-def report_benefit(message: Message, context: Context) -> "Benefit":
-    """What this hospital gains by joining, and how much the model depends on each column."""
-    from federated_health.data.data_review import describe_inverted_label  # noqa: PLC0415  # once per run
-    from federated_health.hospital.benefit import describe_benefit, measure_benefit  # noqa: PLC0415  # once per run
-
-    config, local, weights = open_message(message, context)
-    check_config(config, local.hospital, context, rounds=config.rounds)
-    _refuse_private(config, "the benefit of joining")
-    benefit = measure_benefit(local, weights, config)
-    context.state[BENEFIT] = benefit.to_content()[METRICS]
-    logger.info("%s", describe_benefit(benefit, local.target))
-    if warning := describe_inverted_label(
-        local.hospital.train.values, local.hospital.train.labels, local.hospital.task
-    ):
-        logger.warning("%s", warning)
-    return benefit
+    return HANDLERS[message.metadata.message_type](message, context)
 
 
 def _evaluate(config: TrainConfig, local: "LocalModel", weights: Weights) -> EvaluationSums:
-    _refuse_private(config, "an evaluation before the end")
-    return _measure(config, local, local.score(weights))
+    refuse_private(config, "an evaluation before the end")
+    return measure(config, local, local.score(weights))
 
 
-def _measure(config: TrainConfig, local: "LocalModel", outputs: npt.NDArray[np.float32]) -> EvaluationSums:
+def measure(config: TrainConfig, local: "LocalModel", outputs: npt.NDArray[np.float32]) -> EvaluationSums:
     """Sums over the held-out rows; over none if sums over so few patients' labels would describe single ones."""
     target, labels = local.target, local.hospital.test.labels
     sums: EvaluationSums = target.measure(outputs, labels, config.threshold) if local.may_measure else target.no_sums
     return sums
 
 
-def _refuse_private(config: TrainConfig, purpose: str) -> None:
+def refuse_private(config: TrainConfig, purpose: str) -> None:
+    """Raise BudgetError under differential privacy, whose budget does not account for this purpose."""
     if config.privacy is not None:
         privacy.load().message_checks.refuse_unaccounted(config.privacy, purpose)
-
-
-def final_model(context: Context) -> tuple[TrainConfig, Weights] | None:
-    """The final model, as `evaluate_final` saved it in the context; None before the end of a run."""
-    if CONFIG not in context.state:
-        return None
-    config = read_config(context.state.config_records[CONFIG], context)
-    shapes = weight_shapes(task_of(context, config.task), config.network)
-    return config, weights_from_record(context.state.array_records[ARRAYS], shapes)
 
 
 @lru_cache(maxsize=1024)
@@ -456,8 +393,8 @@ PLAIN_HANDLERS: Mapping[str, Handler] = {
     REGISTRATION: register,
     "train": train,
     "evaluate": evaluate,
-    THRESHOLD: score_training_rows,
-    FINAL: evaluate_final,
-    BENEFIT: report_benefit,
+    THRESHOLD: answer_final,
+    FINAL: answer_final,
+    BENEFIT: answer_final,
 }
 """Handlers of plain runs by message type."""

@@ -44,9 +44,9 @@ ACCEPTED_BY = {
 """What accepted run terms (see `consent`), in words."""
 
 NEVER = (
-    "a patient's row or a cell of it, one patient's score, the number of a row",
+    "a patient's row or a cell of it, one patient's score, a row's number",
     "the CSV, its hash, any path or file name",
-    "the ledger. Keep it at the hospital: its hashes can confirm a guessed small count",
+    "the egress ledger. Keep it at the hospital: with its hashes, a guessed small count can be confirmed",
 )
 """No message holds any of these (see `messages`)."""
 
@@ -100,20 +100,21 @@ class ReleaseTotal(Total):
 
     Attributes:
         values: record and name of a value -> its row of the table, with shapes and dtypes still as sets.
-        withheld: reason -> number of replies from which the release was withheld.
+        suppressed: reason -> number of replies in which the release was suppressed, wholly or in part.
     """
 
     values: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    withheld: Counter[str] = field(default_factory=Counter)
+    suppressed: Counter[str] = field(default_factory=Counter)
 
     @property
     def has_left(self) -> bool:
-        """Whether more was sent than the statement that the release was withheld."""
+        """Whether more was sent than the statement that the release was suppressed."""
         return any(record != DISCLOSURE for record, _ in self.values)
 
-    def list_withheld(self) -> list[str]:
-        """One line per reason for which the release was withheld."""
-        return [f"withheld {number_of(times, 'time')}: {printable(reason)}" for reason, times in self.withheld.items()]
+    def list_suppressed(self) -> list[str]:
+        """One line per reason for which the release was suppressed."""
+        how = "suppressed, wholly or in part," if self.has_left else "suppressed"
+        return [f"{how} {number_of(times, 'time')}: {printable(reason)}" for reason, times in self.suppressed.items()]
 
     def add_values(self, entry: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> None:
         self.add(entry, sum(item["bytes"] for item in items))
@@ -193,7 +194,7 @@ class Summary:
         disclosure = entry.get(DISCLOSURE)
         for release, reason in disclosure.items() if isinstance(disclosure, dict) else ():
             if release in RELEASES:
-                self.releases.setdefault(release, ReleaseTotal()).withheld[str(reason)] += 1
+                self.releases.setdefault(release, ReleaseTotal()).suppressed[str(reason)] += 1
 
     @property
     def name(self) -> str:
@@ -211,10 +212,10 @@ class Summary:
         lines = [
             self.total.period or "nothing was sent",
             f"{self.total}",
-            f"{values:,} of these bytes are the values below; the rest is packing: names, types and lengths",
-            f"errors sent instead of a reply: {self.errors or 'none'}",
+            f"{values:,} of these bytes are the values below; the others are names, types and lengths",
+            f"messages answered with an error: {self.errors or 'none'}",
         ]
-        lines += [f"withheld: {', '.join(self.withheld)}"] if self.withheld else []
+        lines += [f"suppressed: {', '.join(self.suppressed)}"] if self.suppressed else []
         for digest, accepted in self.accepted.items():
             times = ", ".join(f"{time:%Y-%m-%d %H:%M:%S} UTC" for time in accepted.times)
             lines.append(f"accepted the terms {printable(digest)}: {times} ({printable(accepted.how)})")
@@ -235,9 +236,9 @@ class Summary:
         return ", ".join(f"{kind} {number}" for kind, number in self.errors_by_kind.items())
 
     @property
-    def withheld(self) -> list[str]:
-        """Names of releases that were withheld from some reply."""
-        return [name for name, total in self.ordered_releases().items() if total.withheld]
+    def suppressed(self) -> list[str]:
+        """Names of releases that were suppressed in some reply."""
+        return [name for name, total in self.ordered_releases().items() if total.suppressed]
 
     def ordered_releases(self) -> dict[str, ReleaseTotal]:
         """The releases in the order of `RELEASES`, what no release explains last."""

@@ -6,14 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from federated_health.messages.content import SECURE_AGGREGATION_ONLY
-from federated_health.names import ALLOWED_EPSILON
+from federated_health.names import ALLOWED_EPSILON, POLICY
 
 if TYPE_CHECKING:
     from federated_health.data.tasks import Task
     from federated_health.messages.run_terms import RunTerms
-
-POLICY = "policy"
-"""Key of a node's config: path of the policy's file; absent or empty for the defaults."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from federated_health.data.toml_reading import is_number, is_text, read_content, read_toml
-from federated_health.hospital.policy import POLICY, Policy
+from federated_health.hospital.policy import Policy
 from federated_health.hospital.policy_rules import REFUSE
 from federated_health.messages.content import SECURE_AGGREGATION_ONLY
 from federated_health.messages.releases import RELEASES
@@ -19,6 +19,7 @@ from federated_health.names import (
     MAX_BATCH_SIZE,
     MAX_LOCAL_EPOCHS,
     MAX_ROUNDS,
+    POLICY,
     is_hospital_name,
 )
 

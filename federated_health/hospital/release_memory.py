@@ -3,13 +3,12 @@
 Two registrations over thirty patients, and over the same thirty and one more, differ by that patient's measurements. So
 a hospital remembers over which patients each release was, and a later run uses them as before: on the same side of the
 split, whatever the split seed. New patients are not used until the minimum cell of them are new on one side. If
-patients of an earlier release are gone, or their rows were changed, what is over their side is withheld until the
-minimum cell of them are gone.
+fewer patients of an earlier release are gone, or their rows were changed, what is over their side is suppressed.
 
 The rule behind it: patients who were in the same releases so far are a group. A release may use of each group none, all
 or so many that both parts are at least the minimum cell; the parts are then groups. Whatever is added or subtracted,
 over any number of releases, is then over at least so many patients. The same holds of the values of each column over
-the training rows, which other tasks may have too; a column whose values do not keep the rule is withheld alone.
+the training rows, which other tasks may have too; a column whose values break the rule is suppressed alone.
 
 `releases-NAME.json` is beside the egress ledger and never leaves the hospital. It holds hashes of patients and of
 values, keyed with a random salt in the same file: whoever reads it can test guesses, as with the ledger. So only its
@@ -55,18 +54,19 @@ Units = Counter[bytes]
 
 
 @dataclass(frozen=True, eq=False)
-class SettledHospital(Hospital):
-    """A hospital with the rows that a run may use, and what would differ from an earlier release by too few patients.
+class ReleasableHospital(Hospital):
+    """A hospital with the rows that a run may use, and what a subtraction from earlier releases would expose.
 
     Attributes:
-        train_is_near, test_is_near: whether what is over the training rows, or over the held-out rows, would.
-        near_columns: columns, or the label, whose values over the training rows would.
+        train_is_exposed, test_is_exposed: whether a release over all training rows, or over all held-out rows, would
+            differ from an earlier one by fewer patients than the minimum cell.
+        exposed_columns: columns, the label among them, for whose values over the training rows this is so.
         notes: log lines for the data team, without values.
     """
 
-    train_is_near: bool = False
-    test_is_near: bool = False
-    near_columns: frozenset[str] = frozenset()
+    train_is_exposed: bool = False
+    test_is_exposed: bool = False
+    exposed_columns: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
 
@@ -202,19 +202,19 @@ def _note_beside(data: Path, hospital: str) -> Path:
 
 
 @lru_cache(maxsize=1024)
-def settle_once(hospital: Hospital, data: Path, ledger: str | None, minimum: int) -> SettledHospital:
-    """`settle` by the file beside a hospital's CSV or in the folder of its ledger, once per process, with log lines."""
+def choose_rows_once(hospital: Hospital, data: Path, ledger: str | None, minimum: int) -> ReleasableHospital:
+    """`choose_rows` once per process, with log lines; the file is beside the hospital's CSV or its ledger."""
     path = path_beside(data, hospital.name, Path(ledger) if ledger else None)
-    settled = settle(hospital, path, minimum)
+    chosen = choose_rows(hospital, path, minimum)
     if path.parent.resolve() != data.parent.resolve():
         with suppress(StorageError):  # where nothing can be written, no record can begin
             write_text(_note_beside(data, hospital.name), f"{path.parent.resolve()}\n")
-    for note in settled.notes:
+    for note in chosen.notes:
         logger.warning("%s: %s", hospital.name, note)
-    return settled
+    return chosen
 
 
-def settle(hospital: Hospital, path: Path, minimum: int, *, is_recorded: bool = True) -> SettledHospital:
+def choose_rows(hospital: Hospital, path: Path, minimum: int, *, is_recorded: bool = True) -> ReleasableHospital:
     """The hospital with the rows that a run may use, which are remembered before anything of them leaves.
 
     Args:
@@ -226,14 +226,14 @@ def settle(hospital: Hospital, path: Path, minimum: int, *, is_recorded: bool = 
         DisclosureError: the file cannot be read or written.
     """
     if not is_recorded:
-        return _settle(hospital, _read(path), minimum)
+        return _choose_rows(hospital, _read(path), minimum)
     with _locked(path):
         memory = _read(path)
         before = memory.to_bytes() if path.exists() else b""
-        settled = _settle(hospital, memory, minimum)
+        chosen = _choose_rows(hospital, memory, minimum)
         if (content := memory.to_bytes()) != before:
             replace_file(path, content, PRIVATE)
-    return settled
+    return chosen
 
 
 @contextmanager
@@ -261,7 +261,7 @@ def _read(path: Path) -> Memory:
         raise DisclosureError(f"{path}: is not a record of releases; {remedy}") from None
 
 
-def _settle(hospital: Hospital, memory: Memory, minimum: int) -> SettledHospital:
+def _choose_rows(hospital: Hospital, memory: Memory, minimum: int) -> ReleasableHospital:
     """Decide which rows a run may use, and record them."""
     rows, natural = _rows_of(hospital)
     patient_of_row = _number_patients(rows)
@@ -273,39 +273,39 @@ def _settle(hospital: Hospital, memory: Memory, minimum: int) -> SettledHospital
     for side in SIDES:
         known[side], rest = memory.patients.match(rest, side)
     side_of_patient: dict[bytes, int] = {}
-    is_near, notes = {}, []
+    is_exposed, notes = {}, []
     for side, words in SIDES.items():
         found = dict(known[side])
         groups = memory.patients.of_side(side)
         for group in set(groups) - memory.patients.in_use:
             if not memory.patients.allows(group, found, minimum):
                 del found[group]  # patients who come back, too few of them
-        is_near[side] = not all(memory.patients.allows(group, found, minimum) for group in groups)
+        is_exposed[side] = not all(memory.patients.allows(group, found, minimum) for group in groups)
         new = Units(unit for unit, own in zip(patients, natural_side, strict=True) if own == side and unit in rest)
-        may_enter = not is_near[side] and (new.total() >= minimum or not groups)
+        may_enter = not is_exposed[side] and (new.total() >= minimum or not groups)
         entering = new if may_enter else Units()
         side_of_patient |= dict.fromkeys([*(unit for part in found.values() for unit in part), *entering], side)
-        if not is_near[side]:
+        if not is_exposed[side]:
             memory.patients.use(found, entering if entering.total() >= minimum else Units(), side)
-        notes += _describe(words, new.total() - entering.total(), minimum, is_near=is_near[side])
+        notes += _describe(words, new.total() - entering.total(), minimum, is_exposed=is_exposed[side])
     used = np.array([side_of_patient.get(unit, -1) for unit in patients])[patient_of_row]
     train, test = rows.take(used == TRAIN), rows.take(used == HELD_OUT)
     label = hospital.task.label.name
-    near_columns = set()
-    if not is_near[TRAIN]:
+    exposed_columns = set()
+    if not is_exposed[TRAIN]:
         values = dict(zip(hospital.task.column_names, train.values.T, strict=True)) | {label: train.labels}
-        near_columns = {
+        exposed_columns = {
             name
             for name, cells in values.items()
             if not _release_column(memory, name, cells, TRAIN, minimum * train.most_rows)
         }
-    if not is_near[HELD_OUT] and len(test) >= minimum * test.most_rows:
-        is_near[HELD_OUT] = not _release_column(memory, label, test.labels, HELD_OUT, minimum * test.most_rows)
-    return SettledHospital(
+    if not is_exposed[HELD_OUT] and len(test) >= minimum * test.most_rows:
+        is_exposed[HELD_OUT] = not _release_column(memory, label, test.labels, HELD_OUT, minimum * test.most_rows)
+    return ReleasableHospital(
         **{**vars(hospital), "train": train, "test": test, "positions": None},
-        train_is_near=is_near[TRAIN],
-        test_is_near=is_near[HELD_OUT],
-        near_columns=frozenset(near_columns),
+        train_is_exposed=is_exposed[TRAIN],
+        test_is_exposed=is_exposed[HELD_OUT],
+        exposed_columns=frozenset(exposed_columns),
         notes=tuple(notes),
     )
 
@@ -322,11 +322,11 @@ def _release_column(memory: Memory, name: str, cells: npt.NDArray[Any], side: in
     return True
 
 
-def _describe(words: str, left_out: int, minimum: int, *, is_near: bool) -> list[str]:
-    if is_near:
+def _describe(words: str, left_out: int, minimum: int, *, is_exposed: bool) -> list[str]:
+    if is_exposed:
         return [
             f"patients of an earlier release are gone or changed, fewer than {minimum}: sums and counts over the "
-            f"{words} rows are withheld, since a subtraction would show them, and new patients are not used"
+            f"{words} rows are suppressed, since a subtraction would show them, and new patients are not used"
         ]
     if not left_out:
         return []

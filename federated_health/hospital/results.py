@@ -10,7 +10,8 @@ from federated_health import report
 from federated_health.data.tasks import Task
 from federated_health.errors import LedgerError
 from federated_health.files import write_json
-from federated_health.hospital.handlers import budget_of, task_of
+from federated_health.hospital.handlers import task_of
+from federated_health.hospital.private_training import budget_of
 from federated_health.messages.benefit import Benefit, summarise_benefits
 from federated_health.messages.content import BENEFIT, NUM_EXAMPLES, Evaluation, TrainConfig
 from federated_health.messages.records import METRICS as METRICS_RECORD
@@ -87,7 +88,7 @@ def _summarise_benefit(context: Context, task: Task, name: str, evaluation: Eval
 
 
 def _list_sent(ledger: Path, size: int) -> "list[Section]":
-    """What left in this run, what was withheld, and the accepted terms; nothing if the ledger cannot be read."""
+    """What left in this run, what was suppressed, and the accepted terms; nothing if the ledger cannot be read."""
     from federated_health.hospital import egress_page, ledger_page  # noqa: PLC0415  # with a ledger only
 
     try:

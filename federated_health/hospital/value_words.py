@@ -110,7 +110,7 @@ def describe_value(record: str, name: str) -> str:
     if record == "arrays":
         return f"weights of the model: {name}"
     if record == DISCLOSURE and name in RELEASES:
-        return f"statement that {name} was withheld, and why"
+        return f"statement that {name} was suppressed, and why"
     key = f"{record}/{name}"
     begun = (words for beginning, words in _BEGINNINGS.items() if key.startswith(beginning))
     return WORDS.get(key) or next(begun, "")

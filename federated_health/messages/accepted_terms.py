@@ -20,8 +20,16 @@ from federated_health.messages.run_terms import MAX_TERMS_CHARACTERS, NOT_ACCEPT
 from federated_health.messages.server_messages import ASKED, CONFIG_FIELDS, EVALUATION, TRAINING, Field, read_value
 from federated_health.ml.metrics import DEFAULT_THRESHOLD
 from federated_health.ml.networks import NETWORK_KEYS, Network, Weights
-from federated_health.names import AGREED_PLAN, MAX_ROUNDS, MAX_WEIGHTS, PRIVACY_PREFIX, PROXIMAL_MU, RUN_ID
-from federated_health.setting_fields import LARGEST, MAX_EPSILON
+from federated_health.names import (
+    AGREED_PLAN,
+    LARGEST,
+    MAX_EPSILON,
+    MAX_ROUNDS,
+    MAX_WEIGHTS,
+    PRIVACY_PREFIX,
+    PROXIMAL_MU,
+    RUN_ID,
+)
 
 MAX_TRAININGS_PER_ROUND = 2
 """Largest number of different train messages, per round of the terms: a round may be repeated, as after a failure."""

@@ -85,7 +85,7 @@ ASSOCIATIONS = "associations"
 DISCLOSURE = "disclosure"
 """Record of a reply: name of each release that is suppressed in it, wholly or in part, and why, one of REASONS."""
 
-REASONS = SMALL_CELL, SWITCHED_OFF, NEAR_EARLIER = (
+REASONS = SMALL_CELL, SWITCHED_OFF, DIFFERENCING = (
     "too few patients in a cell",
     "switched off by its policy",
     "too few patients differ from an earlier release",

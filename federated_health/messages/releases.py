@@ -27,58 +27,62 @@ class Release:
 
 RELEASES: dict[str, Release] = {
     "name": Release(
-        "Once: the hospital's name, the task's columns, units and codes, version, public keys; with every message the "
-        "numbers and times by which it is delivered."
+        "Once: the hospital's name, the names, units and codes of the task's columns, the program's version and public "
+        "keys. With every message: numbers and times that its delivery needs."
     ),
-    "row-counts": Release("Once, and again with every answer: the exact numbers of training and held-out rows."),
+    "row-counts": Release("Once, and again with answers: the exact numbers of training and held-out rows."),
     "column-sums": Release(
-        "Once, over the training patients: how many have each measurement, and the sums of its values and of their "
-        "squares, exact; 0 if fewer than 5 patients have it."
+        "Once, over the training patients: how many have a value of each measurement, the sum of these values and the "
+        "sum of their squares. All are exact, and 0 if they are of too few patients."
     ),
     "associations": Release(
-        "Once, over the training patients: how closely each column goes with the outcome (a correlation, two "
+        "Once, over the training patients: how closely each column goes with the outcome (a correlation with two "
         "decimals); 0 if it would describe fewer than 5 patients.",
         may_be_off=True,
     ),
     "class-counts": Release(
-        "Once: the exact number of training patients with each outcome; 0 if fewer than 5.", counts_patients=True
+        "Once: the exact number of training patients with each outcome; 0 if one of them is too small.",
+        counts_patients=True,
     ),
     "weights": Release(
-        "Per round: the model (its weights, 32 bits each) after training on the training patients, of whom it can "
-        "reveal something; with differential privacy, after noise was added."
+        "Per round: the weights of the model after training on the training patients, about whom they can reveal "
+        "something. With differential privacy, noise is added first."
     ),
-    "training-loss": Release("Per round: the model's mean error on the training patients, 3 decimals if not public."),
+    "training-loss": Release(
+        "Per round: the model's mean error on the training patients; three decimals, unless the data are public."
+    ),
     "round-evaluation": Release(
         "Per round, over the held-out patients: how predictions agree with outcomes, as counts of patients or sums of "
-        "errors; unless the data are public, nothing if a count is below the policy's minimum.",
+        "errors. Unless the data are public, nothing is sent if a count is below the policy's minimum.",
         may_be_off=True,
         counts_patients=True,
     ),
     "final-evaluation": Release(
         "Once, at the end, over the held-out patients: how predictions of the final model agree with outcomes, as "
-        "exact counts or sums; with differential privacy only counts, after noise was added.",
+        "counts of patients or sums of errors. With differential privacy it is counts alone, with noise.",
         counts_patients=True,
     ),
     "roc-auc": Release(
         "Once, at the end: how well the final model ranks the held-out patients (the ROC-AUC), exact.", True, True
     ),
     "scores": Release(
-        "Once, at the end: predictions for the held-out patients, averaged over groups of at least 5 and rounded.", True
+        "Once, at the end: predictions for the held-out patients, averaged over groups of at least 5 patients.", True
     ),
     "threshold-scores": Release(
-        "Once, at the end: predictions for the training patients, averaged over groups of at least 5 and rounded.", True
+        "Once, at the end: predictions for the training patients, averaged over groups of at least 5 patients.", True
     ),
     "appraisal": Release(
-        "Once, at the end: what the hospital gains by joining, and how much the model depends on each column, over "
-        "the held-out patients; how many training patients have each column, 0 if fewer than 5.",
+        "Once, at the end: the benefit of joining, that is how the federated model compares with the hospital's own on "
+        "the held-out patients; how much the model depends on each column; and how many training patients have a value "
+        "of each column, 0 if fewer than 5.",
         may_be_off=True,
         counts_patients=True,
     ),
     "masked": Release(
-        "With secure aggregation all of these but name and row counts, hidden by random masks: the server can compute "
-        "their sums over at least 3 hospitals, and nothing of one hospital."
+        "With secure aggregation, in place of all other releases but name and row counts: their numbers, hidden by "
+        "random masks. The server can compute their sums over at least 3 hospitals, and no hospital's own."
     ),
-    "error": Release("In place of any of these: the reason why there is no answer, without values of patients."),
+    "error": Release("In place of any release: the reason why there is no answer, without values of patients."),
 }
 
 

@@ -6,9 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from federated_health.ml.networks import Network, number_of_weights
-from federated_health.ml.strategies import write_arguments
-from federated_health.names import METRICS, MODEL, REPORT, ROUNDS, SETTINGS
+from federated_health.ml.networks import Network
 
 if TYPE_CHECKING:
     from federated_health.settings import Settings
@@ -66,23 +64,10 @@ class RunTerms:
 
     @classmethod
     def of(cls, settings: "Settings", authority: str = "") -> "RunTerms":
-        """The terms of a run with these settings."""
-        task, network = settings.task_declaration, settings.network_declaration
-        same = ("rounds", "local_epochs", "batch_size", "learning_rate", "optimizer", "l2", "class_weight", "seed")
-        return cls(
-            task=task.name,
-            schema=task.schema_hash,
-            network=network.to_config(),
-            parameters=number_of_weights(task, network),
-            strategy=settings.strategy,
-            strategy_args=write_arguments(settings.strategy_arguments),
-            **{name: getattr(settings, name) for name in (*same, "hospitals", "min_updates", "appraisal")},
-            authority=authority,
-            epsilon=settings.dp_epsilon,
-            delta=settings.dp_delta if settings.dp_epsilon else 0.0,
-            secure_aggregation=settings.secure_aggregation,
-            retention=_retention_of(settings),
-        )
+        """The terms of a run with these settings (see `stated_terms`)."""
+        from federated_health.messages.stated_terms import terms_of  # noqa: PLC0415  # a hospital states none
+
+        return terms_of(settings, authority)
 
     @cached_property
     def text(self) -> str:
@@ -119,11 +104,3 @@ class RunTerms:
 def hash_of(text: str) -> str:
     """Hash of run terms as text: the first HASH_DIGITS of its SHA-256, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
-
-
-def _retention_of(settings: "Settings") -> str:
-    """What a run's folder holds at the end (see `RunFolder.finish`), in words."""
-    if settings.secure_aggregation:
-        return f"{SETTINGS}, {ROUNDS}, {METRICS}; until the run is over, checkpoints with the registrations"
-    until = "until the run is over" if settings.dp_epsilon else "to extend the run, also after it is over"
-    return f"{SETTINGS}, {ROUNDS}, {METRICS}, {MODEL}, {REPORT}; {until}: checkpoints with the registrations"

@@ -58,6 +58,7 @@ from federated_health.ml.networks import (
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.targets import target_of
 from federated_health.names import (
+    LARGEST,
     MAX_BATCH_SIZE,
     MAX_LOCAL_EPOCHS,
     MAX_PENALTY,
@@ -165,7 +166,7 @@ CONFIG_FIELDS: Mapping[str, Field] = {
     "optimizer": Field(str, 1, 64, choices=OPTIMIZERS),
     "l2": Field(float, 0, MAX_PENALTY),
     PROXIMAL_MU: Field(float, 0, MAX_PENALTY),
-    "seed": Field(int, 0, 2**31 - 1),
+    "seed": Field(int, 0, LARGEST),
     "threshold": Field(float, 0, 1),
     "mean": Field(float, -1e30, 1e30, _PER_COLUMN),
     "variance": Field(float, ABOVE_0, 1e60, _PER_COLUMN),

@@ -10,16 +10,8 @@ from functools import cached_property
 from typing import Any
 
 from federated_health.ml.noisy_evaluation import EXCHANGE
-from federated_health.names import MAX_RATE, PRIVACY_PREFIX
-from federated_health.setting_fields import (
-    MAX_CLIP,
-    MAX_EPSILON,
-    MAX_STEPS,
-    MIN_CLIP,
-    MIN_DELTA,
-    MIN_EPSILON,
-    MIN_RATE,
-)
+from federated_health.names import MAX_EPSILON, MAX_RATE, PRIVACY_PREFIX
+from federated_health.setting_fields import MAX_CLIP, MAX_STEPS, MIN_CLIP, MIN_DELTA, MIN_EPSILON, MIN_RATE
 
 GUARANTEE = (
     "two data sets are neighbours if one patient adds nothing in one of them (zero-out): no gradient of a training "

@@ -41,6 +41,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from federated_health.errors import CertificateError, SecureAggregationError
+from federated_health.hospital import final_handlers
 from federated_health.hospital import handlers as plain
 from federated_health.hospital.policy import policy_of
 from federated_health.messages.accepted_terms import within_terms
@@ -288,7 +289,7 @@ def _evaluate(message: Message, context: Context) -> tuple[Vector, Vector]:
 
 
 def _score_training_rows(message: Message, context: Context) -> tuple[Vector, Vector]:
-    scores: TrainingScores = _disclose(plain.score_training_rows(message, context), message, context)
+    scores: TrainingScores = _disclose(final_handlers.score_training_rows(message, context), message, context)
     groups = {"positives": scores.positives, "negatives": scores.negatives}
     return np.zeros(0), figures.write_bins(groups, list(groups))
 
@@ -296,12 +297,12 @@ def _score_training_rows(message: Message, context: Context) -> tuple[Vector, Ve
 def _evaluate_final(message: Message, context: Context) -> tuple[Vector, Vector]:
     """The hospital's own figures and its benefit stay in its context and log."""
     task = plain.hospital_of(message, context).task
-    evaluation: Evaluation = _disclose(plain.evaluate_final(message, context), message, context)
+    evaluation: Evaluation = _disclose(final_handlers.evaluate_final(message, context), message, context)
     if has_privacy_plan(message.content.config_records[CONFIG]):
         return np.zeros(0), np.array(evaluation.noisy_counts)
     importance = np.zeros(len(task.columns))
     if _read(message, messages.ASKS_BENEFIT, False):
-        importance = _disclose(plain.report_benefit(message, context), message, context).importance
+        importance = _disclose(final_handlers.report_benefit(message, context), message, context).importance
     return np.zeros(0), figures.write_final(evaluation, importance, target_of(task))
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from federated_health.data.hospital import Hospital, Patients
 from federated_health.hospital.policy import Policy
-from federated_health.hospital.release_memory import path_beside, settle
+from federated_health.hospital.release_memory import choose_rows, path_beside
 from federated_health.messages.content import Registration
 from federated_health.ml.keras_models import build_encoder, encode
 from federated_health.ml.networks import Weights, weight_shapes
@@ -323,7 +323,7 @@ def _register_twice(
     if policy is not None:
         with TemporaryDirectory() as folder:
             path = path_beside(Path(folder) / "data.csv", draw.name)
-            pair = settle(pair[0], path, policy.min_cell), settle(pair[1], path, policy.min_cell)
+            pair = choose_rows(pair[0], path, policy.min_cell), choose_rows(pair[1], path, policy.min_cell)
     found: list[Mapping[str, Registration]] = []
     for hospital in pair:
         run = open_run({**draw.hospitals, draw.name: hospital}, settings, app, policy)

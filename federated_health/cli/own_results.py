@@ -1,0 +1,39 @@
+"""The final model's figures at this hospital, at the end of its part in a run."""
+
+import logging
+from pathlib import Path
+
+from flwr.app import Context
+
+from federated_health.cli.tables import print_figures
+from federated_health.hospital import handlers
+from federated_health.hospital.final_handlers import final_model
+from federated_health.hospital.private_training import budget_of
+from federated_health.ml.targets import target_of
+
+logger = logging.getLogger(__name__)
+
+
+def show_and_save(context: Context, out: Path | None, sent: tuple[Path, int]) -> None:
+    """Show the final model's figures at this hospital, and save it in `out`; without a final model, do nothing.
+
+    Args:
+        sent: the egress ledger, and its size in bytes before the run.
+    """
+    if (model := final_model(context)) is None:
+        return
+    config, weights = model
+    name, target = str(context.node_config["name"]), target_of(handlers.task_of(context, config.task))
+    note = f"Predicted positive: a risk of at least {config.threshold}." if target.has_threshold else ""
+    if config.privacy:
+        from federated_health.cli.noisy_figures import print_noisy_figures  # noqa: PLC0415  # with privacy only
+
+        print_noisy_figures({name: context.state.metric_records.get("figures", {})}, target)
+    else:
+        print_figures("The final model on held-out patients", {name: context.state["figures"]}, note)
+    if out is not None:
+        from federated_health.hospital.results import save_results  # noqa: PLC0415  # where something is saved
+
+        logger.info("saved in %s: %s", out, save_results(out, context, config, weights, sent))
+    if config.privacy:
+        logger.info("privacy: %s", budget_of(context).summary().describe())
