@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from federated_health.messages.records import NumpyArray
 from federated_health.names import node_id_of
-from federated_health.transport import backoff, channels, reconnect
+from federated_health.transport import backoff, channels, obstacles
 from federated_health.transport.liveness import Traffic, count_received
 from tests.support.slow_proxy import SlowProxy
 from tests.support.streams import LightHospital, answer_of, await_reply, server, wait_for_hospitals, wait_until
@@ -26,7 +26,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ends close a connection after 2 seconds of silence instead of 40."""
     monkeypatch.setattr(channels, "KEEPALIVE_SECONDS", KEEPALIVE)
     monkeypatch.setattr(channels, "CHANNEL_OPTIONS", channels.channel_options(KEEPALIVE))
-    monkeypatch.setattr(reconnect, "PREFLIGHT_SECONDS", 0.2)
+    monkeypatch.setattr(obstacles, "PREFLIGHT_SECONDS", 0.2)
     monkeypatch.setattr(backoff, "MAX_DELAY", 0.1)
 
 

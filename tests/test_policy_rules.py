@@ -123,6 +123,13 @@ def test_the_defaults_refuse_nothing_and_warn_of_nothing() -> None:
     assert Policy().refusals(TERMS, train_rows=1) == Policy().warnings(TERMS, train_rows=1) == []
 
 
+def test_a_network_is_as_large_as_the_hospital_counts(tmp_path: Path) -> None:
+    """A server that states too few weights is refused with its first weights only, after the registration."""
+    policy = policy_with(tmp_path, 'max_parameters_per_row = 0.33\nabove_max_parameters = "refuse"')
+    (refusal,) = policy.refusals(replace(TERMS, parameters=10), train_rows=227, task=HEART_DISEASE)
+    assert "got 3.04" in refusal
+
+
 @pytest.mark.parametrize("above", ["warn", "refuse"])
 def test_a_large_network_warns_or_refuses_and_the_smaller_one_is_offered(above: str, tmp_path: Path) -> None:
     policy = policy_with(tmp_path, f'max_parameters_per_row = 0.33\nabove_max_parameters = "{above}"')

@@ -10,7 +10,7 @@ from federated_health.errors import AddressError, JoinError
 from federated_health.processes import free_port
 from federated_health.security.identity import Identity
 from federated_health.security.parties import server
-from federated_health.transport import backoff, reconnect
+from federated_health.transport import backoff, obstacles
 from federated_health.transport.channels import PROXY_VARIABLES, proxy_of
 from federated_health.transport.proxies import find_proxy
 from federated_health.transport.unfit import report_unfit
@@ -32,7 +32,7 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(backoff, "MAX_DELAY", 0.1)
-    monkeypatch.setattr(reconnect, "PREFLIGHT_SECONDS", 0.5)
+    monkeypatch.setattr(obstacles, "PREFLIGHT_SECONDS", 0.5)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from federated_health.security.handshake import ConnectionProblem, find_connection_problem
 from federated_health.security.identity import Identity
 from federated_health.security.parties import hospital, server
-from federated_health.transport.plaintext import speaks_tls
+from federated_health.transport.obstacles import speaks_tls
 from tests.support.identities import Signer, expired, not_yet, usual, write_identity
 
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"

@@ -17,7 +17,7 @@ from grpc import StatusCode
 
 from federated_health.errors import JoinError
 from federated_health.processes import free_port
-from federated_health.transport import backoff, channels, reconnect, stream_server
+from federated_health.transport import backoff, channels, obstacles, reconnect, stream_server
 from federated_health.transport.backoff import Backoff
 from federated_health.transport.reconnect import OTHER_SERVER, RETRYABLE, name_taken_seconds
 from federated_health.transport.unfit import report_unfit
@@ -44,7 +44,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ends notice a silent cut after 1 second instead of 40."""
     monkeypatch.setattr(channels, "KEEPALIVE_SECONDS", 0.5)
     monkeypatch.setattr(channels, "CHANNEL_OPTIONS", channels.channel_options(0.5))
-    monkeypatch.setattr(reconnect, "PREFLIGHT_SECONDS", 0.2)
+    monkeypatch.setattr(obstacles, "PREFLIGHT_SECONDS", 0.2)
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_an_unknown_host_is_named_as_the_obstacle_without_tls(monkeypatch: pytes
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
-    assert "Name or service not known" in reconnect.find_obstacle("nowhere.example:1", None, 1.0)
+    assert "Name or service not known" in obstacles.find_obstacle("nowhere.example:1", None, 1.0)
 
 
 @pytest.mark.parametrize(("closes", "word"), [(True, "closes the connection at once"), (False, "does not answer")])
@@ -167,7 +167,7 @@ def test_a_server_that_takes_a_connection_and_says_nothing_may_be_full(closes: b
 
         accepting = threading.Thread(target=close_all if closes else lambda: None)
         accepting.start()
-        obstacle = reconnect.find_obstacle(f"127.0.0.1:{listener.getsockname()[1]}", None, 1.0)
+        obstacle = obstacles.find_obstacle(f"127.0.0.1:{listener.getsockname()[1]}", None, 1.0)
         listener.shutdown(socket.SHUT_RDWR)
         accepting.join(10)
     assert word in obstacle
@@ -176,8 +176,8 @@ def test_a_server_that_takes_a_connection_and_says_nothing_may_be_full(closes: b
 
 def test_a_server_that_speaks_is_no_obstacle() -> None:
     with server() as (_, address):
-        assert reconnect.find_obstacle(address, None, 10.0) == ""
-    assert reconnect.find_obstacle(address, None, 1.0) == ""  # nobody listens any more: only the server is missing
+        assert obstacles.find_obstacle(address, None, 10.0) == ""
+    assert obstacles.find_obstacle(address, None, 1.0) == ""  # nobody listens any more: only the server is missing
 
 
 def test_the_wait_for_a_taken_name_starts_anew_after_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from federated_health.processes import free_port
 from federated_health.security.certificates import fingerprint, public_key_of
 from federated_health.security.identity import REVOKED
 from federated_health.settings import Settings
-from federated_health.transport import reconnect
+from federated_health.transport import obstacles
 from federated_health.transport.app_calls import hospital_context
 from federated_health.transport.channels import ACCEPTED_TERMS_KEY
 from federated_health.transport.stream_client import Consent, join_run
@@ -109,6 +109,18 @@ def test_a_server_that_states_other_terms_each_time_is_left() -> None:
     assert set(server.methods) == {"Terms"}
 
 
+def test_a_server_s_refusal_is_one_line_on_the_terminal() -> None:
+    class RefusingServer(TermsServer):
+        def _terms(self, _: bytes, context: grpc.ServicerContext) -> bytes:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "\x1b[2Jjoined\njoin? [y/N] " + 5_000 * "a")
+            raise AssertionError("abort raises")
+
+    with RefusingServer(b"") as server, pytest.raises(JoinError) as raised:
+        join(server.address, Accepting())
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 1_100
+
+
 @pytest.mark.parametrize("size", [MAX_TERMS_CHARACTERS + 1, 2**24])
 def test_huge_terms_are_not_read(size: int) -> None:
     with TermsServer(b"x" * size) as server, pytest.raises(JoinError, match="at most 65,536 bytes"):
@@ -143,7 +155,7 @@ def test_a_server_admits_nobody_with_other_terms(metadata: dict[str, str]) -> No
 @pytest.fixture
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("federated_health.transport.backoff.MAX_DELAY", 0.2)
-    monkeypatch.setattr(reconnect, "PREFLIGHT_SECONDS", 0.2)
+    monkeypatch.setattr(obstacles, "PREFLIGHT_SECONDS", 0.2)
 
 
 @pytest.mark.usefixtures("_soon")

@@ -1,4 +1,4 @@
-"""What a hospital does with each message.
+"""What a hospital does with each message; `final_handlers` has the work after the last round.
 
 A hospital's rows and its compiled training stay in its process from message to message.
 """

@@ -88,14 +88,17 @@ def _problems(policy: Policy, terms: RunTerms) -> Iterator[tuple[str, str]]:
 def _large_network(policy: Policy, terms: RunTerms, train_rows: int, task: Task | None) -> list[str]:
     """That the network has too many weights for the training rows, with what to ask the server's operator for."""
     key = "max_parameters_per_row"
-    if not train_rows or (ratio := terms.parameters / train_rows) <= policy.max_parameters_per_row:
+    parameters = terms.parameters
+    if task is not None and terms.network["model"] != FILE:  # a server may state fewer, and is refused only later
+        parameters = max(parameters, number_of_weights(task, Network.from_config(terms.network)))
+    if not train_rows or (ratio := parameters / train_rows) <= policy.max_parameters_per_row:
         return []
     remedy = "server.py --model logistic trains a smaller network"
     if task is not None:
         weights = number_of_weights(task, Network("logistic"))
         remedy = f"server.py --model logistic trains {weights:,}, which is {weights / train_rows:.3g} per row"
     offer = "" if terms.network["model"] == "logistic" else f"; {remedy}"
-    got = f"{ratio:.3g} ({terms.parameters:,} weights, {train_rows:,} training rows)"
+    got = f"{ratio:.3g} ({parameters:,} weights, {train_rows:,} training rows)"
     return [f"{_place(policy, key)}expected at most {policy.max_parameters_per_row:g}, got {got}{offer}"]
 
 

@@ -33,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.hospital import Hospital, Patients
+from federated_health.data.record_location import find_record, note_beside
 from federated_health.errors import DisclosureError, StorageError
 from federated_health.file_access import read_file
 from federated_health.files import PRIVATE, locked_folder, replace_file, write_text
@@ -179,26 +180,12 @@ def path_beside(data: Path, hospital: str, folder: Path | None = None) -> Path:
     Raises:
         DisclosureError: there is a record of these rows' releases elsewhere, or was one that is missing.
     """
-    name, note = f"releases-{hospital}.json", _note_beside(data, hospital)
-    own, path = data.parent / name, (folder or data.parent) / name
-    try:
-        noted = Path(note.read_text(encoding="utf-8").rstrip("\n")) / name if note.exists() else own
-        for other in (own, noted):
-            if other.exists() and not (path.exists() and other.samefile(path)):
-                raise DisclosureError(
-                    f"{other}: is the record of what these rows released, and a second one would not know it; give its "
-                    f"folder as --ledger, or move it to {path.parent}"
-                )
-        if noted != own and not path.exists():
-            raise DisclosureError(f"{noted}: the record of releases is missing; restore the file as it was")
-    except (OSError, ValueError) as error:
-        raise DisclosureError(f"{note}: cannot be read ({getattr(error, 'strerror', error)})") from None
-    return path
+    own = _own_path(data, hospital)
+    return find_record(own, folder, "the record of what these rows released", DisclosureError)
 
 
-def _note_beside(data: Path, hospital: str) -> Path:
-    """The file beside a CSV that says in which other folder the record of releases is."""
-    return data.parent / f"releases-{hospital}.folder"
+def _own_path(data: Path, hospital: str) -> Path:
+    return data.parent / f"releases-{hospital}.json"
 
 
 @lru_cache(maxsize=1024)
@@ -208,7 +195,7 @@ def choose_rows_once(hospital: Hospital, data: Path, ledger: str | None, minimum
     chosen = choose_rows(hospital, path, minimum)
     if path.parent.resolve() != data.parent.resolve():
         with suppress(StorageError):  # where nothing can be written, no record can begin
-            write_text(_note_beside(data, hospital.name), f"{path.parent.resolve()}\n")
+            write_text(note_beside(_own_path(data, hospital.name)), f"{path.parent.resolve()}\n")
     for note in chosen.notes:
         logger.warning("%s: %s", hospital.name, note)
     return chosen

@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from operator import attrgetter
 from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message
@@ -52,8 +51,6 @@ With secure aggregation they are `train.masked`, `evaluate.masked`, `evaluate.ma
 SAME = ("task", "schema", "strategy", "strategy_args", "local_epochs", "batch_size", "learning_rate", "optimizer", "l2")
 """Fields of a train config that are those of the terms, besides seed, network and privacy plan."""
 
-_same_of = attrgetter(*SAME, "seed", "network")
-
 TERMS_FIELDS: Mapping[str, Field] = {
     **{name: CONFIG_FIELDS[name] for name in (*SAME, "seed")},
     "parameters": Field(int, 1, MAX_WEIGHTS),
@@ -89,7 +86,8 @@ def read_terms(text: str) -> RunTerms:
         raise MalformedMessageError("the run terms: expected printable ASCII text with single spaces")
     terms = RunTerms(network=network, **plain)
     try:
-        _expected(terms)
+        Network.from_config(network)
+        _proximal_mu(terms.strategy_args)
     except ValueError as error:
         raise MalformedMessageError(f"the run terms: {error}") from None
     if terms.text != text:
@@ -97,16 +95,9 @@ def read_terms(text: str) -> RunTerms:
     return terms
 
 
-def _expected(terms: RunTerms) -> tuple[tuple[object, ...], float]:
-    """What `_same_of` must return, and the strategy's proximal term."""
-    arguments = dict(part.split("=") for part in terms.strategy_args.split(",") if part)
-    same = (*(getattr(terms, name) for name in SAME), terms.seed, Network.from_config(terms.network))
-    return same, float(arguments.get(PROXIMAL_MU, 0.0))
-
-
-@lru_cache(maxsize=16)
-def _read_once(text: str) -> tuple[RunTerms, tuple[object, ...], float]:
-    return (terms := read_terms(text), *_expected(terms))
+def _proximal_mu(strategy_args: str) -> float:
+    """The proximal term of a strategy, from its arguments; a ValueError if they are not of this form."""
+    return float(dict(part.split("=") for part in strategy_args.split(",") if part).get(PROXIMAL_MU, 0.0))
 
 
 def accept(context: Context, text: str, by: str) -> None:
@@ -172,7 +163,7 @@ def within_terms(message: Message, context: Context) -> Iterator[None]:
 def _check_message(message: Message, context: Context, state: Any) -> None:
     """Raise TermsError for a kind of message, a round or a proximal term that is outside the terms."""
     kind, config = message.metadata.message_type, server_messages.config_of(message)
-    terms, _, proximal_mu = _read_once(state["text"])
+    terms = read_terms(state["text"])
     if (kind not in ANSWERS) != terms.secure_aggregation:
         how = "with" if terms.secure_aggregation else "without"
         raise TermsError(f"unexpected {kind}: expected messages of a run {how} secure aggregation")
@@ -193,7 +184,7 @@ def _check_message(message: Message, context: Context, state: Any) -> None:
     if kind in (*TRAINING, *EVALUATION):  # counts at many thresholds would differ by single patients
         _compare("threshold", DEFAULT_THRESHOLD, read_value(config, "threshold", DEFAULT_THRESHOLD))
     if kind in TRAINING:
-        _compare(PROXIMAL_MU, proximal_mu, read_value(config, PROXIMAL_MU, 0.0))
+        _compare(PROXIMAL_MU, _proximal_mu(terms.strategy_args), read_value(config, PROXIMAL_MU, 0.0))
         trained = context.state[ASKED]["trained"] - state["trained-before"] if ASKED in context.state else 0
         if trained >= trainings:
             raise TermsError(f"unexpected {kind}: expected at most {trainings} trainings in {terms.rounds} rounds")
@@ -203,13 +194,11 @@ def check_settings(config: content.TrainConfig, context: Context) -> None:
     """Raise TermsError if a train config differs from the accepted terms."""
     if (state := _accepted(context)) is None:
         return
-    terms, expected, _ = _read_once(state["text"])
-    if (got := _same_of(config)) != expected:
-        for name, value in zip(SAME, got, strict=False):
-            _compare(name, getattr(terms, name), value)
-        _compare("seed", terms.seed, config.seed)
-        for name, value in config.network.to_config().items():
-            _compare(name, terms.network[name], value)
+    terms = read_terms(state["text"])
+    for name in (*SAME, "seed"):
+        _compare(name, getattr(terms, name), getattr(config, name))
+    for name, value in config.network.to_config().items():
+        _compare(name, terms.network[name], value)
     if config.class_weights and terms.class_weight == "none":
         raise TermsError("class_weights: expected none, by the terms of the run")
     for name in ("epsilon", "delta"):

@@ -23,6 +23,7 @@ from io import FileIO
 from pathlib import Path
 
 from federated_health import file_access
+from federated_health.data.record_location import find_record, note_beside
 from federated_health.errors import BudgetError, PrivacyError, StorageError
 from federated_health.files import write_text
 from federated_health.ml.privacy_plan import PrivacyPlan
@@ -172,21 +173,9 @@ class PrivacyBudget:
         Raises:
             PrivacyError: there is an account of these rows elsewhere, or was one that is missing.
         """
-        own, note = data.parent / f"privacy-{hospital}.jsonl", data.parent / f"privacy-{hospital}.folder"
-        path = (folder or data.parent) / own.name
-        try:
-            noted = Path(note.read_text(encoding="utf-8").rstrip("\n")) / own.name if note.exists() else own
-            for other in (own, noted):
-                if other.exists() and not (path.exists() and other.samefile(path)):
-                    raise PrivacyError(
-                        f"{other}: is the privacy account of these rows, and a second one would not know what is "
-                        f"spent; give its folder as --ledger, or move it to {path.parent}"
-                    )
-            if noted != own and not path.exists():
-                raise PrivacyError(f"{noted}: the privacy account of these rows is missing; restore the file as it was")
-        except (OSError, ValueError) as error:
-            raise PrivacyError(f"{note}: cannot be read ({getattr(error, 'strerror', error)})") from None
-        return cls(path, note if folder and path.parent.resolve() != data.parent.resolve() else None)
+        own = data.parent / f"privacy-{hospital}.jsonl"
+        path = find_record(own, folder, "the privacy account of these rows", PrivacyError)
+        return cls(path, note_beside(own) if folder and path.parent.resolve() != data.parent.resolve() else None)
 
     def check_run(self, plan: PrivacyPlan, rows: int, allowed_epsilon: float | None = None, *, split: str = "") -> None:
         """Check whether the hospital may join a run; spends nothing.

@@ -12,7 +12,6 @@ import grpc
 from federated_health.errors import JoinError
 from federated_health.transport import channels
 from federated_health.transport.backoff import MAX_DELAY, Backoff
-from federated_health.transport.channels import split_address
 
 if TYPE_CHECKING:
     from federated_health.security.identity import Identity
@@ -36,9 +35,6 @@ PERMISSION_DENIED, UNAUTHENTICATED, ABORTED), it is of another kind (OTHER_SERVE
 
 OTHER_SERVER = grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND
 """Statuses with which a server of another kind answers."""
-
-PREFLIGHT_SECONDS = 2.0
-"""Time limit per step of the search for why there is no connection."""
 
 SILENT_SECONDS = 5.0
 """Seconds after which an unanswered attempt is announced."""
@@ -109,7 +105,7 @@ class Reconnector:
         elif code is not grpc.StatusCode.CANCELLED:  # which may come from `limited`
             self._refusal = ""
         logger.debug("the stream ended: %s %s", code.name, reason)
-        obstacle = "" if self._refusal else find_obstacle(self._address, self._tls, deadline - time.monotonic())
+        obstacle = "" if self._refusal else self._find_obstacle(deadline - time.monotonic())
         left = deadline - time.monotonic()
         if left <= 0:
             raise JoinError(
@@ -118,6 +114,11 @@ class Reconnector:
         if not self._refusal:
             self._announce_waiting(obstacle)
         time.sleep(min(self._backoff.next_delay(), left))
+
+    def _find_obstacle(self, left: float) -> str:
+        from federated_health.transport.obstacles import find_obstacle  # noqa: PLC0415  # only without a connection
+
+        return find_obstacle(self._address, self._tls, left)
 
     def _route(self) -> str:
         proxy = channels.proxy_of(self._address)
@@ -132,27 +133,3 @@ class Reconnector:
         if kind not in self._announced:
             self._announced.add(kind)
             self._announce(message)
-
-
-def find_obstacle(address: str, tls: "Identity | None", left: float) -> str:
-    """Why there is no connection, as the end of a line; empty if only the server is missing.
-
-    Args:
-        left: seconds until the caller's deadline.
-
-    Raises:
-        JoinError: waiting cannot help.
-    """
-    host, port = split_address(address)
-    timeout = min(PREFLIGHT_SECONDS, max(0.05, left / 4))  # there are up to four steps to wait for
-    if tls is not None:
-        from federated_health import security  # noqa: PLC0415  # optional feature
-
-        connect = proxy.connect if (proxy := channels.proxy_of(address)) else None
-        problem = security.load().handshake.find_connection_problem(host, port, tls, timeout, connect)
-        if problem and problem.is_final:
-            raise JoinError(f"{address}: {problem.reason}")
-        return f": {problem.reason}" if problem else ""
-    from federated_health.transport.plaintext import find_plaintext_obstacle  # noqa: PLC0415  # rarely needed
-
-    return find_plaintext_obstacle(host, port, address, timeout)

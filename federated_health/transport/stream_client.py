@@ -20,11 +20,12 @@ from federated_health.data.tasks import write_agreement
 from federated_health.errors import JoinError, MissingLibraryError, TermsError
 from federated_health.messages.records import NumpyArray
 from federated_health.messages.run_terms import MAX_TERMS_CHARACTERS, hash_of
+from federated_health.names import printable
 from federated_health.transport import channels
 from federated_health.transport.app_calls import App, call_app, failed_reply
 from federated_health.transport.channels import MAX_MESSAGE_BYTES, MAX_MESSAGE_KEY, MAX_REPLY_BYTES, PROTOCOL
 from federated_health.transport.framing import Receiver, Serialised, UndecodableError, serialise_reply
-from federated_health.transport.reconnect import Reconnector, find_obstacle
+from federated_health.transport.reconnect import Reconnector
 
 if TYPE_CHECKING:
     from federated_health.security.identity import Identity
@@ -45,6 +46,9 @@ _TERMS_LIMIT = (
     f'"maxResponseMessageBytes": {MAX_TERMS_CHARACTERS}}}]}}',
 )
 """gRPC's option by which it reads no larger terms; all other messages may be as large as weights."""
+
+MAX_REASON = 1_000
+"""Largest number of characters of a server's reason for ending a stream that are shown."""
 
 MAX_CHANGES = 3
 """Largest number of terms that a hospital accepts one after the other without joining."""
@@ -116,6 +120,8 @@ def join_run(
     port = proxy.port if proxy else channels.split_address(address)[1]
     reconnector = Reconnector(address, tls, wait, announce)
     if tls is not None:
+        from federated_health.transport.obstacles import find_obstacle  # noqa: PLC0415  # optional feature
+
         tls.check_name(name)
         if remark := tls.expiry_warning():
             announce(remark)
@@ -157,7 +163,7 @@ def join_run(
             finally:
                 stream.close()
             if offered is None:
-                code, reason = call.code(), call.details() or ""
+                code, reason = call.code(), printable(call.details() or "", MAX_REASON)
         if offered is not None and consent is not None:  # no connection is open while a person reads them
             if (changes := changes + 1) > MAX_CHANGES:
                 raise JoinError(f"{address}: the server states other terms of the run each time")

@@ -17,7 +17,7 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from federated_health.transport import backoff, channels, reconnect
+from federated_health.transport import backoff, channels, obstacles
 from federated_health.transport.app_calls import hospital_context
 from federated_health.transport.stream_client import join_run
 from federated_health.transport.stream_server import serve_streams
@@ -113,6 +113,6 @@ def later_answers(log: Path) -> Callable[[], bool]:
 if __name__ == "__main__":
     channels.KEEPALIVE_SECONDS = float(os.environ.get("KEEPALIVE", channels.KEEPALIVE_SECONDS))
     channels.CHANNEL_OPTIONS = channels.channel_options(channels.KEEPALIVE_SECONDS)
-    backoff.MAX_DELAY, reconnect.PREFLIGHT_SECONDS = 0.3, 0.5
+    backoff.MAX_DELAY, obstacles.PREFLIGHT_SECONDS = 0.3, 0.5
     run = serve if sys.argv[1] == "serve" else join
     run(*sys.argv[2:])

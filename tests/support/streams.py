@@ -4,11 +4,12 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from queue import SimpleQueue
+from typing import Self
 
 import grpc
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -272,7 +273,23 @@ class RawHospital:
 SCRIPTED_REASON = "a scripted reason"
 
 
-class ScriptedServer:
+class _SmallServer:
+    """A gRPC server on a free port of this machine, with methods of its own, for as long as the `with` block lasts."""
+
+    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler], threads: int) -> None:
+        self._server = grpc.server(ThreadPoolExecutor(threads))
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop(0).wait()
+
+
+class ScriptedServer(_SmallServer):
     """Ends each call with the next of some statuses, and further calls with OK.
 
     Attributes:
@@ -286,17 +303,7 @@ class ScriptedServer:
         self.calls = 0
         self.received: list[bytes] = []
         self._codes, self._accepts, self._reads, self._sends = codes, accepts, reads, sends
-        handler = grpc.stream_stream_rpc_method_handler(self._join)
-        self._server = grpc.server(ThreadPoolExecutor(2))
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Join": handler}),))
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
-
-    def __enter__(self) -> "ScriptedServer":
-        self._server.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.stop(0).wait()
+        super().__init__({"Join": grpc.stream_stream_rpc_method_handler(self._join)}, threads=2)
 
     def _join(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         number = self.calls
@@ -310,7 +317,7 @@ class ScriptedServer:
             context.abort(self._codes[number], SCRIPTED_REASON)
 
 
-class TermsServer:
+class TermsServer(_SmallServer):
     """States run terms, and ends each stream in order, or as a server that states others.
 
     Args:
@@ -327,16 +334,7 @@ class TermsServer:
             "Terms": grpc.unary_unary_rpc_method_handler(self._terms),
             "Join": grpc.stream_stream_rpc_method_handler(self._join),
         }
-        self._server = grpc.server(ThreadPoolExecutor(4))
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
-
-    def __enter__(self) -> "TermsServer":
-        self._server.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.stop(0).wait()
+        super().__init__(handlers, threads=4)
 
     @property
     def methods(self) -> list[str]:

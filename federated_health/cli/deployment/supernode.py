@@ -37,7 +37,7 @@ from federated_health.security.handshake import find_server_key
 from federated_health.security.identity import KEY, Identity, load_identity
 from federated_health.security.parties import Role
 from federated_health.transport.channels import proxy_of, split_address
-from federated_health.transport.reconnect import PREFLIGHT_SECONDS, find_obstacle
+from federated_health.transport.obstacles import PREFLIGHT_SECONDS, find_obstacle
 
 DESCRIPTION = (
     "Checks this hospital's CSV, and keeps Flower's SuperNode running with it, for one run after another. The node "
