@@ -31,6 +31,7 @@ from federated_health.messages.content import (
 )
 from federated_health.messages.noisy_evaluation import make_evaluation
 from federated_health.ml.noisy_evaluation import table_shape
+from federated_health.ml.normalisation import public_normalisation
 from federated_health.ml.scores import roc_auc
 from federated_health.ml.targets.binary import Counts
 from federated_health.names import FEDERATION, NETWORK
@@ -639,6 +640,25 @@ def test_a_hospital_keeps_the_final_model(hospitals: Hospitals) -> None:
 # Impossible figures
 
 
+def test_impossible_sums_of_measurements_leave_the_declared_ranges(
+    hospitals: Hospitals, caplog: pytest.LogCaptureFixture
+) -> None:
+    def add(reply: Message) -> Message:
+        vector = np.frombuffer(messages.read_bytes(reply.content, messages.VECTOR), "<u8").copy()
+        vector[-1] -= np.uint64(2**60)  # a negative sum of squares
+        reply.content = messages.write_bytes(messages.VECTOR, vector.tobytes())
+        hospitals.alterations.clear()  # only the first sum
+        return reply
+
+    hospitals.alterations["hungary", messages.MASKED] = add
+    run, _ = secure_run(hospitals)
+    list(run.rounds())
+
+    assert run.normalisation == public_normalisation(run.settings.task_declaration.measurements)
+    assert len(run.history) == run.settings.rounds
+    assert "declared ranges" in caplog.text
+
+
 @pytest.mark.parametrize("lie", [-1000, -1, 2**40])
 def test_figures_that_no_rows_add_up_to_are_left_out(
     hospitals: Hospitals, lie: int, caplog: pytest.LogCaptureFixture
@@ -651,7 +671,7 @@ def test_figures_that_no_rows_add_up_to_are_left_out(
         return message
 
     def add(reply: Message) -> Message:
-        if kinds[-1] == messages.SUMS:  # wrong sums of measurements end the run
+        if kinds[-1] == messages.SUMS:
             return reply
         vector = np.frombuffer(messages.read_bytes(reply.content, messages.VECTOR), "<u8").copy()
         # A count's multiple of 2**16: the last figure of a round's, and the first but the rows of an evaluation's.

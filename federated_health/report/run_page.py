@@ -189,8 +189,8 @@ def _benefit(run: RunSummary, panels: Panels) -> Iterator[Section]:
         return
     differences = {name: Interval(**benefit["difference"]) for name, benefit in benefits.items()}
     blocks: list[Block] = [
-        "Each hospital also trained a model on its own patients alone, with the same settings, and compared both "
-        f"models on its held-out patients. {panels.compared_explained}",
+        f"{'This' if run.hospital else 'Each'} hospital also trained a model on its own patients alone, with the same "
+        f"settings, and compared both models on its held-out patients. {panels.compared_explained}",
         *sections.verdict_cards(benefits, panels),
         *_intervals(differences, panels.difference(), f"difference of {panels.compared}", reference=0.0),
         panels.verdict_rule,
@@ -291,9 +291,10 @@ def _holdings(run: RunSummary, panels: Panels) -> Iterator[Section]:
     for name, observed in run.figures.get("observed", {}).items():
         rows = run.figures["hospitals"][name]["train_examples"]
         missing[name] = [1.0 - observed[key] / rows if observed[key] else nan for key in run.task.column_names]
-    labels = panels.holdings(sums, "Each hospital's held-out patients.")
-    of_missing = f"Each hospital's training patients; not released if fewer than {MIN_OBSERVED} have a value."
-    yield sections.holdings_section(run.task, labels, missing, of_missing)
+    whose = "this hospital" if run.hospital else "each hospital"
+    labels = panels.holdings(sums, f"{whose.capitalize()}'s held-out patients.")
+    of_missing = f"{whose.capitalize()}'s training patients; not released if fewer than {MIN_OBSERVED} have a value."
+    yield sections.holdings_section(run.task, labels, missing, of_missing, whose)
 
 
 def _importance(run: RunSummary, panels: Panels) -> Iterator[Section]:

@@ -125,7 +125,7 @@ def first_panels(hospitals: Mapping[str, T]) -> tuple[dict[str, T], str]:
 
 
 def holdings_section(
-    task: Task, labels: Sequence[Block], missing: Mapping[str, Sequence[float]], of_missing: str
+    task: Task, labels: Sequence[Block], missing: Mapping[str, Sequence[float]], of_missing: str, whose: str = "each hospital"
 ) -> Section:
     """Labels and missing values by hospital.
 
@@ -133,6 +133,7 @@ def holdings_section(
         labels: see `Panels.holdings`.
         missing: hospital -> shares of the task's columns, from 0 to 1, NaN where not released; may be empty.
         of_missing: sentence that names the patients, and what was not released.
+        whose: the hospital or hospitals, for the title.
     """
     blocks = list(labels)
     if missing:
@@ -145,7 +146,7 @@ def holdings_section(
         blocks.append(picture)
     if meanings := {column.name: column.meaning for column in task.columns if column.meaning != column.name}:
         blocks.append(meanings)
-    return Section("Data of each hospital", blocks)
+    return Section(f"Data of {whose}", blocks)
 
 
 def _mostly_missing(task: Task, shares: Sequence[float]) -> str:

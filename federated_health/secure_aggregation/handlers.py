@@ -24,7 +24,7 @@ Eluding Secure Aggregation in Federated Learning via Model Inconsistency) gets m
 that a hospital dropped out would subtract two sums. So where a hospital drops out between the two steps, its sum is
 lost; a round is then trained again under its next number, on other batches. Shares of secrets would save these sums
 (Bonawitz et al. 2017; Bell et al. 2020, Secure Single-Server Aggregation with (Poly)Logarithmic Overhead). But against
-as many colluding hospitals as here (all but three) they tolerate one drop-out per sum only, and need two more messages.
+as many colluding hospitals as here (all but two) they tolerate one drop-out per sum only, and need two more messages.
 
 **What holds**, for an active server together with all but two of the participants: of one question it learns at most
 the sum over the other participants, and nothing if these got different messages.

@@ -94,10 +94,13 @@ class SecureRun(PlainRun):
             return
         content = RecordDict({CONFIG: ConfigRecord({**self._identity(), **self.train_config().to_record()})})
         total = self._sum(messages.SUMS, content, self._prepare(messages.SUMS, content, nodes), 3 * len(measurements))
-        if total is None:
-            logger.warning("no sums of measurements: they are scaled by their declared ranges")
-        else:
-            self.normalisation = figures.read_normalisation(total.figures, measurements)
+        try:
+            if total is not None:
+                self.normalisation = figures.read_normalisation(total.figures, measurements)
+                return
+        except RunError:  # some hospital sent impossible sums
+            pass
+        logger.warning("no valid sums of measurements: they are scaled by their declared ranges")
 
     def _identity(self) -> dict[str, str | float]:
         return {messages.RUN: self.run_id, messages.MAX_SHARE: self.settings.max_share}
