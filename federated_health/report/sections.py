@@ -125,7 +125,11 @@ def first_panels(hospitals: Mapping[str, T]) -> tuple[dict[str, T], str]:
 
 
 def holdings_section(
-    task: Task, labels: Sequence[Block], missing: Mapping[str, Sequence[float]], of_missing: str, whose: str = "each hospital"
+    task: Task,
+    labels: Sequence[Block],
+    missing: Mapping[str, Sequence[float]],
+    of_missing: str,
+    whose: str = "each hospital",
 ) -> Section:
     """Labels and missing values by hospital.
 
