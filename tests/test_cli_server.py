@@ -8,6 +8,7 @@ import pytest
 from flwr.clientapp import ClientApp
 
 from federated_health.cli import run_results
+from federated_health.cli.noisy_figures import print_noisy_figures
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.messages.content import Evaluation
 from federated_health.ml.normalisation import Normalisation
@@ -76,6 +77,20 @@ def test_the_benefit_table_fits_a_terminal_of_80_columns(
     lines = capsys.readouterr().out.splitlines()
     row = " va-long-beach  0.744      0.744  +0.000 (-0.075 to +0.073)  no clear difference"
     assert row in lines
+    assert max(map(len, lines)) <= 80
+
+
+def test_figures_with_noise_fit_a_terminal_of_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    ratios = ("accuracy", "precision", "recall", "f1", "roc_auc", "brier")
+    noise = {"test_examples_noise": 16.111, **{f"{name}_noise": 0.0412 for name in ratios}}
+    row = {"train_examples": 689, "test_examples": 1227, **dict.fromkeys(ratios, 0.8321), **noise}
+    print_noisy_figures({"va-long-beach": row}, BINARY)
+    lines = capsys.readouterr().out.splitlines()
+    assert any(re.fullmatch(r" va-long-beach +689 +1227( +0\.832){6}", line) for line in lines)
+    assert any(re.fullmatch(" \N{PLUS-MINUS SIGN} +16( +0\\.041){6}", line) for line in lines)
     assert max(map(len, lines)) <= 80
 
 

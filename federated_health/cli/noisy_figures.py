@@ -15,7 +15,9 @@ def print_noisy_figures(figures: Mapping[str, Mapping[str, Any]], target: Target
     for name, row in figures.items():
         rows[name] = {key: value for key, value in row.items() if not key.endswith(NOISE)}
         rows[f"\N{PLUS-MINUS SIGN} {name}"] = {
-            key.removesuffix(NOISE): round(value, 3) for key, value in row.items() if key.endswith(NOISE)
+            key.removesuffix(NOISE): round(value) if "examples" in key else round(value, 3)  # as wide as the figures
+            for key, value in row.items()
+            if key.endswith(NOISE)
         }
     notes = [f"Predicted positive: a risk of at least {DEFAULT_THRESHOLD}."] if target.has_threshold else []
     notes.append(
