@@ -46,6 +46,13 @@ def test_equal_settings_give_equal_terms_and_any_other_setting_another_hash() ->
     assert RunTerms.of(Settings(wait=1.0, out="elsewhere")).hash == RunTerms.of(Settings()).hash
 
 
+@pytest.mark.parametrize("settings", [*SETTINGS, Settings(secure_aggregation=True)])
+def test_the_terms_name_every_file_that_a_server_keeps(settings: Settings) -> None:
+    retention = RunTerms.of(settings).retention
+    for name in ("settings.json", "rounds.csv", "metrics.json", "model.keras", "report.html", "checkpoints"):
+        assert name in retention
+
+
 def test_nothing_but_weights_and_noisy_figures_leaves_under_differential_privacy() -> None:
     assert set(RunTerms.of(Settings(dp_epsilon=2.0)).releases) == {
         "name",

@@ -29,7 +29,5 @@ def terms_of(settings: Settings, authority: str = "") -> RunTerms:
 
 def _retention_of(settings: Settings) -> str:
     """What a run's folder holds at the end (see `RunFolder.finish`), in words."""
-    if settings.secure_aggregation:
-        return f"{SETTINGS}, {ROUNDS}, {METRICS}; until the run is over, checkpoints with the registrations"
     until = "until the run is over" if settings.dp_epsilon else "to extend the run, also after it is over"
     return f"{SETTINGS}, {ROUNDS}, {METRICS}, {MODEL}, {REPORT}; {until}: checkpoints with the registrations"
