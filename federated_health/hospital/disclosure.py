@@ -150,7 +150,7 @@ class _Gate:
         return np.where(is_exposed | is_small, 0.0, associations), reason
 
     def _unsafe_associations(self) -> list[tuple[bool, bool]]:
-        """Of each association, whether a subtraction would expose its column, and whether one of its cells is small.
+        """Whether a subtraction would expose the column, and whether a cell is small, of each association.
 
         Cells are the patients with and without the code, of either class, and those whose column is missing.
         """

@@ -110,7 +110,7 @@ class ExpectedReleases:
 
     @property
     def _evaluation(self) -> Evaluation:
-        """Of a model that knows nothing. Its counts are the numbers of patients of each class."""
+        """The evaluation of a model that knows nothing. Its counts are the numbers of patients of each class."""
         target, test = target_of(self._hospital.task), self._hospital.test
         outputs = self._no_outputs(len(test))
         return Evaluation(

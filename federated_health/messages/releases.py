@@ -17,12 +17,10 @@ class Release:
     Attributes:
         words: what it is, for a reader who knows neither the code nor machine learning.
         may_be_off: whether a hospital's policy may switch it off and still take part.
-        counts_patients: whether it is counts of patients, or figures of few, to which a minimum cell applies.
     """
 
     words: str
     may_be_off: bool = False
-    counts_patients: bool = False
 
 
 RELEASES: dict[str, Release] = {
@@ -42,7 +40,6 @@ RELEASES: dict[str, Release] = {
     ),
     "class-counts": Release(
         "Once: the exact number of training patients with each outcome; 0 if one of them is too small.",
-        counts_patients=True,
     ),
     "weights": Release(
         "Per round: the weights of the model after training on the training patients, about whom they can reveal "
@@ -55,15 +52,13 @@ RELEASES: dict[str, Release] = {
         "Per round, over the held-out patients: how predictions agree with outcomes, as counts of patients or sums of "
         "errors. Unless the data are public, nothing is sent if a count is below the policy's minimum.",
         may_be_off=True,
-        counts_patients=True,
     ),
     "final-evaluation": Release(
         "Once, at the end, over the held-out patients: how predictions of the final model agree with outcomes, as "
         "counts of patients or sums of errors. With differential privacy it is counts alone, with noise.",
-        counts_patients=True,
     ),
     "roc-auc": Release(
-        "Once, at the end: how well the final model ranks the held-out patients (the ROC-AUC), exact.", True, True
+        "Once, at the end: how well the final model ranks the held-out patients (the ROC-AUC), exact.", True
     ),
     "scores": Release(
         "Once, at the end: predictions for the held-out patients, averaged over groups of at least 5 patients.", True
@@ -76,7 +71,6 @@ RELEASES: dict[str, Release] = {
         "the held-out patients; how much the model depends on each column; and how many training patients have a value "
         "of each column, 0 if fewer than 5.",
         may_be_off=True,
-        counts_patients=True,
     ),
     "masked": Release(
         "With secure aggregation, in place of all other releases but name and row counts: their numbers, hidden by "

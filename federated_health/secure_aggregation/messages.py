@@ -22,7 +22,6 @@ from federated_health.messages.content import MASKED_FINAL
 from federated_health.messages.records import METRICS, MalformedMessageError, size_of
 from federated_health.messages.server_messages import Field
 from federated_health.ml.networks import Network, weight_shapes
-from federated_health.names import MAX_ROUNDS
 from federated_health.secure_aggregation.masks import MAX_HOSPITALS
 
 OFFER, SUMS, MASKED = "query.offer", "query.sums", "query.masked"
@@ -35,8 +34,8 @@ PARTICIPANTS, OFFERS, VECTOR = "participants", "offers", "vector"
 # Keys of the record `config`, besides those of a plain run.
 RUN, MAX_SHARE, ASKS_BENEFIT, KIND, DIGEST = "run", "max-share", "appraisal", "kind", "digest"
 
-HASHES, ROWS, CONTENT = "hashes", "rows", "content"
-"""Values of the records: digests of the offers, and training rows, of each participant; bytes of offers or vectors."""
+ROWS, CONTENT = "rows", "content"
+"""Training rows of each participant, in the config; and the value of the other records: bytes of offers or vectors."""
 
 LAST_ROUND = "last-round"
 """Metric of a reply with an offer."""
@@ -47,7 +46,6 @@ CONFIG_FIELDS: Mapping[str, Field] = {
     ASKS_BENEFIT: Field(bool),
     KIND: Field(str, 1, 64, choices=(SUMS, TRAIN, EVALUATE, THRESHOLD, FINAL)),
     DIGEST: Field(str, 64, 64),
-    LAST_ROUND: Field(int, 0, MAX_ROUNDS),
     ROWS: Field(int, 1, 2**40, (1, MAX_HOSPITALS)),
 }
 """Values in the config of a server's messages, besides those of a plain run."""

@@ -80,7 +80,7 @@ class ServerCheck:
 
     @property
     def fingerprint(self) -> str:
-        """Of the key of the server that has proved itself, as `certificates.fingerprint` writes it; empty before."""
+        """Fingerprint of the key of the server that has proved itself (see `certificates`); empty before."""
         shown = self._certificate
         return certificates.fingerprint(certificates.public_key_of(shown)) if shown else ""
 
