@@ -226,33 +226,36 @@ def run_client(app: App) -> None:
         from federated_health.security import load_tls  # noqa: PLC0415  # optional feature
 
         identity = load_tls(flags.tls, "hospital")
-    names_hospital = any(value is not None for value in (flags.hospital, flags.data, flags.name))
-    if flags.show_terms and not names_hospital:
+    is_named = any(value is not None for value in (flags.hospital, flags.data, flags.name))
+    hospital = _find_hospital(flags, identity) if is_named or not flags.show_terms else None
+    if flags.show_terms and not (hospital and flags.check):
         from federated_health.cli.terms import show_terms  # noqa: PLC0415  # as above
 
-        show_terms(flags, None, identity)
+        show_terms(flags, hospital, identity)
         return
-    if flags.data and not flags.name:
-        flags.name = _default_name(identity, is_check=flags.check or flags.show_terms)
-    hospital = find_own_hospital(
-        Path(DEFAULT_DATA),
-        flags.hospital,
-        flags.data,
-        flags.name,
-        task=flags.task,
-        task_file=flags.task_file,
-        mapping=flags.mapping,
-    )
+    assert hospital is not None, "only --show-terms needs none"
     if flags.check:
         from federated_health.cli.inspection import show_hospital  # noqa: PLC0415  # as above
 
         show_hospital(hospital, node_config(flags, hospital, None))
-    elif flags.show_terms:
-        from federated_health.cli.terms import show_terms  # noqa: PLC0415  # as above
-
-        show_terms(flags, hospital, identity)
     else:
         _join(app, flags, hospital, identity)
+
+
+def _find_hospital(flags: argparse.Namespace, identity: "Identity | None") -> OwnHospital:
+    """The hospital that the flags name; with --data, its name may be that of its certificate."""
+    name = flags.name
+    if flags.data and not name:
+        name = _default_name(identity, is_check=flags.check or flags.show_terms)
+    return find_own_hospital(
+        Path(DEFAULT_DATA),
+        flags.hospital,
+        flags.data,
+        name,
+        task=flags.task,
+        task_file=flags.task_file,
+        mapping=flags.mapping,
+    )
 
 
 def _default_name(identity: "Identity | None", *, is_check: bool) -> str | None:

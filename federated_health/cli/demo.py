@@ -171,11 +171,11 @@ def write_policy(folder: Path, settings: Settings, data: Path, server: Path) -> 
 
 
 def _as_flags(flags: Mapping[str, object]) -> list[object]:
-    words = {flag: (f"--{flag}", value) for flag, value in flags.items() if not isinstance(value, bool)}
-    return [
-        *(part for pair in words.values() for part in pair),
-        *(f"--{flag}" for flag in flags if flags[flag] is True),
-    ]
+    words: list[object] = []
+    for flag, value in flags.items():
+        if value is not False:
+            words += [f"--{flag}"] if value is True else [f"--{flag}", value]
+    return words
 
 
 def _compare(source: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
