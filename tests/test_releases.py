@@ -25,7 +25,6 @@ from federated_health.messages.content import EQUAL_WEIGHT
 from federated_health.messages.release_records import VALUES, release_of
 from federated_health.messages.releases import RELEASES, size_of
 from federated_health.messages.run_terms import RunTerms
-from federated_health.ml.networks import Network
 from federated_health.names import node_id_of
 from federated_health.processes import free_port
 from federated_health.security.authority import make_demo_identities
@@ -99,12 +98,12 @@ def test_every_value_of_a_plain_run_belongs_to_a_release_of_its_terms(kind: str)
 
     releases = {release for sizes in sent.values() for release in sizes}
     assert releases <= set(RunTerms.of(settings).releases)
-    task, network = settings.task_declaration, settings.network_declaration
-    described = {release for release in RunTerms.of(settings).releases if size_of(release, task, network)}
+    task, terms = settings.task_declaration, RunTerms.of(settings)
+    described = {release for release in terms.releases if size_of(release, task, terms)}
     assert releases - UNSENT == described
     for sizes in sent.values():
         for release in set(sizes) - UNSENT:
-            size, limit = sizes[release], size_of(release, task, network)
+            size, limit = sizes[release], size_of(release, task, terms)
             is_less = "scores" in release or release == "row-counts"  # these depend on the rows, and on the message
             assert size < limit if is_less and size != limit else size == limit, (release, size, limit)
 
@@ -240,8 +239,9 @@ def test_each_release_has_values_and_words() -> None:
 
 def test_sizes_follow_from_the_network() -> None:
     task = task_of("binary")
+    terms, logistic = (RunTerms.of(Settings(declared_task=task, model=model)) for model in ("mlp", "logistic"))
     # 2 columns, each with a flag of missing values: 4 features; 4 * 16 + 16 + 16 + 1 weights
-    assert size_of("weights", task, Network()) == 4 * (task.feature_width * 16 + 16 + 16 + 1)
-    assert size_of("weights", task, Network("logistic")) == 4 * (task.feature_width + 1)
-    assert size_of("column-sums", task, Network()) == 2 * 3 * 8
-    assert size_of("error", task, Network()) == 0
+    assert size_of("weights", task, terms) == 4 * (task.feature_width * 16 + 16 + 16 + 1)
+    assert size_of("weights", task, logistic) == 4 * (task.feature_width + 1)
+    assert size_of("column-sums", task, terms) == 2 * 3 * 8
+    assert size_of("error", task, terms) == 0

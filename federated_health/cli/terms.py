@@ -21,8 +21,6 @@ from federated_health.hospital.policy import policy_of
 from federated_health.messages.accepted_terms import MAX_TRAININGS_PER_ROUND, read_terms
 from federated_health.messages.releases import RELEASES, size_of
 from federated_health.messages.run_terms import RunTerms
-from federated_health.ml.networks import Network
-from federated_health.ml.targets import target_of
 from federated_health.transport.app_calls import failed_reply, hospital_context
 from federated_health.transport.channels import check_address
 from federated_health.transport.stream_client import join_run
@@ -174,12 +172,7 @@ def describe_privacy(terms: RunTerms) -> str:
 
 def _describe_release(name: str, terms: RunTerms, task: Task) -> str:
     """What a release is, and the size of its values in one message; 0 for texts."""
-    size = 4 * terms.parameters if name == "weights" else size_of(name, task, Network.from_config(terms.network))
-    if terms.epsilon and name == "final-evaluation":  # a table with noise, in place of the sums
-        from federated_health.ml.noisy_evaluation import table_shape  # noqa: PLC0415  # differential privacy only
-
-        if shape := table_shape(target_of(task)):
-            size = 8 * math.prod(shape)
+    size = size_of(name, task, terms)
     return f"{name}{f' ({size:,} bytes)' if size else ''}: {RELEASES[name].words}"
 
 

@@ -52,8 +52,7 @@ class ExpectedReleases:
             hospital = release_memory.choose_rows(hospital, memory, policy.min_cell, is_recorded=False)
             self.notes = hospital.notes
         self._hospital, self._policy = hospital, policy
-        self._settings = Settings(declared_task=hospital.task)
-        self._terms = RunTerms.of(self._settings)
+        self._terms = RunTerms.of(Settings(declared_task=hospital.task))
         disclosed = disclose(self._registration, hospital, policy)
         contents = [disclosed, *(disclose(content, hospital, policy) for content in self._others())]
         contents.append(disclose(self._evaluation, hospital, policy, is_final=True))
@@ -62,10 +61,9 @@ class ExpectedReleases:
 
     def releases(self) -> list[str]:
         """One line per release: its size in one message, whether it is suppressed now, and what it is."""
-        task, network = self._settings.task_declaration, self._settings.network_declaration
         lines = []
         for name in self._terms.releases:
-            size, reason = size_of(name, task, network), self._suppressed.get(name)
+            size, reason = size_of(name, self._hospital.task, self._terms), self._suppressed.get(name)
             now = f" Now suppressed, wholly or in part: {reason}." if reason else ""
             if size or name in TEXTS:
                 lines.append(f"{name}{f' ({size:,} bytes)' if size else ''}: {RELEASES[name].words}{now}")

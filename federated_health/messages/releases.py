@@ -1,12 +1,13 @@
 """What may leave a hospital, by name, in plain words and with its size; `release_records` names the values of each."""
 
+import math
 from dataclasses import dataclass
 
 from federated_health.data.columns import Measurement
 from federated_health.data.tasks import Task
 from federated_health.messages.records import write_counts
+from federated_health.messages.run_terms import RunTerms
 from federated_health.ml.metrics import MAX_CELLS
-from federated_health.ml.networks import Network, number_of_weights
 from federated_health.ml.targets import target_of
 
 
@@ -80,9 +81,16 @@ RELEASES: dict[str, Release] = {
 }
 
 
-def size_of(release: str, task: Task, network: Network) -> int:
+def size_of(release: str, task: Task, terms: RunTerms) -> int:
     """Largest size of a release's values in one message, in bytes; 0 if the task has none of it, and for texts."""
+    if release == "weights":
+        return 4 * terms.parameters
     target = target_of(task)
+    if release == "final-evaluation" and terms.epsilon:  # a table with noise, in place of the sums
+        from federated_health.ml.noisy_evaluation import table_shape  # noqa: PLC0415  # differential privacy only
+
+        if shape := table_shape(target):
+            return 8 * math.prod(shape)
     evaluation = {**write_counts(target.no_sums), "examples": []}  # which is a row count
     sums = sum(len(value) if isinstance(value, list) else 1 for value in evaluation.values())
     scores = 3 * MAX_CELLS * len(target.rows_of_groups(target.no_sums))
@@ -99,4 +107,4 @@ def size_of(release: str, task: Task, network: Network) -> int:
         "threshold-scores": scores if target.has_threshold else 0,
         "appraisal": 7 + 2 * len(task.columns),
     }
-    return 4 * number_of_weights(task, network) if release == "weights" else 8 * numbers.get(release, 0)
+    return 8 * numbers.get(release, 0)
