@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from federated_health.errors import ConsentError
-from federated_health.hospital.consent import ACCEPTED, ASKED, LOOPBACK, POLICY, decide
+from federated_health.hospital.consent import decide
+from federated_health.messages.accepted_terms import ASKED_PERSON, HASH, LOOPBACK, POLICY
 from federated_health.messages.run_terms import RunTerms
 from federated_health.settings import Settings
 
@@ -16,7 +17,7 @@ OTHER = replace(TERMS, rounds=31)
 
 @pytest.mark.parametrize("accept", [TERMS.hash, TERMS.hash.upper()])
 def test_the_hash_accepts_the_terms(accept: str) -> None:
-    assert decide(TERMS, accept=accept, ask=lambda: pytest.fail("asked")) == ACCEPTED
+    assert decide(TERMS, accept=accept, ask=lambda: pytest.fail("asked")) == HASH
 
 
 @pytest.mark.parametrize("accept", [OTHER.hash, TERMS.hash[:12], TERMS.hash[:31], "", TERMS.hash + "0", TERMS.hash[1:]])
@@ -27,7 +28,7 @@ def test_another_or_a_shorter_hash_does_not_and_the_right_one_is_named(accept: s
 
 
 def test_a_person_accepts_or_not() -> None:
-    assert decide(TERMS, ask=lambda: True) == ASKED
+    assert decide(TERMS, ask=lambda: True) == ASKED_PERSON
     with pytest.raises(ConsentError, match="not joined"):
         decide(TERMS, ask=lambda: False)
 

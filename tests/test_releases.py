@@ -15,12 +15,12 @@ from federated_health.cli.terms import describe as describe_terms
 from federated_health.data.manifest import find_hospital
 from federated_health.errors import AnswerError
 from federated_health.hospital import handlers
-from federated_health.hospital.consent import ASKED
 from federated_health.hospital.egress_page import write_egress_page
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.hospital.ledger import Ledger, describe
 from federated_health.hospital.ledger_page import UNEXPLAINED, summarise
 from federated_health.hospital.value_words import KINDS, describe_value
+from federated_health.messages.accepted_terms import ASKED_PERSON
 from federated_health.messages.content import EQUAL_WEIGHT
 from federated_health.messages.release_records import VALUES, release_of
 from federated_health.messages.releases import RELEASES, size_of
@@ -163,7 +163,7 @@ def run_over_streams(folder: Path) -> list[Path]:
             announce=lambda _: None,
             prepare=lambda: None,
             ledger=ledgers[name],
-            consent=lambda text, _: ledgers[name].record_terms(text, ASKED),
+            consent=lambda text, _: ledgers[name].record_terms(text, ASKED_PERSON),
         )
 
     joining = enumerate(("north", "south", "east"), start=1)

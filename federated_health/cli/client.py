@@ -339,7 +339,7 @@ def _accept_terms(
     **hospital: Any,
 ) -> None:
     """Accept the terms of a run, and record them; ConsentError if they are not accepted (see `cli.terms`)."""
-    terms, accepted_by = accepted_terms.read_terms(text), "loopback"
+    terms, accepted_by = accepted_terms.read_terms(text), accepted_terms.LOOPBACK
     is_local = identity is None and is_loopback(split_address(flags.server)[0])
     has_policy = flags.policy is not None or flags.dp_budget is not None or flags.secure_aggregation_only
     if not is_local or flags.accept is not None or has_policy:
@@ -353,7 +353,10 @@ def _accept_terms(
     accepted_terms.accept(context, text, accepted_by)
     what = f"{terms.task}, {terms.parameters:,} weights, {terms.strategy}, {terms.rounds} rounds"
     logger.info("terms of the run: %s; hash %s; --show-terms shows all", what, terms.hash)
-    logger.info("accepted by: %s", "loopback, one machine without TLS" if accepted_by == "loopback" else accepted_by)
+    logger.info(
+        "accepted by: %s",
+        "loopback, one machine without TLS" if accepted_by == accepted_terms.LOOPBACK else accepted_by,
+    )
 
 
 def _read_network(file: Path | None) -> Network | None:

@@ -8,12 +8,10 @@ from typing import Any
 from federated_health.data.hospital import Hospital
 from federated_health.errors import ConsentError, TermsError
 from federated_health.hospital.policy import policy_of
+from federated_health.messages.accepted_terms import ASKED_PERSON, HASH, LOOPBACK, POLICY
 from federated_health.messages.run_terms import RunTerms
 
 logger = logging.getLogger(__name__)
-
-ASKED, ACCEPTED, POLICY, LOOPBACK = "asked", "accept", "policy", "loopback"
-"""What accepts run terms: a person at the prompt, --accept, a policy, or that both sides are on one machine."""
 
 
 def decide(
@@ -25,7 +23,7 @@ def decide(
     is_local: bool = False,
     ask: Callable[[], bool] | None = None,
 ) -> str:
-    """What accepts the terms: one of the names above.
+    """What accepts the terms: one of the names in `accepted_terms`.
 
     Args:
         accept: hash that the user accepts, all of it: a server finds other terms with the same 12 digits in 90 s. None
@@ -49,7 +47,7 @@ def decide(
                 f"not joined: --accept: expected {terms.hash}, the hash of the run's terms, got {accept!r}; "
                 "--show-terms shows them"
             )
-        return ACCEPTED
+        return HASH
     if policy:
         return POLICY
     if is_local:
@@ -61,7 +59,7 @@ def decide(
         )
     if not ask():
         raise ConsentError("not joined: the run's terms were not accepted")
-    return ASKED
+    return ASKED_PERSON
 
 
 def decide_by_policy(terms: RunTerms, node_config: Mapping[str, Any], hospital: Hospital) -> str:

@@ -14,7 +14,8 @@
 - `disclosure`, only of a reply from which releases were suppressed: name of each (see `messages.releases`) -> reason.
 
 A line of kind `terms` says what a hospital accepted before it joined. Nothing is sent then: `bytes` is 0, `records` are
-empty, and `sha256` is that of `terms`, the run terms as an object. `accepted` names what accepted them (see `consent`).
+empty, and `sha256` is that of `terms`, the run terms as an object. `accepted` names what accepted them (see
+`messages.accepted_terms`).
 
 The ledger holds no values of patients. But a guess of a small count can be checked by its hash, so it stays at the
 hospital.

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from federated_health.errors import LedgerError
-from federated_health.hospital.consent import ACCEPTED, ASKED, LOOPBACK, POLICY
 from federated_health.hospital.ledger import ERROR, TERMS, begins_line
 from federated_health.hospital.value_words import describe_value
+from federated_health.messages.accepted_terms import ASKED_PERSON, HASH, LOOPBACK, POLICY
 from federated_health.messages.content import DISCLOSURE
 from federated_health.messages.release_records import release_of
 from federated_health.messages.releases import RELEASES
@@ -36,12 +36,12 @@ NOT_EXPLAINED = (
 )
 
 ACCEPTED_BY = {
-    ASKED: "by a person who was asked",
-    ACCEPTED: "by --accept with their hash",
+    ASKED_PERSON: "by a person who was asked",
+    HASH: "by --accept with their hash",
     POLICY: "by the hospital's policy",
     LOOPBACK: "without a question, since server and hospital are on one machine",
 }
-"""What accepted run terms (see `consent`), in words."""
+"""What accepted run terms (see `accepted_terms`), in words."""
 
 NEVER = (
     "a patient's row or a cell of it, one patient's score, a row's number",

@@ -33,15 +33,16 @@ from federated_health.names import (
 MAX_TRAININGS_PER_ROUND = 2
 """Largest number of different train messages, per round of the terms: a round may be repeated, as after a failure."""
 
-IN_PROCESS = "in process"
-"""What accepts the terms of a run in one process, or of a simulation."""
+ASKED_PERSON, HASH, POLICY, LOOPBACK, IN_PROCESS = "asked", "accept", "policy", "loopback", "in process"
+"""What accepts run terms: a person at the prompt, --accept, a policy, that both sides are on one machine, or that all
+are in one process or a simulation."""
 
 ANSWERS = {
     "train": "weights",
-    "evaluate": "round-evaluation",
-    content.THRESHOLD: "threshold-scores",
-    content.FINAL: "final-evaluation",
-    content.BENEFIT: "appraisal",
+    "evaluate": content.ROUND_EVALUATION,
+    content.THRESHOLD: content.THRESHOLD_SCORES,
+    content.FINAL: content.FINAL_EVALUATION,
+    content.BENEFIT: content.APPRAISAL,
 }
 """Messages of a run without secure aggregation, and what leaves with the answer (see `releases`).
 
@@ -168,8 +169,8 @@ def _check_message(message: Message, context: Context, state: Any) -> None:
         how = "with" if terms.secure_aggregation else "without"
         raise TermsError(f"unexpected {kind}: expected messages of a run {how} secure aggregation")
     asked = [ANSWERS.get(kind.replace(".masked_", ".").removesuffix(".masked"))]
-    asked += ["round-evaluation"] * read_value(config, content.EVALUATE, False)
-    asked += ["appraisal"] * (config.get("appraisal") is True)
+    asked += [content.ROUND_EVALUATION] * read_value(config, content.EVALUATE, False)
+    asked += [content.APPRAISAL] * (config.get("appraisal") is True)
     for release in asked:
         if release not in (None, *terms.releases):
             raise TermsError(f"unexpected {kind}: expected none that asks for {release}, by the terms of the run")
