@@ -14,7 +14,6 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from federated_health.errors import RunError, SecureAggregationError, SettingsError
 from federated_health.messages import content as plain
 from federated_health.messages.content import CONFIG, Evaluation, TrainConfig, Update
-from federated_health.messages.noisy_evaluation import make_evaluation, noisy_figures
 from federated_health.messages.records import METRICS, MalformedMessageError, weights_to_record
 from federated_health.messages.server_messages import digest_of
 from federated_health.messages.validation import read_metrics, read_whole
@@ -29,6 +28,7 @@ from federated_health.secure_aggregation import figures, masks, messages
 from federated_health.secure_aggregation.masks import Masked, Vector
 from federated_health.secure_aggregation.offers import Offer
 from federated_health.server.final_evaluation import ask_all, check_for_harm
+from federated_health.server.noisy_summary import summarise_sum
 from federated_health.server.plain_run import AveragedRound, PlainRun
 from federated_health.server.replies import AcceptedReply, grid_of
 from federated_health.server.run_summary import summarise_run
@@ -202,7 +202,7 @@ class SecureRun(PlainRun):
         rows = sum(self.train_examples[name] for name in total.hospitals)
         if self.privacy is not None:
             noise = self.privacy.evaluation_noise * sqrt(len(total.hospitals))
-            return self._noisy_figures(total.figures, noise, rows)
+            return {"hospitals": {}, "federation": summarise_sum(self, total.figures, noise, rows)}
         counts, (auc_sum, with_auc, small), importance, scores = figures.read_final(
             total.figures, self.target, len(task.columns)
         )
@@ -229,14 +229,6 @@ class SecureRun(PlainRun):
 
     def _figures_of(self, evaluation: Evaluation, rows: int) -> dict[str, Any]:
         return {**summarise_run(self.target, {FEDERATION: evaluation}, {FEDERATION: rows}), "hospitals": {}}
-
-    def _noisy_figures(self, counts: Vector, noise: float, rows: int) -> dict[str, Any]:
-        """Figures of the sum of noisy tables; none of a label without classes."""
-        evaluation = Evaluation(counts=self.target.no_sums)
-        if (shape := table_shape(self.target)) is not None:
-            evaluation = make_evaluation(self.target, counts.reshape(shape))
-            self.evaluations = {FEDERATION: evaluation}
-        return {"hospitals": {}, "federation": noisy_figures([evaluation], self.target, noise, rows)}
 
     def _choose_threshold(self) -> float:
         names = ("positives", "negatives")
