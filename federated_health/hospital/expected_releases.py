@@ -7,21 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from federated_health.data.associations import measure_associations
 from federated_health.data.hospital import Hospital
 from federated_health.data.manifest import is_public
 from federated_health.hospital import release_memory
 from federated_health.hospital.disclosure import disclose
+from federated_health.hospital.handlers import describe_rows
 from federated_health.hospital.ledger import LEDGER
 from federated_health.hospital.policy import policy_of
 from federated_health.hospital.policy_draft import MAX_PARAMETERS_PER_ROW
 from federated_health.messages.benefit import Benefit
-from federated_health.messages.content import ROUND_EVALUATION, Evaluation, Registration, TrainingScores
+from federated_health.messages.content import ROUND_EVALUATION, Evaluation, TrainingScores
 from federated_health.messages.releases import RELEASES, size_of
 from federated_health.messages.run_terms import RunTerms
 from federated_health.ml.metrics import DEFAULT_THRESHOLD
 from federated_health.ml.networks import Network, number_of_weights
-from federated_health.ml.normalisation import ColumnSums, column_sums
+from federated_health.ml.normalisation import ColumnSums
 from federated_health.ml.targets import target_of
 from federated_health.ml.verdicts import Interval
 from federated_health.report.formatting import list_some, number_of
@@ -53,7 +53,7 @@ class ExpectedReleases:
             self.notes = hospital.notes
         self._hospital, self._policy = hospital, policy
         self._terms = RunTerms.of(Settings(declared_task=hospital.task))
-        disclosed = disclose(self._registration, hospital, policy)
+        disclosed = disclose(describe_rows(hospital), hospital, policy)
         contents = [disclosed, *(disclose(content, hospital, policy) for content in self._others())]
         contents.append(disclose(self._evaluation, hospital, policy, is_final=True))
         self._suppressed = {name: reason for content in contents for name, reason in content.suppressed.items()}
@@ -93,17 +93,6 @@ class ExpectedReleases:
             f"{number_of(self._terms.parameters, 'weight')} are {self._terms.parameters / rows:.2f} per training row "
             f"({rows:,}); DataSHIELD allows {MAX_PARAMETERS_PER_ROW}. Fewer weights reveal less about "
             f"single patients: server.py --model logistic trains {smaller:,}, {smaller / rows:.2f} per row"
-        )
-
-    @property
-    def _registration(self) -> Registration:
-        train, task = self._hospital.train, self._hospital.task
-        return Registration(
-            name=self._hospital.name,
-            train_examples=len(train),
-            test_examples=len(self._hospital.test),
-            sums=column_sums(train.values[:, list(task.measurement_positions)], train.most_rows),
-            associations=measure_associations(train.values, train.labels, task, train.most_rows),
         )
 
     @property

@@ -305,7 +305,11 @@ def register(message: Message, context: Context) -> Registration:
     if plan is not None:
         logger.info("%s", plan.describe())
     is_withheld = plan is not None or read_value(config, SUMS_WITHHELD, False)
-    asks_classes = read_value(config, CLASS_COUNTS, False) and not is_withheld
+    return describe_rows(hospital, is_withheld=is_withheld, asks_classes=read_value(config, CLASS_COUNTS, False))
+
+
+def describe_rows(hospital: Hospital, *, is_withheld: bool = False, asks_classes: bool = False) -> Registration:
+    """The registration of a hospital, with numbers of rows alone if everything else is withheld."""
     positions, train = list(hospital.task.measurement_positions), hospital.train
     return Registration(
         name=hospital.name,
@@ -315,7 +319,7 @@ def register(message: Message, context: Context) -> Registration:
         associations=np.zeros(0)
         if is_withheld
         else measure_associations(train.values, train.labels, hospital.task, train.most_rows),
-        class_counts=_count_classes(hospital) if asks_classes else (),
+        class_counts=_count_classes(hospital) if asks_classes and not is_withheld else (),
     )
 
 
