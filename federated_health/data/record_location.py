@@ -1,8 +1,10 @@
 """Where a hospital keeps a record that must not exist twice: beside its CSV, or in the folder of its ledger."""
 
+from contextlib import suppress
 from pathlib import Path
 
-from federated_health.errors import UserError
+from federated_health.errors import StorageError, UserError
+from federated_health.files import write_text
 
 
 def find_record(own: Path, folder: Path | None, what: str, error: type[UserError]) -> Path:
@@ -14,7 +16,7 @@ def find_record(own: Path, folder: Path | None, what: str, error: type[UserError
         what: what it is, for errors.
         error: raised if there is a record elsewhere, or was one that is missing.
     """
-    note, path = note_beside(own), (folder or own.parent) / own.name
+    note, path = _note_beside(own), (folder or own.parent) / own.name
     try:
         noted = Path(note.read_text(encoding="utf-8").rstrip("\n")) / own.name if note.exists() else own
         for other in (own, noted):
@@ -30,6 +32,12 @@ def find_record(own: Path, folder: Path | None, what: str, error: type[UserError
     return path
 
 
-def note_beside(own: Path) -> Path:
-    """The file beside a CSV that says in which other folder the record is."""
+def write_note(own: Path, path: Path) -> None:
+    """Say beside the CSV in which folder the record is, if it is another one; see `find_record`."""
+    if path.parent.resolve() != own.parent.resolve():
+        with suppress(StorageError):  # where nothing can be written, no record can begin
+            write_text(_note_beside(own), f"{path.parent.resolve()}\n")
+
+
+def _note_beside(own: Path) -> Path:
     return own.with_suffix(".folder")

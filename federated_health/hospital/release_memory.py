@@ -22,7 +22,7 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -33,10 +33,10 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.hospital import Hospital, Patients
-from federated_health.data.record_location import find_record, note_beside
+from federated_health.data.record_location import find_record, write_note
 from federated_health.errors import DisclosureError, StorageError
 from federated_health.file_access import read_file
-from federated_health.files import PRIVATE, locked_folder, replace_file, write_text
+from federated_health.files import PRIVATE, locked_folder, replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -193,9 +193,7 @@ def choose_rows_once(hospital: Hospital, data: Path, ledger: str | None, minimum
     """`choose_rows` once per process, with log lines; the file is beside the hospital's CSV or its ledger."""
     path = path_beside(data, hospital.name, Path(ledger) if ledger else None)
     chosen = choose_rows(hospital, path, minimum)
-    if path.parent.resolve() != data.parent.resolve():
-        with suppress(StorageError):  # where nothing can be written, no record can begin
-            write_text(note_beside(_own_path(data, hospital.name)), f"{path.parent.resolve()}\n")
+    write_note(_own_path(data, hospital.name), path)
     for note in chosen.notes:
         logger.warning("%s: %s", hospital.name, note)
     return chosen

@@ -16,16 +16,15 @@ import os
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 
 from federated_health import file_access
-from federated_health.data.record_location import find_record, note_beside
-from federated_health.errors import BudgetError, PrivacyError, StorageError
-from federated_health.files import write_text
+from federated_health.data.record_location import find_record, write_note
+from federated_health.errors import BudgetError, PrivacyError
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.accounting import Steps, epsilon_of
 from federated_health.privacy.spending import (
@@ -154,12 +153,12 @@ class PrivacyBudget:
 
     Args:
         path: created by the first round; None to keep the budget in memory, for rows that are in memory too.
-        note: file that the first round writes, unless its folder cannot be written to: it names the folder of `path`.
+        own: path of the account if it were beside the CSV, where the first round says that it is elsewhere.
     """
 
-    def __init__(self, path: Path | None = None, note: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, own: Path | None = None) -> None:
         self.path = path
-        self._note = note
+        self._own = own
         self._spent = BudgetSummary()
         self._bytes_read = 0
         # The accountant is slow: rounds left are computed per run and after another process wrote, then counted down.
@@ -175,7 +174,7 @@ class PrivacyBudget:
         """
         own = data.parent / f"privacy-{hospital}.jsonl"
         path = find_record(own, folder, "the privacy account of these rows", PrivacyError)
-        return cls(path, note_beside(own) if folder and path.parent.resolve() != data.parent.resolve() else None)
+        return cls(path, own)
 
     def check_run(self, plan: PrivacyPlan, rows: int, allowed_epsilon: float | None = None, *, split: str = "") -> None:
         """Check whether the hospital may join a run; spends nothing.
@@ -339,11 +338,10 @@ class PrivacyBudget:
             ) from None
 
     def _write_note(self) -> None:
-        """Say beside the CSV, once, in which folder the account is; where nothing can be written, none can begin."""
-        note, self._note = self._note, None
-        if note is not None and self.path is not None:
-            with suppress(StorageError):
-                write_text(note, f"{self.path.parent.resolve()}\n")
+        """Say beside the CSV, once, in which folder the account is."""
+        own, self._own = self._own, None
+        if own is not None and self.path is not None:
+            write_note(own, self.path)
 
     def _append(self, file: FileIO, line: bytes) -> None:
         file.seek(max(self._bytes_read - 1, 0))
