@@ -28,7 +28,7 @@ from federated_health.files import path_exists
 from federated_health.names import DEFAULT_DATA
 from federated_health.settings import Settings
 
-GENERATED = "readmission"
+GENERATED, DIABETES = "readmission", "diabetes"
 
 EXAMPLES = (
     "",
@@ -150,11 +150,11 @@ def parse() -> argparse.Namespace:
     flags = parser.parse_args()
     of_a_file = ("drop_invalid", "label_means", "task", "task_file", "mapping")
     for flag, given in ((f"--{name.replace('_', '-')}", getattr(flags, name)) for name in of_a_file):
-        if flags.source in ("uci", GENERATED) and given and (flag, flags.source) != ("--task-file", "uci"):
+        if flags.source in ("uci", DIABETES, GENERATED) and given and (flag, flags.source) != ("--task-file", "uci"):
             parser.error(f"{flag}: expected a file as --source, got {flags.source}")
     if flags.source != GENERATED and flags.patients is not None:
         parser.error(f"--patients: expected --source {GENERATED}, got {flags.source}")
-    if flags.source not in ("uci", GENERATED) and not path_exists(Path(flags.source or "?")):
+    if flags.source not in ("uci", DIABETES, GENERATED) and not path_exists(Path(flags.source or "?")):
         parser.error(f"--source: expected uci, {GENERATED}, or an existing file, zip or folder, got {flags.source!r}")
     if flags.task and flags.task_file:
         parser.error("expected --task or --task-file, got both")
@@ -169,6 +169,10 @@ def read(flags: argparse.Namespace) -> Source:
     """The source that the flags name."""
     if flags.source == "uci":
         return read_uci(read_task_file(flags.task_file) if flags.task_file else HEART_DISEASE)
+    if flags.source == DIABETES:
+        from federated_health.data.sources.diabetes_stays import read_diabetes  # noqa: PLC0415  # other sources need none
+
+        return read_diabetes()
     if flags.source == GENERATED:
         return generate_readmission(flags.patients or DEFAULT_PATIENTS, flags.seed)
     task = read_task_file(flags.task_file) if flags.task_file else get_task(flags.task) if flags.task else None

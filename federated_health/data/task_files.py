@@ -229,11 +229,12 @@ def _are_some_of(value: Any, codes: Collection[int]) -> bool:
 
 _SHIPPED = Path(__file__).parent / "shipped_tasks"
 
-HEART_DISEASE, READMISSION = (
-    parse_task((_SHIPPED / name).read_bytes(), name) for name in ("heart-disease.toml", "readmission.toml")
+HEART_DISEASE, READMISSION_30D, READMISSION = (
+    parse_task((_SHIPPED / name).read_bytes(), name)
+    for name in ("heart-disease.toml", "readmission-30d.toml", "readmission.toml")
 )
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (HEART_DISEASE, READMISSION)}
+TASKS: Mapping[str, Task] = {task.name: task for task in (HEART_DISEASE, READMISSION_30D, READMISSION)}
 """The tasks that come with the package, by name."""
 
 

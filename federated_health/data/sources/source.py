@@ -30,7 +30,7 @@ from federated_health.errors import SettingsError
 from federated_health.files import hash_file
 from federated_health.names import HOSPITAL_COLUMN
 
-PUBLIC_SOURCES = "uci", READMISSION.name
+PUBLIC_SOURCES = "uci", "diabetes", READMISSION.name
 """Names of the sources that come with the package."""
 
 DEFAULT_PATIENTS = 4000
