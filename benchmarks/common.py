@@ -57,6 +57,12 @@ class Outcome:
     labels: npt.NDArray[np.float32]
 
     @property
+    def log_loss(self) -> float:
+        """Mean cross-entropy of all held-out rows, in nats."""
+        log_odds = self.log_odds.astype(np.float64)
+        return float(np.mean(np.logaddexp(0.0, log_odds) - self.labels * log_odds))
+
+    @property
     def mean_accuracy(self) -> float:
         """Mean of the hospitals' accuracies."""
         return float(np.mean([figures["accuracy"] for figures in self.hospitals.values()]))
@@ -114,6 +120,7 @@ def measure(hospitals: dict[str, Path], settings: Settings, split_seed: int) -> 
         "f1": outcome.federation["f1"],
         "threshold": outcome.threshold,
         "brier": outcome.federation["brier"],
+        "log_loss": outcome.log_loss,
     }
 
 

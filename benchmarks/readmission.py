@@ -44,6 +44,7 @@ from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import READMISSION_30D
 from federated_health.ml.calibration import calibration
 from federated_health.ml.scores import roc_auc
+from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 
 DIVISIONS = ("iid", "specialty", "dirichlet")
@@ -52,7 +53,7 @@ PARTS = ("references", *DIVISIONS, "naive")
 MIN_PATIENTS = 20
 """Smallest number of patients of a hospital of a Dirichlet division."""
 
-TRAINING = {"batch-size": 256, "learning-rate": 0.1, "l2": 0.001, "hidden": "64", "rounds": 20}
+TRAINING: Mapping[str, Value] = {"batch-size": 256, "learning-rate": 0.1, "l2": 0.001, "hidden": "64", "rounds": 20}
 """Settings that suit the task."""
 
 Figures = dict[str, float]
@@ -69,19 +70,24 @@ def divide_stays(source: Source, kind: str, seed: int) -> dict[str, pd.DataFrame
 
 def divide_by_specialty(table: pd.DataFrame, min_patients: int = 500) -> dict[str, pd.DataFrame]:
     """A hospital per group of specialties of the patients' first stays; small groups are one, and so are missing."""
-    patient = READMISSION_30D.patient
+    patient = READMISSION_30D.patient or ""
     specialty = table.groupby(patient)["specialty"].transform(lambda stays: stays.fillna(0).iloc[0])
     patients = table.groupby(specialty)[patient].nunique()
     merged = specialty.where(specialty.map(patients) >= min_patients, -1)
     return {f"specialty-{int(number)}": rows for number, rows in table.groupby(merged)}
 
 
+def write_stays(folder: Path, source: Source, divided: Mapping[str, pd.DataFrame]) -> dict[str, Path]:
+    """The hospitals' CSVs, by name."""
+    write_hospitals(folder, source, divided, partition={})
+    return {name: path for path, name in (find_hospital(folder, number + 1) for number in range(len(divided)))}
+
+
 def check_hospitals(source: Source, divided: Mapping[str, pd.DataFrame]) -> dict[str, DataCheck]:
     """The hospitals' CSVs, written, read and checked."""
     with tempfile.TemporaryDirectory() as folder:
-        write_hospitals(Path(folder), source, divided, partition={})
-        paths = (find_hospital(Path(folder), number + 1) for number in range(len(divided)))
-        return {name: check_data(path, source.task) for path, name in paths}
+        paths = write_stays(Path(folder), source, divided)
+        return {name: check_data(path, source.task) for name, path in paths.items()}
 
 
 def pool(hospitals: list[Hospital]) -> Hospital:
