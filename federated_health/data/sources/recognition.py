@@ -6,7 +6,7 @@ and labels: `layout_confirmation` checks them on patients who are also in UCI's 
 
 import io
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,16 +164,3 @@ def _describe_closest_layout(text: pd.DataFrame, known: Sequence[Layout]) -> str
 
 def _be(things: Sequence[object]) -> str:
     return "is" if len(things) == 1 else "are"
-
-
-def shorten(cells: "pd.Series[str]") -> "pd.Series[str]":
-    """Cells trimmed, in lower case, and numbers in their shortest form: 63.0 and 063 become 63."""
-    positions, distinct = csv_reading.distinct_cells(cells)
-    return pd.Series(shorten_distinct(distinct).to_numpy()[positions], index=cells.index, dtype=str)
-
-
-def shorten_distinct(cells: Iterable[str]) -> "pd.Series[str]":
-    """The shortest form of cells that are trimmed and in lower case."""
-    distinct = pd.Series(cells, dtype=str)
-    numbers = pd.to_numeric(distinct, errors="coerce") + 0.0  # -0.0 becomes 0.0
-    return distinct.where(numbers.isna(), numbers.map("{:.15g}".format))
