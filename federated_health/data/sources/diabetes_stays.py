@@ -9,7 +9,7 @@ IDs_mapping.csv; described by Strack et al. 2014, BioMed Research International 
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from federated_health.data.columns import Mask
-from federated_health.data.csv_reading import MISSING_MARKS, distinct_cells, refuse_repeated_or_empty
+from federated_health.data.csv_reading import (
+    MISSING_MARKS,
+    distinct_cells,
+    positions_and_cells,
+    refuse_repeated_or_empty,
+)
 from federated_health.data.reading_errors import describe_first_invalid, describe_header
 from federated_health.data.sources.short_cells import shorten_distinct
 from federated_health.data.task_files import READMISSION_30D
@@ -248,13 +253,13 @@ def read_stays(text: pd.DataFrame, name: str, *, drop_invalid: bool = False) -> 
         DataError: a column is missing, a cell cannot be UCI's, or a stay is there twice. The text quotes no cell.
     """
     columns = _find_columns(text, name)
-    words: dict[str, npt.NDArray[np.object_]] = {}
+    words: dict[str, pd.Categorical] = {}
     is_dropped = np.zeros(len(text), dtype=bool)
     for column, own in columns.items():
         positions, cells = distinct_cells(text[own])
-        spelled = np.array(_spell(column, shorten_distinct(cells)), dtype=object)
-        words[column] = spelled[positions]
-        invalid = pd.isna(spelled)[positions]
+        codes, spelled = pd.factorize(np.array(_spell(column, shorten_distinct(cells)), dtype=object))
+        words[column] = pd.Categorical.from_codes(codes[positions], pd.Index(spelled, dtype=str))
+        invalid = codes[positions] == -1  # None has no code
         if not invalid.any():
             continue
         can_drop = column not in _NEVER_MISSING and invalid.mean() <= MAX_INVALID
@@ -280,7 +285,7 @@ def read_stays(text: pd.DataFrame, name: str, *, drop_invalid: bool = False) -> 
 
 def number_patients(identifiers: "pd.Series[str]") -> "pd.Series[str]":
     """Running numbers of patients, from 1 in order of appearance, as text."""
-    return pd.Series(pd.factorize(identifiers)[0] + 1, index=identifiers.index).astype(str)
+    return pd.Series(pd.factorize(identifiers)[0] + 1).astype(str)
 
 
 def _find_columns(text: pd.DataFrame, name: str) -> dict[str, str]:
@@ -353,23 +358,29 @@ def to_task(stays: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, 
         "stays of unknown gender": int((unknown & ~ended).sum()),
     }
     stays = stays[~ended & ~unknown].reset_index(drop=True)
-    columns: dict[str, pd.Series[Any]] = {}
-    for name, (column, codes) in CODES.items():
-        columns[name] = stays[column].map(codes).astype(float)
-    for name, column in NUMBERS.items():
-        columns[name] = pd.to_numeric(stays[column].replace("?", "nan")).astype(float)
-    for name, column in DIAGNOSES.items():
-        columns[name] = stays[column].map({code: group_diagnosis(code) for code in stays[column].unique()})
+    columns = {name: _to_numbers(stays[column], codes.get) for name, (column, codes) in CODES.items()}
+    columns |= {name: _to_numbers(stays[column], _to_number) for name, column in NUMBERS.items()}
+    columns |= {name: _to_numbers(stays[column], group_diagnosis) for name, column in DIAGNOSES.items()}
     table = pd.DataFrame({name: columns[name] for name in READMISSION_30D.column_names})
-    table[READMISSION_30D.label.name] = stays[LABEL].map(READMITTED).astype("int64")
+    table[READMISSION_30D.label.name] = _to_numbers(stays[LABEL], READMITTED.get).astype(np.int64)
     table[str(READMISSION_30D.patient)] = pd.factorize(stays[PATIENT])[0] + 1
     return table, stays, dropped
 
 
-def group_diagnosis(code: str) -> float:
-    """Group of an ICD-9 code; NaN if it is missing. E and V codes, and those of no other group, are OTHER_DIAGNOSIS."""
+def _to_numbers(cells: "pd.Series[Any]", number: Callable[[str], float | None]) -> npt.NDArray[np.float64]:
+    """The number of each cell, NaN for None; each distinct cell is converted once."""
+    positions, distinct = positions_and_cells(cells)
+    return np.array([number(cell) for cell in distinct], dtype=np.float64)[positions]
+
+
+def _to_number(cell: str) -> float | None:
+    return None if cell == "?" else float(cell)
+
+
+def group_diagnosis(code: str) -> int | None:
+    """Group of an ICD-9 code, None if it is missing; E and V codes are OTHER_DIAGNOSIS, as are those of no group."""
     if code == "?":
-        return np.nan
+        return None
     if not code[0].isdecimal():
         return OTHER_DIAGNOSIS
     category = int(code.split(".")[0])

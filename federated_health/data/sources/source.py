@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from federated_health.data.csv_reading import read_table
 from federated_health.data.examples import DIABETES_STAYS, HEART_DISEASE_TABLE
 from federated_health.data.sources import diabetes_stays
 from federated_health.data.sources.generated_patients import expected_roc_auc, generate_patients
@@ -96,7 +97,7 @@ def read_uci(task: Task = HEART_DISEASE) -> Source:
 
 def read_diabetes() -> Source:
     """The stays of diabetes patients that come with the project."""
-    stays = pd.read_csv(DIABETES_STAYS, dtype=str, keep_default_na=False)
+    stays = read_table(DIABETES_STAYS)
     files = {DIABETES_STAYS.name: hash_file(DIABETES_STAYS)}
     return replace(_stays_source("diabetes", stays), path=DIABETES_STAYS, files=files, is_public=True)
 
