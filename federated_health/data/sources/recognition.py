@@ -16,7 +16,7 @@ import pandas as pd
 from federated_health.data import csv_reading, reading_errors
 from federated_health.data.csv_reading import COMMAS, Dialect
 from federated_health.data.manifest import MANIFEST
-from federated_health.data.sources.diabetes_stays import STAYS_FILE, looks_like_stays
+from federated_health.data.sources.diabetes_stays import STAYS_FILE, TITLE, looks_like_stays
 from federated_health.data.sources.layouts import LAYOUTS, UCI, UCI_FILES, WITHOUT_HEADER, Layout, uci_layout
 from federated_health.data.task_files import READMISSION_30D
 from federated_health.errors import DataError
@@ -126,8 +126,12 @@ def recognise_file(name: str, content: bytes, source: Path, known: Sequence[Layo
         return RecognisedFile(label, text, WITHOUT_HEADER, is_guess=True, has_header=False, remarks=remarks)
     text = csv_reading.parse_csv(content, label, dialect=dialect)
     fitting = tuple(layout for layout in known if set(layout.header) <= set(text.columns))
-    is_of_stays = any(layout.task is READMISSION_30D for layout in known) and looks_like_stays(text.columns)
-    if is_of_stays and not fitting:
+    if not fitting and looks_like_stays(text.columns):
+        if not any(layout.task is READMISSION_30D for layout in known):
+            raise DataError(
+                f"{label}: looks like {TITLE}: expected the task {READMISSION_30D.name}, got {known[0].task.name}; for "
+                f"another task, {OWN_COLUMNS_HINT}"
+            )
         return RecognisedFile(label, text, (), is_guess=False, remarks=remarks)
     if not fitting:
         cause = reading_errors.find_cause(content, label, dialect, None)
