@@ -292,8 +292,8 @@ class Settings:
             task = read_task_file(Path(self.task_file))
             if self.task not in (DEFAULT_TASK, task.name):
                 raise SettingsError(f"task: expected {task.name}, the task of {self.task_file}, got {self.task!r}")
-            object.__setattr__(self, "task", task.name)
         task, network = self.task_declaration, self.network_declaration
+        object.__setattr__(self, "task", task.name)  # its own, if an alias was given
         if network.model != FILE and (weights := number_of_weights(task, network)) > MAX_WEIGHTS:
             raise SettingsError(f"hidden: expected at most {MAX_WEIGHTS:,} weights in all layers, got {weights:,}")
         local_rate = self.dp_learning_rate if self.dp_epsilon else self.learning_rate
