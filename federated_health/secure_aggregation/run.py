@@ -17,8 +17,8 @@ from federated_health.messages.content import CONFIG, Evaluation, TrainConfig, U
 from federated_health.messages.records import METRICS, MalformedMessageError, weights_to_record
 from federated_health.messages.server_messages import digest_of
 from federated_health.messages.validation import read_metrics, read_whole
-from federated_health.ml.curves import choose_threshold
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, EvaluationSums
+from federated_health.ml.microaggregates import choose_threshold
 from federated_health.ml.networks import Weights
 from federated_health.ml.noisy_evaluation import table_shape
 from federated_health.ml.normalisation import public_normalisation

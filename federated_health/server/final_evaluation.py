@@ -15,8 +15,8 @@ from federated_health.messages.benefit import Benefit, summarise_benefits
 from federated_health.messages.content import TrainingScores
 from federated_health.messages.records import weights_to_record
 from federated_health.messages.validation import read_training_scores
-from federated_health.ml.curves import choose_threshold
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, EvaluationSums, merge_counts
+from federated_health.ml.microaggregates import choose_threshold
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.replies import AcceptedReply, Content
 from federated_health.server.run import FederatedRun

@@ -111,7 +111,7 @@ class BinaryTarget(Target[Counts]):
         return {"positives": sums.positives, "negatives": sums.examples - sums.positives}
 
     def pooled_roc_auc(self, groups: ScoreGroups) -> float | None:
-        from federated_health.ml.curves import roc_auc_from_microaggregates  # noqa: PLC0415  # at the end of a run only
+        from federated_health.ml.microaggregates import roc_auc_from_microaggregates  # noqa: PLC0415  # at the end of a run only
 
         return roc_auc_from_microaggregates(groups["positives"], groups["negatives"])
 

@@ -157,7 +157,7 @@ class ClassTarget(Target[ClassSums]):
         }
 
     def pooled_roc_auc(self, groups: ScoreGroups) -> float | None:
-        from federated_health.ml.curves import roc_auc_from_microaggregates  # noqa: PLC0415  # at the end of a run only
+        from federated_health.ml.microaggregates import roc_auc_from_microaggregates  # noqa: PLC0415  # at the end of a run only
 
         of_class = [(groups[f"positives-{code}"], groups[f"negatives-{code}"]) for code in self.label.codes]
         return _mean_defined([roc_auc_from_microaggregates(*pair) for pair in of_class])
