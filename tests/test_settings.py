@@ -11,7 +11,7 @@ import pytest
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import NetworkError, SettingsError
 from federated_health.ml.networks import Network
-from federated_health.setting_fields import Value
+from federated_health.setting_fields import OF_TASK, TRAINING, Value
 from federated_health.settings import Settings
 from tests.conftest import PROJECT
 
@@ -264,8 +264,11 @@ def test_settings_are_frozen_and_keyword_only(defaults: dict[str, Value]) -> Non
 def test_pyproject_has_the_same_defaults() -> None:
     app = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))["tool"]["flwr"]["app"]
 
-    assert app["config"] == Settings().to_config()
-    assert all(type(value) is type(Settings().to_config()[name]) for name, value in app["config"].items())
+    of_task = {name.replace("_", "-") for name in TRAINING}
+    expected = {name: OF_TASK if name in of_task else value for name, value in Settings().to_config().items()}
+    assert app["config"] == expected
+    assert all(type(value) is type(expected[name]) for name, value in app["config"].items())
+    assert Settings.from_config(app["config"]) == Settings()
 
 
 def test_a_setting_missing_from_a_config_has_its_default() -> None:

@@ -118,7 +118,7 @@ def test_a_task_file_declares_every_part_of_a_task() -> None:
         (replaced("risk_codes = [1]", "risk_codes = [true]"), 28, "some, not all"),
         (replaced("-1 = ", "01 = "), 27, "not 01"),
         (replaced("-1 = ", '"\u0661" = '), 27, "not 01"),
-        (STROKE + "\n[training]\nrounds = 3\n", 30, "unknown key"),
+        (STROKE + "\n[results]\nrounds = 3\n", 30, "unknown key"),
         (STROKE.split("[columns.age]")[0], 0, "lacks columns"),
     ],
 )
