@@ -135,26 +135,33 @@ def check(setting: "Field[Any]", value: object) -> None:
 def find_problem(limits: Mapping[str, Any], value: object) -> str:
     """What is wrong with a value, by the limits of its setting; empty if nothing is."""
     if type(value) is not limits["type"]:
-        return f"expected {_words[limits['type']]}, got {value!r}"
+        return f"expected {_words[limits['type']]}, got {_show(value)}"
     if limits["choices"] and value not in limits["choices"]:
-        return f"expected one of {', '.join(limits['choices'])}, got {value!r}"
+        return f"expected one of {', '.join(limits['choices'])}, got {_show(value)}"
     if isinstance(value, int | float):
         if limits["minimum"] is not None and not limits["minimum"] <= value < float("inf"):
-            return f"expected at least {limits['minimum']}, got {value!r}"
+            return f"expected at least {limits['minimum']}, got {_show(value)}"
         if limits["maximum"] is not None and value > limits["maximum"]:
-            return f"expected at most {plain(limits['maximum'])}, got {value!r}"
+            return f"expected at most {plain(limits['maximum'])}, got {_show(value)}"
         if type(value) is int and value > LARGEST:
-            return f"expected at most {LARGEST}, got {value!r}"
+            return f"expected at most {LARGEST}, got {_show(value)}"
         if limits["above"] is not None and not limits["above"] < value < float("inf"):
-            return f"expected more than {limits['above']}, got {value!r}"
+            return f"expected more than {limits['above']}, got {_show(value)}"
         if limits["below"] is not None and value >= limits["below"]:
-            return f"expected less than {limits['below']}, got {value!r}"
+            return f"expected less than {limits['below']}, got {_show(value)}"
     if limits["read"] is not None:
         try:
             limits["read"](value)
         except ValueError as error:
-            return f"{error}, got {value!r}"
+            return f"{error}, got {_show(value)}"
     return ""
+
+
+def _show(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python's limit on the digits of a whole number
+        return "a number with too many digits"
 
 
 _words: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}

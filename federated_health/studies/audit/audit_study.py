@@ -142,7 +142,7 @@ def _privacy_settings(
         **{f"epsilon {epsilon:g}": epsilon for epsilon in sorted(epsilons, reverse=True)},
     }
     # What a task states may be something that the attacks do not know.
-    attacked = {"optimizer": Settings.optimizer, "activation": Settings.activation, "dropout": Settings.dropout}
+    attacked: dict[str, Value] = {name: getattr(Settings, name) for name in ("optimizer", "activation", "dropout")}
     config = {**attacked, **settings, "hospitals": len(hospitals)}
     privacies = {name: Settings.from_config({**config, "dp-epsilon": epsilon}) for name, epsilon in by_name.items()}
     most = max(len(hospital.train) for hospital in hospitals.values())
