@@ -155,11 +155,12 @@ def read_diabetes() -> Source:
     from federated_health.data.examples import DIABETES_STAYS
 
     text = pd.read_csv(DIABETES_STAYS, dtype=str, keep_default_na=False)
-    table, _, dropped = to_task(text)
+    table, stays, dropped = to_task(text)
     return Source(
         name="diabetes",
         task=READMISSION_30D,
         title="UCI's Diabetes 130-US Hospitals, 1999-2008",
         dropped=dropped,
         table=table,
+        columns=stays,
     )

@@ -52,6 +52,8 @@ class Source:
         facts: further entries of the manifest.
         table: `hospital` if the data has it, then the task's columns as numbers (NaN for missing), then the label, then
             a number of the patient if the task has a column for it; else one row per patient.
+        columns: the data's own columns as text, with the index of `table`; none of generated patients. A name may occur
+            more than once.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Source:
     dropped: Mapping[str, int] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     table: pd.DataFrame
+    columns: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def is_public(self) -> bool:
@@ -153,9 +156,11 @@ def read_source(
     if not drop_invalid:
         refuse_invalid_cells(reading, reading.invalid.columns)
     table = drop_invalid_rows(reading)
+    columns = pd.concat([file.text for file in files], ignore_index=True)[reading.is_valid].reset_index(drop=True)
     rows_valid = len(table)
     if layout.repeats_are_copies:
-        table = table.drop_duplicates(ignore_index=True)
+        is_first = ~table.duplicated()
+        table, columns = (rows[is_first].reset_index(drop=True) for rows in (table, columns))
     mapped = [*layout.describe_mappings(), *files[0].remarks]
     if absent := [file for file in UCI_FILES if file not in contents and UCI_FILES.keys() & contents.keys()]:
         mapped.append(f"missing files of UCI's four: {', '.join(absent)}")
@@ -175,4 +180,5 @@ def read_source(
         dropped={"exact repeats": rows_valid - len(table), "rows that break a rule": len(reading.table) - rows_valid},
         facts={"confirmation": reading.evidence.describe()} if remarks else {},
         table=table,
+        columns=columns,
     )
