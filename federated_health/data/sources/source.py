@@ -51,12 +51,9 @@ class Source:
         facts: further entries of the manifest.
         table: `hospital` if the data has it, then the task's columns as numbers (NaN for missing), then the label, then
             a number of the patient if the task has a column for it; else one row per patient.
-<<<<<<< HEAD
+        is_public: whether everyone may see the rows: those of the package's own tables, and generated ones.
         columns: the data's own columns as text, with the index of `table`; none of generated patients. A name may occur
             more than once.
-=======
-        is_public: whether everyone may see the rows: those of the package's own tables, and generated ones.
->>>>>>> part-h
     """
 
     name: str
