@@ -58,8 +58,8 @@ def average_precision(scores: Floats, labels: Floats, weights: Floats | None = N
 def microaggregate(log_odds: Floats, patients: PatientIds | None = None) -> Scores:
     """Microaggregated scores of one class (Domingo-Ferrer and Mateo-Sanz 2002).
 
-    The sorted scores are cut into at most MAX_CELLS cells of about equal size and at least MIN_CELL_SIZE patients each,
-    of whom none has more than an equal share of its rows (1 / MIN_CELL_SIZE). They hold all scores, or there is no cell.
+    The sorted scores are cut into at most MAX_CELLS cells of about equal size, each of at least MIN_CELL_SIZE times as
+    many rows as any patient has in it, and so of as many patients. They hold all scores, or there is no cell.
 
     Args:
         log_odds: [rows] of one class at one hospital.
