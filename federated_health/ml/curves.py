@@ -115,15 +115,13 @@ def _true_positive_rates(scores: Floats, labels: Floats, times: Array, grid: Arr
 
 
 def _precisions(scores: Floats, labels: Floats, times: Array, grid: Array) -> Array:
-    """Precisions at the recalls of `grid`, [draws, grid]; at recall 0, that of the highest threshold."""
-    found, others = (numbers[:, 1:] for numbers in _numbers_above(scores, labels, times))
-    precisions = found / np.maximum(found + others, 1)  # a draw may lack the patients with the highest scores
-    recalls = found / found[:, -1:]
+    """Precisions at the recalls of `grid`, [draws, grid]; at 0, where single patients decide, that of the next one."""
+    found, others = _numbers_above(scores, labels, times)
+    precisions = found / np.maximum(found + others, 1)  # none are above the first corner
     # Without the tolerance, rounding would take the next threshold where a recall is on the grid.
-    places = (
-        np.maximum(np.searchsorted(of_draw, grid - 1e-12), np.searchsorted(of_draw, 0, "right")) for of_draw in recalls
-    )
-    return np.array([of_draw[place] for of_draw, place in zip(precisions, places, strict=True)])
+    recalls, reached = found / found[:, -1:], np.maximum(grid, grid[1]) - 1e-12
+    rows = zip(precisions, recalls, strict=True)
+    return np.array([of_draw[np.searchsorted(of_recall, reached)] for of_draw, of_recall in rows])
 
 
 def _numbers_above(scores: Floats, labels: Floats, times: Array) -> tuple[Array, Array]:

@@ -48,9 +48,11 @@ def average_precision(scores: Floats, labels: Floats, weights: Floats | None = N
     """
     weights = np.ones(len(labels)) if weights is None else weights
     order = np.argsort(-scores, kind="stable")
+    if not len(order):
+        return None
     ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # equal scores share a threshold
     found, predicted = (np.cumsum(part[order])[ends] for part in (weights * (labels == 1), weights))
-    if not len(ends) or not 0 < found[-1] < predicted[-1]:
+    if not 0 < found[-1] < predicted[-1]:
         return None
     return float((np.diff(found, prepend=0.0) * found / predicted).sum() / found[-1])
 

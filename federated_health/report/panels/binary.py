@@ -52,7 +52,7 @@ class BinaryPanels(Panels):
         *("accuracy", "precision", "recall", "f1", "roc_auc", "average_precision", "brier"),
     )
     rare_figures: ClassVar[tuple[str, ...]] = (
-        *("recall", "precision", "f1", "average_precision", "prevalence"),
+        *("recall", "precision", "f1", "average_precision"),
         *("calibration_slope", "brier", "roc_auc", "accuracy"),
     )
     estimate = "the risk of"
@@ -79,6 +79,7 @@ class BinaryPanels(Panels):
         share = self.results.get(self.everyone, {}).get("prevalence")
         self.is_rare = is_rare(share)
         constant, loss, brier, slope, accuracy = "a risk of 50 % for every patient", log(2), 0.25, "", ""
+        known = "" if share is None else f", {100 * share:.1f} %"
         if share is not None and self.is_rare:
             slope = "Calibration slope: 1 is ideal; below 1 risks are too extreme, above 1 not extreme enough. "
             accuracy = (
@@ -90,7 +91,7 @@ class BinaryPanels(Panels):
         self.loss_reference = f"{constant} gives {loss:.3f}"
         self.explained = (
             "Average precision: mean precision over all thresholds, weighted by the rise in recall; guessing gives the "
-            f"share of positives (prevalence). {slope}Brier score: mean squared difference of risk and outcome; 0 is "
+            f"share of positives{known}. {slope}Brier score: mean squared difference of risk and outcome; 0 is "
             f"perfect, and {constant} gives {brier:.3g}. Accuracy: share of patients predicted correctly{accuracy}."
         )
 
