@@ -114,8 +114,10 @@ def _take_label(top: TomlTable) -> Label:
         from federated_health.data import label_kinds  # noqa: PLC0415  # as above
 
         return label_kinds.take_label(table, kind, name, meaning)
-    table.end("column, meaning, kind, or further keys of another kind")
-    return Label(name, meaning)
+    expected = "a share above 0 and below 1, such as 0.1"
+    share = table.take("typical_share", expected, lambda value: is_number(value) and 0 < value < 1, 0.0)
+    table.end("column, meaning, kind, typical_share, or further keys of another kind")
+    return Label(name, meaning, typical_share=share or None)
 
 
 def _take_column_name(table: TomlTable) -> str:

@@ -35,6 +35,8 @@ def describe_label(label: Label) -> dict[str, object]:
             described |= {} if label.scale is None else {"scale": label.scale}
         case CountLabel():
             described |= {"kind": label.kind, "range": [0, label.high]}
+        case _ if label.typical_share is not None:
+            described["typical_share"] = label.typical_share
     return described
 
 

@@ -63,7 +63,9 @@ class Task:
     @cached_property
     def agreement(self) -> dict[str, str]:
         """What server and hospital must agree on: name -> text; compared by `find_difference`."""
-        return {**self._meaning, **{f"scale {column.name}": _write_scale(column) for column in self.measurements}}
+        scales = {f"scale {column.name}": _write_scale(column) for column in self.measurements}
+        share = self.label.typical_share
+        return {**self._meaning, **scales, **({} if share is None else {"typical share": write_number(share)})}
 
     @cached_property
     def schema_hash(self) -> str:
