@@ -118,6 +118,20 @@ def test_draws_depend_on_the_seed() -> None:
     assert (resample(labels, 20, seed=[1, 2]) != resample(labels, 20, seed=[1, 3])).any()
 
 
+def test_draws_of_a_class_are_one_table_of_indices() -> None:
+    """The same draws as of a table [patients, draws] of random indices, the classes one after the other."""
+    labels = np.random.default_rng(0).permutation(labels_of(4, 9))
+    generator = np.random.default_rng(5)
+    expected = np.zeros((13, 6))
+    for value in (0, 1):
+        members = np.flatnonzero(labels == value)
+        for indices in generator.integers(len(members), size=(len(members), 6)):
+            for draw, index in enumerate(indices):
+                expected[members[index], draw] += 1
+
+    np.testing.assert_array_equal(resample(labels, 6, seed=5), expected)
+
+
 @pytest.mark.parametrize("cells", [1, 50, 51, 333, 10**9])
 def test_chunks_do_not_change_the_draws(monkeypatch: pytest.MonkeyPatch, cells: int) -> None:
     scores, labels = binormal(2, 20, 30)
