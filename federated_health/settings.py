@@ -14,19 +14,10 @@ from federated_health.data.task_files import DEFAULT_TASK, TASKS, find_task, rea
 from federated_health.data.tasks import Task
 from federated_health.errors import SettingsError
 from federated_health.ml import load_privacy_plan
-from federated_health.ml.networks import (
-    ACTIVATIONS,
-    FILE,
-    MODELS,
-    OPTIMIZERS,
-    SGD,
-    Network,
-    agreement_of,
-    number_of_weights,
-    read_hidden,
-)
+from federated_health.ml.networks import FILE, Network, agreement_of, number_of_weights
 from federated_health.ml.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
 from federated_health.names import (
+    ACTIVATIONS,
     DEFAULT_ADDRESS,
     DEFAULT_DATA,
     DEFAULT_WAIT,
@@ -38,6 +29,10 @@ from federated_health.names import (
     MAX_ROUNDS,
     MAX_WAIT,
     MAX_WEIGHTS,
+    MODELS,
+    OPTIMIZERS,
+    SGD,
+    read_hidden,
 )
 from federated_health.setting_fields import Value, check, coerce, flag_of, setting
 
@@ -292,8 +287,8 @@ class Settings:
             task = read_task_file(Path(self.task_file))
             if self.task not in (DEFAULT_TASK, task.name):
                 raise SettingsError(f"task: expected {task.name}, the task of {self.task_file}, got {self.task!r}")
-            object.__setattr__(self, "task", task.name)
         task, network = self.task_declaration, self.network_declaration
+        object.__setattr__(self, "task", task.name)  # its own, if an alias was given
         if network.model != FILE and (weights := number_of_weights(task, network)) > MAX_WEIGHTS:
             raise SettingsError(f"hidden: expected at most {MAX_WEIGHTS:,} weights in all layers, got {weights:,}")
         local_rate = self.dp_learning_rate if self.dp_epsilon else self.learning_rate

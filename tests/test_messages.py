@@ -28,8 +28,8 @@ from federated_health.messages.records import (
 )
 from federated_health.messages.server_messages import read_train_config, read_value
 from federated_health.messages.validation import read_evaluation, read_registration, read_training_scores, read_update
-from federated_health.ml.curves import choose_threshold
 from federated_health.ml.metrics import MAX_CELLS
+from federated_health.ml.microaggregates import choose_threshold
 from federated_health.ml.networks import Network
 from federated_health.ml.normalisation import ColumnSums, Normalisation, column_sums, withheld_sums
 from federated_health.ml.scores import microaggregate

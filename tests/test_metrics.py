@@ -14,8 +14,8 @@ from sklearn.linear_model import LogisticRegression
 
 from federated_health.data.sources.source import Source
 from federated_health.data.split import split_rows
-from federated_health.ml.curves import choose_threshold, roc_auc_from_microaggregates
 from federated_health.ml.metrics import MAX_CELLS, MIN_CELL_SIZE, merge_counts
+from federated_health.ml.microaggregates import choose_threshold, roc_auc_from_microaggregates
 from federated_health.ml.scores import CELL_STEP, microaggregate, roc_auc
 from federated_health.ml.targets.binary import Counts, count_outcomes, figures_of, probability
 

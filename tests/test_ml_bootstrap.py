@@ -139,7 +139,7 @@ def test_draws_of_a_class_are_one_table_of_indices() -> None:
 
 
 def stays(seed: int, patients: int, most: int = 4) -> tuple[Array, Array, npt.NDArray[np.int64]]:
-    """Scores and labels of stays that resemble each other within a patient, with numbers of the patients, in no order."""
+    """Scores and labels of stays that resemble each other within a patient; numbers of the patients."""
     generator = np.random.default_rng(seed)
     ids = generator.permutation(np.repeat(1000 - np.arange(patients), generator.integers(1, most + 1, patients)))
     labels = (generator.random(1001)[ids] < 0.3).astype(np.float64)

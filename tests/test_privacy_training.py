@@ -12,8 +12,9 @@ from scipy.special import expit
 from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.tasks import Task
 from federated_health.ml.backend import load_tensorflow
-from federated_health.ml.networks import MODELS, Network, initial_weights, weight_shapes
+from federated_health.ml.networks import Network, initial_weights, weight_shapes
 from federated_health.ml.privacy_plan import PrivacyPlan
+from federated_health.names import MODELS
 
 Exact = npt.NDArray[np.float64]
 Array = npt.NDArray[np.float32]

@@ -17,9 +17,10 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.tasks import Task
 from federated_health.ml.backend import load_keras, load_tensorflow
 from federated_health.ml.keras_models import build_encoder, build_head, encode
-from federated_health.ml.networks import MODELS, OPTIMIZERS, Network, Weights, initial_weights, weight_shapes
+from federated_health.ml.networks import Network, Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, column_sums, merge_sums, normalisation_from
 from federated_health.ml.targets import target_of
+from federated_health.names import MODELS, OPTIMIZERS
 
 pytestmark = pytest.mark.slow
 

@@ -61,7 +61,7 @@ class Result:
     @cached_property
     def curves(self) -> pd.DataFrame:
         """Figures of each round, as in rounds.csv: a row per round and hospital, then one of the federation."""
-        return pd.read_csv(StringIO(rounds_csv(self._run.history, self._target.headline)))
+        return pd.read_csv(StringIO(rounds_csv(self._run.history, self._target)))
 
     @cached_property
     def benefit(self) -> pd.DataFrame:
@@ -104,7 +104,7 @@ class Result:
             write_task(self.task, folder / TASK_FILE)
             config["task-file"] = str(folder / TASK_FILE)
         write_json(folder / SETTINGS, config)
-        write_rounds(folder / ROUNDS, self._run.history, self._target.headline)
+        write_rounds(folder / ROUNDS, self._run.history, self._target)
         write_metrics(folder, self._run, self._figures, stopped=False)
         self.model.save(folder / MODEL)
         self._write_report(folder / REPORT, report.load().run_page.hashes_of_model(folder / MODEL, self._weights))

@@ -21,8 +21,15 @@ from federated_health.data.partitions import (
     find_small_hospitals,
 )
 from federated_health.data.sources.label_meaning import LabelMeaning, parse_label_meaning
-from federated_health.data.sources.source import DEFAULT_PATIENTS, Source, generate_readmission, read_source, read_uci
-from federated_health.data.task_files import HEART_DISEASE, TASKS, get_task, read_task_file
+from federated_health.data.sources.source import (
+    DEFAULT_PATIENTS,
+    Source,
+    generate_readmission,
+    read_diabetes,
+    read_source,
+    read_uci,
+)
+from federated_health.data.task_files import HEART_DISEASE, TASKS, get_task, read_task_file, task_name
 from federated_health.errors import SettingsError
 from federated_health.files import path_exists
 from federated_health.names import DEFAULT_DATA
@@ -53,10 +60,12 @@ def parse() -> argparse.Namespace:
     source = parser.add_argument_group("source of the rows")
     source.add_argument(
         "--source",
+        type=task_name,
         default="uci",
         metavar="SOURCE",
-        help="uci (920 patients of 4 hospitals, included here), readmission (generated patients), or the path "
-        "of a CSV, a zip, or a folder with UCI's processed.*.data (default: %(default)s)",
+        help="included here: uci (heart disease, 920 patients of 4 hospitals), diabetes (99,340 stays of 69,987 "
+        "diabetes patients); generated: readmission or readmission-generated; or the path of a CSV, a zip, or a folder "
+        "with UCI's processed.*.data or diabetic_data.csv (default: %(default)s)",
     )
     source.add_argument(
         "--mapping",
@@ -66,8 +75,10 @@ def parse() -> argparse.Namespace:
     )
     source.add_argument(
         "--task",
+        type=task_name,
         choices=tuple(TASKS),
-        help="task of a file (default: by its header; --mapping requires --task or --task-file)",
+        metavar="TASK",
+        help=f"task of a file: {', '.join(TASKS)} (default: by its header; --mapping requires --task or --task-file)",
     )
     source.add_argument(
         "--task-file",
@@ -155,7 +166,9 @@ def parse() -> argparse.Namespace:
     if flags.source != GENERATED and flags.patients is not None:
         parser.error(f"--patients: expected --source {GENERATED}, got {flags.source}")
     if flags.source not in ("uci", DIABETES, GENERATED) and not path_exists(Path(flags.source or "?")):
-        parser.error(f"--source: expected uci, {GENERATED}, or an existing file, zip or folder, got {flags.source!r}")
+        parser.error(
+            f"--source: expected uci, {DIABETES}, {GENERATED}, or an existing file, zip or folder, got {flags.source!r}"
+        )
     if flags.task and flags.task_file:
         parser.error("expected --task or --task-file, got both")
     if flags.mapping is not None and not (flags.task or flags.task_file):
@@ -170,8 +183,6 @@ def read(flags: argparse.Namespace) -> Source:
     if flags.source == "uci":
         return read_uci(read_task_file(flags.task_file) if flags.task_file else HEART_DISEASE)
     if flags.source == DIABETES:
-        from federated_health.data.sources.diabetes_stays import read_diabetes  # noqa: PLC0415  # other sources need none
-
         return read_diabetes()
     if flags.source == GENERATED:
         return generate_readmission(flags.patients or DEFAULT_PATIENTS, flags.seed)

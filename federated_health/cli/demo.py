@@ -20,7 +20,7 @@ from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import read_manifest
 from federated_health.data.sources.generated_patients import generate_patients, held_out_probability
 from federated_health.data.split import DEFAULT_SPLIT_SEED
-from federated_health.data.task_files import DEFAULT_TASK, HEART_DISEASE, READMISSION, READMISSION_30D
+from federated_health.data.task_files import DEFAULT_TASK, HEART_DISEASE, READMISSION, READMISSION_30D, task_name
 from federated_health.errors import RunError
 from federated_health.files import make_folder, write_text
 from federated_health.hospital.policy_draft import draft_policy
@@ -71,7 +71,7 @@ def main() -> None:
     description = "Runs a server and its hospitals as processes on this machine; they train one model over mutual TLS."
     parser = parsing.CommandParser(description, examples=EXAMPLES)
     help_text = "what to predict (default: %(default)s)"
-    parser.add_argument("--task", choices=tuple(SCENARIOS), default=DEFAULT_TASK, help=help_text)
+    parser.add_argument("--task", type=task_name, choices=tuple(SCENARIOS), default=DEFAULT_TASK, help=help_text)
     help_text = "folder for all files; an earlier demo in it is overwritten"
     help_text += " (default: runs/demo, or runs/demo-TASK for another --task)"
     parser.add_argument("--out", type=parsing.path, metavar="DIR", help=help_text)

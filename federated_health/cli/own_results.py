@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flwr.app import Context
 
-from federated_health.cli.tables import print_figures
+from federated_health.cli.tables import choose_figures, print_figures
 from federated_health.hospital import handlers
 from federated_health.hospital.final_handlers import final_model
 from federated_health.hospital.private_training import budget_of
@@ -30,7 +30,9 @@ def show_and_save(context: Context, out: Path | None, sent: tuple[Path, int]) ->
 
         print_noisy_figures({name: context.state.metric_records.get("figures", {})}, target)
     else:
-        print_figures("The final model on held-out patients", {name: context.state["figures"]}, note)
+        figures = context.state.metric_records.get("figures", {})
+        rows, notes = choose_figures({name: figures}, figures, target)
+        print_figures("The final model on held-out patients", rows, "\n".join(filter(None, [*notes, note])))
     if out is not None:
         from federated_health.hospital.results import save_results  # noqa: PLC0415  # where something is saved
 

@@ -115,9 +115,9 @@ def print_final_figures(
         print_noisy_figures({**figures["hospitals"], FEDERATION: federation}, target)
         return
     mean, small = federation.pop("mean_roc_auc", None), federation.pop("small_in_mean", 0)
-    rows = {**figures["hospitals"], FEDERATION: federation}
+    rows, notes = tables.choose_figures({**figures["hospitals"], FEDERATION: federation}, federation, target)
     chosen = "" if threshold == DEFAULT_THRESHOLD else ", which gives the greatest F1 on all training patients"
-    notes = [f"Predicted positive: a risk of at least {threshold}{chosen}."] if target.has_threshold else []
+    notes += [f"Predicted positive: a risk of at least {threshold}{chosen}."] if target.has_threshold else []
     notes += [AUC_NOTE] if federation.get("roc_auc") is not None else []
     notes += [f"{SUPPRESSED}: {', '.join(suppressed)}."] if suppressed else []
     if mean is not None and small:

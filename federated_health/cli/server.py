@@ -155,8 +155,8 @@ def round_progress(total: int, target: "Target[Any]") -> Iterator[Callable[["Rou
             number, counts = completed.number, completed.federation.counts
             text = ""  # secure aggregation may have lost the counts
             if counts:
-                headline = f"{figure_title(target.headline)} {console.figure(counts.headline)}"
-                text = f"loss {console.figure(counts.loss)}  {headline}"
+                name, figure = target.round_figure(counts)
+                text = f"loss {console.figure(counts.loss)}  {figure_title(name)} {console.figure(figure)}"
             progress.update(bar, completed=number, text=text)
             if not terminal.is_terminal and (number % max(1, total // 10) == 0 or len(ends) == 1 or number == total):
                 console.say(f"round {number}/{total}{text and f': {text}'}")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
@@ -10,6 +10,10 @@ from rich.padding import Padding
 from rich.table import Table
 
 from federated_health.cli.console import console, figure
+from federated_health.report.formatting import describe_rare
+
+if TYPE_CHECKING:
+    from federated_health.ml.targets import Target
 
 MAX_ROWS = 200
 """Largest number of rows that a table shows."""
@@ -21,11 +25,29 @@ MIN_NAME_WIDTH = 13
 """Smallest width of the column of names before a narrow terminal wraps it."""
 
 
+_HEADS = {"observed_expected": "observed/expected"}
+_TWO_LINES = {"average_precision": "average\nprecision", "calibration_slope": "calib.\nslope", "roc_auc": "roc\nauc"}
+"""Heads in a table with the first of them, which would not fit into 80 columns."""
+
+
 def difference(interval: Mapping[str, float | None]) -> str:
     """A difference with its interval (`value`, `low`, `high`); a dash where it is not defined."""
     if interval["value"] is None:
         return "-"
     return f"{interval['value']:+.3f} ({interval['low']:+.3f} to {interval['high']:+.3f})"
+
+
+def choose_figures(
+    rows: Mapping[str, Mapping[str, Any]], figures: Mapping[str, Any], target: "Target[Any]"
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The figures that a table shows (see `Target.shown_figures`), and what to say of those that it does not.
+
+    Args:
+        figures: of all rows together.
+    """
+    shown = target.shown_figures(figures)
+    notes = [describe_rare(figures)] if "accuracy" in figures and "accuracy" not in shown else []
+    return {name: {key: row[key] for key in shown if key in row} for name, row in rows.items()}, notes
 
 
 def print_figures(
@@ -42,13 +64,14 @@ def print_figures(
     hidden = max(0, len(figures) - MAX_ROWS)
     figures = dict(list(figures.items())[:MAX_ROWS])
     columns = list(dict.fromkeys(key for row in figures.values() for key in row))
+    heads = _HEADS | (_TWO_LINES if "average_precision" in columns else {})
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     # In a narrow terminal names and words wrap, so that figures do not.
     table.add_column("", overflow="fold", min_width=min(MIN_NAME_WIDTH, max(map(len, figures), default=0)))
     for column in columns:
         cells = [row.get(column, "") for row in figures.values()]
         are_words = all(isinstance(cell, str) and not re.search(r"\d", cell) for cell in cells)
-        head = column.removesuffix("_examples").replace("_", "/" if column == "observed_expected" else " ")
+        head = heads.get(column) or column.removesuffix("_examples").replace("_", " ")
         table.add_column(head, justify="left" if column == WORDS else "right", no_wrap=not are_words)
     for name, row in figures.items():
         cells = [row.get(column, "") for column in columns]

@@ -14,7 +14,7 @@ from federated_health.cli.console import console, print_lines
 from federated_health.cli.output import check_output, write_output
 from federated_health.data.columns import Category, Column, Measurement, write_number
 from federated_health.data.labels import ClassLabel
-from federated_health.data.task_files import TASKS, get_task, read_task_file
+from federated_health.data.task_files import TASKS, get_task, read_task_file, task_name
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError, SettingsError
 from federated_health.files import path_exists
@@ -61,7 +61,7 @@ def make_parser() -> parsing.CommandParser:
     help_text = "prints the columns of a task as a table"
     show = parsing.add_subcommand(subcommands, "show", _show, help_text, ("stroke.toml", "readmission --markdown"))
     help_text = f"a task file, or a task of the package: {', '.join(TASKS)}"
-    show.add_argument("task", metavar="TASK", help=help_text)
+    show.add_argument("task", type=task_name, metavar="TASK", help=help_text)
     show.add_argument("--markdown", action="store_true", help="print the table in Markdown (default: no)")
     return parser
 

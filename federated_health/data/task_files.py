@@ -238,9 +238,14 @@ TASKS: Mapping[str, Task] = {task.name: task for task in (HEART_DISEASE, READMIS
 """The tasks that come with the package, by name."""
 
 
+def task_name(name: str) -> str:
+    """The name of a task, where `readmission-generated` is another one of `readmission`."""
+    return READMISSION.name if name == "readmission-generated" else name
+
+
 def get_task(name: str) -> Task:
     """The task of this name that comes with the package; a SettingsError if there is none."""
-    if name not in TASKS:
+    if (name := task_name(name)) not in TASKS:
         raise SettingsError(f"task: expected one of {', '.join(TASKS)}, or a task file, got {name!r}")
     return TASKS[name]
 

@@ -41,7 +41,7 @@ from federated_health.messages.content import (
     TrainingScores,
     Update,
 )
-from federated_health.ml.metrics import EvaluationSums, Scores
+from federated_health.ml.metrics import MIN_CELL_SIZE, EvaluationSums, Scores
 from federated_health.ml.normalisation import SUM_NAMES, ColumnSums
 from federated_health.ml.targets import target_of
 
@@ -197,7 +197,8 @@ class _Gate:
             reasons[SCORES] = self._reason(SCORES, is_exposed=self.test_is_exposed, is_small=is_small)
         has_deviation = self.target.has_classes
         scores = {
-            name: join_cells(cells, self.of_test, has_deviation=has_deviation) for name, cells in content.scores.items()
+            name: join_cells(cells, self._least_rows(self.of_test), has_deviation=has_deviation)
+            for name, cells in content.scores.items()
         }
         evaluation = self._evaluation(content, FINAL_EVALUATION)
         return replace(
@@ -206,6 +207,10 @@ class _Gate:
             scores={} if reasons.get(SCORES) else scores,
             suppressed={**evaluation.suppressed, **_drop_empty(reasons)},
         )
+
+    def _least_rows(self, minimum: int) -> int:
+        """Smallest number of rows of a group of scores: groups are of MIN_CELL_SIZE patients before they are joined."""
+        return minimum if self.policy.min_cell > MIN_CELL_SIZE else 0
 
     def _why_no_counts(self, release: str, counts: EvaluationSums) -> str:
         """Why the sums of an evaluation are suppressed; empty if they are not."""
@@ -235,8 +240,8 @@ class _Gate:
             return replace(content, positives=none, negatives=none, suppressed={THRESHOLD_SCORES: reason})
         return replace(
             content,
-            positives=join_cells(content.positives, self.of_train),
-            negatives=join_cells(content.negatives, self.of_train),
+            positives=join_cells(content.positives, self._least_rows(self.of_train)),
+            negatives=join_cells(content.negatives, self._least_rows(self.of_train)),
         )
 
     def _benefit(self, content: Benefit) -> Benefit:

@@ -103,7 +103,7 @@ class ExpectedReleases:
         return Evaluation(
             counts=target.measure(outputs, test.labels, DEFAULT_THRESHOLD),
             roc_auc=target.roc_auc(outputs, test.labels),
-            scores=target.group_scores(outputs, test.labels, test.most_rows),
+            scores=target.group_scores(outputs, test.labels, test.ids),
         )
 
     def _others(self) -> Iterator[Any]:
@@ -111,7 +111,7 @@ class ExpectedReleases:
         target, train, columns = target_of(self._hospital.task), self._hospital.train, len(self._hospital.task.columns)
         yield replace(self._evaluation, roc_auc=None, scores={})
         if target.has_threshold:
-            groups = target.group_scores(self._no_outputs(len(train)), train.labels, train.most_rows)
+            groups = target.group_scores(self._no_outputs(len(train)), train.labels, train.ids)
             yield TrainingScores(positives=groups["positives"], negatives=groups["negatives"])
         observed = (~np.isnan(train.values)).sum(axis=0).astype(np.float64)
         none = Interval()

@@ -36,7 +36,7 @@ def score_training_rows(message: Message, context: Context) -> TrainingScores:
     if not local.target.has_threshold:
         raise MalformedMessageError("the server asks for a threshold, which only a binary label has")
     rows = local.hospital.train
-    groups = local.target.group_scores(local.score_training(weights), rows.labels, rows.most_rows)
+    groups = local.target.group_scores(local.score_training(weights), rows.labels, rows.ids)
     return TrainingScores(positives=groups["positives"], negatives=groups["negatives"])
 
 
@@ -56,9 +56,10 @@ def evaluate_final(message: Message, context: Context) -> Evaluation:
         evaluation = Evaluation(
             counts=handlers.measure(config, local, outputs),
             roc_auc=target.roc_auc(outputs, held_out.labels),
-            scores=target.group_scores(outputs, held_out.labels, held_out.most_rows),
+            scores=target.group_scores(outputs, held_out.labels, held_out.ids),
         )
         figures = target.figures(evaluation.counts, local.train_rows, evaluation.roc_auc)
+        figures |= target.score_figures(outputs, held_out.labels)
         context.state["evaluation"] = evaluation.to_content()[METRICS]
     context.state["figures"] = MetricRecord({key: value for key, value in figures.items() if value is not None})
     return evaluation  # type: ignore[no-any-return]  # of a module that is loaded late

@@ -1,4 +1,4 @@
-"""ROC curves with bootstrap bands, calibration curves, and the threshold and ROC-AUC from microaggregated scores."""
+"""ROC curves with bootstrap bands, and calibration curves."""
 
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -7,12 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.ml.bootstrap import ENDS, Array, Floats, Resampled
-from federated_health.ml.metrics import Scores
-from federated_health.ml.scores import CELL_STEP
-from federated_health.ml.targets.binary import probability
-
-POINTS_PER_CELL = 15
-"""Points that stand for the patients of a cell of microaggregated scores."""
 
 GRID_POINTS = 101
 CURVE_DRAWS = 500
@@ -122,68 +116,3 @@ def _wilson(share: Array, number: Array) -> tuple[Array, Array]:
     half = z / (1 + z**2 / number) * np.sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
     # By rounding, an end may miss the share itself if that is 0 or 1.
     return np.clip(centre - half, 0.0, share), np.clip(centre + half, share, 1.0)
-
-
-def roc_auc_from_microaggregates(positives: Scores, negatives: Scores) -> float | None:
-    """Area under the ROC curve from microaggregated scores; None where a class has no cell.
-
-    Each cell's patients are taken as evenly spread around its mean, with its deviation. On held-out patients of the
-    heart data (60 splits) this is within 0.005 of the exact figure over the same patients. It is within 0.02 of the
-    exact figure over all patients, of whom some are in no cell since their hospital has too few of a class.
-
-    Args:
-        positives, negatives: [cells, 3] as from `microaggregate`, of all hospitals together.
-    """
-    if not len(positives) or not len(negatives):
-        return None
-    high, high_weight = _spread(positives)
-    low, low_weight = _spread(negatives)
-    order = np.argsort(low)
-    below = np.concatenate([[0.0], np.cumsum(low_weight[order])])
-    less, at_most = (below[np.searchsorted(low[order], high, side=side)] for side in ("left", "right"))
-    return float((high_weight * 0.5 * (less + at_most)).sum() / (high_weight.sum() * low_weight.sum()))
-
-
-def choose_threshold(positives: Scores, negatives: Scores) -> float | None:
-    """The decision threshold with the greatest F1 of all rows together, with four decimals.
-
-    Between two scores it is their middle; of equally good thresholds it is the lowest. None where a class has no cell.
-
-    Args:
-        positives, negatives: [cells, 3] as from `microaggregate`, of all hospitals' training rows together.
-    """
-    if not len(positives) or not len(negatives):
-        return None
-    high, high_weight = _spread(positives)
-    low, low_weight = _spread(negatives)
-    points = np.unique(np.concatenate([high, low]))
-    middles = np.concatenate([points[:1] - CELL_STEP, (points[1:] + points[:-1]) / 2])
-    # F1 is that of the rounded thresholds: near 0 and 1, rounding may move one past a score.
-    thresholds = np.unique(probability(middles).round(4))
-    true_positives = _weight_above(thresholds, probability(high), high_weight)
-    predicted = true_positives + _weight_above(thresholds, probability(low), low_weight)
-    f1 = 2 * true_positives / (predicted + high_weight.sum())
-    return float(thresholds[f1.argmax()])
-
-
-def _weight_above(thresholds: Scores, points: Scores, weights: Scores) -> Scores:
-    order = np.argsort(points)
-    above: Scores = np.append(np.cumsum(weights[order][::-1])[::-1], 0.0)
-    return above[np.searchsorted(points[order], thresholds)]
-
-
-def _spread(cells: Scores) -> tuple[Scores, Scores]:
-    """Points and weights with each cell's number, mean and (in the limit of many points) deviation."""
-    points = cells[:, 1:2] + cells[:, 2:3] * (np.sqrt(3.0) * _even(POINTS_PER_CELL))
-    return points.ravel(), np.repeat(cells[:, 0] / POINTS_PER_CELL, POINTS_PER_CELL)
-
-
-def spread_patients(cells: Scores) -> Scores:
-    """Log-odds, [patients], evenly spread within each cell of microaggregated scores, [cells, 3]."""
-    parts = [mean + np.sqrt(3.0) * deviation * _even(int(number)) for number, mean, deviation in cells]
-    return np.concatenate([np.zeros(0), *parts])
-
-
-def _even(number: int) -> Scores:
-    """Evenly spaced points between -1 and 1, with mean 0."""
-    return (np.arange(number) + 0.5) * 2.0 / number - 1.0

@@ -19,7 +19,7 @@ DEFAULT_THRESHOLD = 0.5
 MIN_CELL_SIZE = 5
 """Smallest number of patients in a cell of microaggregated scores."""
 
-MAX_CELLS = 64
+MAX_CELLS = 256
 """Largest number of such cells per class and hospital."""
 
 MAX_LOSS = 28.0

@@ -11,11 +11,11 @@ from typing import Any
 from federated_health.errors import StorageError
 from federated_health.files import write_text
 from federated_health.ml.metrics import EvaluationSums
-from federated_health.ml.targets import target_class
+from federated_health.ml.targets import Target, target_class
 from federated_health.names import FEDERATION
 
 CSV_COLUMNS = ("round", "hospital", "train_examples", "train_loss", "test_examples", "test_loss")
-"""Columns of rounds.csv before the last, which is the target's figure per round: test_accuracy, test_rmse, ..."""
+"""Columns of rounds.csv before those of the target's figures per round: test_accuracy, test_rmse, ..."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,40 +70,41 @@ def _read_figures(train_examples: int, train_loss: float | None, values: list[An
     return HospitalRound(train_examples, train_loss, counts)
 
 
-def write_rounds(path: Path, history: Sequence[Round], headline: str) -> None:
-    """Write rounds.csv, whole or not at all; StorageError if it cannot be written.
-
-    Args:
-        headline: name of the target's figure per round (see `Target.headline`).
-    """
-    write_text(path, rounds_csv(history, headline))
+def write_rounds(path: Path, history: Sequence[Round], target: Target[Any]) -> None:
+    """Write rounds.csv, whole or not at all; StorageError if it cannot be written."""
+    write_text(path, rounds_csv(history, target))
 
 
-def rounds_csv(history: Sequence[Round], headline: str) -> str:
+def rounds_csv(history: Sequence[Round], target: Target[Any]) -> str:
     """The text of rounds.csv (see `write_rounds`)."""
     text = StringIO(newline="")
     csv.writer(text).writerows(
-        [(*CSV_COLUMNS, f"test_{headline}"), *(row for completed in history for row in _csv_rows(completed))]
+        [
+            (*CSV_COLUMNS, *(f"test_{name}" for name in (target.headline, *target.also_per_round))),
+            *(row for completed in history for row in _csv_rows(completed, target)),
+        ]
     )
     return text.getvalue()
 
 
-def append_round(path: Path, completed: Round) -> None:
+def append_round(path: Path, completed: Round, target: Target[Any]) -> None:
     """Add a round to rounds.csv; StorageError if it cannot be written."""
     try:
         with path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(_csv_rows(completed))
+            csv.writer(file).writerows(_csv_rows(completed, target))
     except OSError as error:
         raise StorageError(f"{path.parent}: cannot be written to ({error.strerror})") from None
 
 
-def _csv_rows(completed: Round) -> list[list[int | str]]:
+def _csv_rows(completed: Round, target: Target[Any]) -> list[list[int | str]]:
     """A row per hospital, then the federation's."""
     rows: list[list[int | str]] = []
     for name, hospital in {**completed.hospitals, FEDERATION: completed.federation}.items():
         counts = hospital.counts
-        figures = (hospital.train_loss, *((counts.loss, counts.headline) if counts else (None, None)))
-        train_loss, test_loss, headline = ("" if figure is None else f"{figure:.6f}" for figure in figures)
+        of_test: list[float | None] = [None] * (2 + len(target.also_per_round))
+        if counts:
+            of_test = [counts.loss, counts.headline, *(getattr(counts, name) for name in target.also_per_round)]
+        train_loss, *others = ("" if figure is None else f"{figure:.6f}" for figure in (hospital.train_loss, *of_test))
         test_examples = counts.examples if counts else 0
-        rows.append([completed.number, name, hospital.train_examples, train_loss, test_examples, test_loss, headline])
+        rows.append([completed.number, name, hospital.train_examples, train_loss, test_examples, *others])
     return rows

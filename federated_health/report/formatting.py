@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from federated_health.ml.bootstrap import LEVEL
 from federated_health.ml.metrics import SMALL_CLASS
@@ -90,6 +90,22 @@ def list_verdicts(verdicts: Iterable[str]) -> str:
     parts = [f"{number_of(counts[first], 'hospital')}: {verdict_text(first)}"]
     parts += [f"{counts[verdict]:,}: {verdict_text(verdict)}" for verdict in others]
     return f"{'; '.join(parts)}."
+
+
+def describe_rare(figures: Mapping[str, Any]) -> str:
+    """The note to a table without the accuracy: what it would be worth; empty where it is not known.
+
+    Args:
+        figures: of all patients in the table.
+    """
+    share, accuracy = figures.get("prevalence"), figures.get("accuracy")
+    if share is None or accuracy is None:
+        return ""
+    everybody = "nobody" if share < 0.5 else "everybody"
+    return (
+        f"{100 * share:.1f} % of these patients are positive: the average precision of guessing. Accuracy is "
+        f"{figure(accuracy)}; predicting {everybody} positive has {figure(max(share, 1 - share))}."
+    )
 
 
 def describe_small_in_mean(hospitals: int | None) -> str:

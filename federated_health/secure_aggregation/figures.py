@@ -10,7 +10,7 @@ from federated_health.data.columns import Measurement
 from federated_health.messages.content import Evaluation
 from federated_health.ml.metrics import EvaluationSums
 from federated_health.ml.normalisation import ColumnSums, Normalisation, column_sums, normalisation_from
-from federated_health.ml.scores import CELL_STEP
+from federated_health.ml.scores import CELL_STEP, rounding_step
 from federated_health.ml.targets import ScoreGroups, Target
 from federated_health.secure_aggregation.masks import Vector
 
@@ -96,13 +96,17 @@ def write_bins(groups: ScoreGroups, names: Sequence[str]) -> Vector:
 
 
 def read_bins(vector: Vector, names: Sequence[str]) -> ScoreGroups:
-    """Score groups of all hospitals together: one for each bin that is not empty."""
+    """Score groups of all hospitals together: one for each bin that is not empty.
+
+    Means are anywhere in a bin, which adds to its deviation what its number of rows does not tell (see `rounding_step`).
+    """
     centres = CELL_STEP * np.arange(BINS) - MAX_LOG_ODDS
     groups = {}
     for name, (rows, spread) in zip(names, vector.reshape(len(names), 2, BINS), strict=True):
         rows = np.round(rows)
         used = rows > 0
-        groups[name] = np.column_stack([rows, centres, spread / np.maximum(rows, 1)])[used]
+        within = (CELL_STEP**2 - rounding_step(rows) ** 2) / 12
+        groups[name] = np.column_stack([rows, centres, np.hypot(spread / np.maximum(rows, 1), np.sqrt(within))])[used]
     return groups
 
 

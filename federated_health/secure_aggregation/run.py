@@ -17,7 +17,6 @@ from federated_health.messages.content import CONFIG, Evaluation, TrainConfig, U
 from federated_health.messages.records import METRICS, MalformedMessageError, weights_to_record
 from federated_health.messages.server_messages import digest_of
 from federated_health.messages.validation import read_metrics, read_whole
-from federated_health.ml.curves import choose_threshold
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, EvaluationSums
 from federated_health.ml.networks import Weights
 from federated_health.ml.noisy_evaluation import table_shape
@@ -234,6 +233,8 @@ class SecureRun(PlainRun):
         names = ("positives", "negatives")
         if (total := self._ask_all(messages.THRESHOLD, 2 * figures.BINS * len(names))) is None:
             return DEFAULT_THRESHOLD
+        from federated_health.ml.microaggregates import choose_threshold  # noqa: PLC0415  # at the end of a run only
+
         groups = figures.read_bins(total.figures, names)
         chosen = choose_threshold(groups["positives"], groups["negatives"])
         return DEFAULT_THRESHOLD if chosen is None else chosen

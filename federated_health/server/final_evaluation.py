@@ -15,7 +15,6 @@ from federated_health.messages.benefit import Benefit, summarise_benefits
 from federated_health.messages.content import TrainingScores
 from federated_health.messages.records import weights_to_record
 from federated_health.messages.validation import read_training_scores
-from federated_health.ml.curves import choose_threshold
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, EvaluationSums, merge_counts
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.replies import AcceptedReply, Content
@@ -82,6 +81,8 @@ def _choose_threshold(run: PlainRun) -> float:
 
     def read_scores(node: int, content: RecordDict) -> TrainingScores:
         return read_training_scores(content, run.participants.registration_of(node).train_examples)
+
+    from federated_health.ml.microaggregates import choose_threshold  # noqa: PLC0415  # at the end of a run only
 
     replies = ask_all(run, messages.THRESHOLD, _final_message(run), read_scores)
     if not replies:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from federated_health.errors import RunError, StorageError
 from federated_health.files import locked_folder, make_folder, path_exists, sync_folder, write_json
 from federated_health.ml.rounds import Round, append_round, write_rounds
-from federated_health.ml.targets import target_of
+from federated_health.ml.targets import Target, target_of
 from federated_health.names import METRICS, MODEL, REPORT, ROUNDS, SETTINGS
 from federated_health.server.checkpoint import CHECKPOINTS, Checkpoint, CheckpointFolder
 from federated_health.server.run import FederatedRun
@@ -97,7 +97,7 @@ class RunFolder:
         if self._is_unchanged:
             self._write_rounds(run.history)
         else:
-            append_round(self.path / ROUNDS, run.history[-1])
+            append_round(self.path / ROUNDS, run.history[-1], self._target)
         self._is_unchanged = False
         if len(run.history) == self._settings.rounds:
             self._model_saver.prepare()  # during the final evaluation
@@ -111,8 +111,8 @@ class RunFolder:
         return saver
 
     @property
-    def _headline(self) -> str:
-        return target_of(self._settings.task_declaration).headline
+    def _target(self) -> Target[Any]:
+        return target_of(self._settings.task_declaration)
 
     def _remove_results(self) -> None:
         """Remove the results of an earlier run; they are removed on disk when this returns."""
@@ -129,7 +129,7 @@ class RunFolder:
         if self.checkpoint is not None:  # the file says how to repeat the run, not that it was resumed
             config |= {"out": str(self.path), "resume": ""}
         write_json(self.path / SETTINGS, config)
-        write_rounds(self.path / ROUNDS, history, self._headline)
+        write_rounds(self.path / ROUNDS, history, self._target)
 
     def finish(self, run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool) -> None:
         """Write settings.json, rounds.csv, metrics.json, model.keras and report.html, in this order.

@@ -10,7 +10,7 @@ from federated_health import report
 from federated_health.files import write_json
 from federated_health.messages.content import Evaluation
 from federated_health.ml.metrics import merge_counts
-from federated_health.ml.targets import Target, target_of
+from federated_health.ml.targets import ScoreGroups, Target, target_of
 from federated_health.names import METRICS, MODEL, REPORT
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def summarise_run(
     """
     hospitals = {
         name: target.figures(evaluation.counts, train_examples[name], evaluation.roc_auc)
+        | target.group_figures(evaluation.scores)
         for name, evaluation in sorted(evaluations.items())
     }
     if not hospitals:
@@ -38,11 +39,13 @@ def summarise_run(
     counted = {name: evaluation for name, evaluation in evaluations.items() if evaluation.has_counts}
     for name in hospitals.keys() - counted.keys():
         hospitals[name]["test_examples"] = None
+    pooled = _pool_groups(target, counted.values())
     federation = target.figures(
         merge_counts(evaluation.counts for evaluation in evaluations.values()),
         sum(figures["train_examples"] for figures in hospitals.values()),
-        _pooled_roc_auc(target, counted.values()),
+        target.pooled_roc_auc(pooled) if pooled else None,
     )
+    federation |= target.group_figures(pooled)
     if target.has_classes:
         within = {name: part.roc_auc for name, part in sorted(counted.items()) if part.roc_auc is not None}
         federation["mean_roc_auc"] = float(np.mean(list(within.values()))) if within else None
@@ -50,13 +53,11 @@ def summarise_run(
     return {"hospitals": hospitals, "federation": federation}
 
 
-def _pooled_roc_auc(target: Target[Any], evaluations: Iterable[Evaluation]) -> float | None:
-    """ROC-AUC over all hospitals' groups of scores; None if some kind of group was not sent by any hospital."""
+def _pool_groups(target: Target[Any], evaluations: Iterable[Evaluation]) -> ScoreGroups:
+    """All hospitals' groups of scores together; none if some kind of group was not sent by any hospital."""
     names = target.rows_of_groups(target.no_sums)
     parts = {name: [part.scores[name] for part in evaluations if name in part.scores] for name in names}
-    return (
-        target.pooled_roc_auc({name: np.concatenate(p) for name, p in parts.items()}) if all(parts.values()) else None
-    )
+    return {name: np.concatenate(part) for name, part in parts.items()} if all(parts.values()) else {}
 
 
 def write_metrics(folder: Path, run: "FederatedRun", figures: Mapping[str, Any], *, stopped: bool) -> None:

@@ -18,6 +18,7 @@ from federated_health.data.tasks import Task
 from federated_health.ml.metrics import MAX_LOSS, EvaluationSums, Scores
 
 Floats = npt.NDArray[np.floating[Any]]
+PatientIds = npt.NDArray[np.integer[Any]]
 ScoreGroups = Mapping[str, Scores]
 """Groups of patients by name, each [groups, 3]: number of rows, then two means or a mean and a deviation."""
 
@@ -38,6 +39,7 @@ class Target(ABC, Generic[Sums]):
         sums: type of the sums that hospitals send of an evaluation.
         no_sums: the sums over no rows.
         headline: name of the figure that is shown per round, besides the loss.
+        also_per_round: names of further figures per round in rounds.csv, which are properties of the sums.
         compared: name of the figure with which a hospital compares two models.
         less_is_better: whether less of `compared` is better.
         loss_name, loss_unit: name and unit of the loss.
@@ -50,6 +52,7 @@ class Target(ABC, Generic[Sums]):
     outputs: int = 1
     sums: type[Sums]
     headline: ClassVar[str]
+    also_per_round: ClassVar[tuple[str, ...]] = ()
     compared: ClassVar[str] = "roc_auc"
     less_is_better: ClassVar[bool] = False
     loss_name: ClassVar[str]
@@ -127,12 +130,16 @@ class Target(ABC, Generic[Sums]):
         """Exact ROC-AUC; None where it is not defined."""
         return None
 
+    def score_figures(self, outputs: Floats, labels: Floats) -> dict[str, float | None]:  # noqa: ARG002  # of few targets
+        """Further figures that cannot be computed from sums, exact; None where one is not defined."""
+        return {}
+
     @abstractmethod
-    def group_scores(self, outputs: Floats, labels: Floats, most_rows: int = 1) -> ScoreGroups:
+    def group_scores(self, outputs: Floats, labels: Floats, patients: PatientIds | None = None) -> ScoreGroups:
         """What a hospital sends of its rows' scores: groups of at least `metrics.MIN_CELL_SIZE` patients.
 
         Args:
-            most_rows: largest number of rows of one patient.
+            patients: [rows], equal for the rows of one patient; None if each row is a patient's.
         """
 
     @abstractmethod
@@ -142,6 +149,22 @@ class Target(ABC, Generic[Sums]):
     def pooled_roc_auc(self, groups: ScoreGroups) -> float | None:  # noqa: ARG002  # as above
         """ROC-AUC over all hospitals' groups together; None where it is not defined."""
         return None
+
+    def group_figures(self, groups: ScoreGroups) -> dict[str, float | None]:  # noqa: ARG002  # as above
+        """The `score_figures`, from the groups of one hospital or of all together; nothing where a group is missing."""
+        return {}
+
+    def shown_figures(self, figures: Mapping[str, Any]) -> tuple[str, ...]:
+        """Names of the figures that a table shows, the most telling first.
+
+        Args:
+            figures: those of all rows in the table.
+        """
+        return tuple(figures)
+
+    def round_figure(self, sums: Sums) -> tuple[str, float | None]:
+        """Name and value of the figure that a line per round shows, besides the loss."""
+        return self.headline, sums.headline
 
     def describe_few(self, limit: int) -> str:
         """Which held-out rows are too few, where a class of fewer than `limit` patients is."""

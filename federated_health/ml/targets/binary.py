@@ -8,10 +8,23 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS, EvaluationSums, Scores, ratio
-from federated_health.ml.targets import Floats, ScoreGroups, Target
+from federated_health.ml.targets import Floats, PatientIds, ScoreGroups, Target
+
+RARE = 0.2
+"""Share of the rarer class below which accuracy says little, since predicting nobody positive nearly reaches it."""
 
 MIN_PROBABILITY = 1e-12
 """Keeps the loss of a certain and wrong prediction finite."""
+
+
+SCORE_FIGURES = ("average_precision", "calibration_slope", "calibration_intercept")
+"""Figures that need scores, besides the ROC-AUC."""
+
+COMMON_FIGURES = (*("train_examples", "test_examples", "accuracy", "precision", "recall", "f1", "roc_auc", "brier"),)
+RARE_FIGURES = (
+    *("test_examples", "recall", "precision", "f1", "average_precision", "calibration_slope", "brier", "roc_auc"),
+)
+"""Figures in tables, of an outcome that is rare or not; metrics.json has all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +62,16 @@ class Counts(EvaluationSums):
         return ratio(self.true_positives + self.true_negatives, self.examples)
 
     @property
+    def prevalence(self) -> float | None:
+        """Share of positive patients."""
+        return ratio(self.positives, self.examples)
+
+    @property
+    def brier(self) -> float | None:
+        """Mean squared difference of risk and outcome (Brier 1950)."""
+        return ratio(self.squared_error_sum, self.examples)
+
+    @property
     def headline(self) -> float | None:
         return self.accuracy
 
@@ -67,6 +90,7 @@ class BinaryTarget(Target[Counts]):
 
     sums = Counts
     headline: ClassVar[str] = "accuracy"
+    also_per_round: ClassVar[tuple[str, ...]] = ("brier",)
     loss_name: ClassVar[str] = "binary cross-entropy"
     has_threshold: ClassVar[bool] = True
     has_classes: ClassVar[bool] = True
@@ -101,19 +125,44 @@ class BinaryTarget(Target[Counts]):
 
         return roc_auc(outputs, labels)
 
-    def group_scores(self, outputs: Floats, labels: Floats, most_rows: int = 1) -> ScoreGroups:
+    def score_figures(self, outputs: Floats, labels: Floats) -> dict[str, float | None]:
+        from federated_health.ml.calibration import calibration  # noqa: PLC0415  # at the end of a run only
+        from federated_health.ml.scores import average_precision  # noqa: PLC0415  # as above
+
+        fitted = calibration(outputs, labels)
+        precision = average_precision(outputs, labels)
+        return dict(zip(SCORE_FIGURES, (precision, fitted.slope, fitted.intercept), strict=True))
+
+    def group_scores(self, outputs: Floats, labels: Floats, patients: PatientIds | None = None) -> ScoreGroups:
         from federated_health.ml.scores import microaggregate  # noqa: PLC0415  # at the end of a run only
 
-        classes = {"positives": outputs[labels == 1], "negatives": outputs[labels == 0]}
-        return {name: microaggregate(log_odds, most_rows) for name, log_odds in classes.items()}
+        classes = {"positives": labels == 1, "negatives": labels == 0}
+        return {
+            name: microaggregate(outputs[those], None if patients is None else patients[those])
+            for name, those in classes.items()
+        }
 
     def rows_of_groups(self, sums: Counts) -> Mapping[str, int]:
         return {"positives": sums.positives, "negatives": sums.examples - sums.positives}
 
     def pooled_roc_auc(self, groups: ScoreGroups) -> float | None:
-        from federated_health.ml.curves import roc_auc_from_microaggregates  # noqa: PLC0415  # at the end of a run only
+        from federated_health.ml.microaggregates import roc_auc_from_microaggregates  # noqa: PLC0415  # at the end of a run only
 
         return roc_auc_from_microaggregates(groups["positives"], groups["negatives"])
+
+    def group_figures(self, groups: ScoreGroups) -> dict[str, float | None]:
+        from federated_health.ml.microaggregates import figures_of_cells  # noqa: PLC0415  # at the end of a run only
+
+        if not {"positives", "negatives"} <= groups.keys():
+            return {}
+        return figures_of_cells(groups["positives"], groups["negatives"])
+
+    def shown_figures(self, figures: Mapping[str, Any]) -> tuple[str, ...]:
+        """Those of a rare outcome lead with what the positive patients say, without accuracy, which is in a note."""
+        return RARE_FIGURES if is_rare(figures.get("prevalence")) else COMMON_FIGURES
+
+    def round_figure(self, sums: Counts) -> tuple[str, float | None]:
+        return ("brier", sums.brier) if is_rare(sums.prevalence) else super().round_figure(sums)
 
     def can_compare(self, labels: Floats) -> bool:
         from federated_health.ml.bootstrap import can_judge  # noqa: PLC0415  # at the end of a run only
@@ -127,6 +176,11 @@ class BinaryTarget(Target[Counts]):
         from federated_health.ml.bootstrap import roc_auc_draws  # noqa: PLC0415  # at the end of a run only
 
         return roc_auc_draws(outputs, labels, times)
+
+
+def is_rare(prevalence: float | None) -> bool:
+    """Whether one class is so rare that accuracy says little."""
+    return prevalence is not None and min(prevalence, 1 - prevalence) < RARE
 
 
 def probability(logits: npt.NDArray[np.floating[Any]] | np.floating[Any]) -> Scores:
@@ -154,7 +208,7 @@ def count_outcomes(scores: Scores, labels: npt.NDArray[np.float32], threshold: f
 
 
 def figures_of(counts: Counts, train_examples: int, roc_auc: float | None) -> dict[str, Any]:
-    """Figures of one hospital or of all, as metrics.json and tables hold them."""
+    """Figures of one hospital or of all, as metrics.json holds them; those of `SCORE_FIGURES` are not known here."""
     return {
         "train_examples": train_examples,
         "test_examples": counts.examples,
@@ -163,5 +217,7 @@ def figures_of(counts: Counts, train_examples: int, roc_auc: float | None) -> di
         "recall": ratio(counts.true_positives, counts.positives),
         "f1": counts.f1,
         "roc_auc": roc_auc,
-        "brier": ratio(counts.squared_error_sum, counts.examples),  # Brier 1950
+        "brier": counts.brier,
+        "prevalence": counts.prevalence,
+        **dict.fromkeys(SCORE_FIGURES),
     }

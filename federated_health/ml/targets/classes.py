@@ -12,7 +12,7 @@ import numpy.typing as npt
 from federated_health.data.labels import ClassLabel
 from federated_health.ml.metrics import SMALL_CLASS, EvaluationSums, Scores, ratio
 from federated_health.ml.scores import microaggregate, roc_auc
-from federated_health.ml.targets import Floats, ScoreGroups, Target
+from federated_health.ml.targets import Floats, PatientIds, ScoreGroups, Target
 from federated_health.ml.targets.binary import MIN_PROBABILITY
 from federated_health.ml.verdicts import MIN_CLASS_SIZE
 
@@ -140,13 +140,14 @@ class ClassTarget(Target[ClassSums]):
         actual = self._is_actual(labels)
         return _mean_defined([roc_auc(s, a) for s, a in zip(self._log_odds(outputs).T, actual.T, strict=True)])
 
-    def group_scores(self, outputs: Floats, labels: Floats, most_rows: int = 1) -> ScoreGroups:
+    def group_scores(self, outputs: Floats, labels: Floats, patients: PatientIds | None = None) -> ScoreGroups:
         """The log-odds of each class, of its patients and of all others."""
         groups = {}
         columns = zip(self.label.codes, self._log_odds(outputs).T, self._is_actual(labels).T, strict=True)
         for code, log_odds, actual in columns:
-            groups[f"positives-{code}"] = microaggregate(log_odds[actual], most_rows)
-            groups[f"negatives-{code}"] = microaggregate(log_odds[~actual], most_rows)
+            for name, those in (("positives", actual), ("negatives", ~actual)):
+                ids = None if patients is None else patients[those]
+                groups[f"{name}-{code}"] = microaggregate(log_odds[those], ids)
         return groups
 
     def rows_of_groups(self, sums: ClassSums) -> Mapping[str, int]:
@@ -157,7 +158,7 @@ class ClassTarget(Target[ClassSums]):
         }
 
     def pooled_roc_auc(self, groups: ScoreGroups) -> float | None:
-        from federated_health.ml.curves import roc_auc_from_microaggregates  # noqa: PLC0415  # at the end of a run only
+        from federated_health.ml.microaggregates import roc_auc_from_microaggregates  # noqa: PLC0415  # at the end of a run only
 
         of_class = [(groups[f"positives-{code}"], groups[f"negatives-{code}"]) for code in self.label.codes]
         return _mean_defined([roc_auc_from_microaggregates(*pair) for pair in of_class])

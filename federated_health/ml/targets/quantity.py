@@ -5,7 +5,7 @@ from typing import ClassVar, TypeVar
 
 from federated_health.ml.metrics import MIN_CELL_SIZE, SMALL_CLASS, EvaluationSums
 from federated_health.ml.scores import group_predictions
-from federated_health.ml.targets import Floats, ScoreGroups, Target
+from federated_health.ml.targets import Floats, PatientIds, ScoreGroups, Target
 from federated_health.ml.verdicts import MIN_CLASS_SIZE
 
 
@@ -29,9 +29,9 @@ class QuantityTarget(Target[Sums]):
     min_rows: ClassVar[int] = MIN_CELL_SIZE
     max_loss: ClassVar[float] = 1e12
 
-    def group_scores(self, outputs: Floats, labels: Floats, most_rows: int = 1) -> ScoreGroups:
+    def group_scores(self, outputs: Floats, labels: Floats, patients: PatientIds | None = None) -> ScoreGroups:
         """Mean prediction and mean label of groups of rows with similar predictions, in the label's unit."""
-        return {"predictions": group_predictions(self.predict(outputs), labels, most_rows)}
+        return {"predictions": group_predictions(self.predict(outputs), labels, patients)}
 
     def rows_of_groups(self, sums: Sums) -> Mapping[str, int]:
         return {"predictions": sums.examples}

@@ -13,9 +13,9 @@ from federated_health.ml.curves import (
     Curve,
     calibration_curve,
     roc_curve,
-    spread_patients,
 )
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, MIN_CELL_SIZE
+from federated_health.ml.microaggregates import spread_patients
 from federated_health.ml.targets import ScoreGroups
 from federated_health.ml.targets.binary import Counts, probability
 from federated_health.report import charts
