@@ -38,8 +38,7 @@ from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.hospital import Hospital, Patients, split_hospital
 from federated_health.data.manifest import find_hospital
 from federated_health.data.partitions import Partition, divide
-from federated_health.data.sources.diabetes_stays import read_diabetes
-from federated_health.data.sources.source import Source
+from federated_health.data.sources.source import Source, read_diabetes
 from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import READMISSION_30D
 from federated_health.ml.calibration import calibration
