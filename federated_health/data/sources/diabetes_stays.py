@@ -281,13 +281,8 @@ def read_stays(text: pd.DataFrame, name: str, *, drop_invalid: bool = False) -> 
     if stays.empty:
         raise DataError(f"{name}: no stays are left; expected at least one valid row")
     stays = stays.iloc[np.argsort(stays.pop(STAY).astype(np.int64))].reset_index(drop=True)
-    stays[PATIENT] = number_patients(stays[PATIENT])
+    stays[PATIENT] = (pd.factorize(stays[PATIENT])[0] + 1).astype(str)
     return stays, int(is_dropped.sum())
-
-
-def number_patients(identifiers: "pd.Series[str]") -> "pd.Series[str]":
-    """Running numbers of patients, from 1 in order of appearance, as text."""
-    return pd.Series(pd.factorize(identifiers)[0] + 1).astype(str)
 
 
 def _find_columns(text: pd.DataFrame, name: str) -> dict[str, str]:
