@@ -9,7 +9,7 @@ demo: .venv/installed
 	$(BIN)/python -m federated_health demo
 
 demo-readmission: .venv/installed
-	$(BIN)/python -m federated_health demo --task readmission
+	$(BIN)/python -m federated_health demo --task readmission-30d
 
 evidence: .venv/installed
 	$(BIN)/python create_dataset.py --out runs/evidence/data --force

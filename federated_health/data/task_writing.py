@@ -14,6 +14,8 @@ def write_task(task: Task) -> str:
     tables: dict[str, Mapping[str, object]] = {"label": describe_label(task.label)}
     if task.patient is not None:
         tables["patient"] = {"column": task.patient}
+    if task.training:
+        tables["training"] = task.training
     for column in task.columns:
         tables[f"columns.{column.name}"] = describe_column(column)
     lines = [f"name = {write_value(task.name)}"]

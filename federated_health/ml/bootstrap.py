@@ -3,6 +3,9 @@
 All intervals are percentile intervals of a bootstrap over patients, stratified by class if there are classes (Efron and
 Tibshirani 1993): every draw holds as many patients of each class as the sample. They show how much a figure depends on
 which patients were tested, not on which patients were used for training.
+
+Rows of one patient are not independent. Where patients have several rows, the bootstrap draws patients, each with all
+rows (cluster bootstrap, Davison and Hinkley 1997, section 3.8).
 """
 
 from collections.abc import Iterator
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from federated_health.data.split import PatientIds
 from federated_health.ml.verdicts import MIN_CLASS_SIZE, Interval
 
 if TYPE_CHECKING:
@@ -37,6 +41,24 @@ Times = npt.NDArray[Any]
 
 Drawn = tuple[float, Array]
 """A figure and its bootstrap draws, [draws]."""
+
+
+def labels_of_patients(labels: Floats, patients: PatientIds | None) -> Floats:
+    """One label per patient, [patients]: the largest of the patient's rows, as in `split.order_patients`.
+
+    Args:
+        labels: [rows].
+        patients: number of each row's patient, [rows]; None if each row is a patient of its own.
+    """
+    return labels if patients is None else _largest_by_patient(labels, patients)[0]
+
+
+def _largest_by_patient(values: Floats, patients: PatientIds) -> tuple[Floats, npt.NDArray[np.intp]]:
+    """The largest value of each patient, [patients], and the position of each row's patient there, [rows]."""
+    different, patient_of_row = np.unique(patients, return_inverse=True)
+    largest = np.full(len(different), -np.inf, dtype=values.dtype)
+    np.maximum.at(largest, patient_of_row, values)
+    return largest, patient_of_row
 
 
 def can_judge(labels: Floats) -> bool:
@@ -72,10 +94,26 @@ def resample(labels: Floats, draws: int, seed: int | list[int]) -> Times:
     return times
 
 
+def resample_patients(strata: Floats, draws: int, seed: int | list[int], patients: PatientIds | None) -> Times:
+    """How often each row is in each draw of patients with replacement, [rows, draws]; see `resample`.
+
+    All rows of a patient are drawn together. A patient belongs to the largest stratum of the patient's rows, and every
+    draw holds as many patients of each stratum as the sample.
+
+    Args:
+        strata: [rows].
+        patients: number of each row's patient, [rows]; None if each row is a patient of its own.
+    """
+    if patients is None:
+        return resample(strata, draws, seed)
+    stratum_of_patient, patient_of_row = _largest_by_patient(strata, patients)
+    return resample(stratum_of_patient, draws, seed)[patient_of_row]
+
+
 def roc_auc_draws(scores: Floats, labels: Floats, times: Times) -> Array:
     """ROC-AUC of each draw, [draws]: the share of pairs of a positive and a negative whose positive scores higher.
 
-    Ties count one half (Hanley and McNeil 1982).
+    Ties count one half (Hanley and McNeil 1982). NaN in a draw of one class, which a draw of patients may be.
 
     Args:
         scores: [patients], or [repeats, patients] for the mean over repeats.
@@ -87,7 +125,8 @@ def roc_auc_draws(scores: Floats, labels: Floats, times: Times) -> Array:
     for draws in _in_steps(times):
         high, low = draws[positive], draws[negative]
         wins = np.mean([_wins(row[positive], row[negative], high, low) for row in np.atleast_2d(scores)], axis=0)
-        parts.append(wins / (high.sum(axis=0) * low.sum(axis=0)))
+        pairs = high.sum(axis=0) * low.sum(axis=0)
+        parts.append(np.divide(wins, pairs, out=np.full_like(wins, np.nan), where=pairs > 0))
     return np.concatenate(parts)
 
 
@@ -110,8 +149,8 @@ def _in_steps(times: Times) -> Iterator[Array]:
 
 
 def interval_of(value: float, draws: Array) -> Interval:
-    """A figure with the percentile interval of its draws, [draws]."""
-    low, high = np.quantile(draws, ENDS)
+    """A figure with the percentile interval of its draws, [draws], in which it is defined."""
+    low, high = np.quantile(draws[~np.isnan(draws)], ENDS)
     return Interval(value=value, low=float(low), high=float(high))
 
 
@@ -128,8 +167,10 @@ class Resampled:
     times: Times
 
     @classmethod
-    def of(cls, labels: Floats, seed: int | list[int], draws: int = DRAWS) -> "Resampled":
-        return cls(labels, resample(labels, affordable_draws(len(labels), draws), seed))
+    def of(
+        cls, labels: Floats, seed: int | list[int], draws: int = DRAWS, patients: PatientIds | None = None
+    ) -> "Resampled":
+        return cls(labels, resample_patients(labels, affordable_draws(len(labels), draws), seed, patients))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,14 +189,20 @@ class Comparison:
 
 
 def compare_models(
-    target: "Target[Any]", outputs: Floats, others: Floats, labels: Floats, seed: list[int]
+    target: "Target[Any]",
+    outputs: Floats,
+    others: Floats,
+    labels: Floats,
+    seed: list[int],
+    patients: PatientIds | None = None,
 ) -> Comparison:
-    """Compare two models by the figure `compared` of the target, on rows of which `Target.can_compare` is true.
+    """Compare two models by the figure `compared` of the target, on patients of whom `Target.can_compare` is true.
 
     Args:
         outputs, others: the networks' outputs, of the model and of the one that it is compared with.
+        patients: see `resample_patients`.
     """
-    times = resample(target.strata(labels), affordable_draws(len(labels)), seed)
+    times = resample_patients(target.strata(labels), affordable_draws(len(labels)), seed, patients)
     value, other = (drawn_figure(target, of, labels, times) for of in (outputs, others))
     return Comparison(value=interval_of(*value), other=other[0], difference=improvement_of(target, value, other))
 

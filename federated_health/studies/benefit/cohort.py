@@ -51,7 +51,7 @@ class Cohort:
 
     def hospital(self, name: str, split: HospitalSplit) -> Hospital:
         """A hospital with these training and held-out rows."""
-        patients = Patients.from_table(self.tables[name], self.task)
+        patients = Patients.from_table(self.tables[name], self.task, self.ids.get(name))
         return Hospital(name=name, task=self.task, train=patients.take(split.train), test=patients.take(split.test))
 
     def split(self, *, folds: int, fold: int, seed: int, within: Split | None = None) -> Split:
