@@ -15,11 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.tasks import Task
-from federated_health.ml.calibration import calibration
 from federated_health.ml.metrics import EvaluationSums
-from federated_health.ml.scores import average_precision
 from federated_health.ml.targets import Floats, Target
-from federated_health.ml.targets.binary import SCORE_FIGURES, probability
+from federated_health.ml.targets.binary import probability
 
 Table = npt.NDArray[np.float64]
 """Counts of rows, [actual class, bin of the score] of a binary label, else [actual class, predicted class]."""
@@ -170,14 +168,10 @@ def _figures(target: Target[Any], table: Table, train_examples: int) -> Mapping[
 
 
 def _score_figures(target: Target[Any], table: Table) -> dict[str, float | None]:
-    """Average precision and calibration, of patients with the log-odds in the middle of their bin."""
+    """Average precision and calibration, of rows evenly spread over their bin; the outermost is as wide as the next."""
     edges = edges_of(target)
-    outermost = [2 * edges[0] - edges[1]], [2 * edges[-1] - edges[-2]]
-    bounds = np.concatenate([outermost[0], edges, outermost[1]])
-    middles = (bounds[:-1] + bounds[1:]) / 2
-    numbers = np.maximum(table, 0.0).ravel()
-    scores, labels = np.tile(middles, 2), np.repeat([0.0, 1.0], len(middles))
-    used = numbers > 0
-    scores, labels, numbers = scores[used], labels[used], numbers[used]
-    fitted, precision = calibration(scores, labels, numbers), average_precision(scores, labels, numbers)
-    return dict(zip(SCORE_FIGURES, (precision, fitted.slope, fitted.intercept), strict=True))
+    bounds = np.concatenate([[2 * edges[0] - edges[1]], edges, [2 * edges[-1] - edges[-2]]])
+    places = (bounds[:-1] + bounds[1:]) / 2, np.diff(bounds) / np.sqrt(12)
+    negatives, positives = (np.column_stack([row, *places])[row > 0] for row in table)
+    defined = len(positives) and len(negatives)
+    return target.group_figures({"positives": positives, "negatives": negatives}) if defined else {}
