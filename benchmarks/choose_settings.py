@@ -21,7 +21,7 @@ from common import measure, quieten, summarise, write_uci
 from readmission import DIVISIONS, divide_stays, write_stays
 
 from federated_health.data.hospital import load_hospital
-from federated_health.data.sources.diabetes_stays import read_diabetes
+from federated_health.data.sources.source import read_diabetes
 from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import HEART_DISEASE, READMISSION_30D
 from federated_health.data.tasks import Task

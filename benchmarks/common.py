@@ -140,10 +140,10 @@ def summarise(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     """Mean, standard deviation and range of each figure."""
     return {
         key: {
-            "mean": round(statistics.mean(run[key] for run in runs), 4),
-            "sd": round(statistics.stdev(run[key] for run in runs), 4),
-            "min": round(min(run[key] for run in runs), 4),
-            "max": round(max(run[key] for run in runs), 4),
+            "mean": round(statistics.mean(run[key] for run in runs), 5),
+            "sd": round(statistics.stdev(run[key] for run in runs), 5),
+            "min": round(min(run[key] for run in runs), 5),
+            "max": round(max(run[key] for run in runs), 5),
         }
         for key in runs[0]
     }

@@ -5,12 +5,14 @@ hospital, and the division where it is random. Every figure is exact, over the h
 the federations run in process, through the same apps and strategies as over gRPC.
 
 logistic_regression, gradient_boosting   scikit-learn's, on the training rows of both hospitals together
-iid                                      2 hospitals, --by iid, --strategy average
-specialty, specialty_fedavg              a hospital per specialty of the patients' first stays
-dirichlet, dirichlet_fedavg              20 hospitals, --by dirichlet --alpha 0.5
+iid_...                                  2 hospitals, --by iid
+specialty_...                            a hospital per specialty of the patients' first stays
+dirichlet_...                            20 hospitals, --by dirichlet --alpha 0.5
+..._average, ..._fedavg                  the federation with the task's settings and that strategy
+..._fedavgm                              the same with the settings for hospitals with very different patients
 ..._pooled                               one hospital with the rows of all: the same network, settings and stays
 ..._minus_pooled                         difference of ROC-AUC from it, paired by split
-naive                                    iid, but rows instead of patients are divided and held out
+naive                                    iid_average, but rows instead of patients are divided and held out
 """
 
 import argparse
@@ -38,8 +40,7 @@ from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.hospital import Hospital, Patients, split_hospital
 from federated_health.data.manifest import find_hospital
 from federated_health.data.partitions import Partition, divide
-from federated_health.data.sources.diabetes_stays import read_diabetes
-from federated_health.data.sources.source import Source
+from federated_health.data.sources.source import Source, read_diabetes
 from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import READMISSION_30D
 from federated_health.ml.calibration import calibration
@@ -53,8 +54,18 @@ PARTS = ("references", *DIVISIONS, "naive")
 MIN_PATIENTS = 20
 """Smallest number of patients of a hospital of a Dirichlet division."""
 
-TRAINING: Mapping[str, Value] = {"batch-size": 256, "learning-rate": 0.1, "l2": 0.001, "hidden": "64", "rounds": 20}
+TRAINING: Mapping[str, Value] = {"batch-size": 256, "learning-rate": 0.1, "l2": 0.001, "hidden": "64", "rounds": 30}
 """Settings that suit the task."""
+
+FOR_SKEW: Mapping[str, Value] = {
+    "strategy": "fedavgm",
+    "strategy-args": "server-momentum=0.9",
+    "batch-size": 0,
+    "local-epochs": 1,
+    "learning-rate": 1.0,
+    "rounds": 150,
+}
+"""For hospitals with very different patients: each round is one step with momentum along the gradient of all rows."""
 
 Figures = dict[str, float]
 
@@ -118,15 +129,16 @@ def figures_of(outcome: Outcome) -> Figures:
     }
 
 
-def federated_and_pooled(hospitals: list[Hospital], settings: Settings, *, fedavg: bool) -> dict[str, Figures]:
-    """Figures of the simple average, of FedAvg if asked, and of all rows in one place."""
-    figures = {"": figures_of(federate(hospitals, settings))}
-    if fedavg:
-        figures["_fedavg"] = figures_of(federate(hospitals, replace(settings, strategy="fedavg")))
-    figures["_pooled"] = figures_of(federate([pool(hospitals)], replace(settings, hospitals=1)))
-    for name in [name for name in figures if name != "_pooled"]:
-        figures[f"{name}_minus_pooled"] = {"roc_auc": figures[name]["roc_auc"] - figures["_pooled"]["roc_auc"]}
-    return figures
+def federated_and_pooled(hospitals: list[Hospital], settings: Settings, *, skewed: bool) -> dict[str, Figures]:
+    """Figures by strategy, and of all rows in one place."""
+    tried = {"average": settings}
+    if skewed:
+        tried["fedavg"] = replace(settings, strategy="fedavg")
+        tried["fedavgm"] = Settings.from_config({**settings.to_config(), **FOR_SKEW})
+    figures = {name: figures_of(federate(hospitals, chosen)) for name, chosen in tried.items()}
+    pooled = figures_of(federate([pool(hospitals)], replace(settings, hospitals=1)))
+    minus = {f"{name}_minus_pooled": {"roc_auc": figures[name]["roc_auc"] - pooled["roc_auc"]} for name in tried}
+    return figures | {"pooled": pooled} | minus
 
 
 def score_references(hospital: Hospital, seed: int) -> dict[str, Figures]:
@@ -190,16 +202,16 @@ def run_split(source: Source, parts: list[str], settings: Settings, seed: int) -
         hospitals = [split_hospital(check, name, seed) for name, check in checks.items()]
         here = replace(settings, hospitals=len(hospitals))
         if kind in parts:
-            measured = federated_and_pooled(hospitals, here, fedavg=kind != "iid")
-            figures |= {f"{kind}{name}": values for name, values in measured.items()}
+            measured = federated_and_pooled(hospitals, here, skewed=kind != "iid")
+            figures |= {f"{kind}_{name}": values for name, values in measured.items()}
         if kind == "iid" and "references" in parts:
             figures |= score_references(pool(hospitals), seed)
         if kind == "iid" and "naive" in parts:
             naive = split_rows_naively(source, seed)
             figures["naive"] = figures_of(federate(naive, here)) | {"known_patients": share_known(naive)}
             if kind in parts:
-                difference = figures["naive"]["roc_auc"] - figures["iid"]["roc_auc"]
-                figures["naive_minus_iid"] = {"roc_auc": difference, "known_patients": share_known(hospitals)}
+                difference = figures["naive"]["roc_auc"] - figures["iid_average"]["roc_auc"]
+                figures["naive_minus_iid_average"] = {"roc_auc": difference, "known_patients": share_known(hospitals)}
     return figures
 
 

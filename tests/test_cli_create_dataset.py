@@ -125,7 +125,7 @@ def test_files_of_another_origin_are_overwritten_only_by_force(create: RunScript
         ("--source readmission --patients 10000001", 2, "--patients: expected 2 to 10000000, got 10000001"),
         ("--source readmission --patients 3 --by iid", 1, r"--hospitals: expected at most .*\(3\), got 4"),
         ("--source nowhere.csv", 2, "--source: expected uci, diabetes, readmission, .*got 'nowhere.csv'"),
-        ("--source UCI", 2, "--source: expected uci, readmission, .*got 'UCI'"),
+        ("--source UCI", 2, "--source: expected uci, diabetes, readmission, .*got 'UCI'"),
         (f"--source {'a' * 300}.csv", 2, "--source: expected .*got 'aaaa"),
         (f"--source {'a/' * 3000}", 2, "--source: expected .*got 'a/a/"),
         ("--source .", 1, "expected processed.cleveland.data"),

@@ -12,7 +12,7 @@ import json
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +62,7 @@ def test_made_up_stays_become_the_task_s_rows_in_order_of_their_number(expected:
     # The stays 200, 1000, 1100, 1200, 1300, 1500 and 3000; 1400 is of unknown gender, and 1450 ended in death.
     assert expected["patient"].tolist() == [1, 2, 3, 4, 5, 1, 6]
     assert expected["readmitted_30d"].tolist() == [0, 0, 0, 0, 0, 0, 1]
-    by_hand: dict[str, list[float]] = {
+    by_hand: Mapping[str, Sequence[float]] = {
         "age": [75] * 7,
         "sex": [1, 0, 0, 0, 0, 0, 0],
         "admission_type": [1] * 7,

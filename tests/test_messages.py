@@ -646,12 +646,12 @@ def test_fields_of_the_final_evaluation_are_refused_in_other_rounds(key: str, va
 def test_the_largest_number_of_cells_is_read() -> None:
     cells = np.tile([5.0, 0.1, 0.2], (MAX_CELLS, 1))
     content = Evaluation(
-        counts=Counts(true_positives=300, false_negatives=20), scores={"positives": cells}
+        counts=Counts(true_positives=5 * MAX_CELLS - 20, false_negatives=20), scores={"positives": cells}
     ).to_content()
 
-    result = read_evaluation(content, BINARY, 320, final=True)
+    result = read_evaluation(content, BINARY, 5 * MAX_CELLS, final=True)
 
-    assert len(result.scores["positives"]) == 64
+    assert len(result.scores["positives"]) == MAX_CELLS
 
 
 @pytest.mark.parametrize(
@@ -797,7 +797,7 @@ def test_training_scores_of_as_many_rows_as_were_declared_are_read(declared: int
         ({"negatives": [5.0, 731.0, 1e308]}, "negatives are not .* finite"),
         ({"negatives": [5.0, -1e308, 731.0]}, "negatives are not .* finite"),
         ({"positives": [1e308, 731.0, 0.0] * 64}, "positives are not .* finite"),
-        ({"negatives": [5.0, 731.0, 1.0] * 65}, "negatives are not .* finite"),
+        ({"negatives": [5.0, 731.0, 1.0] * (MAX_CELLS + 1)}, "negatives are not .* finite"),
         ({"positives": [4.0, 731.0, 1.0]}, "positives are too small"),
         ({"positives": [0.0, 731.0, 1.0]}, "positives are too small"),
         ({"positives": [-5.0, 731.0, 1.0]}, "positives are too small"),

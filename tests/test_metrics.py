@@ -14,9 +14,12 @@ from sklearn.linear_model import LogisticRegression
 
 from federated_health.data.sources.source import Source
 from federated_health.data.split import split_rows
+from federated_health.data.task_files import HEART_DISEASE
+from federated_health.ml import scores as scores_module
 from federated_health.ml.metrics import MAX_CELLS, MIN_CELL_SIZE, merge_counts
-from federated_health.ml.microaggregates import choose_threshold, roc_auc_from_microaggregates
-from federated_health.ml.scores import CELL_STEP, microaggregate, roc_auc
+from federated_health.ml.microaggregates import choose_threshold, figures_of_cells, roc_auc_from_microaggregates
+from federated_health.ml.scores import CELL_STEP, average_precision, microaggregate, roc_auc, rounding_step
+from federated_health.ml.targets import target_of
 from federated_health.ml.targets.binary import Counts, count_outcomes, figures_of, probability
 
 Scores = npt.NDArray[np.float64]
@@ -115,6 +118,10 @@ def test_figures_without_patients_are_not_defined() -> None:
         "f1": None,
         "roc_auc": None,
         "brier": None,
+        "prevalence": None,
+        "average_precision": None,
+        "calibration_slope": None,
+        "calibration_intercept": None,
     }
     assert counts.loss is None
 
@@ -200,6 +207,40 @@ def test_the_auc_worked_by_hand_counts_a_tie_as_half() -> None:
     assert roc_auc(scores, labels) == pytest.approx((1 + 1 + 0.5 + 1) / 4)
 
 
+@pytest.mark.parametrize("decimals", [0, 1, 9], ids=["many ties", "some ties", "no ties"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_average_precision_is_scikit_learn_s(decimals: int, weighted: bool) -> None:
+    log_odds, labels = hospital(4, 90, 0.2)
+    weights = np.random.default_rng(5).integers(1, 4, 90).astype(np.float64) if weighted else None
+
+    result = average_precision(log_odds.round(decimals), labels, weights)
+
+    expected = reference.average_precision_score(labels, log_odds.round(decimals), sample_weight=weights)
+    assert result == pytest.approx(expected)
+
+
+def test_the_average_precision_worked_by_hand() -> None:
+    """Precisions 1/1 at a recall of 1/2, and 2/4 at a recall of 1."""
+    assert average_precision(np.array([4.0, 3.0, 2.0, 1.0]), np.array([1, 0, 0, 1])) == pytest.approx(0.5 + 0.25)
+
+
+@pytest.mark.parametrize("labels", [[], [1, 1], [0, 0]])
+def test_the_average_precision_of_one_class_is_not_defined(labels: list[int]) -> None:
+    assert average_precision(np.zeros(len(labels)), np.array(labels)) is None
+
+
+def test_tables_of_a_rare_outcome_lead_with_what_positive_patients_say() -> None:
+    target = target_of(HEART_DISEASE)
+
+    common, *rare = (target.shown_figures({"prevalence": share}) for share in (0.2, 0.19, 0.81))
+
+    assert common == target.shown_figures({}) == target.shown_figures({"prevalence": None})
+    assert "accuracy" in common
+    for names in rare:
+        assert "accuracy" not in names
+        assert names.index("recall") < names.index("average_precision") < names.index("roc_auc")
+
+
 # Cells
 
 
@@ -241,6 +282,85 @@ def test_cells_do_not_depend_on_the_order_of_patients() -> None:
     log_odds, _ = hospital(3, 100, 0.5)
 
     np.testing.assert_array_equal(microaggregate(log_odds), microaggregate(log_odds[::-1]))
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(number=st.integers(0, 400), patients=st.integers(1, 120), most=st.integers(1, 60), seed=st.integers(0, 1000))
+def test_no_patient_has_more_than_a_fifth_of_a_cell(number: int, patients: int, most: int, seed: int) -> None:
+    """The first patient has `most` more rows than others do, all with similar scores."""
+    generator = np.random.default_rng(seed)
+    ids = np.concatenate([generator.integers(patients, size=number), np.zeros(most, dtype=np.int64)])
+    log_odds = np.concatenate([generator.normal(size=number), generator.normal(2, 0.1, size=most)])
+
+    cells = microaggregate(log_odds, ids)
+
+    rows = cells[:, 0].astype(int)
+    assert rows.sum() in (0, number + most)
+    ordered = ids[np.argsort(log_odds, kind="stable")]
+    for cell in np.split(ordered, np.cumsum(rows)[:-1]) if len(rows) else []:
+        assert np.bincount(cell).max() * 5 <= len(cell)
+    if len(rows) == 0 and number + most:  # only where the patient with most rows has more than a fifth of all
+        assert np.bincount(ids).max() * 5 > number + most
+
+
+@pytest.mark.parametrize(("rows", "step"), [(5, 0.1), (9, 0.1), (10, 0.05), (25, 0.02), (50, 0.01), (500, 0.01)])
+def test_a_cell_is_rounded_the_finer_the_more_patients_it_has(rows: int, step: float) -> None:
+    assert rounding_step(rows) == step
+    cell = np.linspace(0.9, 1.12345, rows)
+
+    ((_, mean, deviation),) = _one_cell(cell, None)
+
+    assert mean == pytest.approx(cell.mean(), abs=step / 2 + 1e-9)
+    assert [mean / step, deviation / step] == pytest.approx([round(mean / step), round(deviation / step)], abs=1e-6)
+
+
+def test_rows_of_one_patient_do_not_make_a_cell_finer() -> None:
+    """Of 50 rows, 10 are of each of 5 patients: a patient's mean score would be known to 0.05 with steps of 0.01."""
+    ((_, mean, _),) = _one_cell(np.linspace(1.0, 1.1134, 50), np.arange(50) % 5)
+
+    assert mean == pytest.approx(1.1)
+
+
+def _one_cell(log_odds: Scores, patients: npt.NDArray[np.int64] | None) -> list[list[float]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scores_module, "MAX_CELLS", 1)
+        return microaggregate(log_odds, patients).tolist()
+
+
+def rare(seed: int, rows: int) -> tuple[Scores, Labels]:
+    """Scores like those of readmission: 11 % are positive, and scores hardly differ."""
+    generator = np.random.default_rng(seed)
+    log_odds = generator.normal(-2.2, 0.5, rows)
+    return log_odds, (generator.random(rows) < probability(0.9 * log_odds - 0.2)).astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_figures_from_cells_of_large_hospitals_with_a_rare_outcome(seed: int) -> None:
+    hospitals = [rare(seed, 12_000), rare(seed + 10, 12_000)]
+    log_odds, labels = pooled(hospitals)
+    positives, negatives = cells_of(hospitals)
+
+    figures = figures_of_cells(positives, negatives)
+
+    assert max(len(positives), len(negatives)) <= 2 * MAX_CELLS
+    auc = roc_auc_from_microaggregates(positives, negatives)
+    assert auc == pytest.approx(reference.roc_auc_score(labels, log_odds), abs=0.001)
+    expected = reference.average_precision_score(labels, log_odds)
+    assert figures["average_precision"] == pytest.approx(expected, abs=0.003)
+    fitted = LogisticRegression(C=np.inf, tol=1e-10).fit(log_odds[:, np.newaxis], labels)
+    assert figures["calibration_slope"] == pytest.approx(fitted.coef_[0, 0], abs=0.01)
+    assert figures["calibration_intercept"] is not None
+    shifted = probability(log_odds + figures["calibration_intercept"])
+    assert shifted.mean() == pytest.approx(labels.mean(), abs=2e-4)
+    best = max(f1_at(threshold, log_odds, labels) for threshold in np.linspace(0.08, 0.2, 60))
+    assert f1_at(threshold_of(hospitals) or 0.5, log_odds, labels) > best - 0.01
+
+
+def test_figures_from_cells_need_both_classes() -> None:
+    cells, nothing = np.array([[5.0, 1.0, 0.2]]), np.zeros((0, 3))
+
+    assert set(figures_of_cells(cells, nothing).values()) == {None}
+    assert set(figures_of_cells(nothing, cells).values()) == {None}
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -336,9 +456,16 @@ def pooled(hospitals: Hospitals) -> tuple[Scores, Labels]:
 
 def threshold_of(hospitals: Hospitals) -> float | None:
     """The threshold from the cells that the hospitals release of each class."""
-    positives = np.concatenate([microaggregate(log_odds[labels == 1]) for log_odds, labels in hospitals])
-    negatives = np.concatenate([microaggregate(log_odds[labels == 0]) for log_odds, labels in hospitals])
-    return choose_threshold(positives, negatives)
+    return choose_threshold(*cells_of(hospitals))
+
+
+def cells_of(hospitals: Hospitals) -> tuple[Scores, Scores]:
+    """Cells of positives and of negatives, of all hospitals together."""
+    positives, negatives = (
+        np.concatenate([microaggregate(log_odds[labels == truth]) for log_odds, labels in hospitals])
+        for truth in (1, 0)
+    )
+    return positives, negatives
 
 
 def f1_at(threshold: float, log_odds: Scores, labels: Labels) -> float:

@@ -9,7 +9,7 @@ from sklearn import metrics as reference
 
 from federated_health.ml.bootstrap import Resampled
 from federated_health.ml.calibration import Calibration, calibration
-from federated_health.ml.curves import GRID_POINTS, calibration_curve, roc_curve
+from federated_health.ml.curves import GRID_POINTS, calibration_curve, precision_recall_curve, roc_curve
 from federated_health.ml.targets.binary import probability
 from federated_health.ml.verdicts import MIN_CLASS_SIZE
 
@@ -50,6 +50,22 @@ def test_a_curve_worked_by_hand() -> None:
 
     # Corners: (0, 1/3), (1/4, 2/3), (1/2, 2/3), (1/2, 1), (1, 1).
     assert [y[0], y[10], y[25], y[30], y[50], y[100]] == pytest.approx([1 / 3, 1 / 3 + 0.4 / 3, 2 / 3, 2 / 3, 1, 1])
+
+
+@pytest.mark.parametrize("decimals", [0, 9], ids=["ties", "no ties"])
+def test_a_precision_recall_curve_has_the_precisions_of_scikit_learn(decimals: int) -> None:
+    log_odds, labels = patients(3, 150, intercept=-1.5)
+    log_odds = log_odds.round(decimals)
+
+    curve = precision_recall_curve(log_odds, Resampled.of(labels, seed=1, draws=10))
+
+    precisions, recalls, _ = reference.precision_recall_curve(labels, log_odds)
+    for recall, precision in zip(curve.x[1:], curve.y[1:], strict=True):
+        highest = np.flatnonzero(recalls[:-1] >= recall - 1e-9)[-1]  # the thresholds rise
+        assert precision == pytest.approx(precisions[highest])
+    assert curve.y[0] == curve.y[1]
+    assert curve.low is not None
+    assert (curve.low <= curve.y + 0.2).all()
 
 
 def test_the_area_under_a_curve_is_the_auc() -> None:
@@ -128,6 +144,16 @@ def test_calibration_recovers_known_slope_and_intercept(slope: float, intercept:
     assert result.slope == pytest.approx(slope, abs=0.06)  # its deviation is about 0.015 to 0.03
     if slope == 1.0:
         assert result.intercept == pytest.approx(intercept, abs=0.05)
+
+
+def test_a_patient_who_stands_for_several_counts_as_often() -> None:
+    log_odds, labels = patients(11, 60)
+    times = np.random.default_rng(12).integers(1, 5, 60)
+
+    weighted = calibration(log_odds, labels, times.astype(np.float64))
+
+    repeated = calibration(np.repeat(log_odds, times), np.repeat(labels, times))
+    assert (weighted.slope, weighted.intercept) == pytest.approx((repeated.slope, repeated.intercept))
 
 
 def test_doubled_log_odds_have_half_the_slope() -> None:

@@ -370,9 +370,9 @@ def test_the_most_rows_of_a_patient_are_counted() -> None:
 
 
 def test_score_groups_and_sums_are_of_five_patients_also_where_each_has_three_rows() -> None:
-    scores = np.arange(45.0)
-    assert microaggregate(scores[:14], most_rows=3).shape == (0, 3)
-    assert microaggregate(scores, most_rows=3)[:, 0].tolist() == [15, 15, 15]
+    scores, patients = np.arange(45.0), np.repeat(np.arange(15), 3)
+    assert microaggregate(scores[:14], patients[:14]).shape == (0, 3)
+    assert microaggregate(scores, patients)[:, 0].tolist() == [15, 15, 15]
     assert column_sums(scores[:14, None], most_rows=3).count.tolist() == [0]
     assert column_sums(scores[:15, None], most_rows=3).count.tolist() == [15]
 

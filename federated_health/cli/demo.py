@@ -75,7 +75,7 @@ def main() -> None:
     help_text = "folder for all files; an earlier demo in it is overwritten"
     help_text += " (default: runs/demo, or runs/demo-TASK for another --task)"
     parser.add_argument("--out", type=parsing.path, metavar="DIR", help=help_text)
-    help_text = f"rounds of training and averaging (at least 1; default: {Settings.rounds})"
+    help_text = f"rounds of training and averaging (at least 1; default: the task's, or {Settings.rounds})"
     parser.add_argument("--rounds", type=parsing.whole, metavar="N", help=help_text)
     help_text = "train with differential privacy of this epsilon over the whole run (0.01 to 100; default: without)"
     parser.add_argument("--dp-epsilon", type=parsing.epsilon, metavar="EPSILON", help=help_text)

@@ -30,7 +30,7 @@ def show_and_save(context: Context, out: Path | None, sent: tuple[Path, int]) ->
 
         print_noisy_figures({name: context.state.metric_records.get("figures", {})}, target)
     else:
-        figures = context.state.metric_records.get("figures", {})
+        figures = dict(context.state.metric_records["figures"])
         rows, notes = choose_figures({name: figures}, figures, target)
         print_figures("The final model on held-out patients", rows, "\n".join(filter(None, [*notes, note])))
     if out is not None:

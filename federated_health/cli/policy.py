@@ -96,7 +96,7 @@ def _draft(flags: argparse.Namespace) -> None:
     if flags.out is not None and not flags.force and path_exists(flags.out):
         raise SettingsError(f"{flags.out}: exists; name another file, or overwrite it with --force")
     task, rows = _read_hospital(flags)
-    terms, server = _ask_server(flags, task) if flags.server else (RunTerms.of(Settings(declared_task=task)), None)
+    terms, server = _ask_server(flags, task) if flags.server else (RunTerms.of(Settings.from_config({}, task)), None)
     text = draft_policy(terms, task, train_rows=rows, server=server)
     if flags.out is None:
         write_output(text)

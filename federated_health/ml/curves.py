@@ -1,10 +1,10 @@
-"""ROC curves with bootstrap bands, and calibration curves."""
+"""ROC and precision-recall curves with bootstrap bands, and calibration curves."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-import numpy.typing as npt
 
 from federated_health.ml.bootstrap import ENDS, Array, Floats, Resampled
 
@@ -60,11 +60,24 @@ def roc_curve(log_odds: Floats, resampled: Resampled) -> Curve:
         log_odds: [patients], or [repeats, patients] for the mean over repeats at each false-positive rate.
         resampled: draws of the same patients, with both classes present.
     """
+    return _banded(_true_positive_rates, log_odds, resampled)
+
+
+def precision_recall_curve(log_odds: Floats, resampled: Resampled) -> Curve:
+    """Precision over recall, on an even grid, with a pointwise bootstrap band; the arguments are those of `roc_curve`.
+
+    The precision at a recall is that of the highest threshold that reaches it.
+    """
+    return _banded(_precisions, log_odds, resampled)
+
+
+def _banded(curves: Callable[..., Array], log_odds: Floats, resampled: Resampled) -> Curve:
+    """A curve with its band, from what `curves` gives of the draws: their curves, [draws, grid]."""
     grid = np.linspace(0.0, 1.0, GRID_POINTS)
     # The first column holds every patient once, for the curve itself.
     times = np.column_stack([np.ones(len(resampled.labels)), resampled.times[:, :CURVE_DRAWS]])
-    rates = [_true_positive_rates(scores, resampled.labels, times, grid) for scores in np.atleast_2d(log_odds)]
-    mean, *draws = np.mean(rates, axis=0)
+    parts = [curves(scores, resampled.labels, times, grid) for scores in np.atleast_2d(log_odds)]
+    mean, *draws = np.mean(parts, axis=0)
     low, high = np.quantile(draws, ENDS, axis=0)
     return Curve(x=grid, y=mean, low=low, high=high)
 
@@ -95,18 +108,32 @@ def calibration_curve(risk: Floats, positive: Floats, weights: Floats | None = N
 
 def _true_positive_rates(scores: Floats, labels: Floats, times: Array, grid: Array) -> Array:
     """True-positive rates at the false-positive rates of `grid`, [draws, grid]; linear between the curve's corners."""
+    # Where the curve is vertical, `interp` takes its highest point at that rate.
+    found, others = _numbers_above(scores, labels, times)
+    corners = zip(others / others[:, -1:], found / found[:, -1:], strict=True)
+    return np.array([np.interp(grid, false_rates, true_rates) for false_rates, true_rates in corners])
+
+
+def _precisions(scores: Floats, labels: Floats, times: Array, grid: Array) -> Array:
+    """Precisions at the recalls of `grid`, [draws, grid]; at 0, where single patients decide, that of the next one."""
+    found, others = _numbers_above(scores, labels, times)
+    precisions = found / np.maximum(found + others, 1)  # none are above the first corner
+    # Without the tolerance, rounding would take the next threshold where a recall is on the grid.
+    recalls, reached = found / found[:, -1:], np.maximum(grid, grid[1]) - 1e-12
+    rows = zip(precisions, recalls, strict=True)
+    return np.array([of_draw[np.searchsorted(of_recall, reached)] for of_draw, of_recall in rows])
+
+
+def _numbers_above(scores: Floats, labels: Floats, times: Array) -> tuple[Array, Array]:
+    """Numbers of positives and of negatives who score at least as high, [draws, corners], from none to all of them."""
     order = np.argsort(-scores, kind="stable")
     ordered, positive = scores[order], labels[order] == 1
     ends = np.flatnonzero(np.concatenate([ordered[1:] != ordered[:-1], [True]]))  # last of each run of equal scores
-
-    def share(of_class: npt.NDArray[np.bool_]) -> Array:
-        """Share of the patients of a class who score at least as high, [draws, corners]."""
-        number = np.cumsum(times[order] * of_class[:, None], axis=0)[ends].T
-        return np.column_stack([np.zeros(len(number)), number / number[:, -1:]])
-
-    # Where the curve is vertical, `interp` takes its highest point at that rate.
-    corners = zip(share(~positive), share(positive), strict=True)
-    return np.array([np.interp(grid, false_rates, true_rates) for false_rates, true_rates in corners])
+    positives, negatives = (
+        np.pad(np.cumsum(times[order] * of_class[:, None], axis=0)[ends].T, ((0, 0), (1, 0)))
+        for of_class in (positive, ~positive)
+    )
+    return positives, negatives
 
 
 def _wilson(share: Array, number: Array) -> tuple[Array, Array]:

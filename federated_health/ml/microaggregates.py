@@ -6,8 +6,8 @@ The threshold alone is chosen without the latter: on other patients its F1 is th
 
 import numpy as np
 
-from federated_health.ml.metrics import Scores
 from federated_health.ml.calibration import calibration
+from federated_health.ml.metrics import Scores
 from federated_health.ml.scores import CELL_STEP, average_precision, rounding_step
 from federated_health.ml.targets.binary import SCORE_FIGURES, probability
 
@@ -22,8 +22,8 @@ def roc_auc_from_microaggregates(positives: Scores, negatives: Scores) -> float 
     """Area under the ROC curve from microaggregated scores; None where a class has no cell.
 
     On held-out patients of the heart data (60 splits) this is within 0.005 of the exact figure over the same patients.
-    It is within 0.02 of the exact figure over all patients, of whom some are in no cell since their hospital has too few
-    of a class.
+    It is within 0.02 of the exact figure over all patients, of whom some are in no cell since their hospital has too
+    few of a class.
 
     Args:
         positives, negatives: [cells, 3] as from `microaggregate`, of all hospitals together.
@@ -93,7 +93,7 @@ def spread_patients(cells: Scores) -> Scores:
 
 
 def _reach(cells: Scores) -> Scores:
-    """Largest distance of evenly spread patients from their cell's mean, which rounding moved by at most half a step."""
+    """Largest distance of evenly spread patients from a cell's mean, which rounding moved by at most half a step."""
     reach: Scores = np.hypot(ROOT_3 * cells[:, 2], rounding_step(cells[:, 0]) / 2)
     return reach
 

@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from federated_health.ml.calibration import calibration
 from federated_health.ml.metrics import EvaluationSums
+from federated_health.ml.scores import average_precision
 from federated_health.ml.targets import Floats, Target
-from federated_health.ml.targets.binary import probability
+from federated_health.ml.targets.binary import SCORE_FIGURES, probability
 
 Table = npt.NDArray[np.float64]
 """Counts of patients, [actual class, bin of the score] of a binary label, else [actual class, predicted class]."""
@@ -26,6 +28,12 @@ EDGES = np.array([-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0])
 
 More bins have more noise in all figures. On the heart data these give a ROC-AUC that is 0.005 to 0.013 too low, since
 patients of one bin are not ordered, and equal widths of probability 0.04.
+"""
+
+OFFSETS = np.array([-2.0, -1.5, -1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0])
+"""Edges, less the log-odds of the label's typical share, where the task declares one: risks are around it.
+
+Of a rare outcome most patients are in two bins of EDGES: on the readmission data their ROC-AUC was 0.07 too low.
 """
 
 EXCHANGE = 2**0.5
@@ -52,7 +60,13 @@ def table_shape(target: Target[Any]) -> tuple[int, int] | None:
     """Shape of the table; None for a label that has no classes, of which no held-out figure is released."""
     if not target.has_classes:
         return None
-    return (2, len(EDGES) + 1) if target.has_threshold else (target.classes, target.classes)
+    return (2, len(edges_of(target)) + 1) if target.has_threshold else (target.classes, target.classes)
+
+
+def edges_of(target: Target[Any]) -> npt.NDArray[np.float64]:
+    """Edges of the bins of a label with a threshold, ascending, in log-odds; 0 is one of them."""
+    share = target.label.typical_share
+    return EDGES if share is None else np.unique([*(OFFSETS + np.log(share / (1 - share))).round(6), 0.0])
 
 
 def count_patients(target: Target[Any], outputs: Floats, labels: Floats, patients: npt.NDArray[np.intp]) -> Table:
@@ -68,7 +82,9 @@ def count_patients(target: Target[Any], outputs: Floats, labels: Floats, patient
     table = np.zeros(shape)
     if not len(labels):
         return table
-    columns = np.searchsorted(EDGES, outputs, side="right") if target.has_threshold else outputs.argmax(axis=1)
+    columns = (
+        np.searchsorted(edges_of(target), outputs, side="right") if target.has_threshold else outputs.argmax(axis=1)
+    )
     np.add.at(table, (target.class_of(labels), columns), 1 / np.bincount(patients)[patients])
     return table
 
@@ -81,8 +97,9 @@ def read_table(target: Target[Any], table: Table) -> TableFigures:
     if not target.has_threshold:
         confusion = np.maximum(table.round(), 0).astype(int)
         return TableFigures(target.sums(confusion=tuple(confusion.ravel().tolist())), None)
-    half = int(np.searchsorted(EDGES, 0.0)) + 1
-    risks = np.concatenate([[0.0], probability(EDGES), [1.0]])
+    edges = edges_of(target)
+    half = int(np.searchsorted(edges, 0.0)) + 1
+    risks = np.concatenate([[0.0], probability(edges), [1.0]])
     middles = (risks[:-1] + risks[1:]) / 2
     halves = np.array([[row[:half].sum(), row[half:].sum()] for row in table])
     (tn, fp), (fn, tp) = np.maximum(halves.round(), 0).astype(int).tolist()
@@ -130,4 +147,20 @@ def figures_of(target: Target[Any], table: Table, deviation: float, train_exampl
 def _figures(target: Target[Any], table: Table, train_examples: int) -> Mapping[str, Any]:
     sums, roc_auc = read_table(target, table)
     figures = target.figures(sums, train_examples, roc_auc)
-    return figures if target.has_threshold else {**figures, "brier": None}  # of classes, the table has no scores
+    if not target.has_threshold:
+        return {**figures, "brier": None}  # of classes, the table has no scores
+    return figures if target.label.typical_share is None else {**figures, **_score_figures(target, table)}
+
+
+def _score_figures(target: Target[Any], table: Table) -> dict[str, float | None]:
+    """Average precision and calibration, of patients with the log-odds in the middle of their bin."""
+    edges = edges_of(target)
+    outermost = [2 * edges[0] - edges[1]], [2 * edges[-1] - edges[-2]]
+    bounds = np.concatenate([outermost[0], edges, outermost[1]])
+    middles = (bounds[:-1] + bounds[1:]) / 2
+    numbers = np.maximum(table, 0.0).ravel()
+    scores, labels = np.tile(middles, 2), np.repeat([0.0, 1.0], len(middles))
+    used = numbers > 0
+    fitted = calibration(scores[used], labels[used], numbers[used])
+    precision = average_precision(scores, labels, numbers)
+    return dict(zip(SCORE_FIGURES, (precision, fitted.slope, fitted.intercept), strict=True))

@@ -48,9 +48,11 @@ def average_precision(scores: Floats, labels: Floats, weights: Floats | None = N
     """
     weights = np.ones(len(labels)) if weights is None else weights
     order = np.argsort(-scores, kind="stable")
+    if not len(order):
+        return None
     ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # equal scores share a threshold
     found, predicted = (np.cumsum(part[order])[ends] for part in (weights * (labels == 1), weights))
-    if not len(ends) or not 0 < found[-1] < predicted[-1]:
+    if not 0 < found[-1] < predicted[-1]:
         return None
     return float((np.diff(found, prepend=0.0) * found / predicted).sum() / found[-1])
 
@@ -58,8 +60,8 @@ def average_precision(scores: Floats, labels: Floats, weights: Floats | None = N
 def microaggregate(log_odds: Floats, patients: PatientIds | None = None) -> Scores:
     """Microaggregated scores of one class (Domingo-Ferrer and Mateo-Sanz 2002).
 
-    The sorted scores are cut into at most MAX_CELLS cells of about equal size and at least MIN_CELL_SIZE patients each,
-    of whom none has more than an equal share of its rows (1 / MIN_CELL_SIZE). They hold all scores, or there is no cell.
+    The sorted scores are cut into at most MAX_CELLS cells of about equal size, each of at least MIN_CELL_SIZE times as
+    many rows as any patient has in it, and so of as many patients. They hold all scores, or there is no cell.
 
     Args:
         log_odds: [rows] of one class at one hospital.

@@ -24,6 +24,7 @@ Floats = NDArray[np.float64]
 MAX_COLUMNS = 20
 _MAX_NAME_WIDTH = 112
 BAR_HEIGHT = 0.62
+_GUIDE: dict[str, Any] = {"color": svg.MUTED, "linewidth": 0.9, "linestyle": (0, (3, 3))}
 _BAR_ROW = 18.0
 _MIN_CELL_WIDTH, _MAX_CELL_WIDTH, _CELL_HEIGHT = 18.0, 24.0, 15.0  # of a heat map
 
@@ -195,16 +196,38 @@ def draw_roc(curves: Mapping[str, Curve]) -> str:
     return draw_panels(curves, draw, x_title, "sensitivity: share of positives found")
 
 
+def draw_precision_recall(curves: Mapping[str, tuple[Curve, float]]) -> str:
+    """Precision-recall curves: recall (x) and precision (y), with a line at the share of positives.
+
+    Args:
+        curves: name -> curve, and share of positives.
+    """
+
+    def draw(axes: "Axes", part: tuple[Curve, float]) -> None:
+        curve, share = part
+        if curve.low is not None and curve.high is not None:
+            axes.fill_between(curve.x, curve.low, curve.high, color=svg.SERIES[0], alpha=0.22, linewidth=0)
+        axes.plot(curve.x, curve.y, color=svg.SERIES[0], linewidth=1.8)
+        axes.plot((0, 1), (share, share), **_GUIDE)
+
+    x_title = "recall (sensitivity): share of positives found"
+    y_title = "precision: share of positives among those predicted positive"
+    return draw_panels(curves, draw, x_title, y_title, has_diagonal=False)
+
+
 def draw_calibration(curves: Mapping[str, CalibrationCurve]) -> str:
     """Predicted risk (x) and observed share (y) of each bin of patients; a larger point has more patients."""
     most = max(int(curve.patients.max()) for curve in curves.values())
+    highest = max(max(curve.high.max(), curve.predicted.max()) for curve in curves.values())
+    end = 1.0 if highest > 0.5 else float(np.ceil(10 * highest) / 10)  # risks of a rare outcome are all small
 
     def draw(axes: "Axes", curve: CalibrationCurve) -> None:
         axes.vlines(curve.predicted, curve.low, curve.high, color=svg.SERIES[0], linewidth=1.2)
         x, y, sizes = curve.predicted, curve.observed, 5 + 45 * curve.patients / most
         axes.scatter(x, y, s=sizes, color=svg.SERIES[0], linewidth=0, clip_on=False, zorder=3)
 
-    return draw_panels(curves, draw, "predicted risk", "observed share; a larger point has more patients")
+    titles = "predicted risk", "observed share; a larger point has more patients"
+    return draw_panels(curves, draw, *titles, ends=(0.0, end))
 
 
 def draw_panels(
@@ -213,8 +236,10 @@ def draw_panels(
     x_title: str,
     y_title: str,
     ends: tuple[float, float] = (0.0, 1.0),
+    *,
+    has_diagonal: bool = True,
 ) -> str:
-    """Square panels with a diagonal: one large panel, or small ones, two per line. Both axes have the same ends."""
+    """Square panels: one large panel, or small ones, two per line. Both axes have the same ends."""
     unit = ends == (0.0, 1.0)
     ticks = {0.0: "0", 0.5: "0.5", 1.0: "1"} if unit else svg.ticks_between(*ends, most=3)
     left, gap, right = 22.0, 26.0, 8.0
@@ -230,7 +255,8 @@ def draw_panels(
             y = top + place // 2 * step + svg.ROW
             paper.write(x, y - 8, svg.shorten(name, side / svg.BOLD), color=svg.INK, weight="bold")
             axes = paper.axes(x, y, side, side)
-            axes.plot(ends, ends, color=svg.MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
+            if has_diagonal:
+                axes.plot(ends, ends, **_GUIDE)
             axes.set_xlim(ends[0] - around, ends[1] + around)
             axes.set_ylim(ends[0] - around, ends[1] + around)
             for axis in ("x", "y"):

@@ -16,6 +16,7 @@ from federated_health.ml.metrics import figure_title, merge_counts
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.ml.rounds import Round
+from federated_health.ml.targets.binary import SCORE_FIGURES
 from federated_health.ml.verdicts import Interval
 from federated_health.names import FEDERATION, MODEL
 from federated_health.report import sections
@@ -115,9 +116,15 @@ def load_private_runs() -> ModuleType:
 def page_of_run(run: RunSummary) -> Page:
     """A page with everything that its writer knows of a run."""
     config = run.config
-    options = {"seed": config.seed, "threshold": config.threshold, "balanced": bool(config.class_weights)}
+    options: dict[str, Any] = {
+        "seed": config.seed,
+        "threshold": config.threshold,
+        "balanced": bool(config.class_weights),
+    }
     everyone = run.hospital if run.hospital in run.evaluations else FEDERATION
-    panels = panels_of(run.task, **options, are_bins=run.secure and not run.hospital, everyone=everyone)
+    results = {**run.figures["hospitals"], FEDERATION: run.figures["federation"] or {}}
+    options |= {"are_bins": run.secure and not run.hospital, "everyone": everyone, "results": results}
+    panels = panels_of(run.task, **options)
     model = f"a model of {number_of(run.hospital_count, 'hospital')}"
     title = model if run.hospital_count else f"{run.hospital} in a federation"
     return Page(
@@ -257,8 +264,9 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
 def _figures(row: Mapping[str, float | None], panels: Panels) -> dict[str, str]:
     if any(key.endswith("_noise") for key in row):
         noisy = load_private_runs().with_noise(row, figure)
-        return {panels.title(key): noisy.get(key) or figure(None) for key in panels.figures}
-    return {panels.title(key): figure(row.get(key)) for key in panels.figures}
+        known = [key for key in panels.shown_figures if row[key] is not None or key not in SCORE_FIGURES]
+        return {panels.title(key): noisy.get(key) or figure(None) for key in known}
+    return {panels.title(key): figure(row.get(key)) for key in panels.shown_figures}
 
 
 def _curves(run: RunSummary, panels: Panels) -> Iterator[Section]:

@@ -98,7 +98,7 @@ def write_bins(groups: ScoreGroups, names: Sequence[str]) -> Vector:
 def read_bins(vector: Vector, names: Sequence[str]) -> ScoreGroups:
     """Score groups of all hospitals together: one for each bin that is not empty.
 
-    Means are anywhere in a bin, which adds to its deviation what its number of rows does not tell (see `rounding_step`).
+    Means are anywhere in a bin, which adds to its deviation what its number of rows does not tell: `rounding_step`.
     """
     centres = CELL_STEP * np.arange(BINS) - MAX_LOG_ODDS
     groups = {}

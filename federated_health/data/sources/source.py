@@ -52,6 +52,8 @@ class Source:
         table: `hospital` if the data has it, then the task's columns as numbers (NaN for missing), then the label, then
             a number of the patient if the task has a column for it; else one row per patient.
         is_public: whether everyone may see the rows: those of the package's own tables, and generated ones.
+        columns: the data's own columns as text, with the index of `table`; none of generated patients. A name may occur
+            more than once.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Source:
     facts: Mapping[str, Any] = field(default_factory=dict)
     table: pd.DataFrame
     is_public: bool = False
+    columns: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def has_hospitals(self) -> bool:
@@ -159,9 +162,11 @@ def read_source(
     if not drop_invalid:
         refuse_invalid_cells(reading, reading.invalid.columns)
     table = drop_invalid_rows(reading)
+    columns = pd.concat([file.text for file in files], ignore_index=True)[reading.is_valid].reset_index(drop=True)
     rows_valid = len(table)
     if layout.repeats_are_copies:
-        table = table.drop_duplicates(ignore_index=True)
+        is_first = ~table.duplicated()
+        table, columns = (rows[is_first].reset_index(drop=True) for rows in (table, columns))
     mapped = [*layout.describe_mappings(), *files[0].remarks]
     if absent := [file for file in UCI_FILES if file not in contents and UCI_FILES.keys() & contents.keys()]:
         mapped.append(f"missing files of UCI's four: {', '.join(absent)}")
@@ -179,6 +184,7 @@ def read_source(
         facts={"confirmation": reading.evidence.describe()} if remarks else {},
         table=table,
         is_public=name == "uci",
+        columns=columns,
     )
 
 
@@ -215,6 +221,7 @@ def _stays_source(name: str, stays: pd.DataFrame) -> Source:
         mapped=diabetes_stays.MAPPINGS,
         dropped=dropped,
         table=table,
+        columns=stays,
     )
 
 

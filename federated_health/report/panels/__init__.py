@@ -25,9 +25,10 @@ class Panels(ABC):
         threshold: decision threshold of a target that has one.
         are_bins: whether groups of scores are bins that were added up over all hospitals.
         balanced: whether classes were weighted in training.
+        results: name of a hospital, or `everyone` -> figures as in metrics.json, as far as they are known.
 
     Attributes:
-        figures: names of the figures in tables.
+        figures: names of the figures in tables (see also `shown_figures`).
         estimate: what the model estimates; the label's meaning follows.
         prediction: what a prediction is, after the word predicted.
         compared_explained, explained: sentences about the figure by which models are compared, and about the others.
@@ -58,14 +59,20 @@ class Panels(ABC):
         threshold: float = DEFAULT_THRESHOLD,
         are_bins: bool = False,
         balanced: bool = False,
+        results: Mapping[str, Mapping[str, Any]] = {},
     ) -> None:
         self.task, self.target = task, target_of(task)
         self.everyone, self.seed, self.threshold = everyone, seed, threshold
-        self.are_bins, self.balanced = are_bins, balanced
+        self.are_bins, self.balanced, self.results = are_bins, balanced, results
 
     def title(self, figure: str) -> str:
         """A figure's name with its unit, if it has one."""
         return figure_title(figure)
+
+    @property
+    def shown_figures(self) -> tuple[str, ...]:
+        """Names of the figures in tables of these results, the most telling first."""
+        return self.figures
 
     @property
     def compared(self) -> str:

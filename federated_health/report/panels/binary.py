@@ -1,25 +1,28 @@
 """Panels of a label of 0 or 1."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import log
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from federated_health.data.tasks import Task
 from federated_health.ml.bootstrap import Resampled
 from federated_health.ml.curves import (
     CURVE_DRAWS,
     CalibrationCurve,
     Curve,
     calibration_curve,
+    precision_recall_curve,
     roc_curve,
 )
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, MIN_CELL_SIZE
 from federated_health.ml.microaggregates import spread_patients
 from federated_health.ml.targets import ScoreGroups
-from federated_health.ml.targets.binary import Counts, probability
+from federated_health.ml.targets.binary import Counts, is_rare, probability
 from federated_health.report import charts
-from federated_health.report.formatting import list_some, percent_of
+from federated_health.report.formatting import figure, list_some, percent_of
 from federated_health.report.page import Block, Caution, Picture, Section
 from federated_health.report.panels import Panels
 from federated_health.report.sections import first_panels
@@ -45,23 +48,24 @@ BALANCED = (
 class BinaryPanels(Panels):
     """What pages say and draw of a label of 0 or 1."""
 
-    figures: ClassVar[tuple[str, ...]] = ("accuracy", "precision", "recall", "f1", "roc_auc", "brier")
+    figures: ClassVar[tuple[str, ...]] = (
+        *("accuracy", "precision", "recall", "f1", "roc_auc", "average_precision", "brier"),
+    )
+    rare_figures: ClassVar[tuple[str, ...]] = (
+        *("recall", "precision", "f1", "average_precision"),
+        *("calibration_slope", "brier", "roc_auc", "accuracy"),
+    )
     estimate = "the risk of"
     prediction: ClassVar[str] = "risk"
     compared_explained = (
         "ROC-AUC is the probability that the model gives a positive patient a higher risk than a negative one: 1 is "
         "perfect, 0.5 is guessing."
     )
-    explained = (
-        "Accuracy: share of patients predicted correctly. Brier score: mean squared difference of risk and outcome; 0 "
-        "is perfect, and 0.25 is what a risk of 50 % for every patient gives."
-    )
     pooled_explained: ClassVar[str] = (
         "Over all patients together the ROC-AUC is too optimistic if hospitals differ in their share of positive "
         "patients: knowing the hospital alone then predicts part of the outcome. Look at the figures within hospitals "
         "first."
     )
-    loss_reference = "a risk of 50 % for every patient gives 0.693"
     sent_sums: ClassVar[str] = (
         "the numbers of held-out patients predicted correctly and wrongly in either class, and the sums of their losses"
     )
@@ -69,6 +73,31 @@ class BinaryPanels(Panels):
         "the same counts, its ROC-AUC, and its scores of {scores}held-out patients as score groups of at least "
         f"{MIN_CELL_SIZE} patients of a class, each with their number, and mean and deviation of the scores"
     )
+
+    def __init__(self, task: Task, **options: Any) -> None:
+        super().__init__(task, **options)
+        share = self.results.get(self.everyone, {}).get("prevalence")
+        self.is_rare = is_rare(share)
+        constant, loss, brier, slope, accuracy = "a risk of 50 % for every patient", log(2), 0.25, "", ""
+        known = "" if share is None else f", {100 * share:.1f} %"
+        if share is not None and self.is_rare:
+            slope = "Calibration slope: 1 is ideal; below 1 risks are too extreme, above 1 not extreme enough. "
+            accuracy = (
+                f"; predicting {'nobody' if share < 0.5 else 'everybody'} positive gives {max(share, 1 - share):.3f}"
+            )
+            if 0 < share < 1:
+                constant = f"the same risk for every patient, {100 * share:.1f} %,"
+                loss, brier = -share * log(share) - (1 - share) * log(1 - share), share * (1 - share)
+        self.loss_reference = f"{constant} gives {loss:.3f}"
+        self.explained = (
+            "Average precision: mean precision over all thresholds, weighted by the rise in recall; guessing gives the "
+            f"share of positives{known}. {slope}Brier score: mean squared difference of risk and outcome; 0 is "
+            f"perfect, and {constant} gives {brier:.3g}. Accuracy: share of patients predicted correctly{accuracy}."
+        )
+
+    @property
+    def shown_figures(self) -> tuple[str, ...]:
+        return self.rare_figures if self.is_rare else self.figures
 
     @property
     def decisions_explained(self) -> str:
@@ -92,7 +121,26 @@ class BinaryPanels(Panels):
         lacking = [name for name in scores if name not in has_both]
         without = f"Without a curve of its own: {list_some(lacking, ', ')}." if lacking else ""
         notes = [_FROM_BINS if self.are_bins else FROM_CELLS, without, more]
-        yield from curve_sections(self, panels, "Held-out patients", " ".join(filter(None, notes)))
+        precision_recall = self._precision_recall(panels)
+        sections = [*curve_sections(self, panels, "Held-out patients", " ".join(filter(None, notes)))]
+        yield from [*precision_recall, *sections] if self.is_rare else [*sections[:1], *precision_recall, *sections[1:]]
+
+    def _precision_recall(self, classes: Mapping[str, Classes]) -> list[Section]:
+        """Precision-recall curves by name of a panel; none if there are no panels."""
+        if not classes:
+            return []
+        curves = {}
+        for name, (positive, negative) in classes.items():
+            log_odds, labels = _join(positive, negative)
+            drawn = Resampled.of(labels, [self.seed, *name.encode()], CURVE_DRAWS)
+            curves[name] = precision_recall_curve(log_odds, drawn), len(positive) / len(labels)
+        found = list_some((f"{name} {percent_of(float(of.y[50]))}" for name, (of, _) in curves.items()), ", ")
+        picture = Picture(
+            svg=charts.draw_precision_recall(curves),
+            alt=f"Precision-recall curves. Precision where half of the positives are found: {found}.",
+            caption="Held-out patients, with 95 % bootstrap bands at each point. The dashed line is guessing.",
+        )
+        return [Section("Precision-recall curves", [picture])]
 
     def decisions(self, sums: Mapping[str, Counts], caption: str) -> Iterator[Section]:
         caption = f"{caption} Predicted positive: a risk of at least {self.threshold}."
@@ -127,8 +175,7 @@ def curve_sections(panels: Panels, classes: Mapping[str, Classes], patients: str
         return
     rocs, calibrations = {}, {}
     for name, (positive, negative) in classes.items():
-        log_odds = np.concatenate([positive, negative])
-        labels = np.concatenate([np.ones(len(positive)), np.zeros(len(negative))])
+        log_odds, labels = _join(positive, negative)
         rocs[name] = roc_curve(log_odds, Resampled.of(labels, [panels.seed, *name.encode()], CURVE_DRAWS))
         calibrations[name] = calibration_curve(probability(log_odds), labels)
     yield roc_section(rocs, f"{patients}, with 95 % bootstrap bands at each point.", note)
@@ -138,9 +185,30 @@ def curve_sections(panels: Panels, classes: Mapping[str, Classes], patients: str
         for name, curve in calibrations.items()
     )
     alt = f"Mean predicted risk and observed share of each bin of patients. {bins}."
-    caution = [Caution(BALANCED)] if panels.balanced else []
+    rest = [*_describe_slopes(panels, classes), *([Caution(BALANCED)] if panels.balanced else [])]
     source = "bins" if panels.are_bins else "groups"
-    yield calibration_section(calibrations, f"{patients}, from the same {source}.", alt, *caution)
+    yield calibration_section(calibrations, f"{patients}, from the same {source}.", alt, *rest)
+
+
+def _join(positive: Array, negative: Array) -> tuple[Array, Array]:
+    """Log-odds of all patients, and their labels."""
+    return np.concatenate([positive, negative]), np.repeat([1.0, 0.0], [len(positive), len(negative)])
+
+
+def _describe_slopes(panels: Panels, names: Iterable[str]) -> Iterator[Block]:
+    """Calibration slope and intercept of each panel, where they are known."""
+    known = {name: of for name in names if (of := panels.results.get(name, {})).get("calibration_slope") is not None}
+    if known:
+        text = list_some(
+            f"{name} {figure(of['calibration_slope'])} and {figure(of['calibration_intercept'])}"
+            for name, of in known.items()
+        )
+        yield (
+            f"Calibration slope and intercept: {text}. The slope is that of a logistic regression of the outcome on "
+            "the log-odds of the predicted risk (Cox 1958); the intercept is that of the same with the slope at 1. "
+            "Ideal are 1 and 0; a slope above 1 means that risks are not extreme enough, an intercept above 0 that "
+            "they are too low."
+        )
 
 
 def roc_section(curves: Mapping[str, Curve], caption: str, *rest: Block) -> Section:

@@ -141,7 +141,9 @@ def _privacy_settings(
         DISCLOSURE_CONTROL: 0.0,
         **{f"epsilon {epsilon:g}": epsilon for epsilon in sorted(epsilons, reverse=True)},
     }
-    config = {**settings, "hospitals": len(hospitals)}
+    # What a task states may be something that the attacks do not know.
+    attacked: dict[str, Value] = {name: getattr(Settings, name) for name in ("optimizer", "activation", "dropout")}
+    config = {**attacked, **settings, "hospitals": len(hospitals)}
     privacies = {name: Settings.from_config({**config, "dp-epsilon": epsilon}) for name, epsilon in by_name.items()}
     most = max(len(hospital.train) for hospital in hospitals.values())
     delta = privacies[PLAIN].dp_delta
