@@ -70,8 +70,9 @@ def main() -> None:
     """The command `demo`: parse the flags, and run the demo."""
     description = "Runs a server and its hospitals as processes on this machine; they train one model over mutual TLS."
     parser = parsing.CommandParser(description, examples=EXAMPLES)
-    help_text = "what to predict (default: %(default)s)"
-    parser.add_argument("--task", type=task_name, choices=tuple(SCENARIOS), default=DEFAULT_TASK, help=help_text)
+    help_text = f"what to predict: {', '.join(SCENARIOS)} (default: %(default)s)"
+    choices = tuple(SCENARIOS)
+    parser.add_argument("--task", type=task_name, choices=choices, default=DEFAULT_TASK, metavar="TASK", help=help_text)
     help_text = "folder for all files; an earlier demo in it is overwritten"
     help_text += " (default: runs/demo, or runs/demo-TASK for another --task)"
     parser.add_argument("--out", type=parsing.path, metavar="DIR", help=help_text)
