@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from federated_health.data.columns import Label
 from federated_health.data.partitions import KINDS, Partition, divide
-from federated_health.data.sources.source import Source
+from federated_health.data.sources.source import Source, read_diabetes
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import DataError, SettingsError
 from federated_health.names import is_hospital_name
@@ -792,3 +792,16 @@ def test_dirichlet_skews_the_labels_of_patients_with_any_positive_stay() -> None
     balances = [table.groupby("id")["y"].max().mean() for table in hospitals]
     assert max(balances) - min(balances) > 0.4
     assert all(len(table) == 3 * table["id"].nunique() for table in hospitals)
+
+
+def test_twenty_hospitals_share_the_diabetes_stays_with_skewed_labels() -> None:
+    source = read_diabetes()
+
+    hospitals = divide(source, replace(dirichlet(20, 0.5), min_patients=8))
+
+    ids = [set(rows["patient"]) for rows in hospitals.values()]
+    assert min(map(len, ids)) >= 8
+    assert sum(map(len, ids)) == len(set.union(*ids)) == 69987
+    assert sum(map(len, hospitals.values())) == 99340
+    balances = [rows["readmitted_30d"].mean() for rows in hospitals.values()]
+    assert max(balances) - min(balances) > 0.2
