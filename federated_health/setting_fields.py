@@ -39,8 +39,7 @@ def setting(
     Args:
         unit: placeholder of its value in --help; empty for a boolean, and where --help lists the choices.
         shown: text of the default, instead of its value.
-        limits: one of TRAINING, for a setting that a task may state.
-        own_limits: arguments of `limit`, for other settings.
+        limits: one of TRAINING, for a setting that a task may state; others have `own_limits`, arguments of `limit`.
     """
     if limits:
         shown = f"the task's, or {f'{default:g}' if isinstance(default, float) else default}"
