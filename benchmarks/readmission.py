@@ -6,7 +6,7 @@ the federations run in process, through the same apps and strategies as over gRP
 
 logistic_regression, gradient_boosting   scikit-learn's, on the training rows of both hospitals together
 iid_...                                  2 hospitals, --by iid
-specialty_...                            a hospital per specialty of the patients' first stays
+specialty_...                            --hospital-column medical_specialty --min-patients 500
 dirichlet_...                            20 hospitals, --by dirichlet --alpha 0.5
 ..._average, ..._fedavg                  the federation with the task's settings and that strategy
 ..._fedavgm                              the same with the settings for hospitals with very different patients
@@ -51,12 +51,6 @@ from federated_health.settings import Settings
 DIVISIONS = ("iid", "specialty", "dirichlet")
 PARTS = ("references", *DIVISIONS, "naive")
 
-MIN_PATIENTS = 20
-"""Smallest number of patients of a hospital of a Dirichlet division."""
-
-TRAINING: Mapping[str, Value] = {"batch-size": 256, "learning-rate": 0.1, "l2": 0.001, "hidden": "64", "rounds": 30}
-"""Settings that suit the task."""
-
 FOR_SKEW: Mapping[str, Value] = {
     "strategy": "fedavgm",
     "strategy-args": "server-momentum=0.9",
@@ -72,20 +66,12 @@ Figures = dict[str, float]
 
 def divide_stays(source: Source, kind: str, seed: int) -> dict[str, pd.DataFrame]:
     """Hospital -> its stays."""
-    if kind == "specialty":
-        return divide_by_specialty(source.table)
-    if kind == "iid":
-        return divide(source, Partition(by="iid", hospitals=2, seed=seed))
-    return divide(source, Partition(by="dirichlet", hospitals=20, alpha=0.5, seed=seed, min_patients=MIN_PATIENTS))
-
-
-def divide_by_specialty(table: pd.DataFrame, min_patients: int = 500) -> dict[str, pd.DataFrame]:
-    """A hospital per group of specialties of the patients' first stays; small groups are one, and so are missing."""
-    patient = READMISSION_30D.patient or ""
-    specialty = table.groupby(patient)["specialty"].transform(lambda stays: stays.fillna(0).iloc[0])
-    patients = table.groupby(specialty)[patient].nunique()
-    merged = specialty.where(specialty.map(patients) >= min_patients, -1)
-    return {f"specialty-{int(number)}": rows for number, rows in table.groupby(merged)}
+    partitions = {
+        "iid": Partition(by="iid", hospitals=2, seed=seed),
+        "specialty": Partition(by="hospital", column="medical_specialty", min_patients=500, seed=seed),
+        "dirichlet": Partition(by="dirichlet", hospitals=20, alpha=0.5, min_patients=20, seed=seed),
+    }
+    return divide(source, partitions[kind])
 
 
 def write_stays(folder: Path, source: Source, divided: Mapping[str, pd.DataFrame]) -> dict[str, Path]:
@@ -219,15 +205,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--splits", type=int, default=5, help="number of split seeds (default: %(default)s)")
     parser.add_argument("--first-split", type=int, default=DEFAULT_SPLIT_SEED, metavar="SEED")
-    parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS), help="a part of the figures")
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS), help="some of the figures")
     parser.add_argument("--settings", nargs="*", default=[], metavar="NAME=VALUE", help="other than the task's")
     flags = parser.parse_args()
     quieten()
     defaults = Settings().to_config()
     others = {name: type(defaults[name])(value) for name, value in (setting.split("=") for setting in flags.settings)}
-    settings = Settings.from_config(
-        {"task": READMISSION_30D.name, "strategy": "average", "hospitals": 2, **TRAINING, **others}
-    )
+    settings = Settings.from_config({"task": READMISSION_30D.name, "strategy": "average", "hospitals": 2, **others})
     source = read_diabetes()
     began = time.perf_counter()
     seeds = range(flags.first_split, flags.first_split + flags.splits)

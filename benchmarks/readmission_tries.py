@@ -93,6 +93,14 @@ def scaled_log(name: str, values: Array) -> list[Array]:
     return [standardise(values if name == "age" else np.log1p(values))]
 
 
+def scaled_log_of_visits(name: str, values: Array) -> list[Array]:
+    return [standardise(np.log1p(values) if name.endswith("_visits") else values)]
+
+
+def plain_and_piecewise(name: str, values: Array) -> list[Array]:
+    return [standardise(values), *piecewise_linear(values, BOUNDS[name])]
+
+
 def one_hot(cells: "pd.Series[str]", most: int) -> Array:
     """The most frequent values of a column as text."""
     return np.stack([cells == value for value in cells.value_counts().index[:most]], axis=1).astype(np.float32)
@@ -123,11 +131,14 @@ def encodings(source: Source) -> dict[str, Callable[[], Array]]:
     return {
         "plain": plain,
         "log": lambda: encode(table, scaled_log),
+        "log visits": lambda: encode(table, scaled_log_of_visits),
+        "plain and piecewise": lambda: encode(table, plain_and_piecewise),
         "piecewise": lambda: encode(table, lambda name, values: piecewise_linear(values, BOUNDS[name])),
         "piecewise, quantiles": lambda: encode(table, lambda _, values: piecewise_linear(values, quantiles(values))),
         "bins": lambda: encode(table, lambda name, values: bins(values, BOUNDS[name])),
         "interactions": interactions,
         "ICD-9": diagnoses,
+        "race and payer": lambda: raw({"race": 6, "payer_code": 15}),
         "raw codes": lambda: raw({"discharge_disposition_id": 26, "admission_source_id": 17, "medical_specialty": 40}),
     }
 
@@ -163,28 +174,31 @@ TRIES = {
     "logistic": Try(hidden=()),
     **{f"{units} units": Try(hidden=(units,)) for units in (8, 16, 32, 128, 256)},
     "64 and 32 units": Try(hidden=(64, 32)),
-    **{name: Try(activation=name) for name in ("tanh", "gelu")},
-    **{f"l2 {l2}": Try(l2=l2) for l2 in (0.0, 0.0003, 0.0005, 0.002, 0.003)},
-    "15 rounds": Try(rounds=15),
-    "60 rounds": Try(rounds=60),
-    "batches of 32, rate 0.02": Try(batch_size=32, learning_rate=0.02),
-    "batches of 1024, rate 0.4": Try(batch_size=1024, learning_rate=0.4),
+    "128 and 64 units": Try(hidden=(128, 64)),
+    **{name: Try(activation=name) for name in ("tanh", "gelu", "silu")},
+    **{f"l2 {l2}": Try(l2=l2) for l2 in (0.0005, 0.0015)},
+    "20 rounds": Try(rounds=20),
+    "rate 0.05, 60 rounds": Try(learning_rate=0.05, rounds=60),
+    "rate times 0.95 per round": Try(decay=0.95),
     "rate 0.2, times 0.93 per round": Try(learning_rate=0.2, decay=0.93),
     "mean of the last 5 rounds": Try(averaged=5),
     "Adam, rate 0.001, 10 rounds": Try(optimizer="adam", learning_rate=0.001, rounds=10),
     "dropout 0.1": Try(dropout=0.1),
     "FedProx, mu 0.01": Try(proximal_mu=0.01),
     "4 networks": Try(members=4),
+    "log counts of visits and earlier stays": Try(encoding="log visits"),
     "log counts": Try(encoding="log"),
     "logistic, log counts": Try(encoding="log", hidden=()),
     "piecewise-linear, fixed bounds": Try(encoding="piecewise"),
     "piecewise-linear, 8 quantiles": Try(encoding="piecewise, quantiles"),
     "logistic, piecewise-linear": Try(encoding="piecewise", hidden=()),
+    "plain and piecewise-linear": Try(encoding="plain and piecewise"),
     "bins": Try(encoding="bins"),
     "products with earlier stays": Try(encoding="interactions"),
     "logistic, products with earlier stays": Try(encoding="interactions", hidden=()),
     "60 ICD-9 categories per diagnosis": Try(encoding="ICD-9"),
     "codes of discharge, source and specialty ungrouped": Try(encoding="raw codes"),
+    "race and payer, too": Try(encoding="race and payer"),
 }
 
 
