@@ -9,7 +9,7 @@ demo: .venv/installed
 	$(BIN)/python -m federated_health demo
 
 demo-readmission: .venv/installed
-	$(BIN)/python -m federated_health demo --task readmission
+	$(BIN)/python -m federated_health demo --task readmission-30d
 
 evidence: .venv/installed
 	$(BIN)/python create_dataset.py --out runs/evidence/data --force
@@ -52,6 +52,7 @@ bench-accuracy: .venv/installed-dev
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/flamby.py
 	$(BIN)/python benchmarks/readmission.py
+	$(BIN)/python benchmarks/readmission_generated.py
 
 # Runs with one injected fault each, the streams of 500 hospitals, malformed messages to server and hospital, and the
 # tests of hostile input. benchmarks/soak.py, which takes half an hour, is not part of it.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks run from a checkout, not installed
 
@@ -44,6 +45,7 @@ class Outcome:
         hospitals, federation: figures as in metrics.json.
         roc_auc_all: exact AUC over all patients together, from the hospitals' own scores.
         exact: exact figures of the federation, from the same scores, with `mean_roc_auc` within hospitals.
+        log_odds, labels: of all held-out rows, in the hospitals' order.
     """
 
     hospitals: dict[str, dict[str, Any]]
@@ -51,6 +53,14 @@ class Outcome:
     roc_auc_all: float
     exact: dict[str, Any]
     threshold: float
+    log_odds: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.float32]
+
+    @property
+    def log_loss(self) -> float:
+        """Mean cross-entropy of all held-out rows, in nats."""
+        log_odds = self.log_odds.astype(np.float64)
+        return float(np.mean(np.logaddexp(0.0, log_odds) - self.labels * log_odds))
 
     @property
     def mean_accuracy(self) -> float:
@@ -68,7 +78,8 @@ def federate(hospitals: Sequence[Hospital], settings: Settings) -> Outcome:
         LocalModel(hospital, settings.network_declaration, normalisation).score(run.weights) for hospital in hospitals
     ]
     labels = [hospital.test.labels for hospital in hospitals]
-    exact = roc_auc(np.concatenate(scores), np.concatenate(labels))
+    all_scores, all_labels = np.concatenate(scores), np.concatenate(labels)
+    exact = roc_auc(all_scores, all_labels)
     counts = [run.target.measure(*pair, run.threshold) for pair in zip(scores, labels, strict=True)]
     within = [auc for pair in zip(scores, labels, strict=True) if (auc := roc_auc(*pair)) is not None]
     return Outcome(
@@ -77,6 +88,8 @@ def federate(hospitals: Sequence[Hospital], settings: Settings) -> Outcome:
         roc_auc_all=exact or float("nan"),
         exact={**run.target.figures(merge_counts(counts), 0, exact), "mean_roc_auc": float(np.mean(within))},
         threshold=run.threshold,
+        log_odds=all_scores,
+        labels=all_labels,
     )
 
 
@@ -107,6 +120,7 @@ def measure(hospitals: dict[str, Path], settings: Settings, split_seed: int) -> 
         "f1": outcome.federation["f1"],
         "threshold": outcome.threshold,
         "brier": outcome.federation["brier"],
+        "log_loss": outcome.log_loss,
     }
 
 
@@ -126,10 +140,10 @@ def summarise(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     """Mean, standard deviation and range of each figure."""
     return {
         key: {
-            "mean": round(statistics.mean(run[key] for run in runs), 4),
-            "sd": round(statistics.stdev(run[key] for run in runs), 4),
-            "min": round(min(run[key] for run in runs), 4),
-            "max": round(max(run[key] for run in runs), 4),
+            "mean": round(statistics.mean(run[key] for run in runs), 5),
+            "sd": round(statistics.stdev(run[key] for run in runs), 5),
+            "min": round(min(run[key] for run in runs), 5),
+            "max": round(max(run[key] for run in runs), 5),
         }
         for key in runs[0]
     }

@@ -1,102 +1,241 @@
-"""Federations of two virtual hospitals compared with pooled rows and the Bayes optimum; prints JSON.
+"""Figures of readmission-30d on real stays, over splits by patient; prints JSON with mean and deviation of each.
 
-Over generator seeds, with the default settings except for strategy `average`. Every figure is the exact ROC-AUC over
-the same held-out patients of both hospitals:
+All 99,340 stays of UCI's Diabetes 130-US Hospitals. A split seed draws the held-out quarter of the patients at every
+hospital, and the division where it is random. Every figure is exact, over the held-out stays of all hospitals together;
+the federations run in process, through the same apps and strategies as over gRPC.
 
-federation_mlp, federation_logistic   the federation in process, through the same apps and strategies as over gRPC
-pooled_mlp                            one model, trained with the same recipe on both hospitals' training rows together
-pooled_mlp_other_seed                 the same with another training seed, which shows the noise of a difference
-bayes                                 the probabilities that the generator knows, with the labels that were drawn
-bayes_expected                        their expected figure over labels
+logistic_regression, gradient_boosting   scikit-learn's, on the training rows of both hospitals together
+iid_...                                  2 hospitals, --by iid
+specialty_...                            a hospital per specialty of the patients' first stays
+dirichlet_...                            20 hospitals, --by dirichlet --alpha 0.5
+..._average, ..._fedavg                  the federation with the task's settings and that strategy
+..._fedavgm                              the same with the settings for hospitals with very different patients
+..._pooled                               one hospital with the rows of all: the same network, settings and stays
+..._minus_pooled                         difference of ROC-AUC from it, paired by split
+naive                                    iid_average, but rows instead of patients are divided and held out
 """
 
 import argparse
 import json
 import tempfile
+import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import measure, quieten, summarise, write_source
+import pandas as pd
+from common import Outcome, federate, quieten, summarise
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from federated_health.data.hospital import Hospital, Patients, load_hospital
-from federated_health.data.partitions import Partition
-from federated_health.data.sources.generated_patients import expected_roc_auc, generate_patients, held_out_probability
-from federated_health.data.sources.source import generate_readmission
+from federated_health.data.columns import Measurement
+from federated_health.data.data_check import DataCheck, check_data
+from federated_health.data.dataset_folder import write_hospitals
+from federated_health.data.hospital import Hospital, Patients, split_hospital
+from federated_health.data.manifest import find_hospital
+from federated_health.data.partitions import Partition, divide
+from federated_health.data.sources.source import Source, read_diabetes
 from federated_health.data.split import DEFAULT_SPLIT_SEED
-from federated_health.data.task_files import READMISSION
-from federated_health.hospital.local_model import LocalModel
-from federated_health.ml.networks import initial_weights
-from federated_health.ml.normalisation import column_sums, merge_sums, normalisation_from
+from federated_health.data.task_files import READMISSION_30D
+from federated_health.ml.calibration import calibration
 from federated_health.ml.scores import roc_auc
+from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 
+DIVISIONS = ("iid", "specialty", "dirichlet")
+PARTS = ("references", *DIVISIONS, "naive")
 
-def score_pooled(hospitals: list[Hospital], settings: Settings) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Held-out scores of one model, trained on all training rows for the rounds and epochs of a federation."""
-    sums = [column_sums(hospital.train.values[:, READMISSION.measurement_positions]) for hospital in hospitals]
-    pooled = Hospital(
-        name="pooled",
-        task=READMISSION,
-        train=Patients.concatenate(hospital.train for hospital in hospitals),
-        test=Patients.concatenate(hospital.test for hospital in hospitals),
-    )
-    local = LocalModel(pooled, settings.network_declaration, normalisation_from(merge_sums(sums)))
-    weights = initial_weights(READMISSION, settings.network_declaration, settings.seed)
-    for number in range(1, settings.rounds + 1):
-        weights, _ = local.train(weights, settings, number)
-    return local.score(weights)
+MIN_PATIENTS = 20
+"""Smallest number of patients of a hospital of a Dirichlet division."""
+
+TRAINING: Mapping[str, Value] = {"batch-size": 256, "learning-rate": 0.1, "l2": 0.001, "hidden": "64", "rounds": 30}
+"""Settings that suit the task."""
+
+FOR_SKEW: Mapping[str, Value] = {
+    "strategy": "fedavgm",
+    "strategy-args": "server-momentum=0.9",
+    "batch-size": 0,
+    "local-epochs": 1,
+    "learning-rate": 1.0,
+    "rounds": 150,
+}
+"""For hospitals with very different patients: each round is one step with momentum along the gradient of all rows."""
+
+Figures = dict[str, float]
 
 
-def compare(patients: int, seed: int, settings: Settings) -> dict[str, float]:
-    """All figures for one draw of patients."""
-    records = generate_patients(patients, seed)
+def divide_stays(source: Source, kind: str, seed: int) -> dict[str, pd.DataFrame]:
+    """Hospital -> its stays."""
+    if kind == "specialty":
+        return divide_by_specialty(source.table)
+    if kind == "iid":
+        return divide(source, Partition(by="iid", hospitals=2, seed=seed))
+    return divide(source, Partition(by="dirichlet", hospitals=20, alpha=0.5, seed=seed, min_patients=MIN_PATIENTS))
+
+
+def divide_by_specialty(table: pd.DataFrame, min_patients: int = 500) -> dict[str, pd.DataFrame]:
+    """A hospital per group of specialties of the patients' first stays; small groups are one, and so are missing."""
+    patient = READMISSION_30D.patient or ""
+    specialty = table.groupby(patient)["specialty"].transform(lambda stays: stays.fillna(0).iloc[0])
+    patients = table.groupby(specialty)[patient].nunique()
+    merged = specialty.where(specialty.map(patients) >= min_patients, -1)
+    return {f"specialty-{int(number)}": rows for number, rows in table.groupby(merged)}
+
+
+def write_stays(folder: Path, source: Source, divided: Mapping[str, pd.DataFrame]) -> dict[str, Path]:
+    """The hospitals' CSVs, by name."""
+    write_hospitals(folder, source, divided, partition={})
+    return {name: path for path, name in (find_hospital(folder, number + 1) for number in range(len(divided)))}
+
+
+def check_hospitals(source: Source, divided: Mapping[str, pd.DataFrame]) -> dict[str, DataCheck]:
+    """The hospitals' CSVs, written, read and checked."""
     with tempfile.TemporaryDirectory() as folder:
-        paths = write_source(Path(folder), generate_readmission(patients, seed), Partition(by="hospital", seed=0))
-        hospitals = [load_hospital(path, READMISSION, name, DEFAULT_SPLIT_SEED) for name, path in paths.items()]
-        mlp, logistic = (
-            measure(paths, replace(settings, model=model), DEFAULT_SPLIT_SEED)["roc_auc_all"]
-            for model in ("mlp", "logistic")
+        paths = write_stays(Path(folder), source, divided)
+        return {name: check_data(path, source.task) for name, path in paths.items()}
+
+
+def pool(hospitals: list[Hospital]) -> Hospital:
+    """One hospital with the rows of all, on the same side of the split."""
+    train, test = (
+        Patients(
+            np.concatenate([rows.values for rows in side]),
+            np.concatenate([rows.labels for rows in side]),
+            np.concatenate([rows.ids for rows in side if rows.ids is not None]),
         )
-    labels = np.concatenate([hospital.test.labels for hospital in hospitals])
-    known, drawn = held_out_probability(records)
-    assert (drawn == labels).all()
-    other = replace(settings, seed=settings.seed + 1)
-    scores = (score_pooled(hospitals, settings), score_pooled(hospitals, other), known)
-    pooled, pooled_other, bayes = (roc_auc(score, labels) or float("nan") for score in scores)
+        for side in ([hospital.train for hospital in hospitals], [hospital.test for hospital in hospitals])
+    )
+    return Hospital(name="pooled", task=READMISSION_30D, train=train, test=test)
+
+
+def figures_of(outcome: Outcome) -> Figures:
+    """Exact figures of a run."""
+    fitted = calibration(outcome.log_odds, outcome.labels)
+    risk = 1 / (1 + np.exp(-outcome.log_odds.astype(np.float64)))
     return {
-        "prevalence": float(records.table[READMISSION.label.name].mean()),
-        "federation_mlp": mlp,
-        "pooled_mlp": pooled,
-        "pooled_mlp_other_seed": pooled_other,
-        "federation_logistic": logistic,
-        "bayes": bayes,
-        "bayes_expected": expected_roc_auc(known),
-        "federation_minus_pooled": mlp - pooled,
-        "pooled_minus_pooled_of_other_seed": pooled - pooled_other,
-        "mlp_minus_logistic": mlp - logistic,
-        "bayes_minus_mlp": bayes - mlp,
+        "roc_auc": outcome.roc_auc_all,
+        "average_precision": float(average_precision_score(outcome.labels, risk)),
+        "brier": outcome.exact["brier"],
+        "calibration_slope": fitted.slope or float("nan"),
+        "calibration_intercept": fitted.intercept or float("nan"),
+        **{name: outcome.exact[name] for name in ("recall", "precision", "f1", "accuracy")},
+        "threshold": outcome.threshold,
     }
+
+
+def federated_and_pooled(hospitals: list[Hospital], settings: Settings, *, skewed: bool) -> dict[str, Figures]:
+    """Figures by strategy, and of all rows in one place."""
+    tried = {"average": settings}
+    if skewed:
+        tried["fedavg"] = replace(settings, strategy="fedavg")
+        tried["fedavgm"] = Settings.from_config({**settings.to_config(), **FOR_SKEW})
+    figures = {name: figures_of(federate(hospitals, chosen)) for name, chosen in tried.items()}
+    pooled = figures_of(federate([pool(hospitals)], replace(settings, hospitals=1)))
+    minus = {f"{name}_minus_pooled": {"roc_auc": figures[name]["roc_auc"] - pooled["roc_auc"]} for name in tried}
+    return figures | {"pooled": pooled} | minus
+
+
+def score_references(hospital: Hospital, seed: int) -> dict[str, Figures]:
+    """Figures of scikit-learn's models, trained on the hospital's training rows."""
+    task = READMISSION_30D
+    measurements = [i for i, column in enumerate(task.columns) if isinstance(column, Measurement)]
+    categories = [i for i in range(len(task.columns)) if i not in measurements]
+    features = make_column_transformer(
+        (StandardScaler(), measurements), (OneHotEncoder(handle_unknown="ignore"), categories)
+    )
+    models = {
+        "logistic_regression": make_pipeline(features, LogisticRegression(max_iter=1000)),
+        "gradient_boosting": HistGradientBoostingClassifier(categorical_features=categories, random_state=seed),
+    }
+    figures = {}
+    for name, model in models.items():
+        model.fit(hospital.train.values, hospital.train.labels)
+        risk = model.predict_proba(hospital.test.values)[:, 1]
+        fitted = calibration(np.log(risk / (1 - risk)), hospital.test.labels)
+        figures[name] = {
+            "roc_auc": roc_auc(risk, hospital.test.labels) or float("nan"),
+            "average_precision": float(average_precision_score(hospital.test.labels, risk)),
+            "brier": float(np.mean((risk - hospital.test.labels) ** 2)),
+            "calibration_slope": fitted.slope or float("nan"),
+        }
+    return figures
+
+
+def split_rows_naively(source: Source, seed: int) -> list[Hospital]:
+    """Two hospitals of rows drawn at random, a quarter of which are held out, whoever their patients are."""
+    order = np.random.default_rng(seed).permutation(len(source.table))
+    ids = source.table[READMISSION_30D.patient].to_numpy(dtype=np.int64)
+    rows = Patients.from_table(source.table, READMISSION_30D, ids)
+    return [
+        Hospital(
+            name=f"hospital-{number}",
+            task=READMISSION_30D,
+            train=rows.take(part[len(part) // 4 :]),
+            test=rows.take(part[: len(part) // 4]),
+        )
+        for number, part in enumerate(np.array_split(order, 2), start=1)
+    ]
+
+
+def share_known(hospitals: list[Hospital]) -> float:
+    """Share of the held-out rows whose patient has a training row at any hospital."""
+    train, test = (
+        np.concatenate([side.ids for side in sides if side.ids is not None])
+        for sides in ([hospital.train for hospital in hospitals], [hospital.test for hospital in hospitals])
+    )
+    return float(np.isin(test, train).mean())
+
+
+def run_split(source: Source, parts: list[str], settings: Settings, seed: int) -> dict[str, Figures]:
+    """Figures of one split, by what was measured."""
+    figures: dict[str, Figures] = {}
+    for kind in DIVISIONS:
+        if kind not in parts and not (kind == "iid" and {"references", "naive"} & set(parts)):
+            continue
+        checks = check_hospitals(source, divide_stays(source, kind, seed))
+        hospitals = [split_hospital(check, name, seed) for name, check in checks.items()]
+        here = replace(settings, hospitals=len(hospitals))
+        if kind in parts:
+            measured = federated_and_pooled(hospitals, here, skewed=kind != "iid")
+            figures |= {f"{kind}_{name}": values for name, values in measured.items()}
+        if kind == "iid" and "references" in parts:
+            figures |= score_references(pool(hospitals), seed)
+        if kind == "iid" and "naive" in parts:
+            naive = split_rows_naively(source, seed)
+            figures["naive"] = figures_of(federate(naive, here)) | {"known_patients": share_known(naive)}
+            if kind in parts:
+                difference = figures["naive"]["roc_auc"] - figures["iid_average"]["roc_auc"]
+                figures["naive_minus_iid_average"] = {"roc_auc": difference, "known_patients": share_known(hospitals)}
+    return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10, help="generator seeds (default: %(default)s)")
-    parser.add_argument("--first-seed", type=int, default=0, help="the first generator seed (default: %(default)s)")
-    parser.add_argument("--patients", type=int, default=4000, help="patients of both hospitals (default: %(default)s)")
+    parser.add_argument("--splits", type=int, default=5, help="number of split seeds (default: %(default)s)")
+    parser.add_argument("--first-split", type=int, default=DEFAULT_SPLIT_SEED, metavar="SEED")
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS), help="a part of the figures")
+    parser.add_argument("--settings", nargs="*", default=[], metavar="NAME=VALUE", help="other than the task's")
     flags = parser.parse_args()
     quieten()
-    settings = Settings(task=READMISSION.name, hospitals=2, strategy="average")
-    seeds = range(flags.first_seed, flags.first_seed + flags.seeds)
-    runs = [compare(flags.patients, seed, settings) for seed in seeds]
-    result: dict[str, Any] = {
-        "settings": settings.to_config(),
-        "patients": flags.patients,
-        "generator_seeds": list(seeds),
-        "seeds_within_0.01_of_pooled": sum(abs(run["federation_minus_pooled"]) <= 0.01 for run in runs),
-        **(summarise(runs) if len(runs) > 1 else runs[0]),
-    }
+    defaults = Settings().to_config()
+    others = {name: type(defaults[name])(value) for name, value in (setting.split("=") for setting in flags.settings)}
+    settings = Settings.from_config(
+        {"task": READMISSION_30D.name, "strategy": "average", "hospitals": 2, **TRAINING, **others}
+    )
+    source = read_diabetes()
+    began = time.perf_counter()
+    seeds = range(flags.first_split, flags.first_split + flags.splits)
+    runs = [run_split(source, flags.only, settings, seed) for seed in seeds]
+    result: dict[str, Any] = {"settings": settings.to_config(), "split_seeds": list(seeds)}
+    for name in runs[0]:
+        result[name] = summarise([run[name] for run in runs]) if len(runs) > 1 else runs[0][name]
+    result["seconds"] = round(time.perf_counter() - began)
     print(json.dumps(result, indent=2))
 
 

@@ -1,4 +1,4 @@
-"""Names that several parts share: of hospitals and their nodes, of a run's files, of keys; and defaults of flags."""
+"""Shared by several parts: names of hospitals, networks, optimizers, files and keys; limits, and defaults of flags."""
 
 import re
 import unicodedata
@@ -27,6 +27,18 @@ Settings allow no more, and a hospital refuses a message that asks for more.
 
 MAX_WEIGHTS = 2**27
 """Largest number of a network's weights: 512 MiB, which is the largest message."""
+
+MODELS = ("mlp", "logistic")
+
+ACTIVATIONS = ("relu", "tanh", "sigmoid", "elu", "selu", "gelu", "silu", "softplus", "softsign", "leaky_relu", "mish")
+"""Activations of hidden layers, by Keras's names."""
+
+SGD = "sgd"
+OPTIMIZERS = (SGD, "adam", "adamw", "adamax", "nadam", "rmsprop", "adagrad", "adadelta", "lion", "ftrl")
+"""Optimizers of local training, by Keras's names; sgd is plain stochastic gradient descent."""
+
+MAX_UNITS, MAX_LAYERS = 65_536, 32
+"""Largest hidden layer, and largest number of them."""
 
 HOSPITAL_COLUMN = "hospital"
 """Column of a table, or of a mapping file, with the hospital of each row."""
@@ -61,6 +73,17 @@ PROXIMAL_MU = "proximal-mu"
 
 RUN_ID = 1
 """Flower's number of the run: outside its own engines there is one."""
+
+
+def read_hidden(text: str) -> tuple[int, ...]:
+    """Units of each hidden layer, such as 32,16; a ValueError if the text is something else."""
+    try:
+        units = tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        units = (0,)
+    if len(units) > MAX_LAYERS or not all(0 < number <= MAX_UNITS for number in units):
+        raise ValueError(f"expected units of at most {MAX_LAYERS} layers, from 1 to {MAX_UNITS}, such as 32,16")
+    return units
 
 
 def is_hospital_name(name: str) -> bool:

@@ -7,9 +7,10 @@ from dataclasses import fields
 
 from federated_health import setting_fields as limits
 from federated_health.errors import SettingsError, check_installed
-from federated_health.ml.networks import FILE, SGD, Network
+from federated_health.ml.networks import FILE, Network
 from federated_health.ml.strategies import STRATEGIES
 from federated_health.ml.targets import target_of
+from federated_health.names import SGD
 from federated_health.settings import MIN_SECURE_HOSPITALS, Settings
 
 

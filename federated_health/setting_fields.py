@@ -1,10 +1,24 @@
 """Declaration of a setting: its type, default, range, group and help text."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import Field, field
 from typing import Any
 
 from federated_health.errors import SettingsError
-from federated_health.names import LARGEST
+from federated_health.names import (
+    ACTIVATIONS,
+    LARGEST,
+    MAX_BATCH_SIZE,
+    MAX_LAYERS,
+    MAX_LOCAL_EPOCHS,
+    MAX_PENALTY,
+    MAX_RATE,
+    MAX_ROUNDS,
+    MAX_UNITS,
+    MODELS,
+    OPTIMIZERS,
+    read_hidden,
+)
 
 Value = str | int | float | bool
 
@@ -28,30 +42,49 @@ def setting(
     help: str,
     *,
     unit: str = "",
-    minimum: float | None = None,
-    above: float | None = None,
-    maximum: float | None = None,
-    choices: tuple[str, ...] = (),
-    allowed: str = "",
     shown: str = "",
+    limits: Mapping[str, Any] | None = None,
+    **own_limits: Any,
 ) -> Any:
     """A dataclass field for a setting, with its default, and with its constraints as metadata.
 
     Args:
         unit: placeholder of its value in --help; empty for a boolean, and where --help lists the choices.
-        minimum, above: inclusive or exclusive lower bound.
-        maximum: inclusive upper bound.
-        allowed: text of the range, instead of that of the bounds.
         shown: text of the default, instead of its value.
+        limits: one of TRAINING, for a setting that a task may state.
+        own_limits: arguments of `limit`, for other settings.
+    """
+    if limits is not None:
+        shown = f"the task's, or {default:g}" if isinstance(default, float) else f"the task's, or {default}"
+    words = {"group": group, "help": help, "unit": unit, "shown": shown}
+    return field(default=default, metadata={**words, **(limits or limit(type(default), **own_limits))})
+
+
+def limit(
+    kind: type,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] = (),
+    read: Callable[[str], object] | None = None,
+    allowed: str = "",
+) -> dict[str, Any]:
+    """Limits of a setting's values, for `find_problem`.
+
+    Args:
+        kind: type of the values.
+        minimum, above: inclusive or exclusive lower bound.
+        maximum, below: inclusive or exclusive upper bound.
+        read: a function that raises a ValueError for a text that is not valid.
+        allowed: text of the range, instead of that of the bounds.
     """
     low = f"above {above:g}" if above is not None else f"at least {minimum:g}" if minimum is not None else ""
-    high = f"at most {plain(maximum)}" if maximum is not None else ""
+    high = f"at most {plain(maximum)}" if maximum is not None else f"below {below:g}" if below is not None else ""
     allowed = allowed or ", ".join(part for part in (low, high) if part)
-    description = {"group": group, "help": help, "unit": unit, "range": allowed, "shown": shown}
-    return field(
-        default=default,
-        metadata={**description, "minimum": minimum, "above": above, "maximum": maximum, "choices": choices},
-    )
+    bounds = {"minimum": minimum, "above": above, "maximum": maximum, "below": below}
+    return {"type": kind, "range": allowed, **bounds, "choices": choices, "read": read}
 
 
 def plain(value: float) -> str:
@@ -59,33 +92,76 @@ def plain(value: float) -> str:
     return f"{value:,.0f}" if value >= 1e4 else f"{value:g}"
 
 
+TRAINING: Mapping[str, Mapping[str, Any]] = {
+    "rounds": limit(int, minimum=1, maximum=MAX_ROUNDS),
+    "local_epochs": limit(int, minimum=1, maximum=MAX_LOCAL_EPOCHS),
+    "batch_size": limit(int, minimum=0, maximum=MAX_BATCH_SIZE),
+    "learning_rate": limit(float, above=0, maximum=MAX_RATE),
+    "optimizer": limit(str, choices=OPTIMIZERS),
+    "l2": limit(float, minimum=0, maximum=MAX_PENALTY),
+    "model": limit(str, choices=MODELS),
+    "hidden": limit(str, read=read_hidden, allowed=f"1 to {MAX_UNITS:,} each, at most {MAX_LAYERS} layers"),
+    "activation": limit(str, choices=ACTIVATIONS),
+    "dropout": limit(float, minimum=0, below=1),
+    "dp_rounds": limit(int, minimum=1, maximum=MAX_ROUNDS),
+    "dp_clip": limit(float, minimum=MIN_CLIP, maximum=MAX_CLIP),
+    "dp_sampling_rate": limit(float, minimum=MIN_RATE, maximum=1),
+    "dp_steps": limit(int, minimum=1, maximum=MAX_STEPS),
+    "dp_learning_rate": limit(float, above=0, maximum=MAX_RATE),
+}
+"""Settings that a task may state, with their limits. dp_rounds is `rounds` of a run with differential privacy."""
+
+OF_TASK = "default"
+"""A value of these settings in a run config: the task's, or else the project's default."""
+
+
 def flag_of(setting: "Field[Any]") -> str:
     """A setting's name with dashes, as flags and the run config spell it."""
     return setting.name.replace("_", "-")
 
 
-def coerce(setting: "Field[Any]", value: Value) -> Value:
+def coerce(kind: type, value: Value) -> Value:
     """The value; an integer for a float setting, such as TOML's `wait = 300`, becomes a float."""
-    is_whole = setting.type is float and type(value) is int and abs(value) <= LARGEST
+    is_whole = kind is float and type(value) is int and abs(value) <= LARGEST
     return float(value) if is_whole else value
 
 
 def check(setting: "Field[Any]", value: object) -> None:
     """Raise SettingsError if a value has the wrong type for a setting, or is out of its range."""
-    name, rules = flag_of(setting), setting.metadata
-    if type(value) is not setting.type:
-        raise SettingsError(f"{name}: expected {_words[setting.type]}, got {value!r}")
-    if rules["choices"] and value not in rules["choices"]:
-        raise SettingsError(f"{name}: expected one of {', '.join(rules['choices'])}, got {value!r}")
+    if problem := find_problem(setting.metadata, value):
+        raise SettingsError(f"{flag_of(setting)}: {problem}")
+
+
+def find_problem(limits: Mapping[str, Any], value: object) -> str:
+    """What is wrong with a value, by the limits of its setting; empty if nothing is."""
+    if type(value) is not limits["type"]:
+        return f"expected {_words[limits['type']]}, got {_show(value)}"
+    if limits["choices"] and value not in limits["choices"]:
+        return f"expected one of {', '.join(limits['choices'])}, got {_show(value)}"
     if isinstance(value, int | float):
-        if rules["minimum"] is not None and not rules["minimum"] <= value < float("inf"):
-            raise SettingsError(f"{name}: expected at least {rules['minimum']}, got {value!r}")
-        if rules["maximum"] is not None and value > rules["maximum"]:
-            raise SettingsError(f"{name}: expected at most {plain(rules['maximum'])}, got {value!r}")
+        if limits["minimum"] is not None and not limits["minimum"] <= value < float("inf"):
+            return f"expected at least {limits['minimum']}, got {_show(value)}"
+        if limits["maximum"] is not None and value > limits["maximum"]:
+            return f"expected at most {plain(limits['maximum'])}, got {_show(value)}"
         if type(value) is int and value > LARGEST:
-            raise SettingsError(f"{name}: expected at most {LARGEST}, got {value!r}")
-        if rules["above"] is not None and not rules["above"] < value < float("inf"):
-            raise SettingsError(f"{name}: expected more than {rules['above']}, got {value!r}")
+            return f"expected at most {LARGEST}, got {_show(value)}"
+        if limits["above"] is not None and not limits["above"] < value < float("inf"):
+            return f"expected more than {limits['above']}, got {_show(value)}"
+        if limits["below"] is not None and value >= limits["below"]:
+            return f"expected less than {limits['below']}, got {_show(value)}"
+    if limits["read"] is not None:
+        try:
+            limits["read"](value)
+        except ValueError as error:
+            return f"{error}, got {_show(value)}"
+    return ""
+
+
+def _show(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python's limit on the digits of a whole number
+        return "a number with too many digits"
 
 
 _words: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}

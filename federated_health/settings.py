@@ -14,32 +14,21 @@ from federated_health.data.task_files import DEFAULT_TASK, TASKS, find_task, rea
 from federated_health.data.tasks import Task
 from federated_health.errors import SettingsError
 from federated_health.ml import load_privacy_plan
-from federated_health.ml.networks import (
-    ACTIVATIONS,
-    FILE,
-    MODELS,
-    OPTIMIZERS,
-    SGD,
-    Network,
-    agreement_of,
-    number_of_weights,
-    read_hidden,
-)
+from federated_health.ml.networks import FILE, Network, agreement_of, number_of_weights
 from federated_health.ml.strategies import STRATEGIES, Arguments, check_strategy, read_arguments, write_arguments
 from federated_health.names import (
     DEFAULT_ADDRESS,
     DEFAULT_DATA,
     DEFAULT_WAIT,
-    MAX_BATCH_SIZE,
     MAX_EPSILON,
-    MAX_LOCAL_EPOCHS,
     MAX_PENALTY,
-    MAX_RATE,
     MAX_ROUNDS,
     MAX_WAIT,
     MAX_WEIGHTS,
+    SGD,
+    read_hidden,
 )
-from federated_health.setting_fields import Value, check, coerce, flag_of, setting
+from federated_health.setting_fields import OF_TASK, TRAINING, Value, check, coerce, flag_of, setting
 
 if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan
@@ -97,33 +86,29 @@ class Settings:
         30,
         "number of rounds; in each, the hospitals train and the server averages their weights",
         unit="N",
-        minimum=1,
-        maximum=MAX_ROUNDS,
+        limits=TRAINING["rounds"],
     )
     local_epochs: int = _of_training(
-        5, "passes over a hospital's training rows per round", unit="N", minimum=1, maximum=MAX_LOCAL_EPOCHS
+        5, "passes over a hospital's training rows per round", unit="N", limits=TRAINING["local_epochs"]
     )
     batch_size: int = _of_training(
-        32,
-        "rows per training step; 0 means all rows of a hospital",
-        unit="ROWS",
-        minimum=0,
-        maximum=MAX_BATCH_SIZE,
+        32, "rows per training step; 0 means all rows of a hospital", unit="ROWS", limits=TRAINING["batch_size"]
     )
-    learning_rate: float = _of_training(0.05, "learning rate of --optimizer", unit="RATE", above=0, maximum=MAX_RATE)
+    learning_rate: float = _of_training(
+        0.05, "learning rate of --optimizer", unit="RATE", limits=TRAINING["learning_rate"]
+    )
     optimizer: str = _of_training(
         SGD,
         "optimizer of local training, one of Keras's; sgd is plain stochastic gradient descent; the state of the "
         "others, such as Adam's moments, is local to a round",
-        choices=OPTIMIZERS,
         unit="NAME",
+        limits=TRAINING["optimizer"],
     )
     l2: float = _of_training(
         0.003,
         "L2 regularisation strength: weight of the squared kernels in the loss",
         unit="WEIGHT",
-        minimum=0,
-        maximum=MAX_PENALTY,
+        limits=TRAINING["l2"],
     )
     class_weight: str = _of_training(
         "none",
@@ -132,18 +117,19 @@ class Settings:
         choices=("none", "balanced"),
     )
     model: str = _of_training(
-        "mlp", "the network: mlp has hidden layers, logistic is a logistic regression", choices=MODELS
+        "mlp", "the network: mlp has hidden layers, logistic is a logistic regression", limits=TRAINING["model"]
     )
-    hidden: str = _of_training("16", "units of each hidden layer of the mlp, such as 32,16", unit="UNITS")
+    hidden: str = _of_training(
+        "16", "units of each hidden layer of the mlp, such as 32,16", unit="UNITS", limits=TRAINING["hidden"]
+    )
     activation: str = _of_training(
-        "relu", "activation of the mlp's hidden layers, one of Keras's", choices=ACTIVATIONS, unit="NAME"
+        "relu", "activation of the mlp's hidden layers, one of Keras's", unit="NAME", limits=TRAINING["activation"]
     )
     dropout: float = _of_training(
         0.0,
         "share of each hidden layer's units that a training step of the mlp drops",
         unit="SHARE",
-        minimum=0,
-        allowed="at least 0, below 1",
+        limits=TRAINING["dropout"],
     )
     network: str = _of_training(
         "",
@@ -218,29 +204,25 @@ class Settings:
         0.25,
         "with differential privacy: L2 norm to which each patient's gradient is clipped",
         unit="NORM",
-        minimum=limits.MIN_CLIP,
-        maximum=limits.MAX_CLIP,
+        limits=TRAINING["dp_clip"],
     )
     dp_sampling_rate: float = _of_privacy(
         0.5,
         "with differential privacy: probability that a training step includes a given patient",
         unit="CHANCE",
-        minimum=limits.MIN_RATE,
-        maximum=1,
+        limits=TRAINING["dp_sampling_rate"],
     )
     dp_steps: int = _of_privacy(
         1,
         "with differential privacy: training steps per round, instead of --local-epochs",
         unit="N",
-        minimum=1,
-        maximum=limits.MAX_STEPS,
+        limits=TRAINING["dp_steps"],
     )
     dp_learning_rate: float = _of_privacy(
         3.0,
         "with differential privacy: learning rate, instead of --learning-rate",
         unit="RATE",
-        above=0,
-        maximum=MAX_RATE,
+        limits=TRAINING["dp_learning_rate"],
     )
     dp_spare_rounds: int = _of_privacy(
         2,
@@ -292,8 +274,8 @@ class Settings:
             task = read_task_file(Path(self.task_file))
             if self.task not in (DEFAULT_TASK, task.name):
                 raise SettingsError(f"task: expected {task.name}, the task of {self.task_file}, got {self.task!r}")
-            object.__setattr__(self, "task", task.name)
         task, network = self.task_declaration, self.network_declaration
+        object.__setattr__(self, "task", task.name)  # its own, if an alias was given
         if network.model != FILE and (weights := number_of_weights(task, network)) > MAX_WEIGHTS:
             raise SettingsError(f"hidden: expected at most {MAX_WEIGHTS:,} weights in all layers, got {weights:,}")
         local_rate = self.dp_learning_rate if self.dp_epsilon else self.learning_rate
@@ -322,12 +304,29 @@ class Settings:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Value], declared_task: Task | None = None) -> Self:
-        """Settings from names with dashes, such as Flower's run config; an unknown name is an error, too."""
+        """Settings from names with dashes, such as Flower's run config; an unknown name is an error, too.
+
+        A value of the config wins, then one that the task states, then the default.
+        """
         known = {flag_of(setting): setting for setting in fields(cls)}
         if unknown := sorted(set(config) - set(known)):
             raise SettingsError(f"unknown setting {', '.join(unknown)}; known are: {', '.join(known)}")
-        values: dict[str, Any] = {known[flag].name: coerce(known[flag], value) for flag, value in config.items()}
-        return cls(**values, declared_task=declared_task)
+        given: dict[str, Any] = {
+            known[flag].name: coerce(known[flag].metadata["type"], value)
+            for flag, value in config.items()
+            if value != OF_TASK or known[flag].name not in TRAINING
+        }
+        for name in ("task", "task-file"):
+            check(known[name], given.get(known[name].name, known[name].default))
+        file = given.get("task_file")
+        task = declared_task or find_task(given.get("task", DEFAULT_TASK), Path(file) if file else None)
+        return cls(**{**_training_of(task, given), **given}, declared_task=declared_task)
+
+    @property
+    def stated_by_task(self) -> dict[str, Value]:
+        """The settings, spelled with dashes, whose value is the one that the task states."""
+        stated = _training_of(self.task_declaration, vars(self))
+        return {name.replace("_", "-"): value for name, value in stated.items() if getattr(self, name) == value}
 
     @cached_property
     def task_declaration(self) -> Task:
@@ -351,14 +350,8 @@ class Settings:
 
                 return read_network(Path(self.network))
             return Network(self.model)
-        try:
-            hidden = read_hidden(self.hidden)
-        except ValueError as error:
-            raise SettingsError(f"hidden: {error}, got {self.hidden!r}") from None
-        if not hidden:
+        if not (hidden := read_hidden(self.hidden)):
             raise SettingsError("hidden: expected units of each hidden layer, such as 32,16; --model logistic has none")
-        if self.dropout >= 1:
-            raise SettingsError(f"dropout: expected less than 1, got {self.dropout:g}")
         return Network(self.model, hidden, self.activation, self.dropout)
 
     @property
@@ -403,3 +396,29 @@ class Settings:
     def to_config(self) -> dict[str, Value]:
         """The inverse of `from_config`."""
         return {flag_of(field): getattr(self, field.name) for field in fields(self)}
+
+
+def _training_of(task: Task, given: Mapping[str, Any]) -> dict[str, Value]:
+    """The settings that a task states and that have an effect in a run.
+
+    Without differential privacy `dp_...` have none; with it `dp_rounds` replaces `rounds`. A learning rate belongs to
+    its optimizer.
+
+    Args:
+        given: the settings that the user gave, or all settings of a run.
+    """
+    if unknown := sorted(task.training.keys() - TRAINING.keys()):
+        raise SettingsError(f"unknown training setting of task {task.name}: {', '.join(unknown)}")
+    unused = {name for name in TRAINING if name.startswith("dp_")}
+    if given.get("dp_epsilon"):
+        unused = {"rounds", "local_epochs", "batch_size", "learning_rate", "optimizer", "dropout", "dp_rounds"}
+    if given.get("optimizer", task.training.get("optimizer", SGD)) != task.training.get("optimizer", SGD):
+        unused.add("learning_rate")
+    model = given.get("model", task.training.get("model", "mlp"))
+    unused |= Network(FILE if given.get("network") else model).unused_settings
+    stated = {
+        name: coerce(TRAINING[name]["type"], value) for name, value in task.training.items() if name not in unused
+    }
+    if given.get("dp_epsilon") and "dp_rounds" in task.training:
+        stated["rounds"] = task.training["dp_rounds"]
+    return stated

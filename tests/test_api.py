@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,14 @@ def test_progress_is_one_line_that_is_written_over(
     out, err = capfd.readouterr()
     assert out == ""
     assert re.fullmatch(r"\rround 1/2: loss 0\.\d{3}\rround 2/2: loss 0\.\d{3}\n", err)
+
+
+@pytest.mark.slow
+def test_a_keyword_wins_over_the_task_and_the_task_over_the_default(hospitals: dict[str, pd.DataFrame]) -> None:
+    task = replace(HEART_DISEASE, training={"rounds": 2, "local_epochs": 1, "model": "logistic"})
+    of_task = fh.federate(hospitals, task, appraisal=False)
+    given = fh.federate(hospitals, task, appraisal=False, rounds=1)
+    assert (of_task.curves["round"].max(), given.curves["round"].max()) == (2, 1)
 
 
 @pytest.mark.slow

@@ -76,6 +76,18 @@ def test_repeated_runs_do_not_narrow_the_interval() -> None:
     assert 0.05 < interval.high - interval.low < 0.4
 
 
+def test_more_rows_of_the_same_patients_do_not_narrow_the_interval() -> None:
+    members = halves(4, 60, 2)
+    scores = members + np.random.default_rng(3).normal(size=members.shape)
+    patients = np.repeat(np.arange(60), 3)
+
+    once = measure_attack(scores, members, 5)
+    threefold = measure_attack(np.repeat(scores, 3, axis=1), np.repeat(members, 3, axis=1), 5, patients=patients)
+
+    assert threefold.patients == once.patients == 60
+    assert vars(threefold.roc_auc) == pytest.approx(vars(once.roc_auc))
+
+
 def test_the_interval_of_one_model_is_that_of_a_single_run_and_wider_than_that_of_the_mean() -> None:
     members = halves(20, 100, 2)
     scores = 0.35 * members + np.random.default_rng(3).normal(size=members.shape)

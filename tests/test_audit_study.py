@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source
+from federated_health.data.task_files import HEART_DISEASE
+from federated_health.data.task_writing import write_task
 from federated_health.errors import RunError
 from federated_health.studies.audit import audit_study
 from federated_health.studies.audit.membership import measure_attack
@@ -136,6 +139,14 @@ def test_flags_become_the_plan(audit: RunScript, hospitals_folder: Path, plans: 
     assert plan.sizes == (1, 4, 16, 92)
 
 
+def test_an_update_of_very_many_rows_is_not_inverted(
+    audit: RunScript, hospitals_folder: Path, plans: list[AuditPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_study, "MAX_INVERTED", 91)
+    assert audit("--data", hospitals_folder, "--shadows", 6, "--epsilons", 8)[0] == 0
+    assert plans[0].sizes == (1, 4, 16)
+
+
 def test_an_audit_writes_strict_json_and_a_page_and_prints_its_figures(
     audit: RunScript, hospitals_folder: Path, plans: list[AuditPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +184,25 @@ def test_an_audit_with_a_failed_run_writes_nothing(
     result = audit("--data", hospitals_folder, "--out", "out")
     assert_refused(result, 1, "epsilon 1: training diverged")
     assert list(Path("out").iterdir()) == []
+
+
+def test_an_audit_takes_the_training_settings_of_the_task_apart_from_what_attacks_do_not_know(
+    audit: RunScript, hospitals_folder: Path, plans: list[AuditPlan]
+) -> None:
+    training: dict[str, str | int | float] = {
+        "rounds": 7,
+        "dp_rounds": 9,
+        "l2": 0.5,
+        "optimizer": "adam",
+        "learning_rate": 0.001,
+        "dropout": 0.5,
+    }
+    Path("task.toml").write_text(write_task(replace(HEART_DISEASE, training=training)))
+    flags = ["--task-file", "task.toml", "--shadows", 6, "--epsilons", EPSILONS[0], "--small-hospitals", 1]
+    assert audit("--data", hospitals_folder, *flags).succeeded
+    plain, _, private = plans[0].privacies.values()
+    assert (plain.rounds, private.rounds, plain.l2) == (7, 9, 0.5)
+    assert (plain.optimizer, plain.learning_rate, plain.dropout) == ("sgd", 0.05, 0.0)
 
 
 @pytest.mark.slow

@@ -254,6 +254,24 @@ def test_fewer_than_five_patients_of_one_class_have_no_verdict(positives: int, n
     assert read(over_the_wire(benefit.to_content())).importance.tolist() == benefit.importance.tolist()
 
 
+@pytest.mark.parametrize(("patients", "verdict"), [(4, Verdict.UNDEFINED), (5, Verdict.UNCLEAR)])
+def test_rows_of_the_same_patient_count_once_for_a_verdict(
+    patients: int, verdict: Verdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20 rows with the label 1 are of so many patients."""
+    monkeypatch.setattr("federated_health.hospital.benefit.score_alone", lambda local, _: local.score({}))
+    hospital = hospital_of([1] * 20 + [0] * 20)
+    ids = np.array([number % patients for number in range(20)] + list(range(100, 120)))
+
+    benefit = measure_benefit(
+        AgeAlone(replace(hospital, test=replace(hospital.test, ids=ids))),  # type: ignore[arg-type]
+        {},
+        CONFIG,
+    )
+
+    assert benefit.verdict is verdict
+
+
 # In a run's figures
 
 

@@ -125,10 +125,10 @@ def test_figures_over_all_patients_use_the_scores_of_all_hospitals(
 
 def test_all_patients_are_in_the_order_of_the_labels_whatever_the_order_of_the_scores(scores: Scores) -> None:
     models = {model: dict(reversed(list(hospitals.items()))) for model, hospitals in scores.models.items()}
-    reordered = Scores(TARGET, scores.labels, models).all_patients("own")
+    reordered = Scores(TARGET, scores.labels, models).all_rows("own")
 
-    np.testing.assert_array_equal(reordered.outputs, scores.all_patients("own").outputs)
-    np.testing.assert_array_equal(reordered.thresholds, scores.all_patients("own").thresholds)
+    np.testing.assert_array_equal(reordered.outputs, scores.all_rows("own").outputs)
+    np.testing.assert_array_equal(reordered.thresholds, scores.all_rows("own").thresholds)
 
 
 @pytest.mark.parametrize("model", SETUPS)
@@ -206,7 +206,7 @@ def test_the_interval_over_all_patients_is_stratified_by_hospital_and_class(
     scores: Scores, figures: dict[str, Any]
 ) -> None:
     parts = [Resampled.of(scores.labels[name], [1, place], DRAWS).times for place, name in enumerate(scores.labels)]
-    labels, log_odds = scores.all_labels, scores.all_patients("own").outputs
+    labels, log_odds = scores.all_labels, scores.all_rows("own").outputs
     drawn = [
         np.mean([reference.roc_auc_score(labels, repeat, sample_weight=draw) for repeat in log_odds])
         for draw in np.concatenate(parts).T
@@ -239,6 +239,40 @@ def test_a_verdict_needs_five_patients_of_each_class(rarer: int, verdict: Verdic
     assert entry["verdict"] is verdict
     assert entry["small"] is True
     assert entry["differences"]["federated_minus_own"]["low"] is not None
+
+
+def several_rows(scores: Scores, times: int) -> Scores:
+    """Each patient's row repeated."""
+    models = {
+        model: {
+            name: OutOfFold(np.repeat(part.outputs, times, axis=1), np.repeat(part.thresholds, times, axis=1))
+            for name, part in by_hospital.items()
+        }
+        for model, by_hospital in scores.models.items()
+    }
+    labels = {name: np.repeat(of_hospital, times) for name, of_hospital in scores.labels.items()}
+    return Scores(
+        scores.target,
+        labels,
+        models,
+        {name: np.repeat(np.arange(len(of)), times) for name, of in scores.labels.items()},
+    )
+
+
+def test_more_rows_of_the_same_patients_change_no_interval_and_no_verdict() -> None:
+    scores = scores_of({"a": labels_of(20, 30), "b": labels_of(4, 40, 1)})
+
+    once, fourfold = (compare_models(of, seed=1, draws=DRAWS) for of in (scores, several_rows(scores, 4)))
+
+    for name in ("a", "b", "mean", "all"):
+        first, second = (figures.get(name) or figures["hospitals"][name] for figures in (once, fourfold))
+        for kind in ("models", "differences"):
+            for key, entry in first[kind].items():
+                found, expected = (of.get("roc_auc", of) for of in (second[kind][key], entry))
+                assert found == pytest.approx(expected), (name, kind, key)
+    assert fourfold["hospitals"]["b"]["verdict"] is Verdict.UNDEFINED  # 16 rows of 4 patients
+    assert fourfold["hospitals"]["b"]["small"] is True
+    assert (fourfold["all"]["patients"], fourfold["all"]["rows"]) == (94, 376)
 
 
 def test_a_slope_without_a_value_in_one_repeat_is_left_out_of_the_mean_of_every_model() -> None:

@@ -1,6 +1,7 @@
 """`python -m federated_health evidence`: the requests that it refuses, and the files that it writes."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from federated_health.cli import studies
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source
+from federated_health.data.task_files import HEART_DISEASE
+from federated_health.data.task_writing import write_task
 from federated_health.errors import RunError
 from federated_health.ml.targets import target_of
 from federated_health.studies.benefit import benefit_study
 from federated_health.studies.benefit.journal import JOURNAL
+from federated_health.studies.benefit.training_setups import EvaluationProtocol
 from tests.support.power_cuts import nothing_lost
 from tests.support.script_calls import RunScript, assert_refused
 from tests.support.studies import Study, study_of
@@ -34,6 +38,22 @@ def never_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a model was trained")
 
     monkeypatch.setattr(benefit_study, "run_fits", refuse)
+
+
+def test_a_study_takes_the_training_settings_of_the_task(
+    evidence: RunScript, hospitals_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocols: list[EvaluationProtocol] = []
+
+    def stop(_: object, protocol: EvaluationProtocol, *__: object, **___: object) -> None:
+        protocols.append(protocol)
+        raise RunError("it is not trained here")
+
+    monkeypatch.setattr(benefit_study, "run_fits", stop)
+    Path("task.toml").write_text(write_task(replace(HEART_DISEASE, training={"rounds": 7, "l2": 0.5})))
+    assert_refused(evidence("--data", hospitals_folder, "--task-file", "task.toml", "--l2", 0.1), 1, "not trained")
+    (settings,) = [protocol.settings for protocol in protocols]
+    assert (settings.rounds, settings.l2, settings.local_epochs) == (7, 0.1, 5)
 
 
 # Refused requests

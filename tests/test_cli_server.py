@@ -2,6 +2,8 @@
 
 import re
 import socket
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,9 @@ from flwr.clientapp import ClientApp
 
 from federated_health.cli import run_results
 from federated_health.cli.noisy_figures import print_noisy_figures
+from federated_health.cli.server import serve
 from federated_health.data.task_files import HEART_DISEASE
+from federated_health.data.task_writing import write_task
 from federated_health.messages.content import Evaluation
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.targets import target_of
@@ -19,6 +23,7 @@ from federated_health.processes import free_port
 from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.run_summary import summarise_run
+from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from tests.support.script_calls import RunScript, assert_one_line
@@ -63,6 +68,54 @@ def test_a_server_without_hospitals_ends_after_the_wait_and_leaves_no_folder(run
 )
 def test_an_invalid_setting_is_rejected(flags: list[object], words: str, run_script: RunScript) -> None:
     assert_one_line(run_script("server.py", *flags), words)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Value]]:
+    """Starts a server with flags, and returns the run config that its app gets."""
+
+    def start(*flags: object) -> dict[str, Value]:
+        configs: list[dict[str, Value]] = []
+        monkeypatch.setattr("sys.argv", ["server.py", "--address", f"127.0.0.1:{free_port()}", *map(str, flags)])
+        serve(lambda _, context: configs.append(context.run_config))
+        return configs[0]
+
+    return start
+
+
+@pytest.mark.usefixtures("in_folder")
+def test_a_flag_wins_over_the_task_file_and_the_task_file_over_the_default(
+    started: Callable[..., dict[str, Value]],
+) -> None:
+    Path("task.toml").write_text(
+        write_task(
+            replace(HEART_DISEASE, name="own", training={"rounds": 7, "l2": 0.5, "dp_rounds": 90, "dp_steps": 2})
+        )
+    )
+    names = ("rounds", "l2", "local-epochs", "dp-steps")
+
+    def chosen(*flags: object) -> list[Value]:
+        config = started("--task-file", "task.toml", *flags)
+        return [config[name] for name in names]
+
+    assert chosen() == [7, 0.5, 5, 1]
+    assert chosen("--rounds", 30, "--local-epochs", 2) == [30, 0.5, 2, 1]
+    assert chosen("--dp-epsilon", 2) == [90, 0.5, 5, 2]
+    assert chosen("--dp-epsilon", 2, "--rounds", 8, "--dp-steps", 1) == [8, 0.5, 5, 1]
+
+
+def test_a_run_says_what_it_takes_from_the_task(run_script: RunScript) -> None:
+    Path("task.toml").write_text(write_task(replace(HEART_DISEASE, training={"rounds": 7, "l2": 0.5})))
+    flags = ["--task-file", "task.toml", "--address", f"127.0.0.1:{free_port()}", "--wait", 0.1, "--rounds", 8]
+    result = run_script("server.py", *flags)
+    (line,) = [line for line in result.output.splitlines() if "task heart-disease" in line]
+    assert line.endswith(": l2 0.5")
+
+
+def test_an_invalid_training_setting_of_a_task_is_named_with_its_line(run_script: RunScript) -> None:
+    Path("task.toml").write_text(write_task(replace(HEART_DISEASE, training={"rounds": 0})))
+    number = Path("task.toml").read_text().splitlines().index("rounds = 0") + 1
+    assert_one_line(run_script("server.py", "--task-file", "task.toml"), f"task.toml, line {number}: training.rounds")
 
 
 BINARY = target_of(HEART_DISEASE)

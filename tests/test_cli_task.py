@@ -132,6 +132,14 @@ def test_data_that_breaks_the_task_fails_the_check(run_script: RunScript) -> Non
     assert "sex" in result.error
 
 
+def test_check_and_show_list_the_training_settings(run_script: RunScript) -> None:
+    path = write(STROKE + '\n[training]\nrounds = 7\nhidden = "32,16"\n')
+    for subcommand in ("check", "show"):
+        result = run_script("federated-health", "task", subcommand, path)
+        assert result.succeeded
+        assert "training: rounds 7, hidden 32,16\n" in result.output
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_show_has_the_table_of_the_documentation(run_script: RunScript, name: str) -> None:
     page = (PROJECT / "docs" / "own-data.md").read_text()
@@ -139,7 +147,7 @@ def test_show_has_the_table_of_the_documentation(run_script: RunScript, name: st
     assert shown.succeeded
     head, _, *rows = shown.output.splitlines()
     assert head in page
-    assert len(rows) == len(TASKS[name].columns) + 1
+    assert len(rows) == len(TASKS[name].columns) + (2 if TASKS[name].patient else 1)
     label = TASKS[name].label
     for row in rows:
         assert row in page or label.name in row  # whose meaning has its source, too

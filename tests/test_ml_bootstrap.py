@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +19,9 @@ from federated_health.ml.bootstrap import (
     drawn_figure,
     improvement_of,
     interval_of,
+    labels_of_patients,
     resample,
+    resample_patients,
     roc_auc_draws,
 )
 from federated_health.ml.targets import target_of
@@ -116,6 +119,99 @@ def test_draws_depend_on_the_seed() -> None:
 
     np.testing.assert_array_equal(resample(labels, 20, seed=[1, 2]), resample(labels, 20, seed=[1, 2]))
     assert (resample(labels, 20, seed=[1, 2]) != resample(labels, 20, seed=[1, 3])).any()
+
+
+def test_draws_of_a_class_are_one_table_of_indices() -> None:
+    """The same draws as of a table [patients, draws] of random indices, the classes one after the other."""
+    labels = np.random.default_rng(0).permutation(labels_of(4, 9))
+    generator = np.random.default_rng(5)
+    expected = np.zeros((13, 6))
+    for value in (0, 1):
+        members = np.flatnonzero(labels == value)
+        for indices in generator.integers(len(members), size=(len(members), 6)):
+            for draw, index in enumerate(indices):
+                expected[members[index], draw] += 1
+
+    np.testing.assert_array_equal(resample(labels, 6, seed=5), expected)
+
+
+# Draws of patients with several rows
+
+
+def stays(seed: int, patients: int, most: int = 4) -> tuple[Array, Array, npt.NDArray[np.int64]]:
+    """Scores and labels of stays that resemble each other within a patient; numbers of the patients."""
+    generator = np.random.default_rng(seed)
+    ids = generator.permutation(np.repeat(1000 - np.arange(patients), generator.integers(1, most + 1, patients)))
+    labels = (generator.random(1001)[ids] < 0.3).astype(np.float64)
+    labels *= generator.random(len(ids)) < 0.8  # not each stay of a patient with a readmission ends in one
+    scores = 1.5 * generator.normal(size=1001)[ids] + labels + generator.normal(size=len(ids))
+    return scores, labels, ids
+
+
+def test_all_rows_of_a_patient_are_drawn_together_and_each_draw_has_as_many_patients_of_each_class() -> None:
+    _, labels, ids = stays(1, 50)
+    table = pd.DataFrame({"patient": ids, "label": labels})
+    of_patient = table.groupby("patient")["label"].max()
+
+    times = pd.DataFrame(resample_patients(labels, 40, 3, ids)).groupby(table["patient"])
+
+    assert (times.nunique() == 1).all(axis=None)
+    for value in (0.0, 1.0):
+        drawn = times.first()[of_patient == value].sum()
+        assert (drawn == (of_patient == value).sum()).all()
+    assert labels_of_patients(labels, ids).tolist() == of_patient.tolist()
+
+
+def test_the_interval_of_patients_is_that_of_a_cluster_bootstrap_by_hand() -> None:
+    scores, labels, ids = stays(2, 300)
+    table = pd.DataFrame({"patient": ids, "label": labels, "score": scores})
+    rows = dict(tuple(table.groupby("patient")))
+    of_patient = table.groupby("patient")["label"].max()
+    strata = [of_patient.index[of_patient == value] for value in (0, 1)]
+    generator = np.random.default_rng(11)
+    expected = []
+    for _ in range(400):
+        drawn = [rows[name] for names in strata for name in generator.choice(names, len(names))]
+        draw = pd.concat(drawn)
+        expected.append(roc_auc_score(draw["label"], draw["score"]))
+
+    interval = auc_interval(scores, labels, resample_patients(labels, 2000, 5, ids))
+
+    assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(expected, [0.025, 0.975])), abs=0.012)
+    of_rows = auc_interval(scores, labels, resample(labels, 2000, 5))
+    assert width_of(interval) > 1.25 * width_of(of_rows)
+
+
+def width_of(interval: Interval) -> float:
+    assert interval.low is not None
+    assert interval.high is not None
+    return interval.high - interval.low
+
+
+def test_repeated_rows_of_a_patient_do_not_narrow_the_interval() -> None:
+    scores, labels = binormal(3, 30, 60)
+    once = auc_interval(scores, labels, resample_patients(labels, 500, 1, np.arange(90)))
+
+    scores, labels, ids = np.repeat(scores, 4), np.repeat(labels, 4), np.repeat(np.arange(90), 4)
+    fourfold = auc_interval(scores, labels, resample_patients(labels, 500, 1, ids))
+
+    assert vars(fourfold) == pytest.approx(vars(once))
+    naive = auc_interval(scores, labels, resample(labels, 500, 1))
+    assert width_of(naive) < 0.6 * width_of(once)
+
+
+def test_a_draw_of_one_class_counts_in_no_interval() -> None:
+    """The only rows with the label 0 are of a patient with the label 1, whom some draws lack."""
+    labels, ids = np.array([0.0, 1.0, 1.0, 1.0]), np.array([1, 1, 2, 3])
+    scores = np.array([0.5, 1.0, 0.0, 2.0])
+
+    times = resample_patients(labels, 300, 1, ids)
+    drawn = roc_auc_draws(scores, labels, times)
+
+    assert (np.isnan(drawn) == (times[0] == 0)).all()
+    assert 0 < np.isnan(drawn).sum() < 300
+    interval = interval_of(2 / 3, drawn)
+    assert (interval.low, interval.high) == pytest.approx(tuple(np.nanquantile(drawn, [0.025, 0.975])))
 
 
 @pytest.mark.parametrize("cells", [1, 50, 51, 333, 10**9])

@@ -21,17 +21,9 @@ from federated_health.errors import DataError
 from federated_health.ml.backend import load_keras
 from federated_health.ml.keras_models import build_encoder, build_head, build_model, encode, predict
 from federated_health.ml.model_files import load_model, read_description, save_model
-from federated_health.ml.networks import (
-    ACTIVATIONS,
-    FILE,
-    MODELS,
-    Network,
-    Weights,
-    initial_weights,
-    weight_shapes,
-    weights_hash,
-)
+from federated_health.ml.networks import FILE, Network, Weights, initial_weights, weight_shapes, weights_hash
 from federated_health.ml.normalisation import Normalisation
+from federated_health.names import ACTIVATIONS, MODELS
 from tests.conftest import PROJECT
 
 pytestmark = pytest.mark.slow

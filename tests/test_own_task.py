@@ -171,6 +171,35 @@ def test_a_run_resumes_with_its_task_file_also_at_another_path_but_not_with_anot
         Settings.from_config(settings_to_resume(tmp_path / "run", given))
 
 
+def test_a_resumed_run_keeps_the_settings_that_its_task_file_stated(task_file: Path, tmp_path: Path) -> None:
+    task_file.write_text(TASK + '[training]\nrounds = 2\nhidden = "4"\nlearning_rate = 0.2\n')
+    settings = Settings.from_config(
+        {"task-file": str(task_file), "hospitals": 2, "wait": 0.2, "l2": 0.5, "out": str(tmp_path / "run")}
+    )
+    with RunFolder(settings) as folder:
+        run = run_of(tmp_path, settings, {"task-file": str(task_file)})
+        run.gather()
+        folder.begin(run)
+        next(run.rounds())
+        folder.append_round(run)
+    written = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert (written["rounds"], written["hidden"], written["learning-rate"], written["l2"]) == (2, "4", 0.2, 0.5)
+    task_file.write_text(TASK + '[training]\nrounds = 9\nhidden = "8"\nl2 = 0.1\n')
+    resumed = Settings.from_config(settings_to_resume(tmp_path / "run", {"resume": str(tmp_path / "run")}))
+    assert {**resumed.to_config(), "out": "", "resume": ""} == {**settings.to_config(), "out": "", "resume": ""}
+    assert RunFolder(resumed).checkpoint is not None
+
+
+def test_a_hospital_without_the_training_settings_takes_part(task_file: Path, tmp_path: Path) -> None:
+    server = tmp_path / "server.toml"
+    server.write_text(TASK + '[training]\nrounds = 1\nmodel = "logistic"\n')
+    settings = Settings.from_config({"task-file": str(server), "hospitals": 2, "wait": 0.2})
+    run = run_of(tmp_path, settings, {"task-file": str(task_file)})
+    run.run()
+    assert [len(record.hospitals) for record in run.history] == [2]
+    assert set(run.weights) == {"logit/kernel", "logit/bias"}
+
+
 def test_a_task_that_contradicts_the_task_file_is_refused(task_file: Path) -> None:
     with pytest.raises(SettingsError, match="falls"):
         Settings(task="readmission", task_file=str(task_file))

@@ -31,6 +31,7 @@ from federated_health.privacy.budget import PrivacyBudget
 from federated_health.privacy.message_checks import agree_on_plan
 from federated_health.studies.benefit.cohort import Cohort, read_cohort
 from federated_health.studies.benefit.folds import assign_folds
+from federated_health.studies.benefit.training_setups import Fit, TrainingSetup, training_hospitals
 from federated_health.transport.app_calls import hospital_context
 from tests.support.audits import plan_of
 from tests.support.scripts import PROJECT
@@ -194,6 +195,18 @@ def test_a_cohort_keeps_patients_in_one_fold(stays: pd.DataFrame) -> None:
             assert ids_of(stays, split.train).isdisjoint(ids_of(stays, split.test))
 
 
+def test_a_cohort_counts_patients(stays: pd.DataFrame) -> None:
+    cells = check_cells(stays, TASK.labelled_columns, patient="patient")
+    assert cells.patients is not None
+    numbers = cells.numbers.assign(age=50.0)
+
+    known = Cohort(TASK, {"a": numbers}, {"a": ""}, ids={"a": cells.patients})
+
+    assert known.count_patients("a") == 12
+    unknown = numbers[list(TASK.column_names)].drop_duplicates()
+    assert Cohort(TASK, {"a": numbers}, {"a": ""}).count_patients("a") == len(unknown)
+
+
 def test_a_cohort_reads_the_identifiers(tmp_path: Path, stays: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, stays)
     hospitals = {"a": path, "b": path}
@@ -221,11 +234,38 @@ def test_shadow_runs_draw_patients() -> None:
     assert (members.sum(axis=1) == 10).all()  # 5 of 10 patients, two rows each
 
 
-def test_rows_of_several_hospitals_have_no_identifiers() -> None:
-    part = Patients(np.zeros((2, 1)), np.zeros(2, np.float32), np.array([1, 1]))
+def rows_of(ids: list[int] | None, rows: int = 0) -> Patients:
+    rows = rows if ids is None else len(ids)
+    return Patients(np.zeros((rows, 1)), np.zeros(rows, np.float32), None if ids is None else np.array(ids))
 
-    assert part.number_patients().tolist() == [0, 0]
-    assert Patients.concatenate([part, part]).ids is None
+
+def test_equal_ids_at_two_hospitals_are_different_patients() -> None:
+    parts = [rows_of([7, 7, 5]), rows_of([]), rows_of([5, 9, 5])]
+
+    numbers = Patients.concatenate(parts).number_patients().tolist()
+
+    assert numbers == [1, 1, 0, 2, 3, 2]
+
+
+def test_each_row_without_an_id_is_a_patient_of_its_own() -> None:
+    assert Patients.concatenate([rows_of([3, 3]), rows_of(None, 2)]).number_patients().tolist() == [0, 0, 1, 2]
+    assert Patients.concatenate([rows_of(None, 2), rows_of(None, 2)]).ids is None
+
+
+def test_the_hospitals_of_a_fold_and_the_pooled_one_know_their_patients(stays: pd.DataFrame) -> None:
+    cells = check_cells(stays, TASK.labelled_columns, patient="patient")
+    assert cells.patients is not None
+    cohort = Cohort(
+        TASK, dict.fromkeys("ab", cells.numbers), dict.fromkeys("ab", ""), ids=dict.fromkeys("ab", cells.patients)
+    )
+    split = cohort.split(folds=4, fold=0, seed=7)
+
+    (pooled,) = training_hospitals(Fit(repeat=0, fold=0, setup=TrainingSetup.POOLED), split, cohort).values()
+
+    for name in "ab":
+        np.testing.assert_array_equal(cohort.hospital(name, split[name]).train.ids, cells.patients[split[name].train])
+    assert pooled.train.most_rows == 2
+    assert len(set(pooled.train.number_patients())) + len(set(pooled.test.number_patients())) == 24
 
 
 # Partitions

@@ -12,8 +12,9 @@ from scipy.special import expit
 from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.tasks import Task
 from federated_health.ml.backend import load_tensorflow
-from federated_health.ml.networks import MODELS, Network, initial_weights, weight_shapes
+from federated_health.ml.networks import Network, initial_weights, weight_shapes
 from federated_health.ml.privacy_plan import PrivacyPlan
+from federated_health.names import MODELS
 
 Exact = npt.NDArray[np.float64]
 Array = npt.NDArray[np.float32]
@@ -299,3 +300,103 @@ def test_patients_are_sampled_and_not_rows(train: Train, monkeypatch: pytest.Mon
     plan = cast(PrivacyPlan, recipe)
     training.train_privately(TINY, Network("logistic"), named, features, labels, patients, plan, l2=0.0)
     assert drawn == [2]
+
+
+# Patients with many rows
+
+
+def visits(seed: int) -> npt.NDArray[np.intp]:
+    """Patients of 230 rows in random order: one has 40, one 17, one 16, one 5, others 1 to 4."""
+    numbers = [40, 17, 16, 5, *np.random.default_rng(seed).integers(1, 5, 200)]
+    patients = np.repeat(np.arange(len(numbers)), numbers)[:230]
+    return np.random.default_rng(seed).permutation(patients).astype(np.intp)
+
+
+def clipped_sum(
+    weights: list[Exact], features: Array, labels: Array, patients: npt.NDArray[np.intp], clip: float
+) -> list[Exact]:
+    """Sum of every patient's clipped gradient."""
+    total = [np.zeros_like(array) for array in weights]
+    for patient in np.unique(patients):
+        rows = np.flatnonzero(patients == patient)
+        parts = zip(*(gradient_of(weights, features[row], labels[row]) for row in rows), strict=True)
+        gradient = [np.sum(part, axis=0) for part in parts]
+        factor = min(1.0, clip / length(gradient))
+        total = [old + factor * new for old, new in zip(total, gradient, strict=True)]
+    return total
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_patients_with_1_to_40_rows_are_clipped_as_one_each(train: Train, model: str) -> None:
+    weights, features, labels, _ = case(model, 230, 1)
+    patients = visits(5)
+    number = int(patients.max()) + 1
+    recipe = Recipe(clip=0.6, sampling_rate=0.5, learning_rate=1.0)
+
+    everybody = np.ones((1, number), np.bool_)
+    trained = train(model, weights, features, labels, everybody, silence(weights, 1), recipe, patients)
+
+    exact = [array.astype(np.float64) for array in weights]
+    total = clipped_sum(exact, features.astype(np.float64), labels, patients, 0.6)
+    for array, before, added in zip(trained, exact, total, strict=True):
+        np.testing.assert_allclose(array, before - added / (0.5 * number), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("patient", [0, 1, 2, 3, -1])  # of 40, 17, 16, 5 and few rows
+@pytest.mark.parametrize("scale", [0.01, 100])
+def test_a_patient_with_40_rows_changes_a_sum_no_more_than_one_with_few(
+    train: Train, patient: int, scale: float
+) -> None:
+    weights, features, labels, _ = case("mlp", 230, 1)
+    features *= scale
+    patients = visits(6)
+    number = int(patients.max()) + 1
+    everybody = np.ones((1, number), np.bool_)
+    others = everybody.copy()
+    others[0, patient] = False
+    recipe = Recipe(clip=0.25, sampling_rate=1 / number, learning_rate=1.0)
+
+    sums = [
+        train("mlp", weights, features, labels, sample, silence(weights, 1), recipe, patients)
+        for sample in (everybody, others)
+    ]
+
+    moved = length(array.astype(np.float64) - other for array, other in zip(*sums, strict=True))
+    rows = patients == (patient % number)
+    alone = clipped_sum(
+        [array.astype(np.float64) for array in weights], features[rows], labels[rows], patients[rows], 1e9
+    )
+    assert moved == pytest.approx(min(0.25, length(alone)), rel=2e-3)
+    assert moved <= 0.25 * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_row_is_in_one_group_with_its_patient(seed: int) -> None:
+    load_tensorflow()
+    from federated_health.privacy.training import _group_patients
+
+    patients = visits(seed)
+    groups = _group_patients(patients)
+
+    assert [rows.shape[1] for _, rows in groups] == [1, 4, 16, 64]
+    members = np.concatenate([members for members, _ in groups])
+    assert sorted(members) == list(range(patients.max() + 1))
+    for of_group, rows in groups:
+        for patient, own in zip(of_group, rows, strict=True):
+            assert sorted(own[own >= 0]) == list(np.flatnonzero(patients == patient))
+
+
+def test_a_step_s_blocks_hold_its_sample_and_nobody_else() -> None:
+    load_tensorflow()
+    from federated_health.privacy.training import BLOCK, _arrange
+
+    generator = np.random.default_rng(7)
+    sampled = generator.random((5, 3 * BLOCK - 1)) < np.array([[0.0], [0.1], [0.5], [0.9], [1.0]])
+
+    blocks, numbers = _arrange(sampled)
+
+    assert blocks.shape[2] == BLOCK
+    for chosen, order, number in zip(sampled, blocks, numbers, strict=True):
+        assert order[order >= 0].tolist() == np.flatnonzero(chosen).tolist()
+        assert number == -(-chosen.sum() // BLOCK)
+        assert (order[number:] == -1).all()

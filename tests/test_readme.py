@@ -48,7 +48,7 @@ def table_under(page: str, heading: str) -> dict[str, list[str]]:
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_the_columns_are_those_of_the_task(task: Task) -> None:
     table = table_under("docs/own-data.md", f"Columns of {task.name}")
-    assert list(table) == [*task.column_names, task.label.name]
+    assert list(table) == [*task.column_names, task.label.name, *([task.patient] if task.patient else [])]
     assert table[task.label.name][1] == "0 or 1, never missing"
     for column in task.columns:
         what, values = table[column.name]

@@ -61,6 +61,6 @@ def test_an_invalid_value_is_rejected(field: "Field[Any]", value: object, messag
 
 
 def test_only_a_whole_number_for_a_float_setting_becomes_a_float() -> None:
-    assert type(coerce(STEP_SIZE, 3)) is float
-    others: list[tuple[Field[Any], Value]] = [(STEP_SIZE, True), (STEP_SIZE, LARGEST + 1), (ROUNDS, 3)]
-    assert all(coerce(field, value) is value for field, value in others)
+    assert type(coerce(float, 3)) is float
+    others: list[tuple[type, Value]] = [(float, True), (float, LARGEST + 1), (int, 3)]
+    assert all(coerce(kind, value) is value for kind, value in others)

@@ -3,15 +3,16 @@
 import math
 import re
 import tomllib
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import pytest
 
 from federated_health.data.task_files import HEART_DISEASE
+from federated_health.data.tasks import Task
 from federated_health.errors import NetworkError, SettingsError
 from federated_health.ml.networks import Network
-from federated_health.setting_fields import Value
+from federated_health.setting_fields import OF_TASK, TRAINING, Value
 from federated_health.settings import Settings
 from tests.conftest import PROJECT
 
@@ -264,8 +265,11 @@ def test_settings_are_frozen_and_keyword_only(defaults: dict[str, Value]) -> Non
 def test_pyproject_has_the_same_defaults() -> None:
     app = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))["tool"]["flwr"]["app"]
 
-    assert app["config"] == Settings().to_config()
-    assert all(type(value) is type(Settings().to_config()[name]) for name, value in app["config"].items())
+    of_task = {name.replace("_", "-") for name in TRAINING}
+    expected = {name: OF_TASK if name in of_task else value for name, value in Settings().to_config().items()}
+    assert app["config"] == expected
+    assert all(type(value) is type(expected[name]) for name, value in app["config"].items())
+    assert Settings.from_config(app["config"]) == Settings()
 
 
 def test_a_setting_missing_from_a_config_has_its_default() -> None:
@@ -309,3 +313,102 @@ def test_networks_and_optimizers_that_contradict_each_other_are_refused(config: 
 def test_a_network_file_that_is_missing_is_refused_with_the_other_settings() -> None:
     with pytest.raises(NetworkError, match=r"missing\.py"):
         Settings.from_config({"network": "missing.py"})
+
+
+# Settings that a task states
+
+STATED: dict[str, str | int | float] = {
+    "rounds": 20,
+    "local_epochs": 2,
+    "batch_size": 256,
+    "learning_rate": 0.1,
+    "l2": 0,
+    "hidden": "32",
+    "dp_rounds": 60,
+    "dp_clip": 0.5,
+}
+
+
+def task_with(**training: str | int | float) -> Task:
+    """The heart disease task with training settings."""
+    return replace(HEART_DISEASE, training=training)
+
+
+def changed_by(config: dict[str, Value], **training: str | int | float) -> dict[str, Value]:
+    """Settings that differ from the project's defaults, by flag."""
+    chosen, project = Settings.from_config(config, task_with(**training)).to_config(), Settings().to_config()
+    return {name: value for name, value in chosen.items() if value != project[name]}
+
+
+PLAIN: dict[str, Value] = {
+    "rounds": 20,
+    "local-epochs": 2,
+    "batch-size": 256,
+    "learning-rate": 0.1,
+    "l2": 0.0,
+    "hidden": "32",
+}
+
+
+def test_a_value_that_the_task_states_replaces_the_default() -> None:
+    assert changed_by({}, **STATED) == PLAIN
+    assert type(Settings.from_config({}, task_with(**STATED)).l2) is float
+
+
+def test_a_given_value_wins_over_the_task_even_if_it_is_the_default() -> None:
+    given: dict[str, Value] = {"rounds": 30, "hidden": "16", "l2": 0.5}
+    rest = {name: value for name, value in PLAIN.items() if name not in given}
+    assert changed_by(given, **STATED) == {**rest, "l2": 0.5}
+
+
+def test_default_in_a_run_config_is_the_value_of_the_task() -> None:
+    app = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))["tool"]["flwr"]["app"]
+    assert changed_by(app["config"], **STATED) == PLAIN
+    assert changed_by({**app["config"], "rounds": 30}, **STATED) == {k: v for k, v in PLAIN.items() if k != "rounds"}
+    assert "seed" in error_of({"seed": OF_TASK})
+
+
+def test_resolved_settings_do_not_depend_on_the_task_any_more() -> None:
+    resolved = Settings.from_config({}, task_with(**STATED)).to_config()
+    assert Settings.from_config(resolved, task_with(rounds=7, optimizer="adam")).to_config() == resolved
+
+
+def test_with_differential_privacy_the_task_states_other_rounds() -> None:
+    private: dict[str, Value] = {"dp-epsilon": 2.0}
+    stated = {"optimizer": "adam", "dropout": 0.5, **STATED}
+    expected = {"dp-epsilon": 2.0, "rounds": 60, "l2": 0.0, "hidden": "32", "dp-clip": 0.5}
+    assert changed_by(private, **stated) == expected
+    assert changed_by({**private, "rounds": 30}, **stated) == {k: v for k, v in expected.items() if k != "rounds"}
+    assert changed_by(private, rounds=20) == private
+
+
+def test_settings_of_the_mlp_that_a_task_states_are_those_of_the_mlp_only() -> None:
+    stated: dict[str, str | int | float] = {"hidden": "32", "dropout": 0.5, "activation": "tanh"}
+    assert changed_by({"model": "logistic"}, **stated) == {"model": "logistic"}
+    assert changed_by({}, model="logistic", **stated) == {"model": "logistic"}
+    assert changed_by({"model": "mlp"}, model="logistic", **stated) == stated
+
+
+def test_a_learning_rate_that_a_task_states_is_that_of_its_optimizer() -> None:
+    assert changed_by({"optimizer": "adam"}, learning_rate=0.1) == {"optimizer": "adam"}
+    assert changed_by({"optimizer": "sgd"}, learning_rate=0.1) == {"learning-rate": 0.1}
+    assert changed_by({"optimizer": "sgd"}, learning_rate=0.001, optimizer="adam") == {}
+    both = {"optimizer": "adam", "learning-rate": 0.001}
+    assert changed_by({"optimizer": "adam"}, learning_rate=0.001, optimizer="adam") == both
+
+
+def test_what_a_run_takes_from_the_task_is_listed() -> None:
+    task = task_with(**STATED)
+    assert Settings.from_config({}, task).stated_by_task == PLAIN
+    assert "l2" not in Settings.from_config({"l2": 0.5}, task).stated_by_task
+    private = Settings.from_config({"dp-epsilon": 2.0}, task).stated_by_task
+    assert private == {"rounds": 60, "l2": 0.0, "hidden": "32", "dp-clip": 0.5}
+    assert Settings().stated_by_task == {}
+
+
+@pytest.mark.parametrize(
+    ("training", "name"), [({"epochs": 3}, "epochs"), ({"rounds": 0}, "rounds"), ({"dp_clip": "a"}, "dp-clip")]
+)
+def test_a_task_built_in_python_is_checked_like_a_file(training: dict[str, Any], name: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_config({"dp-epsilon": float(name == "dp-clip")}, task_with(**training))

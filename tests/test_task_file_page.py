@@ -10,6 +10,7 @@ import pytest
 from federated_health.data.task_files import LABEL_KINDS, parse_task
 from federated_health.data.tasks import find_difference
 from federated_health.errors import DataError
+from federated_health.setting_fields import TRAINING
 from tests.support.script_calls import RunScript
 from tests.support.scripts import PROJECT
 from tests.support.strokes import write_strokes
@@ -61,6 +62,7 @@ def test_the_completed_file_accepts_the_export(run_script: RunScript) -> None:
         ("At the top", ""),
         ("The label", "[label]"),
         ("The patient", '[patient]\ncolumn = "id"'),
+        ("Training settings", "[training]"),
         ("A measurement", "[columns.age]"),
         ("A category", "[columns.sex]"),
     ],
@@ -99,6 +101,7 @@ def test_the_tables_have_all_keys(heading: str, table: str) -> None:
         ("risk_codes = [2]", "risk_codes = [1, 2]", False),
         ('factor = 7.50062 } }\nassociation = "positive"', "factor = 7.50062 } }", False),
         ("[columns.age]", "# years, not months\n[columns.age]", False),
+        ("[columns.age]", "[training]\nrounds = 3\n\n[columns.age]", False),
     ],
 )
 def test_what_is_compared_is_what_the_page_says(old: str, new: str, is_compared: bool) -> None:
@@ -107,6 +110,17 @@ def test_what_is_compared_is_what_the_page_says(old: str, new: str, is_compared:
     server, hospital = (parse_task(content.encode(), "x.toml") for content in (text, text.replace(old, new)))
     difference = find_difference(hospital.agreement, server.agreement)
     assert (difference is not None) == is_compared
+
+
+def test_the_training_settings_of_the_page_are_valid_and_have_the_limits_of_the_flags() -> None:
+    (example,) = blocks_of("training settings")
+    task = parse_task(f"{block_of('completed task')}\n{example}".encode(), "stroke.toml")
+    assert task.training == tomllib.loads(example)["training"]
+    section = PAGE.split("### Training settings\n")[1].split("\n#")[0]
+    allowed = dict(re.findall(r"^\| (\w+) \| (.*?) \|", section, re.MULTILINE)[1:])
+    assert {key: text.split(";")[0] for key, text in allowed.items()} == {
+        key: limits["range"] if limits["type"] is not str else allowed[key] for key, limits in TRAINING.items()
+    }
 
 
 def test_a_difference_is_printed_as_shown() -> None:

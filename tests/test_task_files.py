@@ -14,6 +14,8 @@ from federated_health.data.task_writing import write_task
 from federated_health.data.tasks import Task
 from federated_health.data.toml_reading import MAX_BYTES
 from federated_health.errors import DataError
+from federated_health.names import OPTIMIZERS
+from tests.conftest import PROJECT
 
 STROKE = """\
 # Mortality after stroke
@@ -118,15 +120,60 @@ def test_a_task_file_declares_every_part_of_a_task() -> None:
         (replaced("risk_codes = [1]", "risk_codes = [true]"), 28, "some, not all"),
         (replaced("-1 = ", "01 = "), 27, "not 01"),
         (replaced("-1 = ", '"\u0661" = '), 27, "not 01"),
-        (STROKE + "\n[training]\nrounds = 3\n", 30, "unknown key"),
+        (STROKE + "\n[results]\nrounds = 3\n", 30, "unknown key"),
         (STROKE.split("[columns.age]")[0], 0, "lacks columns"),
+        (replaced("[columns.age]", "training = 3\n[columns.age]"), 11, "unknown key"),
+        (replaced('name = "stroke"', 'name = "stroke"\ntraining = 3'), 3, "a table"),
+        *(
+            (STROKE + f"\n[training]\nl2 = 0\n{line}\n", 32, key_word)
+            for line, key_word in {
+                "round = 3": "unknown key",
+                "seed = 1": "unknown key",
+                "rounds = true": "whole number",
+                'rounds = "30"': "whole number",
+                "rounds = 2.0": "whole number",
+                "rounds = 0": "at least 1",
+                "rounds = 100_001": "at most 100,000",
+                f"rounds = 0x{'F' * 5000}": "too many digits",
+                'rounds = "?"': "whole number",
+                "batch_size = [32]": "whole number",
+                "learning_rate = nan": "more than 0",
+                "learning_rate = inf": "at most",
+                "dropout = 1": "less than 1",
+                'optimizer = "Adam"': "one of sgd, adam",
+                'model = "file"': "one of mlp, logistic",
+                'activation = ""': "one of relu",
+                "hidden = 32": "text",
+                'hidden = "32,0"': "from 1 to 65536",
+                'hidden = "a\\u001bb"': "from 1 to 65536",
+                "dp_rounds = 0": "at least 1",
+                "dp_clip = 0": "at least 1e-06",
+                "dp_sampling_rate = 1.1": "at most 1",
+                "dp_epsilon = 1.0": "unknown key",
+            }.items()
+        ),
     ],
 )
 def test_a_mistake_is_one_line_that_names_file_line_and_key(text: str, line: int, key_word: str) -> None:
     with pytest.raises(DataError, match=key_word) as caught:
         parse(text)
     assert str(caught.value).startswith(f"stroke.toml, line {line}: " if line else "stroke.toml: ")
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_training_settings_are_read_but_not_compared() -> None:
+    stated = 'rounds = 20\nlearning_rate = 1\nhidden = "32, 16"\ndp_rounds = 60'
+    task = parse(f"{STROKE}\n[training]\n{stated}\n")
+    assert task.training == {"rounds": 20, "learning_rate": 1, "hidden": "32, 16", "dp_rounds": 60}
+    without = parse(STROKE)
+    assert without.training == {}
+    assert (task.agreement, task.schema_hash) == (without.agreement, without.schema_hash)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_training_settings_of_the_package_are_valid(name: str) -> None:
+    content = (PROJECT / "federated_health" / "data" / "shipped_tasks" / f"{name}.toml").read_bytes()
+    assert parse_task(content, name).training == TASKS[name].training
 
 
 SEVERITY = """\
@@ -346,18 +393,37 @@ LABEL = st.one_of(
 )
 
 
-@given(st.lists(MEASUREMENT | CATEGORY, min_size=1, max_size=4), LABEL, st.none() | st.just("id"))
+TRAINING_SETTINGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "rounds": st.integers(1, 100_000),
+        "learning_rate": st.floats(0, 1e6, exclude_min=True),
+        "l2": st.floats(0, 1e6) | st.integers(0, 10),
+        "hidden": st.lists(st.integers(1, 65_536), min_size=1, max_size=3).map(lambda units: ",".join(map(str, units))),
+        "optimizer": st.sampled_from(OPTIMIZERS),
+        "dp_clip": st.floats(1e-6, 1e6),
+    },
+)
+
+
+@given(
+    st.lists(MEASUREMENT | CATEGORY, min_size=1, max_size=4),
+    LABEL,
+    st.none() | st.just("id"),
+    TRAINING_SETTINGS,
+)
 @settings(deadline=None, max_examples=60)
 def test_a_written_task_is_read_back_with_every_attribute(
-    columns: list[Measurement | Category], label: Label, patient: str | None
+    columns: list[Measurement | Category], label: Label, patient: str | None, training: dict[str, str | int | float]
 ) -> None:
     named = tuple(type(column)(**{**vars(column), "name": f"c{i}"}) for i, column in enumerate(columns))
     if label.kind != "binary":
         named = tuple(without_risk(column) for column in named)
-    task = Task(name="any", columns=named, label=label, patient=patient)
+    task = Task(name="any", columns=named, label=label, patient=patient, training=training)
     read = parse_task(write_task(task).encode(), "any.toml")
     assert read.agreement == task.agreement  # codes in the same order, too
     assert (read.name, read.columns, read.label, read.patient) == (task.name, task.columns, task.label, task.patient)
+    assert read.training == task.training
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -365,3 +431,4 @@ def test_the_tasks_of_the_package_are_read_back_as_they_are_written(name: str) -
     task = TASKS[name]
     read = parse_task(write_task(task).encode(), "any.toml")
     assert (read.columns, read.label, read.agreement) == (task.columns, task.label, task.agreement)
+    assert read.training == task.training

@@ -17,9 +17,10 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.tasks import Task
 from federated_health.ml.backend import load_keras, load_tensorflow
 from federated_health.ml.keras_models import build_encoder, build_head, encode
-from federated_health.ml.networks import MODELS, OPTIMIZERS, Network, Weights, initial_weights, weight_shapes
+from federated_health.ml.networks import Network, Weights, initial_weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation, column_sums, merge_sums, normalisation_from
 from federated_health.ml.targets import target_of
+from federated_health.names import MODELS, OPTIMIZERS
 
 pytestmark = pytest.mark.slow
 
@@ -351,6 +352,18 @@ def test_padding_does_not_change_results(training: ModuleType, monkeypatch: pyte
     for padded in results[1:]:
         for array, wanted in zip(padded, results[0], strict=True):
             np.testing.assert_allclose(array, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "padded"),
+    [(1, 64), (64, 64), (303, 320), (1024, 1024), (1025, 2048), (4097, 8192), (8192, 8192), (37_441, 40_960)],
+)
+def test_hospitals_of_similar_size_share_a_shape(training: ModuleType, rows: int, padded: int) -> None:
+    """Small tables to a multiple of 64, larger ones to a power of 2, and large ones by at most 8191 rows."""
+    array = training.pad_rows(np.ones((rows, 2), dtype=np.float32), -1)
+
+    assert array.shape == (padded, 2)
+    assert array.sum() == 2 * (rows - (padded - rows))
 
 
 @pytest.mark.parametrize("model", MODELS)

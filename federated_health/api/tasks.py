@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from federated_health.data import task_writing
-from federated_health.data.task_files import TASKS, read_task_file
+from federated_health.data.task_files import TASKS, get_task, read_task_file, task_name
 from federated_health.data.tasks import Task
 from federated_health.errors import SettingsError
 from federated_health.files import write_text
@@ -18,8 +18,8 @@ def read_task(source: str | Path) -> Task:
     """
     if not isinstance(source, str | Path):
         raise SettingsError(f"task: expected a name or the path of a task file, got {type(source).__name__}")
-    if isinstance(source, str) and source in TASKS:
-        return TASKS[source]
+    if isinstance(source, str) and task_name(source) in TASKS:
+        return get_task(source)
     return read_task_file(Path(source))
 
 

@@ -14,7 +14,7 @@ from federated_health.cli.console import configure_logging
 from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import OwnHospital, find_own_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
-from federated_health.data.task_files import DEFAULT_TASK, TASK_FILE, TASKS
+from federated_health.data.task_files import DEFAULT_TASK, TASK_FILE, TASKS, task_name
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError, LedgerError, NetworkError, SettingsError, check_installed
 from federated_health.hospital import handlers
@@ -72,9 +72,9 @@ def make_parser() -> argparse.ArgumentParser:
     help_text = "this hospital's name: lower-case letters, digits and hyphens"
     help_text += " (default: with --tls the name in the certificate, else the name in the manifest beside the CSV)"
     own.add_argument("--name", metavar="NAME", help=help_text)
-    help_text = "what to predict; the same as at the server (default: the task in the manifest beside the CSV, "
-    help_text += f"else {DEFAULT_TASK})"
-    own.add_argument("--task", choices=tuple(TASKS), help=help_text)
+    help_text = f"what to predict, the same as at the server: {', '.join(TASKS)} (default: the task in the manifest "
+    help_text += f"beside the CSV, else {DEFAULT_TASK})"
+    own.add_argument("--task", type=task_name, choices=tuple(TASKS), metavar="TASK", help=help_text)
     help_text = "task file of your own, instead of --task (default: the one in the manifest beside the CSV, if any)"
     own.add_argument("--task-file", type=parsing.path, metavar="FILE", help=help_text)
     add_mapping(own)

@@ -1,6 +1,7 @@
 """The command `create_dataset.py`: turns a data set into one CSV per hospital, and a manifest."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,26 @@ from federated_health.data.partitions import (
     count_shared_patients,
     divide,
     find_small_hospitals,
+    group_patients,
 )
 from federated_health.data.sources.label_meaning import LabelMeaning, parse_label_meaning
-from federated_health.data.sources.source import DEFAULT_PATIENTS, Source, generate_readmission, read_source, read_uci
-from federated_health.data.task_files import HEART_DISEASE, TASKS, get_task, read_task_file
+from federated_health.data.sources.source import (
+    DEFAULT_PATIENTS,
+    Source,
+    generate_readmission,
+    read_diabetes,
+    read_source,
+    read_uci,
+)
+from federated_health.data.task_files import (
+    HEART_DISEASE,
+    READMISSION_30D,
+    TASKS,
+    get_task,
+    read_task_file,
+    task_name,
+)
+from federated_health.data.tasks import Task
 from federated_health.errors import SettingsError
 from federated_health.files import path_exists
 from federated_health.names import DEFAULT_DATA
@@ -30,8 +47,17 @@ from federated_health.settings import Settings
 
 GENERATED, DIABETES = "readmission", "diabetes"
 
+DEFAULT_HOSPITALS = {READMISSION_30D.name: 2}
+"""Name of a task -> number of hospitals among which its patients are divided; of other tasks, as a server expects."""
+
+MAX_MERGED = 10
+"""Largest number of merged values that the console names; the manifest has all of them."""
+
 EXAMPLES = (
     "",
+    "--source diabetes",
+    "--source diabetes --hospital-column medical_specialty --min-patients 500",
+    "--source diabetes --by dirichlet --hospitals 20",
     "--source heart.csv --by dirichlet --hospitals 5 --plot",
     "--source readmission --patients 40000",
     "--by size --ratios 8,4,2,1 --out data",
@@ -53,10 +79,12 @@ def parse() -> argparse.Namespace:
     source = parser.add_argument_group("source of the rows")
     source.add_argument(
         "--source",
+        type=task_name,
         default="uci",
         metavar="SOURCE",
-        help="uci (920 patients of 4 hospitals, included here), readmission (generated patients), or the path "
-        "of a CSV, a zip, or a folder with UCI's processed.*.data (default: %(default)s)",
+        help="included here: uci (heart disease, 920 patients of 4 hospitals), diabetes (99,340 stays of 69,987 "
+        "diabetes patients); generated: readmission or readmission-generated; or the path of a CSV, a zip, or a folder "
+        "with UCI's processed.*.data or diabetic_data.csv (default: %(default)s)",
     )
     source.add_argument(
         "--mapping",
@@ -66,8 +94,10 @@ def parse() -> argparse.Namespace:
     )
     source.add_argument(
         "--task",
+        type=task_name,
         choices=tuple(TASKS),
-        help="task of a file (default: by its header; --mapping requires --task or --task-file)",
+        metavar="TASK",
+        help=f"task of a file: {', '.join(TASKS)} (default: by its header; --mapping requires --task or --task-file)",
     )
     source.add_argument(
         "--task-file",
@@ -102,10 +132,17 @@ def parse() -> argparse.Namespace:
         "and sizes) or size (sizes by --ratios) (default: hospital, or iid if the data names no hospital)",
     )
     division.add_argument(
+        "--hospital-column",
+        metavar="NAME",
+        help="with --by hospital: a column of the data or the task whose values are the hospitals, such as "
+        "medical_specialty or payer_code of --source diabetes (default: that of the data)",
+    )
+    division.add_argument(
         "--hospitals",
         type=parsing.count,
         metavar="N",
-        help=f"with --by iid or dirichlet: number of hospitals (1 to {MAX_HOSPITALS}; default: {Settings.hospitals})",
+        help=f"with --by iid or dirichlet: number of hospitals (1 to {MAX_HOSPITALS}; default: {Settings.hospitals}, "
+        f"and {DEFAULT_HOSPITALS[READMISSION_30D.name]} for the task {READMISSION_30D.name})",
     )
     division.add_argument(
         "--alpha",
@@ -123,8 +160,9 @@ def parse() -> argparse.Namespace:
         "--min-patients",
         type=parsing.count,
         metavar="N",
-        help="smallest number of different patients per hospital; with --by hospital, smaller ones are left out, "
-        f"otherwise the partition is drawn anew or refused (from 1; joining needs {MIN_PATIENTS}; default: 1)",
+        help="smallest number of different patients per hospital; with --by hospital, smaller ones are left out, with "
+        "--hospital-column merged into one, otherwise the partition is drawn anew or refused (from 1; joining needs "
+        f"{MIN_PATIENTS}; default: 1, and what joining needs with --hospital-column)",
     )
     division.add_argument(
         "--seed",
@@ -155,7 +193,9 @@ def parse() -> argparse.Namespace:
     if flags.source != GENERATED and flags.patients is not None:
         parser.error(f"--patients: expected --source {GENERATED}, got {flags.source}")
     if flags.source not in ("uci", DIABETES, GENERATED) and not path_exists(Path(flags.source or "?")):
-        parser.error(f"--source: expected uci, {GENERATED}, or an existing file, zip or folder, got {flags.source!r}")
+        parser.error(
+            f"--source: expected uci, {DIABETES}, {GENERATED}, or an existing file, zip or folder, got {flags.source!r}"
+        )
     if flags.task and flags.task_file:
         parser.error("expected --task or --task-file, got both")
     if flags.mapping is not None and not (flags.task or flags.task_file):
@@ -170,8 +210,6 @@ def read(flags: argparse.Namespace) -> Source:
     if flags.source == "uci":
         return read_uci(read_task_file(flags.task_file) if flags.task_file else HEART_DISEASE)
     if flags.source == DIABETES:
-        from federated_health.data.sources.diabetes_stays import read_diabetes  # noqa: PLC0415  # other sources need none
-
         return read_diabetes()
     if flags.source == GENERATED:
         return generate_readmission(flags.patients or DEFAULT_PATIENTS, flags.seed)
@@ -184,22 +222,26 @@ def read(flags: argparse.Namespace) -> Source:
     return read_source(Path(flags.source), task=task, drop_invalid=flags.drop_invalid, label_meaning=flags.label_means)
 
 
-def make_partition(flags: argparse.Namespace, by: str) -> Partition:
-    """The partition that the flags describe."""
-    hospitals = Settings.hospitals if flags.hospitals is None and by in ("iid", "dirichlet") else flags.hospitals
-    alpha = DEFAULT_ALPHA if flags.alpha is None and by == "dirichlet" else flags.alpha
+def make_partition(flags: argparse.Namespace, by: str, task: Task | None = None) -> Partition:
+    """The partition that the flags describe; without the task, one that only shows whether the flags are valid."""
+    hospitals = flags.hospitals
+    if hospitals is None and by in ("iid", "dirichlet"):
+        hospitals = DEFAULT_HOSPITALS.get(task.name if task else "", Settings.hospitals)
     return Partition(
         by=by,
         seed=flags.seed,
         hospitals=hospitals,
-        alpha=alpha,
+        alpha=DEFAULT_ALPHA if flags.alpha is None and by == "dirichlet" else flags.alpha,
         ratios=flags.ratios,
+        column=flags.hospital_column,
         min_patients=flags.min_patients,
     )
 
 
 def describe_patients(source: Source, partition: Partition) -> tuple[dict[str, Any], list[str]]:
-    """Hospitals that are left out, and patients at several hospitals: for the manifest, and for the console."""
+    """Hospitals that are left out or merged, and patients of several: for the manifest, and for the console."""
+    if partition.column is not None:
+        return describe_groups(source, partition)
     facts: dict[str, Any] = {}
     notes = []
     if left_out := find_small_hospitals(source, partition):
@@ -212,35 +254,68 @@ def describe_patients(source: Source, partition: Partition) -> tuple[dict[str, A
     return facts, notes
 
 
+def describe_groups(source: Source, partition: Partition) -> tuple[dict[str, Any], list[str]]:
+    """Values of the partition's column that are merged, and patients with several values, as `describe_patients`."""
+    groups = group_patients(source, partition)
+    notes = []
+    if groups.several:
+        have = "1 patient has" if groups.several == 1 else f"{groups.several} patients have"
+        notes.append(f"{have} several values of {partition.column}; the first row decides")
+    if groups.merged:
+        names = [f"{name} ({patients})" for name, patients in groups.merged.items()]
+        more = f", and {len(names) - MAX_MERGED} more" if len(names) > MAX_MERGED else ""
+        values = "1 value" if len(names) == 1 else f"{len(names)} values"
+        notes.append(
+            f"merged into {groups.names[-1]}, for at least {groups.min_patients} patients per hospital: {values}: "
+            f"{', '.join(names[:MAX_MERGED])}{more}"
+        )
+    facts = {
+        "min_patients": groups.min_patients,
+        "patients_with_several_values": groups.several,
+        "merged": dict(groups.merged),
+    }
+    return facts, notes
+
+
+def describe_hospital(entry: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """A hospital's row in the console's table, from its entry in the manifest."""
+    label, labels = task.label, entry["labels"]
+    if "patients" not in entry:
+        codes = (1, 0) if label.kind == "binary" else label.classes
+        noun = "rows" if task.patient else "patients"
+        return {noun: entry["rows"], **{f"{label.name} = {code}": labels[str(code)] for code in codes}}
+    counts = {"patients": entry["patients"], "rows": entry["rows"]}
+    if label.kind != "binary":
+        return counts | {f"{label.name} = {code}": labels[str(code)] for code in label.classes}
+    return {**counts, f"{label.name} = 1": labels["1"], "in %": f"{100 * labels['1'] / entry['rows']:.1f}"}
+
+
 def main() -> None:
     """Read the source, partition it and write the hospitals' CSVs."""
     flags = parse()
-    partition = make_partition(flags, flags.by) if flags.by else None  # wrong flags fail before the source is read
+    by = flags.by or ("hospital" if flags.hospital_column is not None else None)
+    if by:
+        make_partition(flags, by)  # wrong flags fail before the source is read
     source = read(flags)
-    partition = partition or make_partition(flags, "hospital" if source.has_hospitals else "iid")
+    partition = make_partition(flags, by or ("hospital" if source.has_hospitals else "iid"), source.task)
     hospitals = divide(source, partition)
     facts, notes = describe_patients(source, partition)
     manifest = write_hospitals(
         flags.out, source, hospitals, partition={**partition.describe(), **facts}, plot=flags.plot, force=flags.force
     )
     write_example_patients(flags.out, source.task)
-    noun = "rows" if source.task.patient else "patients"
-    print_lines(f"{source.title}: {len(source.table)} {noun}", source.remarks())
-    label = source.task.label
-    codes = (1, 0) if label.kind == "binary" else label.classes
-    figures = {
-        f"{entry['file']}  {entry['name']}": {
-            noun: entry["rows"],
-            **{f"{label.name} = {code}": entry["labels"][str(code)] for code in codes},
-        }
-        for entry in manifest["hospitals"]
-    }
+    task, label = source.task, source.task.label
+    size = f"{len(source.table)} {'rows' if task.patient else 'patients'}"
+    if task.patient in source.table:
+        size += f" of {source.table[task.patient].nunique()} patients"
+    print_lines(f"{source.title}: {size}", source.remarks())
+    figures = {f"{entry['file']}  {entry['name']}": describe_hospital(entry, task) for entry in manifest["hospitals"]}
     noun = "hospital" if len(figures) == 1 else "hospitals"
-    print_figures(f"{source.task.name}: {len(figures)} {noun}, by {partition.by}", figures)
+    print_figures(f"{task.name}: {len(figures)} {noun}, by {partition.column or partition.by}", figures)
     if notes:
         print_lines("patients", notes)
     minimum = min_patients(label)
-    if small := sum(count_patients(rows, source.task) < minimum for rows in hospitals.values()):
+    if small := sum(count_patients(rows, task) < minimum for rows in hospitals.values()):
         have = "hospital has" if small == 1 else "hospitals have"
         remedy = "" if flags.min_patients else f"; see --min-patients {minimum}"
         print_lines(f"{small} {have} fewer than {minimum} different patients and cannot join{remedy}", [])

@@ -20,7 +20,7 @@ from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import read_manifest
 from federated_health.data.sources.generated_patients import generate_patients, held_out_probability
 from federated_health.data.split import DEFAULT_SPLIT_SEED
-from federated_health.data.task_files import DEFAULT_TASK, HEART_DISEASE, READMISSION
+from federated_health.data.task_files import DEFAULT_TASK, HEART_DISEASE, READMISSION, READMISSION_30D, task_name
 from federated_health.errors import RunError
 from federated_health.files import make_folder, write_text
 from federated_health.hospital.policy_draft import draft_policy
@@ -48,7 +48,7 @@ class Scenario:
     Attributes:
         source: value of --source of `create-dataset`.
         strategy: value of --strategy of `server`.
-        hospitals: number of hospitals in the source.
+        hospitals: number of hospitals into which the source is divided by default.
     """
 
     source: str
@@ -58,11 +58,12 @@ class Scenario:
 
 SCENARIOS = {
     HEART_DISEASE.name: Scenario("uci", "fedavg", 4),
+    READMISSION_30D.name: Scenario("diabetes", "average", 2),
     READMISSION.name: Scenario("readmission", "average", 2),
 }
 
 
-EXAMPLES = ("", "--task readmission --rounds 10", "--secure-aggregation --dp-epsilon 2")
+EXAMPLES = ("", "--task readmission-30d", "--secure-aggregation --dp-epsilon 2")
 
 
 def main() -> None:
@@ -70,11 +71,11 @@ def main() -> None:
     description = "Runs a server and its hospitals as processes on this machine; they train one model over mutual TLS."
     parser = parsing.CommandParser(description, examples=EXAMPLES)
     help_text = "what to predict (default: %(default)s)"
-    parser.add_argument("--task", choices=tuple(SCENARIOS), default=DEFAULT_TASK, help=help_text)
+    parser.add_argument("--task", type=task_name, choices=tuple(SCENARIOS), default=DEFAULT_TASK, help=help_text)
     help_text = "folder for all files; an earlier demo in it is overwritten"
     help_text += " (default: runs/demo, or runs/demo-TASK for another --task)"
     parser.add_argument("--out", type=parsing.path, metavar="DIR", help=help_text)
-    help_text = f"rounds of training and averaging (at least 1; default: {Settings.rounds})"
+    help_text = f"rounds of training and averaging (at least 1; default: the task's, or {Settings.rounds})"
     parser.add_argument("--rounds", type=parsing.whole, metavar="N", help=help_text)
     help_text = "train with differential privacy of this epsilon over the whole run (0.01 to 100; default: without)"
     parser.add_argument("--dp-epsilon", type=parsing.epsilon, metavar="EPSILON", help=help_text)

@@ -6,7 +6,7 @@ import sys
 from federated_health.cli import parsing
 from federated_health.cli.output import write_output
 from federated_health.data.exports.mapping_draft import draft_mapping
-from federated_health.data.task_files import DEFAULT_TASK, TASKS, find_task
+from federated_health.data.task_files import DEFAULT_TASK, TASKS, find_task, task_name
 from federated_health.errors import SettingsError
 
 DESCRIPTION = "Drafts mapping files, which state how a hospital's own export writes the columns of a task."
@@ -27,8 +27,8 @@ def make_parser() -> parsing.CommandParser:
     draft.add_argument(
         "export", type=parsing.path, metavar="EXPORT", help="the export: a CSV, .csv.gz, .xlsx or .parquet"
     )
-    help_text = f"the task to whose columns the export is mapped (default: {DEFAULT_TASK})"
-    draft.add_argument("--task", choices=tuple(TASKS), help=help_text)
+    help_text = f"the task to whose columns the export is mapped: {', '.join(TASKS)} (default: {DEFAULT_TASK})"
+    draft.add_argument("--task", type=task_name, choices=tuple(TASKS), metavar="TASK", help=help_text)
     help_text = "task file of your own, instead of --task (default: none)"
     draft.add_argument("--task-file", type=parsing.path, metavar="FILE", help=help_text)
     return parser

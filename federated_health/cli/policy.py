@@ -12,7 +12,7 @@ from federated_health.cli.output import check_output, write_output
 from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import find_own_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
-from federated_health.data.task_files import DEFAULT_TASK, TASKS, find_task
+from federated_health.data.task_files import DEFAULT_TASK, TASKS, find_task, task_name
 from federated_health.data.tasks import Task
 from federated_health.errors import ConsentError, SettingsError
 from federated_health.files import path_exists, write_text
@@ -64,9 +64,9 @@ def _add_hospital(parser: Any) -> None:
     """Add the flags that name the hospital's CSV and its task, as in client.py."""
     help_text = "this hospital's own CSV, for its number of training rows (default: none)"
     parser.add_argument("--data", type=parsing.path, metavar="FILE", help=help_text)
-    help_text = "what to predict (default: the task in the manifest beside the CSV, "
+    help_text = f"what to predict: {', '.join(TASKS)} (default: the task in the manifest beside the CSV, "
     help_text += f"else {DEFAULT_TASK})"
-    parser.add_argument("--task", choices=tuple(TASKS), help=help_text)
+    parser.add_argument("--task", type=task_name, choices=tuple(TASKS), metavar="TASK", help=help_text)
     help_text = "task file of your own, instead of --task (default: the one in the manifest beside the CSV, if any)"
     parser.add_argument("--task-file", type=parsing.path, metavar="FILE", help=help_text)
     add_mapping(parser)
@@ -96,7 +96,7 @@ def _draft(flags: argparse.Namespace) -> None:
     if flags.out is not None and not flags.force and path_exists(flags.out):
         raise SettingsError(f"{flags.out}: exists; name another file, or overwrite it with --force")
     task, rows = _read_hospital(flags)
-    terms, server = _ask_server(flags, task) if flags.server else (RunTerms.of(Settings(declared_task=task)), None)
+    terms, server = _ask_server(flags, task) if flags.server else (RunTerms.of(Settings.from_config({}, task)), None)
     text = draft_policy(terms, task, train_rows=rows, server=server)
     if flags.out is None:
         write_output(text)

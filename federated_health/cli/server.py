@@ -114,6 +114,9 @@ def start_run(
         run = make_run(transport_of(grid), settings, strategy)
         if folder.checkpoint is not None:
             run.resume(folder.checkpoint)
+        if stated := settings.stated_by_task:
+            shown = ", ".join(f"{name} {value}" for name, value in stated.items())
+            console.say(f"settings of the task {settings.task}: {shown}")
         run.gather(console.say)
         folder.begin(run)
         figures: dict[str, Any] = {}

@@ -14,7 +14,7 @@ from federated_health.cli.console import console, print_lines
 from federated_health.cli.output import check_output, write_output
 from federated_health.data.columns import Category, Column, Measurement, write_number
 from federated_health.data.labels import ClassLabel
-from federated_health.data.task_files import TASKS, get_task, read_task_file
+from federated_health.data.task_files import TASKS, get_task, read_task_file, task_name
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError, SettingsError
 from federated_health.files import path_exists
@@ -61,7 +61,7 @@ def make_parser() -> parsing.CommandParser:
     help_text = "prints the columns of a task as a table"
     show = parsing.add_subcommand(subcommands, "show", _show, help_text, ("stroke.toml", "readmission --markdown"))
     help_text = f"a task file, or a task of the package: {', '.join(TASKS)}"
-    show.add_argument("task", metavar="TASK", help=help_text)
+    show.add_argument("task", type=task_name, metavar="TASK", help=help_text)
     show.add_argument("--markdown", action="store_true", help="print the table in Markdown (default: no)")
     return parser
 
@@ -97,7 +97,8 @@ def _check(flags: argparse.Namespace) -> None:
         raise SettingsError("--mapping: expected --data CSV, too")
     task = read_task_file(flags.file)
     columns = "1 column" if len(task.columns) == 1 else f"{len(task.columns)} columns"
-    notes = [f"note: {note}" for note in review_task(task)]
+    notes = [_describe_training(task)] if task.training else []
+    notes += [f"note: {note}" for note in review_task(task)]
     print_lines(f"{flags.file}: valid: task {task.name}, {columns}, label {task.label.name}", notes)
     if flags.data is not None:
         from federated_health.cli.inspection import show_data  # noqa: PLC0415  # as above
@@ -126,10 +127,16 @@ def _show(flags: argparse.Namespace) -> None:
         table.add_row(*map(escape, row))
     console.print(f"\n[bold]{escape(_title(task))}[/bold]", soft_wrap=True)
     console.print(Padding(table, (1, 0, 1, 1), expand=False))
+    if task.training:
+        console.print(f" {escape(_describe_training(task))}\n", soft_wrap=True)
 
 
 def _title(task: Task) -> str:
     return f"{task.name}: {len(task.columns)} columns and the label {task.label.name}"
+
+
+def _describe_training(task: Task) -> str:
+    return f"training: {', '.join(f'{name} {value}' for name, value in task.training.items())}"
 
 
 def describe_values(column: Column) -> str:

@@ -133,9 +133,12 @@ class Label(Column):
 
     Attributes:
         kind: name of the kind in a task file, and of its target (see `ml.targets`).
+        typical_share: share of rows with the label 1 that hospitals usually have, for the noisy evaluation.
     """
 
     kind: ClassVar[str] = "binary"
+    _: KW_ONLY
+    typical_share: float | None = None
 
     @property
     def classes(self) -> tuple[int, ...]:

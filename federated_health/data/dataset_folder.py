@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 from federated_health import __version__
-from federated_health.data.columns import Label
 from federated_health.data.examples import find_example_patients
 from federated_health.data.manifest import MANIFEST, listed_hashes, read_manifest
 from federated_health.data.partition_chart import draw_partition
@@ -59,7 +58,7 @@ def write_hospitals(
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder, ignore_cleanup_errors=True) as temporary:
             partial = Path(temporary)
             entries = [
-                _write_hospital(partial / f"client_{number}.csv", name, rows, source.task.label)
+                _write_hospital(partial / f"client_{number}.csv", name, rows, source.task)
                 for number, (name, rows) in enumerate(hospitals.items(), start=1)
             ]
             manifest: dict[str, Any] = {
@@ -71,7 +70,8 @@ def write_hospitals(
                 "partition": dict(partition),
                 "hospitals": entries,
             }
-            if repeated := count_repeated_rows(hospitals, source.task):
+            may_repeat = source.task.patient is None or _are_of_the_data(partition)
+            if may_repeat and (repeated := count_repeated_rows(hospitals, source.task)):
                 manifest["repeated_rows"] = repeated
             if not _is_shipped(source.task):
                 (partial / TASK_FILE_NAME).write_text(write_task(source.task))
@@ -113,6 +113,13 @@ def count_repeated_rows(hospitals: Mapping[str, pd.DataFrame], task: Task) -> li
     return [{"hospitals": [by_number[one], by_number[other]], "rows": -int(rows)} for rows, one, other in pairs]
 
 
+def _are_of_the_data(partition: Mapping[str, Any]) -> bool:
+    """Whether the data names the hospitals, which may have identifiers of their own: equal rows with different ones may
+    then be one patient's. Other partitions have every patient at one hospital.
+    """
+    return partition.get("by", "hospital") == "hospital" and "column" not in partition
+
+
 def write_example_patients(folder: Path, task: Task) -> None:
     """Write a task's example patients, or remove those of another task if it has none.
 
@@ -139,12 +146,17 @@ def _all_example_patients() -> list[bytes]:
     return [path.read_bytes() for path in map(find_example_patients, TASKS) if path]
 
 
-def _write_hospital(path: Path, name: str, rows: pd.DataFrame, label: Label) -> dict[str, Any]:
-    """Write a hospital's CSV; returns its entry in the manifest, with the rows of each class of the label."""
+def _write_hospital(path: Path, name: str, rows: pd.DataFrame, task: Task) -> dict[str, Any]:
+    """Write a hospital's CSV; returns its entry in the manifest, with the rows of each class of the label.
+
+    The entry has the number of patients, too, if a column identifies them.
+    """
     rows.to_csv(path, index=False, float_format="%.15g", lineterminator="\n")
+    label = task.label
     return {
         "file": path.name,
         "name": name,
+        **({"patients": rows[task.patient].nunique()} if task.patient in rows else {}),
         "rows": len(rows),
         "labels": {str(code): int((rows[label.name] == code).sum()) for code in label.classes},
         "sha256": hash_file(path),

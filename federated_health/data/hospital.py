@@ -37,9 +37,19 @@ class Patients:
 
     @classmethod
     def concatenate(cls, parts: Iterable[Self]) -> Self:
-        """The rows of several hospitals, in their order; without ids, which may differ in meaning."""
+        """The rows of several hospitals, in their order.
+
+        Patients are numbered anew: those of different hospitals are different patients, even if their ids are equal.
+        """
         parts = list(parts)
-        return cls(np.concatenate([part.values for part in parts]), np.concatenate([part.labels for part in parts]))
+        values, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("values", "labels"))
+        if all(part.ids is None for part in parts):
+            return cls(values, labels)
+        numbers = [part.number_patients() for part in parts]
+        firsts = np.cumsum([0, *(of_part.max(initial=-1) + 1 for of_part in numbers[:-1])])
+        return cls(
+            values, labels, np.concatenate([first + of_part for first, of_part in zip(firsts, numbers, strict=True)])
+        )
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -23,11 +23,12 @@ def draw_partition(path: Path, title: str, hospitals: Sequence[Mapping[str, Any]
 
     Args:
         path: the PNG file.
-        hospitals: entries of a manifest, with `name`, `rows`, and `labels` (rows by class; empty for a quantity).
+        hospitals: entries of a manifest, with `name`, `rows`, and `labels` (rows by class; empty for a quantity), and
+            with `patients` if patients may have several rows.
     """
     from matplotlib.figure import Figure  # noqa: PLC0415  # takes a second to import, and most runs draw nothing
 
-    count = len(hospitals)
+    count, noun = len(hospitals), "rows" if "patients" in hospitals[0] else "patients"
     named = count <= MAX_NAMES
     bars = _make_bars(hospitals)
     places = range(1, count + 1)
@@ -38,7 +39,7 @@ def draw_partition(path: Path, title: str, hospitals: Sequence[Mapping[str, Any]
             axes.barh(places, bar.lengths, left=bar.starts, color=bar.colour, label=bar.name)
         axes.set_yticks(places, [entry["name"][:MAX_NAME_LENGTH] for entry in hospitals])
         axes.set_ylim(count + 0.6, 0.4)  # the first hospital on top
-        axes.set_xlabel("patients")
+        axes.set_xlabel(noun)
         for place, entry in zip(places, hospitals, strict=True):
             is_binary = list(entry["labels"]) == ["0", "1"]
             note = f"{100 * entry['labels']['1'] / entry['rows']:.0f} % yes" if is_binary else str(entry["rows"])
@@ -50,7 +51,7 @@ def draw_partition(path: Path, title: str, hospitals: Sequence[Mapping[str, Any]
             style = {"width": 1.0, "color": bar.colour, "label": bar.name, "antialiased": False}
             axes.bar(places, bar.lengths, bottom=bar.starts, **style)
         axes.set_xlabel("hospital")
-        axes.set_ylabel("patients")
+        axes.set_ylabel(noun)
         axes.set_xlim(0.5, count + 0.5)
         axes.locator_params("x", integer=True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -77,7 +78,11 @@ def _make_bars(hospitals: Sequence[Mapping[str, Any]]) -> list[_Bar]:
 
         names, colours = codes, list(colormaps[CLASSES](np.linspace(0, 1, len(codes))))
     else:
-        return [_Bar("patients", NEGATIVE, np.zeros(len(hospitals), np.int64), rows)]
+        return [
+            _Bar(
+                "rows" if "patients" in hospitals[0] else "patients", NEGATIVE, np.zeros(len(hospitals), np.int64), rows
+            )
+        ]
     lengths = np.array([[entry["labels"][code] for entry in hospitals] for code in codes])
     starts = np.cumsum(lengths, axis=0) - lengths
     return [_Bar(*bar) for bar in zip(names, colours, starts, lengths, strict=True)]

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from federated_health.data.data_check import min_patients
+from federated_health.data.hospital_columns import ColumnGroups, group_by_column
 from federated_health.data.sources.source import Source
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError, SettingsError
@@ -43,7 +45,9 @@ class Partition:
     Attributes:
         alpha: concentration of the Dirichlet distribution; smaller is more skewed.
         ratios: ratios of the hospitals' sizes.
-        min_patients: smallest number of different patients per hospital; with `hospital`, smaller ones are left out.
+        column: with `hospital`, a column whose values are the hospitals, instead of those of the data.
+        min_patients: smallest number of different patients per hospital; with `hospital`, smaller ones are left out, or
+            become one hospital if there is a `column`, for which the default is what joining needs.
 
     Raises:
         SettingsError: an option is missing, out of range, or belongs to another kind.
@@ -54,6 +58,7 @@ class Partition:
     hospitals: int | None = None
     alpha: float | None = None
     ratios: tuple[float, ...] | None = None
+    column: str | None = None
     min_patients: int | None = None
 
     def __post_init__(self) -> None:
@@ -64,6 +69,10 @@ class Partition:
                 raise SettingsError(f"{flag}: required with --by {kind}")
             if self.by != kind and value is not None:
                 raise SettingsError(f"{flag}: allowed with --by {kind} only")
+        if self.column is not None and self.by != "hospital":
+            raise SettingsError(f"--hospital-column: allowed with --by hospital only, got --by {self.by}")
+        if self.column is not None and self.hospitals is not None:
+            raise SettingsError("--hospitals: not allowed with --hospital-column, whose values are the hospitals")
         low, high = ALPHA_RANGE
         if self.alpha is not None and not low <= self.alpha <= high:
             raise SettingsError(f"--alpha: expected {low:g} to {high:g}, got {self.alpha:g}")
@@ -92,7 +101,8 @@ class Partition:
 def divide(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
     """Hospital name -> its rows in the table's order, without the `hospital` column; in order of their numbers.
 
-    `hospital` takes the hospitals of the data. `iid` shuffles and deals out sizes that differ by at most one, `size`
+    `hospital` takes the hospitals of the data, or the values of a column (see `group_by_column`), by their numbers of
+    patients. `iid` shuffles and deals out sizes that differ by at most one, `size`
     sizes in the given ratios (rounded by largest remainder). `dirichlet` draws, for each value of the label, the
     hospitals' shares of its rows (Yurochkin et al. 2019, Bayesian Nonparametric Federated Learning of Neural Networks),
     so that both label balance and size are skewed; of a quantity, for each of QUANTILE_GROUPS groups from low to high.
@@ -103,6 +113,10 @@ def divide(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
         DataError: the rows cannot be divided as asked, or a hospital would have too few patients.
     """
     table, task = source.table, source.task
+    if partition.column is not None:
+        groups = group_patients(source, partition)
+        rows_of = dict(iter(table.drop(columns=HOSPITAL_COLUMN, errors="ignore").groupby(groups.numbers)))
+        return {name: rows_of[number].reset_index(drop=True) for number, name in enumerate(groups.names)}
     if partition.by == "hospital":
         return _divide_by_hospital(source, partition)
     table = table.drop(columns=HOSPITAL_COLUMN, errors="ignore")
@@ -139,7 +153,9 @@ def divide(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
 def _divide_by_hospital(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
     """Hospitals of the data, in order of first appearance, without those that are too small."""
     if not source.has_hospitals:
-        raise DataError("--by hospital: the data has no column that names each patient's hospital")
+        raise DataError(
+            "--by hospital: the data has no column that names each patient's hospital; choose one by --hospital-column"
+        )
     hospitals = {
         str(name): rows.drop(columns=HOSPITAL_COLUMN).reset_index(drop=True)
         for name, rows in source.table.groupby(HOSPITAL_COLUMN, sort=False)
@@ -155,9 +171,18 @@ def _divide_by_hospital(source: Source, partition: Partition) -> dict[str, pd.Da
     return hospitals
 
 
+def group_patients(source: Source, partition: Partition) -> ColumnGroups:
+    """How the partition's column divides the patients; see `group_by_column` for the errors."""
+    assert partition.column is not None
+    patients = _number_patients(source.table, source.task)
+    units = patients if source.task.patient in source.table else _group_copies(patients)
+    minimum = partition.min_patients or min_patients(source.task.label)
+    return group_by_column(source, partition.column, units, patients, minimum)
+
+
 def find_small_hospitals(source: Source, partition: Partition) -> dict[str, int]:
     """Hospital of the data -> its rows, where it has too few patients for the partition; empty for other kinds."""
-    if partition.by != "hospital" or partition.min_patients is None:
+    if partition.by != "hospital" or partition.column is not None or partition.min_patients is None:
         return {}
     return {
         str(name): len(rows)

@@ -28,7 +28,7 @@ from federated_health.data.csv_reading import (
     read_bytes,
 )
 from federated_health.data.patient_ids import PATIENT_RULE
-from federated_health.data.task_files import TASKS
+from federated_health.data.task_files import READMISSION_30D, TASKS
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError
 
@@ -244,8 +244,11 @@ def missing_columns(path: Path, text: pd.DataFrame, names: Sequence[str], task: 
 
 def _layout_title(header: Collection[str], task: Task) -> str | None:
     """Title of the known layout with this header."""
+    from federated_health.data.sources.diabetes_stays import TITLE, looks_like_stays  # noqa: PLC0415  # as below
     from federated_health.data.sources.layouts import LAYOUTS  # noqa: PLC0415  # layouts are read with csv_reading
 
+    if task is READMISSION_30D and looks_like_stays(header):
+        return TITLE
     return next((layout.title for layout in LAYOUTS if layout.task is task and set(layout.header) <= set(header)), None)
 
 

@@ -13,7 +13,7 @@ from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.tasks import MAX_AGREEMENT_CHARACTERS, Task, write_agreement
 from federated_health.data.toml_reading import TomlTable, is_number, is_text, read_content, read_toml
 from federated_health.errors import SettingsError
-from federated_health.names import is_hospital_name
+from federated_health.names import is_hospital_name, printable
 
 if TYPE_CHECKING:
     from federated_health.data.labels import NumberLabel
@@ -51,11 +51,12 @@ def read_task_file(path: Path) -> Task:
 
 
 @lru_cache(maxsize=64)
-def parse_task(content: bytes, file: str) -> Task:
+def parse_task(content: bytes, file: str, *, is_shipped: bool = False) -> Task:
     """The task that a task file declares.
 
     Args:
         file: name of the file, for errors.
+        is_shipped: whether it comes with the package, whose tests check the training settings.
 
     Raises:
         DataError: the content is not a valid task file.
@@ -68,11 +69,14 @@ def parse_task(content: bytes, file: str) -> Task:
     patient_column = _take_column_name(patient) if patient else None
     if patient:
         patient.end("column")
+    training = top.take("training", "a table", lambda value: isinstance(value, dict), {})
+    if training and not is_shipped:
+        _check_training(training, top)
     tables = top.take_table("columns")
     columns = tuple(take_column(tables, key) for key in tables.names())
     if not 1 <= len(columns) <= MAX_COLUMNS:
         raise top.error(f"expected 1 to {MAX_COLUMNS} columns, got {len(columns)}", "columns")
-    top.end("name, label, patient, columns")
+    top.end("name, label, patient, training, columns")
     if label.kind != "binary":
         from federated_health.data import label_kinds  # noqa: PLC0415  # most labels are binary
 
@@ -80,7 +84,7 @@ def parse_task(content: bytes, file: str) -> Task:
     for reserved, key in ((label.name, "label"), (patient_column, "patient")):
         if reserved in [column.name for column in columns] or (key == "patient" and reserved == label.name):
             raise top.error(f"expected a name that no other column has, got {reserved}", key, "column")
-    task = Task(name=name, columns=columns, label=label, patient=patient_column)
+    task = Task(name=name, columns=columns, label=label, patient=patient_column, training=training)
     limit, size = MAX_AGREEMENT_CHARACTERS - PROTOCOL_CHARACTERS, len(write_agreement(task.agreement))
     if size > limit:
         raise top.error(
@@ -91,6 +95,17 @@ def parse_task(content: bytes, file: str) -> Task:
     return task
 
 
+def _check_training(training: Mapping[str, Any], top: TomlTable) -> None:
+    """Raise a DataError if a training setting is not known, or its value is not allowed."""
+    from federated_health.setting_fields import TRAINING, coerce, find_problem  # noqa: PLC0415  # of the server only
+
+    for name, value in training.items():
+        if name not in TRAINING:
+            raise top.error(f"unknown key; known are: {', '.join(TRAINING)}", "training", name)
+        if problem := find_problem(TRAINING[name], coerce(TRAINING[name]["type"], value)):
+            raise top.error(printable(problem), "training", name)
+
+
 def _take_label(top: TomlTable) -> Label:
     table = top.take_table("label")
     name, meaning = _take_column_name(table), table.take_text("meaning")
@@ -99,8 +114,10 @@ def _take_label(top: TomlTable) -> Label:
         from federated_health.data import label_kinds  # noqa: PLC0415  # as above
 
         return label_kinds.take_label(table, kind, name, meaning)
-    table.end("column, meaning, kind, or further keys of another kind")
-    return Label(name, meaning)
+    expected = "a share above 0 and below 1, such as 0.1"
+    share = table.take("typical_share", expected, lambda value: is_number(value) and 0 < value < 1, 0.0)
+    table.end("column, meaning, kind, typical_share, or further keys of another kind")
+    return Label(name, meaning, typical_share=share or None)
 
 
 def _take_column_name(table: TomlTable) -> str:
@@ -230,7 +247,7 @@ def _are_some_of(value: Any, codes: Collection[int]) -> bool:
 _SHIPPED = Path(__file__).parent / "shipped_tasks"
 
 HEART_DISEASE, READMISSION_30D, READMISSION = (
-    parse_task((_SHIPPED / name).read_bytes(), name)
+    parse_task((_SHIPPED / name).read_bytes(), name, is_shipped=True)
     for name in ("heart-disease.toml", "readmission-30d.toml", "readmission.toml")
 )
 
@@ -238,9 +255,14 @@ TASKS: Mapping[str, Task] = {task.name: task for task in (HEART_DISEASE, READMIS
 """The tasks that come with the package, by name."""
 
 
+def task_name(name: str) -> str:
+    """The name of a task, where `readmission-generated` is another one of `readmission`."""
+    return READMISSION.name if name == "readmission-generated" else name
+
+
 def get_task(name: str) -> Task:
     """The task of this name that comes with the package; a SettingsError if there is none."""
-    if name not in TASKS:
+    if (name := task_name(name)) not in TASKS:
         raise SettingsError(f"task: expected one of {', '.join(TASKS)}, or a task file, got {name!r}")
     return TASKS[name]
 

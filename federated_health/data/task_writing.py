@@ -14,6 +14,8 @@ def write_task(task: Task) -> str:
     tables: dict[str, Mapping[str, object]] = {"label": describe_label(task.label)}
     if task.patient is not None:
         tables["patient"] = {"column": task.patient}
+    if task.training:
+        tables["training"] = task.training
     for column in task.columns:
         tables[f"columns.{column.name}"] = describe_column(column)
     lines = [f"name = {write_value(task.name)}"]
@@ -33,6 +35,8 @@ def describe_label(label: Label) -> dict[str, object]:
             described |= {} if label.scale is None else {"scale": label.scale}
         case CountLabel():
             described |= {"kind": label.kind, "range": [0, label.high]}
+        case _ if label.typical_share is not None:
+            described["typical_share"] = label.typical_share
     return described
 
 

@@ -8,7 +8,7 @@ and the inputs of a saved model.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 
@@ -24,12 +24,15 @@ class Task:
 
     Attributes:
         patient: name of the column that identifies the patient of a row; None if each row is a patient of its own.
+        training: settings that suit the task, by name, for what the user of a server leaves open; not part of the
+            agreement.
     """
 
     name: str
     columns: tuple[Measurement | Category, ...]
     label: Label
     patient: str | None = None
+    training: Mapping[str, str | int | float] = field(default_factory=dict)
 
     @property
     def labelled_columns(self) -> tuple[Column, ...]:
@@ -60,7 +63,9 @@ class Task:
     @cached_property
     def agreement(self) -> dict[str, str]:
         """What server and hospital must agree on: name -> text; compared by `find_difference`."""
-        return {**self._meaning, **{f"scale {column.name}": _write_scale(column) for column in self.measurements}}
+        scales = {f"scale {column.name}": _write_scale(column) for column in self.measurements}
+        share = self.label.typical_share
+        return {**self._meaning, **scales, **({} if share is None else {"typical share": write_number(share)})}
 
     @cached_property
     def schema_hash(self) -> str:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import TrainConfig
-from federated_health.ml.bootstrap import PERMUTATIONS, compare_models
+from federated_health.ml.bootstrap import PERMUTATIONS, compare_models, labels_of_patients
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, figure_title
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import MIN_OBSERVED, column_sums, normalisation_from
@@ -30,9 +30,9 @@ def measure_benefit(local: "LocalModel", weights: Weights, train_config: TrainCo
     hospital, held_out = local.hospital, local.hospital.test
     seed = [train_config.seed, *hospital.name.encode()]
     compared = None
-    if local.target.can_compare(held_out.labels):
+    if local.target.can_compare(labels_of_patients(held_out.labels, held_out.ids)):
         outputs, alone = local.score(weights), score_alone(local, train_config)
-        compared = compare_models(local.target, outputs, alone, held_out.labels, seed)
+        compared = compare_models(local.target, outputs, alone, held_out.labels, seed, held_out.ids)
     observed = (~np.isnan(hospital.train.values)).sum(axis=0)
     minimum = MIN_OBSERVED * hospital.train.most_rows
     return Benefit(

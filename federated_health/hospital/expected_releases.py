@@ -52,7 +52,7 @@ class ExpectedReleases:
             hospital = release_memory.choose_rows(hospital, memory, policy.min_cell, is_recorded=False)
             self.notes = hospital.notes
         self._hospital, self._policy = hospital, policy
-        self._terms = RunTerms.of(Settings(declared_task=hospital.task))
+        self._terms = RunTerms.of(Settings.from_config({}, hospital.task))
         disclosed = disclose(describe_rows(hospital), hospital, policy)
         contents = [disclosed, *(disclose(content, hospital, policy) for content in self._others())]
         contents.append(disclose(self._evaluation, hospital, policy, is_final=True))

@@ -9,10 +9,11 @@ import numpy.typing as npt
 from federated_health.data.hospital import Hospital
 from federated_health.data.tasks import Task
 from federated_health.ml.keras_models import build_encoder, build_head, encode
-from federated_health.ml.networks import FILE, SGD, Network, Weights, weight_shapes
+from federated_health.ml.networks import FILE, Network, Weights, weight_shapes
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.targets import target_of
 from federated_health.ml.training import LAYERS, Array, LocalTrainer, batch_order, random_generator
+from federated_health.names import SGD
 
 if TYPE_CHECKING:
     from federated_health.messages.content import TrainConfig

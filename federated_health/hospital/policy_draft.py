@@ -10,7 +10,8 @@ from federated_health.hospital.policy import Policy
 from federated_health.hospital.policy_file import OFF
 from federated_health.messages.releases import RELEASES
 from federated_health.messages.run_terms import RunTerms
-from federated_health.ml.networks import FILE, MODELS, Network, number_of_weights
+from federated_health.ml.networks import FILE, Network, number_of_weights
+from federated_health.names import MODELS
 
 WIDTH = 98
 """Longest line of a comment, without the # before it."""

@@ -12,13 +12,13 @@ from federated_health.hospital.policy import Policy
 from federated_health.hospital.policy_rules import REFUSE
 from federated_health.messages.content import SECURE_AGGREGATION_ONLY
 from federated_health.messages.releases import RELEASES
-from federated_health.ml.networks import MODELS
 from federated_health.ml.strategies import STRATEGIES
 from federated_health.names import (
     ALLOWED_EPSILON,
     MAX_BATCH_SIZE,
     MAX_LOCAL_EPOCHS,
     MAX_ROUNDS,
+    MODELS,
     POLICY,
     is_hospital_name,
 )

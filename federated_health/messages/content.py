@@ -46,9 +46,10 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from federated_health.messages import records
 from federated_health.messages.records import METRICS
 from federated_health.ml.metrics import EvaluationSums
-from federated_health.ml.networks import SGD, Network, Weights
+from federated_health.ml.networks import Network, Weights
 from federated_health.ml.normalisation import SUM_NAMES, ColumnSums, Normalisation
 from federated_health.ml.targets import ScoreGroups
+from federated_health.names import SGD
 
 if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan

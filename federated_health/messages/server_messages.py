@@ -46,18 +46,11 @@ from federated_health.messages.content import (
 from federated_health.messages.records import MalformedMessageError, NumpyArray
 from federated_health.messages.run_terms import MAX_TERMS_CHARACTERS, RUN_TERMS
 from federated_health.ml import load_privacy_plan
-from federated_health.ml.networks import (
-    ACTIVATIONS,
-    FILE,
-    MODELS,
-    NETWORK_KEYS,
-    OPTIMIZERS,
-    Network,
-    number_of_weights,
-)
+from federated_health.ml.networks import FILE, NETWORK_KEYS, Network, number_of_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.targets import target_of
 from federated_health.names import (
+    ACTIVATIONS,
     LARGEST,
     MAX_BATCH_SIZE,
     MAX_LOCAL_EPOCHS,
@@ -65,6 +58,8 @@ from federated_health.names import (
     MAX_RATE,
     MAX_ROUNDS,
     MAX_WEIGHTS,
+    MODELS,
+    OPTIMIZERS,
     PRIVACY_PREFIX,
     PROXIMAL_MU,
 )

@@ -3,14 +3,19 @@
 All intervals are percentile intervals of a bootstrap over patients, stratified by class if there are classes (Efron and
 Tibshirani 1993): every draw holds as many patients of each class as the sample. They show how much a figure depends on
 which patients were tested, not on which patients were used for training.
+
+Rows of one patient are not independent. Where patients have several rows, the bootstrap draws patients, each with all
+rows (cluster bootstrap, Davison and Hinkley 1997, section 3.8).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from federated_health.data.split import PatientIds
 from federated_health.ml.verdicts import MIN_CLASS_SIZE, Interval
 
 if TYPE_CHECKING:
@@ -25,14 +30,35 @@ PERMUTATIONS = 10
 """Shuffles per column of which a permutation importance is the mean."""
 
 MIN_DRAWS = 200
-# Patients times draws, in all and per step; a step needs less than about 100 MB.
+# Patients times draws, in all and per step: 40 MB, and about 50 MB.
 MAX_CELLS = 20_000_000
-MAX_CELLS_PER_STEP = 4_000_000
+MAX_CELLS_PER_STEP = 1_000_000
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
+Times = npt.NDArray[Any]
+"""How often each patient is in each draw, [patients, draws]; uint16 as from `resample`, or float64."""
+
 Drawn = tuple[float, Array]
 """A figure and its bootstrap draws, [draws]."""
+
+
+def labels_of_patients(labels: Floats, patients: PatientIds | None) -> Floats:
+    """One label per patient, [patients]: the largest of the patient's rows, as in `split.order_patients`.
+
+    Args:
+        labels: [rows].
+        patients: number of each row's patient, [rows]; None if each row is a patient of its own.
+    """
+    return labels if patients is None else _largest_by_patient(labels, patients)[0]
+
+
+def _largest_by_patient(values: Floats, patients: PatientIds) -> tuple[Floats, npt.NDArray[np.intp]]:
+    """The largest value of each patient, [patients], and the position of each row's patient there, [rows]."""
+    different, patient_of_row = np.unique(patients, return_inverse=True)
+    largest = np.full(len(different), -np.inf, dtype=values.dtype)
+    np.maximum.at(largest, patient_of_row, values)
+    return largest, patient_of_row
 
 
 def can_judge(labels: Floats) -> bool:
@@ -47,11 +73,11 @@ def rarer_class(labels: Floats) -> int:
 
 
 def affordable_draws(patients: int, draws: int = DRAWS) -> int:
-    """Number of draws that fits into a few hundred megabytes: at most `draws`, at least MIN_DRAWS."""
+    """Number of draws of at most MAX_CELLS cells: at most `draws`, at least MIN_DRAWS."""
     return min(draws, max(MIN_DRAWS, MAX_CELLS // max(1, patients)))
 
 
-def resample(labels: Floats, draws: int, seed: int | list[int]) -> Array:
+def resample(labels: Floats, draws: int, seed: int | list[int]) -> Times:
     """How often each patient is in each draw with replacement, [patients, draws], as many of each class as in `labels`.
 
     Args:
@@ -59,19 +85,35 @@ def resample(labels: Floats, draws: int, seed: int | list[int]) -> Array:
         seed: for `numpy.random.default_rng`.
     """
     generator = np.random.default_rng(seed)
-    times = np.zeros((len(labels), draws))
+    times = np.zeros((len(labels), draws), dtype=np.uint16)
+    every_draw = np.arange(draws)
     for value in np.unique(labels):
         members = np.flatnonzero(labels == value)
-        drawn = generator.integers(len(members), size=(len(members), draws))
-        cells = (drawn * draws + np.arange(draws)).ravel()
-        times[members] = np.bincount(cells, minlength=drawn.size).reshape(drawn.shape)
+        for _ in members:  # one patient per draw at a time: a table of all indices would need 8 bytes per cell
+            times[members[generator.integers(len(members), size=draws)], every_draw] += 1
     return times
 
 
-def roc_auc_draws(scores: Floats, labels: Floats, times: Array) -> Array:
+def resample_patients(strata: Floats, draws: int, seed: int | list[int], patients: PatientIds | None) -> Times:
+    """How often each row is in each draw of patients with replacement, [rows, draws]; see `resample`.
+
+    All rows of a patient are drawn together. A patient belongs to the largest stratum of the patient's rows, and every
+    draw holds as many patients of each stratum as the sample.
+
+    Args:
+        strata: [rows].
+        patients: number of each row's patient, [rows]; None if each row is a patient of its own.
+    """
+    if patients is None:
+        return resample(strata, draws, seed)
+    stratum_of_patient, patient_of_row = _largest_by_patient(strata, patients)
+    return resample(stratum_of_patient, draws, seed)[patient_of_row]
+
+
+def roc_auc_draws(scores: Floats, labels: Floats, times: Times) -> Array:
     """ROC-AUC of each draw, [draws]: the share of pairs of a positive and a negative whose positive scores higher.
 
-    Ties count one half (Hanley and McNeil 1982).
+    Ties count one half (Hanley and McNeil 1982). NaN in a draw of one class, which a draw of patients may be.
 
     Args:
         scores: [patients], or [repeats, patients] for the mean over repeats.
@@ -79,30 +121,36 @@ def roc_auc_draws(scores: Floats, labels: Floats, times: Array) -> Array:
         times: as from `resample`; a column of ones gives the plain AUC.
     """
     positive, negative = labels == 1, labels == 0
-    chunk = max(1, MAX_CELLS_PER_STEP // len(labels))
     parts = []
-    for first in range(0, times.shape[1], chunk):
-        draws = times[:, first : first + chunk]
+    for draws in _in_steps(times):
         high, low = draws[positive], draws[negative]
         wins = np.mean([_wins(row[positive], row[negative], high, low) for row in np.atleast_2d(scores)], axis=0)
-        parts.append(wins / (high.sum(axis=0) * low.sum(axis=0)))
+        pairs = high.sum(axis=0) * low.sum(axis=0)
+        parts.append(np.divide(wins, pairs, out=np.full_like(wins, np.nan), where=pairs > 0))
     return np.concatenate(parts)
 
 
-def mean_draws(losses: Array, times: Array) -> Array:
+def mean_draws(losses: Array, times: Times) -> Array:
     """Mean loss of each draw, [draws].
 
     Args:
         losses: [rows], or [repeats, rows] for the mean over repeats.
         times: as from `resample`.
     """
-    means: Array = np.atleast_2d(losses).mean(axis=0) @ times / times.sum(axis=0)
-    return means
+    mean_losses = np.atleast_2d(losses).mean(axis=0)
+    return np.concatenate([mean_losses @ draws / draws.sum(axis=0) for draws in _in_steps(times)])
+
+
+def _in_steps(times: Times) -> Iterator[Array]:
+    """The draws as float64, [patients, some draws], at most MAX_CELLS_PER_STEP cells at a time."""
+    step = max(1, MAX_CELLS_PER_STEP // len(times))
+    for first in range(0, times.shape[1], step):
+        yield times[:, first : first + step].astype(np.float64)
 
 
 def interval_of(value: float, draws: Array) -> Interval:
-    """A figure with the percentile interval of its draws, [draws]."""
-    low, high = np.quantile(draws, ENDS)
+    """A figure with the percentile interval of its draws, [draws], in which it is defined."""
+    low, high = np.quantile(draws[~np.isnan(draws)], ENDS)
     return Interval(value=value, low=float(low), high=float(high))
 
 
@@ -116,11 +164,13 @@ class Resampled:
     """Bootstrap draws of one set of patients (see `resample`), the same for every model that is compared on them."""
 
     labels: Floats
-    times: Array
+    times: Times
 
     @classmethod
-    def of(cls, labels: Floats, seed: int | list[int], draws: int = DRAWS) -> "Resampled":
-        return cls(labels, resample(labels, affordable_draws(len(labels), draws), seed))
+    def of(
+        cls, labels: Floats, seed: int | list[int], draws: int = DRAWS, patients: PatientIds | None = None
+    ) -> "Resampled":
+        return cls(labels, resample_patients(labels, affordable_draws(len(labels), draws), seed, patients))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,14 +189,20 @@ class Comparison:
 
 
 def compare_models(
-    target: "Target[Any]", outputs: Floats, others: Floats, labels: Floats, seed: list[int]
+    target: "Target[Any]",
+    outputs: Floats,
+    others: Floats,
+    labels: Floats,
+    seed: list[int],
+    patients: PatientIds | None = None,
 ) -> Comparison:
-    """Compare two models by the figure `compared` of the target, on rows of which `Target.can_compare` is true.
+    """Compare two models by the figure `compared` of the target, on patients of whom `Target.can_compare` is true.
 
     Args:
         outputs, others: the networks' outputs, of the model and of the one that it is compared with.
+        patients: see `resample_patients`.
     """
-    times = resample(target.strata(labels), affordable_draws(len(labels)), seed)
+    times = resample_patients(target.strata(labels), affordable_draws(len(labels)), seed, patients)
     value, other = (drawn_figure(target, of, labels, times) for of in (outputs, others))
     return Comparison(value=interval_of(*value), other=other[0], difference=improvement_of(target, value, other))
 
@@ -156,7 +212,7 @@ def improvement_of(target: "Target[Any]", value: Drawn, other: Drawn) -> Interva
     return difference_of(other, value) if target.less_is_better else difference_of(value, other)
 
 
-def drawn_figure(target: "Target[Any]", outputs: Floats, labels: Floats, times: Array) -> Drawn:
+def drawn_figure(target: "Target[Any]", outputs: Floats, labels: Floats, times: Times) -> Drawn:
     """The figure `compared` of the rows themselves, and of each draw, [rows, draws] (see `Target.compared_draws`)."""
     once = np.ones((len(labels), 1))
     return float(target.compared_draws(outputs, labels, once)[0]), target.compared_draws(outputs, labels, times)

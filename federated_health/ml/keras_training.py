@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.ml.backend import load_keras, load_tensorflow
-from federated_health.ml.networks import SGD
 from federated_health.ml.targets import Target
 from federated_health.ml.training import Array, Indices, LocalTrainer, objective_of, pad_rows
+from federated_health.names import SGD
 
 tf = load_tensorflow()
 

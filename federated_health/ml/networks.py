@@ -13,23 +13,13 @@ import numpy.typing as npt
 
 from federated_health.data.tasks import Task
 from federated_health.ml.targets import target_of
+from federated_health.names import ACTIVATIONS, MODELS, read_hidden
 
-MODELS = ("mlp", "logistic")
 FILE = "file"
 HIDDEN_UNITS = 16
 
-ACTIVATIONS = ("relu", "tanh", "sigmoid", "elu", "selu", "gelu", "silu", "softplus", "softsign", "leaky_relu", "mish")
-"""Activations of hidden layers, by Keras's names."""
-
-SGD = "sgd"
-OPTIMIZERS = (SGD, "adam", "adamw", "adamax", "nadam", "rmsprop", "adagrad", "adadelta", "lion", "ftrl")
-"""Optimizers of local training, by Keras's names; sgd is plain stochastic gradient descent."""
-
 NETWORK_KEYS = ("model", "hidden", "activation", "dropout", "network-sha256")
 """Keys of what a message says of a network."""
-
-MAX_UNITS, MAX_LAYERS = 65_536, 32
-"""Largest hidden layer, and largest number of them."""
 
 Weights = dict[str, npt.NDArray[np.float32]]
 """Weights of the head by name, in the order of `weight_shapes`."""
@@ -96,17 +86,6 @@ def agreement_of(task: Task, network: Network | None) -> dict[str, str]:
     """What server and hospital must agree on: the task (see `Task.agreement`), and the hash of a network's file."""
     file = {NETWORK_FILE: f"SHA-256 {network.sha256}"} if network and network.sha256 else {}
     return {**task.agreement, **file}
-
-
-def read_hidden(text: str) -> tuple[int, ...]:
-    """Units of each hidden layer, such as 32,16; a ValueError if the text is something else."""
-    try:
-        units = tuple(int(part) for part in text.split(",")) if text else ()
-    except ValueError:
-        units = (0,)
-    if len(units) > MAX_LAYERS or not all(0 < number <= MAX_UNITS for number in units):
-        raise ValueError(f"expected units of at most {MAX_LAYERS} layers, from 1 to {MAX_UNITS}, such as 32,16")
-    return units
 
 
 def weight_shapes(task: Task, network: Network) -> dict[str, tuple[int, ...]]:

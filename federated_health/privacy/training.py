@@ -21,13 +21,16 @@ from federated_health.ml.keras_models import build_head
 from federated_health.ml.networks import Network, Weights
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.ml.targets import Target, target_of
-from federated_health.ml.training import ROW_BUCKET, Array
+from federated_health.ml.training import ROW_BUCKET, Array, Indices
 from federated_health.privacy.entropy import gaussian_noise, poisson_sample
 
 tf = load_tensorflow()
 
-BLOCK = 512
+BLOCK = 128
 """Number of patients whose gradients, each as large as the weights, are in memory at once."""
+
+GROWTH = 4
+"""Patients with up to 1, 4, 16, ... rows are computed together, each filled up with empty rows to that number."""
 
 
 def train_privately(
@@ -61,17 +64,16 @@ def train_privately(
     Returns:
         The new weights. No loss: it would depend on training rows, and no budget accounts for it.
     """
-    rows, present = _rows_of_patients(patients)
-    number, deviation = len(rows), plan.noise_multiplier * plan.clip
-    padding = (0, -number % (ROW_BUCKET if number <= BLOCK else BLOCK))
+    number, groups = int(patients.max()) + 1, _group_patients(patients)
+    deviation = plan.noise_multiplier * plan.clip
     sampled = poisson_sample(number, plan.sampling_rate, plan.steps)
     noise = [gaussian_noise(deviation, (plan.steps, *array.shape)) for array in weights.values()]
     trained = _compile_steps(task, network)(
         [tf.constant(array) for array in weights.values()],
-        tf.constant(np.pad(features[rows], (padding, (0, 0), (0, 0)))),
-        tf.constant(np.pad(labels[rows], (padding, (0, 0)))),
-        tf.constant(np.pad(present, (padding, (0, 0)))),
-        tf.constant(np.pad(sampled, ((0, 0), padding))),
+        tf.constant(_pad(features, 0)),
+        tf.constant(_pad(labels, 0)),
+        [tf.constant(_pad(rows, -1)) for _, rows in groups],
+        [tuple(map(tf.constant, _arrange(sampled[:, members]))) for members, _ in groups],
         [tf.constant(array) for array in noise],
         *(tf.constant(value, tf.float64) for value in (plan.clip, plan.sampling_rate * number)),
         *(tf.constant(value, tf.float32) for value in (plan.learning_rate, l2, proximal_mu)),
@@ -79,14 +81,58 @@ def train_privately(
     return {name: array.numpy() for name, array in zip(weights, trained, strict=True)}
 
 
-def _rows_of_patients(patients: npt.NDArray[np.intp]) -> tuple[npt.NDArray[np.intp], Array]:
-    """Positions of each patient's rows, [patients, most rows], and 1 for each, or 0 where it repeats the first."""
+def _group_patients(patients: npt.NDArray[np.intp]) -> list[tuple[npt.NDArray[np.intp], Indices]]:
+    """Patients by their number of rows: up to 1, `GROWTH`, `GROWTH`**2, ..., groups without patients left out.
+
+    Returns:
+        Of each group the numbers of its patients, [patients], and the positions of their rows, [patients, most rows],
+        -1 where a patient has no more.
+    """
     numbers = np.bincount(patients)
-    place = np.arange(numbers.max(initial=1))
-    present = place < numbers[:, np.newaxis]
     first = np.cumsum(numbers) - numbers
-    rows = np.argsort(patients, kind="stable")[first[:, np.newaxis] + np.where(present, place, 0)]
-    return rows, present.astype(np.float32)
+    by_patient = np.argsort(patients, kind="stable").astype(np.int32)
+    groups, smaller, size = [], 0, 1
+    while smaller < numbers.max():
+        members = np.flatnonzero((smaller < numbers) & (numbers <= size))
+        if len(members):
+            place = np.arange(size)
+            last = numbers[members, np.newaxis] - 1
+            rows = by_patient[first[members, np.newaxis] + np.minimum(place, last)]
+            groups.append((members, np.where(place <= last, rows, np.int32(-1))))
+        smaller, size = size, size * GROWTH
+    return groups
+
+
+def _arrange(sampled: npt.NDArray[np.bool_]) -> tuple[Indices, Indices]:
+    """The sampled patients of a group in blocks, of which a step computes no more than it needs.
+
+    Args:
+        sampled: [steps, patients].
+
+    Returns:
+        Places of the sampled patients in their group, [steps, blocks, block], those first, then -1; and each step's
+        number of blocks with patients, [steps]. There is room for the whole group, so the shapes are the same for
+        every sample.
+    """
+    steps, patients = sampled.shape
+    room, counts = _room_for(patients), sampled.sum(axis=1)
+    block = min(BLOCK, room)
+    order = np.full((steps, room), -1, np.int32)
+    step, place = np.nonzero(sampled)
+    order[step, np.arange(len(step)) - np.repeat(np.cumsum(counts) - counts, counts)] = place
+    return order.reshape(steps, -1, block), (-(-counts // block)).astype(np.int32)
+
+
+def _pad(array: npt.NDArray[Any], value: float) -> npt.NDArray[Any]:
+    """The array with rows of this value below, so that hospitals of similar size share one compilation."""
+    padded = np.full((_room_for(len(array)), *array.shape[1:]), value, array.dtype)
+    padded[: len(array)] = array
+    return padded
+
+
+def _room_for(number: int) -> int:
+    """The next power of 2, at least `ROW_BUCKET`."""
+    return max(ROW_BUCKET, 1 << (number - 1).bit_length())
 
 
 @cache
@@ -101,8 +147,8 @@ def _train_steps(
     start: list[Any],
     features: Any,
     labels: Any,
-    present: Any,
-    sampled: Any,
+    groups: list[Any],
+    sampled: list[tuple[Any, Any]],
     noise: list[Any],
     clip: Any,
     expected_patients: Any,
@@ -111,7 +157,11 @@ def _train_steps(
     proximal_mu: Any,
 ) -> list[Any]:
     def take_step(step: Any, *weights: Any) -> tuple[Any, ...]:
-        sums = _sum_clipped(head, target, list(weights), features, labels, present, sampled[step], clip)
+        sums = [tf.zeros_like(array, tf.float64) for array in weights]
+        for rows, (blocks, number_of_blocks) in zip(groups, sampled, strict=True):
+            sums = _add_clipped(
+                sums, head, target, list(weights), features, labels, rows, blocks[step], number_of_blocks[step], clip
+            )
         trained = []
         for array, old, total, added in zip(weights, start, sums, noise, strict=True):
             gradient = tf.cast((total + added[step]) / expected_patients, array.dtype) + proximal_mu * (array - old)
@@ -120,33 +170,42 @@ def _train_steps(
             trained.append(array - learning_rate * gradient)
         return step + 1, *trained
 
-    steps = sampled.shape[0]
+    steps = noise[0].shape[0]
     _, *trained = tf.while_loop(lambda step, *_: step < steps, take_step, (tf.constant(0), *start))
     return list(trained)
 
 
-def _sum_clipped(
+def _add_clipped(
+    sums: list[Any],
     head: Any,
     target: Target[Any],
     weights: list[Any],
     features: Any,
     labels: Any,
-    present: Any,
-    sampled: Any,
+    rows: Any,
+    blocks: Any,
+    number_of_blocks: Any,
     clip: Any,
 ) -> list[Any]:
-    """Per weight array, the float64 sum of the sampled patients' clipped gradients, computed block by block."""
-    block = min(features.shape[0], BLOCK)
-    blocks = features.shape[0] // block
-    features, labels, present, sampled = (
-        tf.reshape(array, (blocks, block, *array.shape[1:])) for array in (features, labels, present, sampled)
-    )
+    """Add the clipped gradients of a group's sampled patients to the float64 sums per weight array, block by block.
+
+    Args:
+        rows: [patients, most rows], see `_group_patients`.
+        blocks: [blocks, block], see `_arrange`.
+    """
     zero = tf.constant(0.0, tf.float64)
 
     def add_block(number: Any, *sums: Any) -> tuple[Any, ...]:
-        gradients = _patient_gradients(head, target, weights, features[number], labels[number], present[number])
+        patients = blocks[number]
+        of_block = tf.gather(rows, tf.maximum(patients, 0))
+        present = tf.cast(of_block >= 0, tf.float32)
+        of_block = tf.maximum(of_block, 0)
+        gradients = _patient_gradients(
+            head, target, weights, tf.gather(features, of_block), tf.gather(labels, of_block), present
+        )
+        block = patients.shape[0]
         norms = tf.sqrt(tf.add_n([tf.reduce_sum(tf.reshape(array, (block, -1)) ** 2, axis=1) for array in gradients]))
-        factors = tf.where(sampled[number], tf.minimum(tf.ones_like(norms), clip / norms), zero)
+        factors = tf.where(patients >= 0, tf.minimum(tf.ones_like(norms), clip / norms), zero)
         totals = []
         for total, array in zip(sums, gradients, strict=True):
             factor = tf.reshape(factors, (block, *[1] * (array.shape.rank - 1)))
@@ -154,8 +213,7 @@ def _sum_clipped(
             totals.append(total + tf.reduce_sum(tf.where(is_finite, factor * array, zero), axis=0))
         return number + 1, *totals
 
-    zeros = [tf.zeros_like(array, tf.float64) for array in weights]
-    _, *sums = tf.while_loop(lambda number, *_: number < blocks, add_block, (tf.constant(0), *zeros))
+    _, *sums = tf.while_loop(lambda number, *_: number < number_of_blocks, add_block, (tf.constant(0), *sums))
     return list(sums)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from federated_health.ml import load_privacy_plan
-from federated_health.ml.noisy_evaluation import EDGES, NO_FIGURES, NOISE, table_shape
+from federated_health.ml.noisy_evaluation import NO_FIGURES, NOISE, edges_of, table_shape
 from federated_health.report.formatting import capitalise, number_of
 from federated_health.report.page import Caution, Section
 from federated_health.report.panels import Panels
@@ -72,7 +72,7 @@ def with_noise(row: Mapping[str, Any], figure: Callable[[float | None], str]) ->
 def list_sent_privately(panels: Panels) -> list[str]:
     """What each hospital sent in the rounds and at the end of a run with differential privacy."""
     by = (
-        f"their class and {len(EDGES) + 1} ranges of their risk"
+        f"their class and {len(edges_of(panels.target)) + 1} ranges of their risk"
         if panels.target.has_threshold
         else "their class and predicted class"
     )

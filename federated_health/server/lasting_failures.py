@@ -1,7 +1,7 @@
 """Finds failures of hospitals that another attempt at a round would repeat, so that waiting does not help."""
 
 import builtins
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from federated_health.messages.records import DIVERGED
 
@@ -16,6 +16,7 @@ def find_lasting_cause(
     *,
     spare: int | None = None,
     repeats: Mapping[str, int] = {},
+    suspicion: Callable[[], str] = str,
 ) -> str | None:
     """Why another attempt at a round would fail, too; None if it might not.
 
@@ -28,11 +29,12 @@ def find_lasting_cause(
         failures, earlier: `ReplyCollector.failures` of this attempt and of the one before.
         spare: number of hospitals that may fail; by default all but one of those asked.
         repeats: hospital -> number of attempts in a row that failed in the same way.
+        suspicion: which hospital may have caused that training diverged, as the end of a sentence.
     """
     diverged = sorted(name for name, reason in failures.items() if reason.startswith(DIVERGED))
     if asked and len(diverged) > (len(asked) - 1 if spare is None else spare):
         where = "every hospital" if len(diverged) == len(asked) else ", ".join(diverged)
-        return f"training diverged at {where}; try a smaller --learning-rate"
+        return f"training diverged at {where}; try a smaller --learning-rate{suspicion()}"
     if asked and set(failures) == set(asked) and failures == earlier:
         return f"every hospital failed twice in the same way, and its own log says more: {_list_causes(failures)}"
     stuck = {

@@ -181,8 +181,10 @@ class Participants:
             repeats = {
                 name: 1 + (repeats[name] if earlier.get(name) == reason else 0) for name, reason in failures.items()
             }
-            if cause := find_lasting_cause(asked, failures, earlier, spare=spare, repeats=repeats):
-                raise RunError(f"round {number}: {cause}{self.suspicion() if 'diverged' in cause else ''}")
+            if cause := find_lasting_cause(
+                asked, failures, earlier, spare=spare, repeats=repeats, suspicion=self.suspicion
+            ):
+                raise RunError(f"round {number}: {cause}")
             self._collector.problems.repeated_rounds += 1
             reason = (
                 f"round {number}: {len(updates)} of {len(nodes)} hospitals sent a valid update, and {needed} are "

@@ -24,7 +24,7 @@ from federated_health.cli.console import say
 from federated_health.cli.deployment import flower_commands
 from federated_health.data.hospital import load_hospital
 from federated_health.data.manifest import OwnHospital, find_own_hospital
-from federated_health.data.task_files import DEFAULT_TASK, TASKS
+from federated_health.data.task_files import DEFAULT_TASK, TASKS, task_name
 from federated_health.errors import JoinError, RunError, SettingsError
 from federated_health.files import PRIVATE, write_bytes
 from federated_health.hospital.policy import Policy
@@ -154,11 +154,10 @@ def make_parser() -> parsing.CommandParser:
     parser = parsing.CommandParser(DESCRIPTION, examples=EXAMPLES)
     hospital = parser.add_argument_group("which hospital this is")
     hospital.add_argument("--data", type=parsing.path, required=True, metavar="FILE", help="this hospital's own CSV")
-    help_text = (
-        "what to predict; the CSV must have its columns (default: the task in the manifest beside the CSV, else "
-    )
+    help_text = f"what to predict: {', '.join(TASKS)}; the CSV must have its columns "
+    help_text += "(default: the task in the manifest beside the CSV, else "
     help_text += f"{DEFAULT_TASK})"
-    hospital.add_argument("--task", choices=tuple(TASKS), help=help_text)
+    hospital.add_argument("--task", type=task_name, choices=tuple(TASKS), metavar="TASK", help=help_text)
     help_text = "task file of your own, instead of --task (default: the one in the manifest beside the CSV, if any)"
     hospital.add_argument("--task-file", type=parsing.path, metavar="FILE", help=help_text)
     add_mapping(hospital)

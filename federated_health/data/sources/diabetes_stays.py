@@ -1,23 +1,49 @@
-"""UCI's Diabetes 130-US Hospitals table as the task readmission-30d: which stays, and how its words become codes.
+"""UCI's Diabetes 130-US Hospitals for Years 1999-2008 as the task readmission-30d.
 
-Source: Clore, Cios, DeShazo and Strack 2014, UCI Machine Learning Repository, doi 10.24432/C5230J, CC BY 4.0; described
-by Strack et al. 2014, "Impact of HbA1c Measurement on Hospital Readmission Rates", BioMed Research International 781670.
+A copy of the table, however it was written, becomes UCI's own words in order of `encounter_id` (`read_stays`), and
+these the task's columns (`to_task`). The words and codes below are all that UCI's table has; `docs/own-data.md` states
+the source of each choice.
+
+Source: Clore, Cios, DeShazo and Strack 2014, UCI Machine Learning Repository, doi 10.24432/C5230J, CC BY 4.0, and its
+IDs_mapping.csv; described by Strack et al. 2014, BioMed Research International 781670.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from federated_health.data.sources.source import Source
+from federated_health.data.columns import Mask
+from federated_health.data.csv_reading import (
+    MISSING_MARKS,
+    distinct_cells,
+    positions_and_cells,
+    refuse_repeated_or_empty,
+)
+from federated_health.data.reading_errors import describe_first_invalid
+from federated_health.data.sources.short_cells import shorten_distinct
 from federated_health.data.task_files import READMISSION_30D
+from federated_health.errors import DataError
 
-DIED_OR_HOSPICE = frozenset({"11", "13", "14", "19", "20", "21"})
-"""Discharge codes after which a patient cannot be readmitted, or would not be for treatment (IDs_mapping.csv)."""
+TITLE = "UCI's Diabetes 130-US Hospitals, 1999-2008"
+
+STAYS_FILE = "diabetic_data.csv"
+"""UCI's name of the table."""
+
+STAY, PATIENT, LABEL = "encounter_id", "patient_nbr", "readmitted"
+"""UCI's columns that number stays and patients, and the one that tells when a patient was readmitted."""
+
+READMITTED = {"<30": 1, ">30": 0, "NO": 0}
 
 UNKNOWN_GENDER = "Unknown/Invalid"
 
-PLAIN = {
+DIED_OR_HOSPICE = ("11", "13", "14", "19", "20", "21")
+"""Discharge codes after which nobody can be readmitted, or would be to be cured (IDs_mapping.csv)."""
+
+NUMBERS = {
     "days_in_hospital": "time_in_hospital",
     "lab_procedures": "num_lab_procedures",
     "procedures": "num_procedures",
@@ -29,43 +55,92 @@ PLAIN = {
 }
 """The task's column -> UCI's, for numbers that are taken as they are."""
 
-_DOSE = {"No": 0, "Steady": 1, "Up": 2, "Down": 3}
+Codes = Mapping[str, int | None]
+"""UCI's cell -> the task's number; None is missing."""
 
-CODES: Mapping[str, tuple[str, Mapping[str, int]]] = {
-    "sex": ("gender", {"Female": 0, "Male": 1}),
-    "admission_type": ("admission_type_id", {"1": 1, "2": 2, "3": 3, "4": 4, "7": 4}),
+
+def _by_group(groups: Mapping[int | None, str]) -> Codes:
+    """Each cell's group, of the cells of each group, separated by spaces."""
+    return {cell: group for group, cells in groups.items() for cell in cells.split()}
+
+
+_DOSE: Codes = {"No": 0, "Steady": 1, "Up": 2, "Down": 3}
+
+CODES: Mapping[str, tuple[str, Codes]] = {
+    "age": ("age", {f"[{start}-{start + 10})": start + 5 for start in range(0, 100, 10)}),
+    "sex": ("gender", {"Female": 0, "Male": 1, UNKNOWN_GENDER: None}),
+    "admission_type": ("admission_type_id", _by_group({1: "1 7", 2: "2", 3: "3", None: "4 5 6 8"})),
     "admission_source": (
         "admission_source_id",
-        {
-            **dict.fromkeys(("1", "2", "3"), 1),
-            "7": 2,
-            **dict.fromkeys(("4", "5", "6", "10", "18", "19", "22", "25", "26"), 3),
-            **dict.fromkeys(("8", "11", "12", "13", "14", "23", "24"), 4),
-        },
+        _by_group(
+            {
+                1: "1 2 3",
+                2: "7",
+                3: "4 10 22",
+                4: "5 6 18 19 25 26",
+                None: "8 9 11 12 13 14 15 17 20 21 23 24",
+            }
+        ),
     ),
     "discharge": (
         "discharge_disposition_id",
-        {
-            "1": 1,
-            **dict.fromkeys(("6", "8"), 2),
-            **dict.fromkeys(("3", "4", "15", "24"), 3),
-            "23": 4,
-            "22": 5,
-            **dict.fromkeys(("2", "9", "10", "12", "29"), 6),
-            **dict.fromkeys(("5", "30"), 7),
-            "28": 8,
-            "7": 9,
-            **dict.fromkeys(("16", "17", "27"), 10),
-        },
+        _by_group(
+            {
+                1: "1 12 16 17",
+                2: "6 8",
+                3: "3 4 15 24",
+                4: "23",
+                5: "22",
+                6: "2 9 27 29",
+                7: "5 30",
+                8: "28",
+                9: "7",
+                None: " ".join(("10", "18", "25", "26", *DIED_OR_HOSPICE)),
+            }
+        ),
     ),
-    "hba1c": ("A1Cresult", {"None": 0, "": 0, "Norm": 1, ">7": 2, ">8": 3}),
-    "glucose": ("max_glu_serum", {"None": 0, "": 0, "Norm": 1, ">200": 2, ">300": 3}),
+    "specialty": (
+        "medical_specialty",
+        _by_group(
+            {
+                1: "InternalMedicine Hospitalist InfectiousDiseases Rheumatology AllergyandImmunology",
+                2: "Emergency/Trauma",
+                3: "Family/GeneralPractice",
+                4: "Cardiology",
+                5: "Surgery-General Surgery-Colon&Rectal Surgery-Maxillofacial Surgery-Plastic "
+                "Surgery-PlasticwithinHeadandNeck Surgeon SurgicalSpecialty Proctology",
+                6: "Surgery-Cardiovascular Surgery-Cardiovascular/Thoracic Surgery-Thoracic",
+                7: "Surgery-Vascular",
+                8: "Neurology Neurophysiology Surgery-Neuro",
+                9: "Orthopedics Orthopedics-Reconstructive SportsMedicine",
+                10: "Nephrology",
+                11: "Urology",
+                12: "Gastroenterology",
+                13: "Pulmonology",
+                14: "Endocrinology Endocrinology-Metabolism",
+                15: "Oncology Hematology Hematology/Oncology",
+                16: "Radiology Radiologist",
+                17: "Psychiatry Psychiatry-Addictive Psychiatry-Child/Adolescent Psychology",
+                18: "PhysicalMedicineandRehabilitation",
+                19: "ObstetricsandGynecology Obstetrics Gynecology Obsterics&Gynecology-GynecologicOnco Perinatology",
+                20: "Pediatrics Pediatrics-AllergyandImmunology Pediatrics-CriticalCare Pediatrics-EmergencyMedicine "
+                "Pediatrics-Endocrinology Pediatrics-Hematology-Oncology Pediatrics-InfectiousDiseases "
+                "Pediatrics-Neurology Pediatrics-Pulmonology Anesthesiology-Pediatric Cardiology-Pediatric "
+                "Surgery-Pediatric",
+                21: "Otolaryngology Podiatry Ophthalmology Osteopath Anesthesiology Pathology OutreachServices "
+                "DCPTEAM Dentistry Dermatology Resident Speech",
+                None: "PhysicianNotFound",
+            }
+        ),
+    ),
+    "hba1c": ("A1Cresult", {"None": 0, "Norm": 1, ">7": 2, ">8": 3}),
+    "glucose": ("max_glu_serum", {"None": 0, "Norm": 1, ">200": 2, ">300": 3}),
     "insulin": ("insulin", _DOSE),
     "metformin": ("metformin", _DOSE),
     "medication_change": ("change", {"No": 0, "Ch": 1}),
     "diabetes_medication": ("diabetesMed", {"No": 0, "Yes": 1}),
 }
-"""The task's column -> UCI's, and UCI's cell -> the task's code; other cells are missing."""
+"""The task's column -> UCI's, and all words that UCI's column has."""
 
 DIAGNOSES = {"diagnosis_1": "diag_1", "diagnosis_2": "diag_2", "diagnosis_3": "diag_3"}
 
@@ -87,79 +162,228 @@ ICD9_GROUPS = (
 
 OTHER_DIAGNOSIS = 9
 
-SPECIALTIES = {
-    "InternalMedicine": 1,
-    "Emergency/Trauma": 2,
-    "Family/GeneralPractice": 3,
-    "Cardiology": 4,
-    "Nephrology": 6,
-    "Orthopedics": 7,
-    "Orthopedics-Reconstructive": 7,
-    "Radiologist": 8,
-    "Radiology": 8,
-    "Pulmonology": 9,
-    "PhysicalMedicineandRehabilitation": 14,
+OPTIONAL: Mapping[str, Collection[str]] = {
+    "race": ("AfricanAmerican", "Asian", "Caucasian", "Hispanic", "Other"),
+    "payer_code": (
+        "BC",
+        "CH",
+        "CM",
+        "CP",
+        "DM",
+        "FR",
+        "HM",
+        "MC",
+        "MD",
+        "MP",
+        "OG",
+        "OT",
+        "PO",
+        "SI",
+        "SP",
+        "UN",
+        "WC",
+    ),
 }
-SPECIALTY_STARTS = {"Surg": 5, "Psych": 10, "Obst": 11, "Gyn": 11, "Onc": 12, "Hemat": 12, "Pediatrics": 13}
-OTHER_SPECIALTY = 15
+"""UCI's columns that are no input of the task, and their words; a copy may lack them."""
+
+CARRIED = (
+    PATIENT,
+    *OPTIONAL,
+    *(column for column, _ in CODES.values()),
+    *NUMBERS.values(),
+    *DIAGNOSES.values(),
+    LABEL,
+)
+"""UCI's columns in the package's own copy of the table, in this order."""
+
+MAPPINGS = (
+    "readmitted is readmitted_30d: <30 -> 1, >30 and NO -> 0",
+    "age: a band of ten years -> its middle",
+    "diag_1, diag_2, diag_3: ICD-9 codes -> the 9 groups of Strack et al. 2014",
+    "medical_specialty: 72 names -> 21 groups",
+    "all columns and codes: docs/own-data.md, Columns of readmission-30d",
+)
+"""How UCI's words become the task's columns, for people."""
+
+MAX_INVALID = 0.01
+"""Largest share of rows with an invalid cell in one column at which these count as typing errors."""
+
+MIN_SHARED_COLUMNS = 8
+"""Smallest number of UCI's columns in a header that is taken for a copy of the table, whole or not."""
+
+_REQUIRED = (STAY, *(column for column in CARRIED if column not in OPTIONAL))
+
+_NEVER_MISSING = (STAY, PATIENT, LABEL)
+
+_WORDS: Mapping[str, Collection[str]] = {**dict(CODES.values()), **OPTIONAL, LABEL: READMITTED}
+
+_BOUNDS = {
+    NUMBERS[column.name]: (int(column.low), int(column.high))
+    for column in READMISSION_30D.measurements
+    if column.name in NUMBERS
+}
+
+IDENTIFIER = re.compile("[1-9][0-9]{0,14}")
+
+ICD9_CODE = re.compile(r"([0-9]{1,3}|e[0-9]{3}|v[0-9]{2})(\.[0-9]{1,2})?")
+"""An ICD-9 code in lower case."""
+
+_PATTERNS = {STAY: IDENTIFIER, PATIENT: IDENTIFIER, **dict.fromkeys(DIAGNOSES.values(), ICD9_CODE)}
 
 
-def group_diagnosis(code: str) -> float:
-    """Group of an ICD-9 code; NaN if it is missing. E and V codes are other."""
-    if code in ("?", ""):
-        return np.nan
-    if not code[0].isdigit():
+def looks_like_stays(header: Collection[str]) -> bool:
+    """Whether a header is that of a copy of UCI's table, or of a file that was made from it."""
+    return len(set(map(str.lower, header)) & set(map(str.lower, _REQUIRED))) >= MIN_SHARED_COLUMNS
+
+
+def read_stays(text: pd.DataFrame, name: str, *, drop_invalid: bool = False) -> tuple[pd.DataFrame, int]:
+    """UCI's words in a copy of the table, in order of `encounter_id`, patients numbered; and rows dropped as invalid.
+
+    Upper and lower case, other columns, the order of rows and columns, and numbers such as 1.0 make no difference, nor
+    do empty cells in place of UCI's "?" and "None".
+
+    Args:
+        text: the copy; every cell is text.
+        name: name of the file in errors.
+        drop_invalid: whether rows are dropped for a cell that UCI's table cannot have, unless it is an identifier or
+            the label.
+
+    Returns:
+        The columns CARRIED, as text; without those of OPTIONAL that the copy lacks.
+
+    Raises:
+        DataError: a column is missing, a cell cannot be UCI's, or a stay is there twice. The text quotes no cell.
+    """
+    columns = _find_columns(text, name)
+    words: dict[str, pd.Categorical] = {}
+    is_dropped = np.zeros(len(text), dtype=bool)
+    for column, own in columns.items():
+        positions, cells = distinct_cells(text[own])
+        codes, spelled = pd.factorize(np.array(_spell(column, shorten_distinct(cells)), dtype=object))
+        words[column] = pd.Categorical.from_codes(codes[positions], pd.Index(spelled, dtype=str))
+        invalid = codes[positions] == -1  # None has no code
+        if not invalid.any():
+            continue
+        can_drop = column not in _NEVER_MISSING and invalid.mean() <= MAX_INVALID
+        if not (drop_invalid and can_drop):
+            raise DataError(f"{name}: {_describe_invalid(text[own], column, invalid, can_drop=can_drop)}")
+        is_dropped |= invalid
+    stays = pd.DataFrame(words)
+    repeated = stays[STAY][stays[STAY].duplicated(keep=False)]
+    if len(repeated):
+        first, second = repeated.index[repeated == repeated.iloc[0]][:2] + 1
+        more = f"; {len(repeated)} rows are of a stay that has several" if len(repeated) > 2 else ""
+        raise DataError(
+            f"{name}: column {columns[STAY]}, rows {first} and {second}: expected one row per stay, got two of the "
+            f"same{more}"
+        )
+    stays = stays[~is_dropped]
+    if stays.empty:
+        raise DataError(f"{name}: no stays are left; expected at least one valid row")
+    stays = stays.iloc[np.argsort(stays.pop(STAY).astype(np.int64))].reset_index(drop=True)
+    stays[PATIENT] = number_patients(stays[PATIENT])
+    return stays, int(is_dropped.sum())
+
+
+def number_patients(identifiers: "pd.Series[str]") -> "pd.Series[str]":
+    """Running numbers of patients, from 1 in order of appearance, as text."""
+    return pd.Series(pd.factorize(identifiers)[0] + 1).astype(str)
+
+
+def _find_columns(text: pd.DataFrame, name: str) -> dict[str, str]:
+    """UCI's column -> its name in the file; a DataError unless the file has each required one once."""
+    own = {column.lower(): column for column in text.columns}
+    if missing := [column for column in _REQUIRED if column.lower() not in own]:
+        noun = "column" if len(missing) == 1 else "columns"
+        hint = "; without it, a patient's stays cannot be kept together" if missing == [PATIENT] else ""
+        raise DataError(
+            f"{name}: looks like {TITLE}, but lacks the {noun} {', '.join(missing)}{hint}; expected "
+            f"UCI's {STAYS_FILE} or a copy with all columns that the task uses"
+        )
+    columns = {column: own[column.lower()] for column in (STAY, *CARRIED) if column.lower() in own}
+    refuse_repeated_or_empty(name, text.set_axis(text.columns.str.lower(), axis=1), map(str.lower, columns))
+    return columns
+
+
+def _spell(column: str, cells: Iterable[str]) -> list[str | None]:
+    """UCI's spelling of cells in lower case, numbers in their shortest form; None where UCI's table cannot have one."""
+    words: dict[str, str | None] = {word.lower(): word for word in _WORDS.get(column, ())}
+    default = None if column in _NEVER_MISSING else UNKNOWN_GENDER if column == "gender" else "?"
+    words = {**dict.fromkeys(MISSING_MARKS, words.get("none", default)), **words}
+    return [words[cell] if cell in words else cell.upper() if _is_allowed(column, cell) else None for cell in cells]
+
+
+def _is_allowed(column: str, cell: str) -> bool:
+    """Whether a column that holds no words may have a cell."""
+    if column in _BOUNDS:
+        low, high = _BOUNDS[column]
+        return re.fullmatch("[0-9]{1,9}", cell) is not None and low <= int(cell) <= high
+    return column in _PATTERNS and _PATTERNS[column].fullmatch(cell) is not None
+
+
+def _rule(column: str) -> str:
+    """What a cell of a column of UCI's may be, for messages."""
+    if column in _BOUNDS:
+        low, high = _BOUNDS[column]
+        rule = f"a whole number from {low} to {high}"
+    elif column in DIAGNOSES.values():
+        rule = "an ICD-9 code, such as 250.01"
+    elif column in (STAY, PATIENT):
+        rule = "a whole number"
+    elif column == CODES["specialty"][0]:
+        rule = "one of UCI's specialties, such as InternalMedicine"
+    else:
+        words = sorted(_WORDS[column], key=lambda word: int(word) if word.isdecimal() else 0)
+        rule = f"one of {', '.join(words)}"
+    return rule + (", never empty" if column in _NEVER_MISSING else ", or empty")
+
+
+def _describe_invalid(text: "pd.Series[str]", column: str, invalid: Mask, *, can_drop: bool) -> str:
+    """The first of the cells of a column that UCI's table cannot have, and what to do about them."""
+    first = describe_first_invalid(text, pd.Series(invalid), _rule(column))
+    rows = int(invalid.sum())
+    more = f"; {rows} of {len(invalid)} rows have no such cell" if rows > 1 else ""
+    drop = ", or leave such rows out: --drop-invalid" if can_drop else ""
+    return f"{first}{more}; correct the file{drop}"
+
+
+def to_task(stays: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int]]:
+    """The stays that the task keeps, as its table, and as they are; and reason -> stays left out.
+
+    Args:
+        stays: UCI's words, in order of `encounter_id`.
+    """
+    ended = stays["discharge_disposition_id"].isin(DIED_OR_HOSPICE)
+    unknown = stays["gender"] == UNKNOWN_GENDER
+    dropped = {
+        "stays that ended in death or hospice": int(ended.sum()),
+        "stays of unknown gender": int((unknown & ~ended).sum()),
+    }
+    stays = stays[~ended & ~unknown].reset_index(drop=True)
+    columns = {name: _to_numbers(stays[column], codes.get) for name, (column, codes) in CODES.items()}
+    columns |= {name: _to_numbers(stays[column], _to_number) for name, column in NUMBERS.items()}
+    columns |= {name: _to_numbers(stays[column], group_diagnosis) for name, column in DIAGNOSES.items()}
+    table = pd.DataFrame({name: columns[name] for name in READMISSION_30D.column_names})
+    table[READMISSION_30D.label.name] = _to_numbers(stays[LABEL], READMITTED.get).astype(np.int64)
+    table[str(READMISSION_30D.patient)] = pd.factorize(stays[PATIENT])[0] + 1
+    return table, stays, dropped
+
+
+def _to_numbers(cells: "pd.Series[Any]", number: Callable[[str], float | None]) -> npt.NDArray[np.float64]:
+    """The number of each cell, NaN for None; each distinct cell is converted once."""
+    positions, distinct = positions_and_cells(cells)
+    return np.array([number(cell) for cell in distinct], dtype=np.float64)[positions]
+
+
+def _to_number(cell: str) -> float | None:
+    return None if cell == "?" else float(cell)
+
+
+def group_diagnosis(code: str) -> int | None:
+    """Group of an ICD-9 code, None if it is missing; E and V codes are OTHER_DIAGNOSIS, as are those of no group."""
+    if code == "?":
+        return None
+    if not code[0].isdecimal():
         return OTHER_DIAGNOSIS
     category = int(code.split(".")[0])
     return next((group for group, low, high in ICD9_GROUPS if low <= category <= high), OTHER_DIAGNOSIS)
-
-
-def group_specialty(name: str) -> float:
-    """Group of a specialty; NaN if it is missing."""
-    if name in ("?", ""):
-        return np.nan
-    if name in SPECIALTIES:
-        return SPECIALTIES[name]
-    return next((group for start, group in SPECIALTY_STARTS.items() if name.startswith(start)), OTHER_SPECIALTY)
-
-
-def to_task(text: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int]]:
-    """The stays that the task keeps: its columns, UCI's columns as text, and reason -> stays left out.
-
-    Args:
-        text: UCI's table in order of `encounter_id`, every cell text.
-    """
-    ended = text["discharge_disposition_id"].isin(DIED_OR_HOSPICE)
-    unknown = text["gender"] == UNKNOWN_GENDER
-    dropped = {"stays that ended in death or hospice": int(ended.sum()), "unknown gender": int((unknown & ~ended).sum())}
-    text = text[~ended & ~unknown].reset_index(drop=True)
-    table = pd.DataFrame(index=text.index)
-    table["age"] = text["age"].str.extract(r"(\d+)")[0].astype(float) + 5
-    for name, column in PLAIN.items():
-        table[name] = text[column].astype(float)
-    for name, (column, codes) in CODES.items():
-        table[name] = text[column].map(codes).astype(float)
-    for name, column in DIAGNOSES.items():
-        table[name] = text[column].map({code: group_diagnosis(code) for code in text[column].unique()})
-    names = {name: group_specialty(name) for name in text["medical_specialty"].unique()}
-    table["specialty"] = text["medical_specialty"].map(names)
-    task = READMISSION_30D
-    table = table[list(task.column_names)]
-    table[task.label.name] = (text["readmitted"] == "<30").astype(int)
-    table["patient"] = pd.factorize(text["patient_nbr"])[0] + 1
-    return table, text, dropped
-
-
-def read_diabetes() -> Source:
-    """The 99,340 stays of the package's own copy of the table."""
-    from federated_health.data.examples import DIABETES_STAYS
-
-    text = pd.read_csv(DIABETES_STAYS, dtype=str, keep_default_na=False)
-    table, _, dropped = to_task(text)
-    return Source(
-        name="diabetes",
-        task=READMISSION_30D,
-        title="UCI's Diabetes 130-US Hospitals, 1999-2008",
-        dropped=dropped,
-        table=table,
-    )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from federated_health.data.sources.layouts import Layout
-from federated_health.data.sources.recognition import shorten_distinct
+from federated_health.data.sources.short_cells import shorten_distinct
 from federated_health.errors import DataError, SettingsError
 
 FLAG = "--label-means"

@@ -27,7 +27,8 @@ def read_mapped(path: Path, mapping: Mapping, *, drop_invalid: bool = False) -> 
             cell.
     """
     task = mapping.task
-    text = mapping.read(path)
+    export = mapping.read_export(path)
+    text = mapping.apply(export, path)
     cells = replace(csv_reading.check_cells(text, task.labelled_columns, patient=task.patient), mapping=mapping)
     invalid_rows = cells.invalid.any(axis=1)
     if invalid_rows.any() and (not drop_invalid or cells.invalid[task.label.name].any()):
@@ -54,6 +55,7 @@ def read_mapped(path: Path, mapping: Mapping, *, drop_invalid: bool = False) -> 
         dropped={"rows that break a rule": int(invalid_rows.sum())},
         facts={"mapping": {"file": mapping.path.name, "sha256": mapping.sha256}},
         table=table,
+        columns=export[~invalid_rows].reset_index(drop=True),
     )
 
 

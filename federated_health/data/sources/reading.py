@@ -14,7 +14,8 @@ from federated_health.data.patient_ids import PATIENT_RULE, number_patients
 from federated_health.data.reading_errors import describe_first_invalid
 from federated_health.data.sources.label_meaning import FLAG, LabelMeaning, find_label_codes
 from federated_health.data.sources.layouts import Layout
-from federated_health.data.sources.recognition import OWN_COLUMNS_HINT, RecognisedFile, shorten
+from federated_health.data.sources.recognition import OWN_COLUMNS_HINT, RecognisedFile
+from federated_health.data.sources.short_cells import shorten
 from federated_health.data.sources.uci_comparison import (
     MIN_AGREEMENT,
     MIN_AGREEMENT_IF_STATED,

@@ -1,12 +1,13 @@
 """Opens the files of a source, and finds the layouts that their header fits.
 
-A source is one CSV, a zip with one CSV, or a folder or zip with UCI's files. A header alone proves nothing about codes
+A source is one CSV, a zip with one CSV, or a folder or zip with UCI's files: of the heart disease tables, or of the
+diabetes stays, which no layout describes (see `diabetes_stays`). A header alone proves nothing about codes
 and labels: `layout_confirmation` checks them on patients who are also in UCI's table.
 """
 
 import io
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,9 @@ import pandas as pd
 from federated_health.data import csv_reading, reading_errors
 from federated_health.data.csv_reading import COMMAS, Dialect
 from federated_health.data.manifest import MANIFEST
+from federated_health.data.sources.diabetes_stays import STAYS_FILE, TITLE, looks_like_stays
 from federated_health.data.sources.layouts import LAYOUTS, UCI, UCI_FILES, WITHOUT_HEADER, Layout, uci_layout
+from federated_health.data.task_files import READMISSION_30D
 from federated_health.errors import DataError
 from federated_health.names import HOSPITAL_COLUMN
 
@@ -33,7 +36,7 @@ class RecognisedFile:
     """A file, under its name in messages, as text.
 
     Attributes:
-        layouts: those that its header fits, in the order in which they are tried.
+        layouts: those that its header fits, in the order in which they are tried; none for UCI's diabetes stays.
         is_guess: whether the layout is a guess: neither the task's own columns nor one of UCI's own files.
         has_header: whether the file names its columns.
         remarks: what users should know about its form.
@@ -50,24 +53,39 @@ class RecognisedFile:
 def read_contents(path: Path) -> dict[str, bytes]:
     """File name -> bytes of one CSV, or of UCI's files in UCI's order; a DataError if there is neither."""
     if path.is_dir():
-        files = [path / name for name in UCI_FILES if (path / name).is_file()]
+        files = [path / name for name in UCI_FILES if (path / name).is_file()] or _find_stays(path)
         if not files:
             raise _describe_folder(path)
-        return {file.name: csv_reading.read_bytes(file) for file in files}
+        return {str(file.relative_to(path)).removesuffix(".gz"): csv_reading.read_bytes(file) for file in files}
     content = csv_reading.read_bytes(path)
     return _read_zip(path, content) if content[:4] == b"PK\x03\x04" else {path.name.removesuffix(".gz"): content}
 
 
+def _find_stays(folder: Path) -> list[Path]:
+    """UCI's table of diabetes stays in a folder or one folder below it; a DataError if it is there more than once."""
+    found = sorted(
+        file
+        for pattern in ("*", "*/*")
+        for file in folder.glob(pattern)
+        if file.name.lower() in (STAYS_FILE, f"{STAYS_FILE}.gz") and file.is_file()
+    )
+    if len(found) > 1:
+        names = ", ".join(str(file.relative_to(folder)) for file in found)
+        raise DataError(f"{folder}: expected {STAYS_FILE} once in this folder, got {names}; name one as --source")
+    return found
+
+
 def _describe_folder(path: Path) -> DataError:
-    csvs = sorted(file.name for file in path.iterdir() if file.suffix.lower() == ".csv" and file.is_file())
+    files = sorted(file for file in path.iterdir() if file.is_file())
+    csvs, zips = ([file.name for file in files if file.suffix.lower() == end] for end in (".csv", ".zip"))
     if (path / MANIFEST).is_file():
         got = "a folder that create_dataset.py wrote"
     elif csvs:
         got = f"{len(csvs)} CSV{'s' if len(csvs) > 1 else ''}"
     else:
         got = "none of them"
-    hint = f"; name one CSV, such as --source {path / csvs[0]}" if csvs else ""
-    return DataError(f"{path}: expected {', '.join(UCI_FILES)} in this folder; got {got}{hint}")
+    hint = f"; name one file, such as --source {path / (csvs or zips)[0]}" if csvs or zips else ""
+    return DataError(f"{path}: expected {', '.join(UCI_FILES)}, or {STAYS_FILE}, in this folder; got {got}{hint}")
 
 
 def _read_zip(path: Path, content: bytes) -> dict[str, bytes]:
@@ -77,11 +95,12 @@ def _read_zip(path: Path, content: bytes) -> dict[str, bytes]:
                 raise DataError(f"{path}: is an Excel file; save it as CSV UTF-8 (comma separated)")
             members = [(Path(member.filename).name, member) for member in archive.infolist() if not member.is_dir()]
             uci = [(name, member) for name in UCI_FILES for found, member in members if found == name]
+            uci = uci or [(name, member) for name, member in members if name.lower() == STAYS_FILE]
             csvs = [(name, member) for name, member in members if name.lower().endswith(".csv") and name[0] not in "._"]
             if (not uci and len(csvs) != 1) or len(dict(uci)) != len(uci):
                 raise DataError(
-                    f"{path}: expected one CSV, or {', '.join(UCI_FILES)} once each, in this zip; got {len(csvs)} CSVs "
-                    f"and {len(uci)} of UCI's files"
+                    f"{path}: expected one CSV, or {', '.join(UCI_FILES)}, or {STAYS_FILE}, once each, in this zip; "
+                    f"got {len(csvs)} CSVs and {len(uci)} of UCI's files"
                 )
             if any(member.file_size > MAX_MEMBER_BYTES for _, member in uci or csvs):
                 raise DataError(f"{path}: holds a file of more than {MAX_MEMBER_BYTES // 2**20} MiB")
@@ -107,6 +126,13 @@ def recognise_file(name: str, content: bytes, source: Path, known: Sequence[Layo
         return RecognisedFile(label, text, WITHOUT_HEADER, is_guess=True, has_header=False, remarks=remarks)
     text = csv_reading.parse_csv(content, label, dialect=dialect)
     fitting = tuple(layout for layout in known if set(layout.header) <= set(text.columns))
+    if not fitting and looks_like_stays(text.columns):
+        if not any(layout.task is READMISSION_30D for layout in known):
+            raise DataError(
+                f"{label}: looks like {TITLE}: expected the task {READMISSION_30D.name}, got {known[0].task.name}; for "
+                f"another task, {OWN_COLUMNS_HINT}"
+            )
+        return RecognisedFile(label, text, (), is_guess=False, remarks=remarks)
     if not fitting:
         cause = reading_errors.find_cause(content, label, dialect, None)
         raise cause or DataError(f"{label}: has no known layout: {_describe_closest_layout(text, known)}")
@@ -164,16 +190,3 @@ def _describe_closest_layout(text: pd.DataFrame, known: Sequence[Layout]) -> str
 
 def _be(things: Sequence[object]) -> str:
     return "is" if len(things) == 1 else "are"
-
-
-def shorten(cells: "pd.Series[str]") -> "pd.Series[str]":
-    """Cells trimmed, in lower case, and numbers in their shortest form: 63.0 and 063 become 63."""
-    positions, distinct = csv_reading.distinct_cells(cells)
-    return pd.Series(shorten_distinct(distinct).to_numpy()[positions], index=cells.index, dtype=str)
-
-
-def shorten_distinct(cells: Iterable[str]) -> "pd.Series[str]":
-    """The shortest form of cells that are trimmed and in lower case."""
-    distinct = pd.Series(cells, dtype=str)
-    numbers = pd.to_numeric(distinct, errors="coerce") + 0.0  # -0.0 becomes 0.0
-    return distinct.where(numbers.isna(), numbers.map("{:.15g}".format))

@@ -181,7 +181,7 @@ class Target(ABC, Generic[Sums]):
 
     @abstractmethod
     def can_compare(self, labels: Floats) -> bool:
-        """Whether the rows are enough for a verdict on two models."""
+        """Whether patients of these labels, one of each patient, are enough for a verdict on two models."""
 
     def is_defined(self, labels: Floats) -> bool:
         """Whether `compared` can be computed on the rows."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from federated_health.data.hospital import Patients
+from federated_health.data.split import PatientIds
 from federated_health.studies.audit import shadow_runs
 from federated_health.studies.audit.differencing import share_told_by_sums
 from federated_health.studies.audit.membership import lira_scores, measure_attack
@@ -81,17 +82,18 @@ def _figures_of(privacy: str, plan: AuditPlan, results: Results) -> dict[str, An
     hospitals: dict[str, Any] = {name: {} for name in plan.hospitals}
     control: dict[str, Any] = {}
     for target, by_attack in ATTACKS.items():
-        members = plan.members(target)
+        members, numbers = plan.members(target), _patients_of_rows(plan, target)
         for attack, (statistic, is_calibrated) in by_attack.items():
             scores = np.array([result.statistics[target][statistic] for result in half])
             if is_calibrated:
                 scores = lira_scores(scores, members)
-            attacks[target][attack] = asdict(measure_attack(scores, members, plan.seed))
+            attacks[target][attack] = asdict(measure_attack(scores, members, plan.seed, patients=numbers))
             if target == FINAL:  # the next pair of runs has other halves
                 others = np.roll(members, 2, axis=0)
-                control[attack] = asdict(measure_attack(scores, others, plan.seed))["roc_auc"]
-        for name, patients in plan.slices(target).items():  # the last attack
-            strength = measure_attack(scores[:, patients], members[:, patients], plan.seed)
+                control[attack] = asdict(measure_attack(scores, others, plan.seed, patients=numbers))["roc_auc"]
+        for name, place in plan.slices(target).items():  # the last attack
+            own = None if numbers is None else np.unique(numbers[place], return_inverse=True)[1]
+            strength = measure_attack(scores[:, place], members[:, place], plan.seed, patients=own)
             hospitals[name][target] = asdict(strength)
     inversion = {}
     inverted = PLAIN if privacy == DISCLOSURE_CONTROL else privacy  # their updates are the same
@@ -107,6 +109,12 @@ def _figures_of(privacy: str, plan: AuditPlan, results: Results) -> dict[str, An
         "inversion": inversion,
         "small_hospital": _findings(privacy, OWN, plan, results),
     }
+
+
+def _patients_of_rows(plan: AuditPlan, target: str) -> PatientIds | None:
+    """Number of each row's patient, from 0, of all hospitals; None if each row is a patient of its own."""
+    everyone = Patients.concatenate(plan.patients(target).values())
+    return None if everyone.ids is None else everyone.number_patients()
 
 
 def _findings(privacy: str, view: str, plan: AuditPlan, results: Results) -> dict[str, float | None]:

@@ -38,7 +38,10 @@ MIN_ROWS = 4
 """Smallest number of training rows per hospital; half runs use half of them."""
 
 SIZES = (1, 4, 16)
-"""Rows in the updates that are inverted, besides all rows of the smallest hospital."""
+"""Rows in the updates that are inverted, besides all rows of the smallest hospital, up to MAX_INVERTED."""
+
+MAX_INVERTED = 1000
+"""Largest number of rows that are reconstructed from one update: more need many gigabytes, and are not recovered."""
 
 
 def run(
@@ -93,7 +96,7 @@ def run(
         privacies=privacies,
         half_runs=shadows,
         full_runs=wholes,
-        sizes=(*(size for size in SIZES if size < fewest), fewest) if draws else (),
+        sizes=_inverted_sizes(fewest) if draws else (),
         draws=draws,
         drawn=small_hospitals if can_draw(hospitals) else 0,
         seed=privacies[PLAIN].seed,
@@ -131,6 +134,12 @@ def run(
     return figures
 
 
+def _inverted_sizes(fewest: int) -> tuple[int, ...]:
+    """Rows in the updates that are inverted, if the smallest hospital has so many training rows."""
+    sizes = tuple(size for size in SIZES if size < fewest)
+    return (*sizes, fewest) if fewest <= MAX_INVERTED else sizes
+
+
 def _privacy_settings(
     hospitals: Mapping[str, Hospital], epsilons: tuple[float, ...], settings: Mapping[str, Value]
 ) -> dict[str, Settings]:
@@ -141,7 +150,9 @@ def _privacy_settings(
         DISCLOSURE_CONTROL: 0.0,
         **{f"epsilon {epsilon:g}": epsilon for epsilon in sorted(epsilons, reverse=True)},
     }
-    config = {**settings, "hospitals": len(hospitals)}
+    # What a task states may be something that the attacks do not know.
+    attacked: dict[str, Value] = {name: getattr(Settings, name) for name in ("optimizer", "activation", "dropout")}
+    config = {**attacked, **settings, "hospitals": len(hospitals)}
     privacies = {name: Settings.from_config({**config, "dp-epsilon": epsilon}) for name, epsilon in by_name.items()}
     most = max(len(hospital.train) for hospital in hospitals.values())
     delta = privacies[PLAIN].dp_delta

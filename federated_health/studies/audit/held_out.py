@@ -11,7 +11,6 @@ import numpy as np
 from federated_health.data.hospital import Patients
 from federated_health.hospital.disclosure import DECIMALS
 from federated_health.ml import normalisation
-from federated_health.ml.noisy_evaluation import EDGES
 from federated_health.ml.normalisation import ColumnSums, column_sums
 from federated_health.ml.targets.binary import MIN_PROBABILITY, probability
 from federated_health.studies.audit.observations import (
@@ -36,7 +35,7 @@ def sum_over_hospitals(evaluations: Mapping[str, Sequence[Evaluated]]) -> list[E
         names = [name for name in SUM_NAMES if all(name in part.sums for part in parts)]
         sums = {name: sum(part.sums[name] for part in parts) for name in names}
         cells = np.sum([part.cells for part in parts], axis=0) if all(part.cells for part in parts) else ()
-        together.append(Evaluated(parts[0].weights, parts[0].threshold, sums, tuple(cells)))
+        together.append(Evaluated(parts[0].weights, parts[0].threshold, sums, tuple(cells), parts[0].edges))
     return together
 
 
@@ -85,8 +84,8 @@ def _terms(evaluated: Evaluated, features: Floats, labels: Floats) -> Array:
     log_odds = log_odds_of(layers_of(evaluated.weights), features)
     actual = labels > 0.5
     if evaluated.cells:
-        bins = len(EDGES) + 1
-        cell = actual * bins + np.searchsorted(EDGES, log_odds, side="right")
+        bins = len(evaluated.edges) + 1
+        cell = actual * bins + np.searchsorted(evaluated.edges, log_odds, side="right")
         return np.eye(2 * bins)[:, cell]
     risks = probability(log_odds)
     predicted = risks >= evaluated.threshold

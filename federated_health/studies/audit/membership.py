@@ -5,7 +5,8 @@ risk in machine learning"). LiRA, the likelihood-ratio attack with shadow models
 inference attacks from first principles"). The ROC-AUC of an attack is the probability that it scores a member higher
 than a patient who was not one; 0.5 is guessing.
 
-Statistics, scores and members are arrays of [runs, patients]: each run was trained on a random half of the patients.
+Statistics, scores and members are arrays of [runs, patients]: each run was trained on a random half of the patients. A
+patient with several rows is a member with all of them, and each row has a statistic and a score of its own.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.ml.bootstrap import LEVEL, interval_of, roc_auc_draws
+from federated_health.data.split import PatientIds
+from federated_health.ml.bootstrap import LEVEL, affordable_draws, interval_of, roc_auc_draws
 from federated_health.ml.verdicts import Interval
 
 FALSE_POSITIVE_RATE = 0.01
@@ -46,7 +48,7 @@ class AttackStrength:
             from guessing; 0.95 for an attack without signal, None where undefined.
         true_positive_rate: share of members found at a false-positive rate of at most FALSE_POSITIVE_RATE.
         patients: number of members and others together.
-        false_positives: number of non-members that may be called members at that rate.
+        false_positives: number of non-members' rows that may be called members at that rate.
     """
 
     roc_auc: Interval = UNDEFINED
@@ -104,20 +106,29 @@ def _log_density(values: Array, statistics: Array, chosen: Flags) -> Array:
     return density
 
 
-def measure_attack(scores: Array, members: Flags, seed: int | list[int], draws: int = DRAWS) -> AttackStrength:
-    """Strength of an attack, with percentile intervals of a bootstrap over patients.
+def measure_attack(
+    scores: Array, members: Flags, seed: int | list[int], draws: int = DRAWS, patients: PatientIds | None = None
+) -> AttackStrength:
+    """Strength of an attack on rows, with percentile intervals of a bootstrap over patients.
 
-    A patient is drawn together with the scores of all runs: runs share their patients, so more runs are not more
-    patients. The intervals treat the trained models as fixed.
+    A patient is drawn with all rows, and together with the scores of all runs: runs share their patients, so more runs
+    are not more patients. The intervals treat the trained models as fixed.
+
+    Args:
+        scores, members: [runs, rows].
+        patients: number of each row's patient, from 0, [rows]; None if each row is a patient of its own.
     """
-    patients = scores.shape[1]
+    rows = scores.shape[1]
     min_others = int((~members).sum(axis=1).min())
     false_positives = int(FALSE_POSITIVE_RATE * min_others)
-    if not patients or not members.any(axis=1).all() or not min_others:
-        return AttackStrength(patients=patients, false_positives=false_positives)
+    number = rows if patients is None else int(patients.max(initial=-1)) + 1
+    if not rows or not members.any(axis=1).all() or not min_others:
+        return AttackStrength(patients=number, false_positives=false_positives)
     generator = np.random.default_rng(seed)
-    drawn = generator.multinomial(patients, np.full(patients, 1.0 / patients), size=draws).T
-    times = np.column_stack([np.ones(patients), drawn])  # the first column gives the plain figure
+    drawn = generator.multinomial(number, np.full(number, 1.0 / number), size=affordable_draws(rows, draws)).T
+    if patients is not None:
+        drawn = drawn[patients]
+    times = np.column_stack([np.ones(rows), drawn])  # the first column gives the plain figure
     has_both = (members @ times > 0) & (~members @ times > 0)  # with very few patients, a draw may hold members only
     times = times[:, has_both.all(axis=0)]
     runs = list(zip(scores, members.astype(np.float64), strict=True))
@@ -130,7 +141,7 @@ def measure_attack(scores: Array, members: Flags, seed: int | list[int], draws: 
         one_model=Interval(value=float(mean_auc[0]), low=float(lows.mean()), high=float(highs.mean())),
         undecided=float(((lows <= GUESSING) & (highs >= GUESSING)).mean()),
         true_positive_rate=interval_of(float(rates[0]), rates[1:]),
-        patients=patients,
+        patients=number,
         false_positives=false_positives,
     )
 

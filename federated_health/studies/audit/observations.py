@@ -18,9 +18,12 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Context, Message, RecordDict
 
+from federated_health.hospital.handlers import hospital_of
 from federated_health.messages.content import ARRAYS, CONFIG, EVALUATE, FINAL, NOISY_COUNTS
 from federated_health.messages.records import METRICS, weights_to_record
 from federated_health.ml.networks import Weights
+from federated_health.ml.noisy_evaluation import edges_of
+from federated_health.ml.targets import target_of
 from federated_health.ml.targets.binary import probability
 from federated_health.studies.audit.membership import losses
 from federated_health.transport.app_calls import App
@@ -59,12 +62,14 @@ class Evaluated:
     Attributes:
         sums: the sums by name, as far as they were released.
         cells: under differential privacy, noisy numbers of patients by class and score (see `ml.noisy_evaluation`).
+        edges: of their bins.
     """
 
     weights: Weights
     threshold: float
     sums: Mapping[str, float]
     cells: tuple[float, ...] = ()
+    edges: tuple[float, ...] = ()
 
 
 Craft = Callable[[str, int], Weights | None]
@@ -102,7 +107,9 @@ class RecordingApp:
             sums = {key: float(metrics[key]) for key in SUM_NAMES if key in metrics}
             released = sums if any(sums.values()) else {}  # all are 0 if the rows are too few
             cells = tuple(metrics.get(NOISY_COUNTS, ()))
-            self.evaluations[name].append(Evaluated(_weights_in(message), float(config["threshold"]), released, cells))
+            edges = tuple(edges_of(target_of(hospital_of(message, context).task))) if cells else ()
+            threshold = float(config["threshold"])
+            self.evaluations[name].append(Evaluated(_weights_in(message), threshold, released, cells, edges))
         return reply
 
 

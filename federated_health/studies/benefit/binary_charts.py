@@ -36,7 +36,7 @@ def _roc_curves(scores: Scores, seed: int) -> Section:
     drawn, more = sections.first_panels(places)
     curves = {}
     for name, place in drawn.items():
-        resampled = Resampled.of(scores.labels[name], [seed, place], CURVE_DRAWS)
+        resampled = Resampled.of(scores.labels[name], [seed, place], CURVE_DRAWS, scores.ids.get(name))
         curves[name] = roc_curve(scores.models[TrainingSetup.FEDERATED][name].outputs, resampled)
     one_class = formatting.list_some([name for name in scores.labels if name not in places], ", ")
     text = f"Without a curve, because all patients are of one class: {one_class}. {more}" if one_class else more
@@ -50,7 +50,7 @@ def _calibration(scores: Scores, figures: Mapping[str, Any]) -> Section:
     drawn, more = sections.first_panels(scores.labels)
     parts = {
         **{name: (scores.models[federated][name], drawn[name], figures["hospitals"][name]) for name in drawn},
-        sections.ALL: (scores.all_patients(federated), scores.all_labels, figures["all"]),
+        sections.ALL: (scores.all_rows(federated), scores.all_labels, figures["all"]),
     }
     curves, text = {}, []
     for name, (out_of_fold, labels, entry) in parts.items():

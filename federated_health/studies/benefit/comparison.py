@@ -1,7 +1,7 @@
 """The comparison of training setups: metrics, intervals and verdicts from out-of-fold scores.
 
-The folds of one repeat together score every patient once, by a model that was not trained on that patient. Each metric
-is computed on these concatenated scores; the result is its mean over repeats.
+The folds of one repeat together score every row once, by a model that was not trained on its patient. Each metric is
+computed on these concatenated scores; the result is its mean over repeats.
 
 Models of different folds do not share an exact scale, so a concatenated ROC-AUC is slightly below the mean of the
 folds' own: by 0.01 or less at the three larger heart hospitals, by about the same for every setup. Intervals treat the
@@ -9,15 +9,16 @@ trained models and their folds as fixed.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from federated_health.data.split import PatientIds
 from federated_health.ml import bootstrap
-from federated_health.ml.bootstrap import DRAWS, Drawn
+from federated_health.ml.bootstrap import DRAWS, Drawn, Times
 from federated_health.ml.metrics import DEFAULT_THRESHOLD
 from federated_health.ml.targets import Target, target_of
 from federated_health.ml.verdicts import Interval, Verdict, judge
@@ -35,8 +36,8 @@ class OutOfFold:
     """Out-of-fold scores of one model of every fold.
 
     Attributes:
-        outputs: the networks' outputs, [repeats, patients], or [repeats, patients, outputs].
-        thresholds: [repeats, patients], the probability from which the patient's model predicts positive.
+        outputs: the networks' outputs, [repeats, rows], or [repeats, rows, outputs].
+        thresholds: [repeats, rows], the probability from which the row's model predicts positive.
     """
 
     outputs: Array
@@ -49,22 +50,28 @@ class Scores:
 
     Attributes:
         target: of the task.
-        labels: hospital -> [patients].
+        labels: hospital -> [rows].
         models: model -> hospital -> scores. A model is named for its training setup, or for its strategy if that is
             a further one.
+        ids: hospital -> number of each row's patient, [rows]; empty if each row is a patient of its own.
     """
 
     target: Target[Any]
     labels: Mapping[str, Labels]
     models: Mapping[str, Mapping[str, OutOfFold]]
+    ids: Mapping[str, PatientIds] = field(default_factory=dict)
 
     @cached_property
     def all_labels(self) -> Labels:
-        """Labels of all hospitals' patients, in the order of `labels`."""
+        """Labels of all hospitals' rows, in the order of `labels`."""
         return np.concatenate(list(self.labels.values()))
 
-    def all_patients(self, model: str) -> OutOfFold:
-        """Scores of all hospitals' patients, in the order of `labels`."""
+    def labels_of_patients(self, hospital: str) -> Labels:
+        """One label per patient of a hospital, [patients] (see `bootstrap.labels_of_patients`)."""
+        return bootstrap.labels_of_patients(self.labels[hospital], self.ids.get(hospital))
+
+    def all_rows(self, model: str) -> OutOfFold:
+        """Scores of all hospitals' rows, in the order of `labels`."""
         parts = [self.models[model][hospital] for hospital in self.labels]
         return OutOfFold(
             np.concatenate([part.outputs for part in parts], axis=1),
@@ -91,7 +98,7 @@ def collect_scores(cohort: Cohort, protocol: EvaluationProtocol, results: Result
             rows = splits[fit.repeat, fit.fold][name].test
             out_of_fold.outputs[fit.repeat, rows] = scores
             out_of_fold.thresholds[fit.repeat, rows] = result.threshold
-    return Scores(target, labels, models)
+    return Scores(target, labels, models, cohort.ids)
 
 
 def compare_models(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str, Any]:
@@ -102,10 +109,11 @@ def compare_models(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str, A
         draws: maximum number of bootstrap draws (see `affordable_draws`).
 
     Returns:
-        `hospitals`: name -> `patients`, a summary of their labels, `small`, `verdict`, `models`, `differences`.
+        `hospitals`: name -> `patients` and `rows`, their numbers, a summary of the rows' labels, `small`, `verdict`,
+            `models`, `differences`.
         `mean`: `models` and `differences` as means over the hospitals in which a figure is defined for every model, and
             `small`, the number of those hospitals that are small.
-        `all`: `patients`, a summary of their labels, `models`, `differences` over all patients together.
+        `all`: `patients`, `rows`, a summary of the rows' labels, `models`, `differences` over all rows together.
         `models` holds the target's `compared` with its interval, and point estimates, by model; `differences` the
         difference of `compared` between federated and each other setup, and each further strategy and federated.
     """
@@ -113,26 +121,29 @@ def compare_models(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str, A
     # The same number for every hospital, since their draws are concatenated.
     draws = bootstrap.affordable_draws(len(scores.all_labels), draws)
     hospitals: dict[str, Any] = {}
-    times: list[Array] = []
+    times: list[Times] = []
     defined: dict[str, dict[str, Drawn]] = {}
     for place, (name, labels) in enumerate(scores.labels.items()):
-        times.append(bootstrap.resample(target.strata(labels), draws, [seed, place]))
+        times.append(bootstrap.resample_patients(target.strata(labels), draws, [seed, place], scores.ids.get(name)))
         models = {model: by_hospital[name] for model, by_hospital in scores.models.items()}
         drawn, summary = _compare(target, labels, times[-1], models)
         defined |= {name: drawn} if drawn else {}
         difference = Interval(**summary["differences"][difference_name(target, TrainingSetup.OWN)])
+        patients = scores.labels_of_patients(name)
+        any_outputs = models[TrainingSetup.FEDERATED].outputs[0]  # it depends on labels only whether a sample is small
         hospitals[name] = {
-            "patients": len(labels),
+            "patients": len(patients),
+            "rows": len(labels),
             **target.summarise(labels),
-            "small": target.measure(models[TrainingSetup.FEDERATED].outputs[0], labels, DEFAULT_THRESHOLD).is_small,
-            "verdict": judge(difference) if target.can_compare(labels) else Verdict.UNDEFINED,
+            "small": target.measure(any_outputs[: len(patients)], patients, DEFAULT_THRESHOLD).is_small,
+            "verdict": judge(difference) if target.can_compare(patients) else Verdict.UNDEFINED,
             **summary,
         }
     means = {}
     for model in scores.models if defined else ():
         values, drawn_values = zip(*(drawn[model] for drawn in defined.values()), strict=True)
         means[model] = float(np.mean(values)), np.mean(drawn_values, axis=0)
-    everyone = {model: scores.all_patients(model) for model in scores.models}
+    everyone = {model: scores.all_rows(model) for model in scores.models}
     _, summary = _compare(target, scores.all_labels, np.concatenate(times), everyone)
     return {
         "hospitals": hospitals,
@@ -140,7 +151,12 @@ def compare_models(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str, A
             "small": sum(hospitals[name]["small"] for name in defined),
             **_summary(target, means, _mean_estimates(target, hospitals)),
         },
-        "all": {"patients": len(scores.all_labels), **target.summarise(scores.all_labels), **summary},
+        "all": {
+            "patients": sum(entry["patients"] for entry in hospitals.values()),
+            "rows": len(scores.all_labels),
+            **target.summarise(scores.all_labels),
+            **summary,
+        },
     }
 
 
@@ -150,9 +166,9 @@ def difference_name(target: Target[Any], other: str, model: str = TrainingSetup.
 
 
 def _compare(
-    target: Target[Any], labels: Labels, times: Array, models: Mapping[str, OutOfFold]
+    target: Target[Any], labels: Labels, times: Times, models: Mapping[str, OutOfFold]
 ) -> tuple[dict[str, Drawn], dict[str, Any]]:
-    """The compared figure and its draws by model, empty where it is undefined; and all figures of these patients."""
+    """The compared figure and its draws by model, empty where it is undefined; and all figures of these rows."""
     drawn = {
         model: bootstrap.drawn_figure(target, scores.outputs, labels, times)
         for model, scores in models.items()
@@ -167,7 +183,7 @@ def _compare(
 def _summary(
     target: Target[Any], drawn: Mapping[str, Drawn], estimates: Mapping[str, Mapping[str, float | None]]
 ) -> dict[str, Any]:
-    """`models` and `differences` of one set of patients."""
+    """`models` and `differences` of one set of rows."""
     federated = TrainingSetup.FEDERATED
     others = (TrainingSetup.OWN, TrainingSetup.POOLED, TrainingSetup.LEAVE_ONE_OUT)
     strategies = [model for model in estimates if model not in [*TrainingSetup]]

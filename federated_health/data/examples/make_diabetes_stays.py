@@ -1,0 +1,27 @@
+"""Makes diabetes_stays.csv.gz from UCI's zip: `python -m federated_health.data.examples.make_diabetes_stays ZIP`."""
+
+import gzip
+import sys
+from pathlib import Path
+
+from federated_health.data.examples import DIABETES_STAYS
+from federated_health.data.sources.diabetes_stays import CARRIED, read_stays
+from federated_health.data.sources.recognition import read_contents, recognise_file
+
+
+def carried_table(path: Path) -> bytes:
+    """The table that the package carries, as a CSV, from UCI's zip or a copy of its `diabetic_data.csv`."""
+    [(name, content)] = read_contents(path).items()
+    file = recognise_file(name, content, path)
+    stays, _ = read_stays(file.text, file.name)
+    return stays[list(CARRIED)].to_csv(index=False, lineterminator="\n").encode()
+
+
+def main() -> None:
+    """Write the table of the file that the command line names into the package."""
+    [path] = sys.argv[1:]
+    DIABETES_STAYS.write_bytes(gzip.compress(carried_table(Path(path)), mtime=0))
+
+
+if __name__ == "__main__":
+    main()
