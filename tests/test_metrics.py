@@ -19,7 +19,8 @@ from federated_health.ml.metrics import MAX_CELLS, MIN_CELL_SIZE, merge_counts
 from federated_health.ml.microaggregates import choose_threshold, figures_of_cells, roc_auc_from_microaggregates
 from federated_health.ml.scores import CELL_STEP, average_precision, microaggregate, roc_auc, rounding_step
 from federated_health.ml.targets import target_of
-from federated_health.ml.targets.binary import Counts, count_outcomes, figures_of, probability
+from federated_health.ml.targets.binary import Counts, count_outcomes, probability
+from federated_health.ml.targets.binary_figures import figures_of
 
 Scores = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.float32]

@@ -16,7 +16,7 @@ from federated_health.ml.metrics import figure_title, merge_counts
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.ml.rounds import Round
-from federated_health.ml.targets.binary import SCORE_FIGURES
+from federated_health.ml.targets.binary_figures import SCORE_FIGURES
 from federated_health.ml.verdicts import Interval
 from federated_health.names import FEDERATION, MODEL
 from federated_health.report import sections
