@@ -139,6 +139,14 @@ def test_flags_become_the_plan(audit: RunScript, hospitals_folder: Path, plans: 
     assert plan.sizes == (1, 4, 16, 92)
 
 
+def test_an_update_of_very_many_rows_is_not_inverted(
+    audit: RunScript, hospitals_folder: Path, plans: list[AuditPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_study, "MAX_INVERTED", 91)
+    assert audit("--data", hospitals_folder, "--shadows", 6, "--epsilons", 8)[0] == 0
+    assert plans[0].sizes == (1, 4, 16)
+
+
 def test_an_audit_writes_strict_json_and_a_page_and_prints_its_figures(
     audit: RunScript, hospitals_folder: Path, plans: list[AuditPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
