@@ -101,7 +101,8 @@ def count_rows(
     patient, cell = np.divmod(different.astype(np.intp), cells)
     norms = np.sqrt(np.bincount(patient, numbers**2))
     factors = np.minimum(1.0, largest / np.maximum(norms, 1.0))
-    return np.bincount(cell, numbers * factors[patient], cells).reshape(shape)
+    table: Table = np.bincount(cell, numbers * factors[patient], cells).reshape(shape)
+    return table
 
 
 def read_table(target: Target[Any], table: Table) -> TableFigures:
