@@ -101,7 +101,9 @@ def count_rows(
     patient, cell = np.divmod(different.astype(np.intp), cells)
     norms = np.sqrt(np.bincount(patient, numbers**2))
     factors = np.minimum(1.0, largest / np.maximum(norms, 1.0))
-    return np.bincount(cell, numbers * factors[patient], cells).reshape(shape)
+    table = np.zeros(cells)
+    np.add.at(table, cell, numbers * factors[patient])
+    return table.reshape(shape)
 
 
 def read_table(target: Target[Any], table: Table) -> TableFigures:
