@@ -51,6 +51,7 @@ bench: .venv/installed-dev
 bench-accuracy: .venv/installed-dev
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/flamby.py
+	$(BIN)/python benchmarks/readmission.py
 	$(BIN)/python benchmarks/readmission_generated.py
 
 # Runs with one injected fault each, the streams of 500 hospitals, malformed messages to server and hospital, and the

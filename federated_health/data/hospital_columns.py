@@ -18,7 +18,7 @@ from federated_health.data.reading_errors import case_hint, describe_header
 from federated_health.data.sources.short_cells import shorten_distinct
 from federated_health.data.sources.source import Source
 from federated_health.errors import DataError
-from federated_health.names import hospital_name_from, printable
+from federated_health.names import HOSPITAL_COLUMN, hospital_name_from, printable
 
 FLAG = "--hospital-column"
 
@@ -130,15 +130,12 @@ def _write(value: object) -> str:
 
 def _name_values(texts: Sequence[str], column: str, taken: Set[str]) -> list[str]:
     """A hospital's name for each value, all different: where several values would have one name, numbers follow it."""
-    words = [text.replace("<", "below ").replace(">", "above ") for text in texts]
-    plain = [hospital_name_from(text) for text in words]
-    is_short = any(
-        len(re.findall("[a-z]", name)) < MIN_LETTERS for text, name in zip(texts, plain, strict=True) if text
-    )
+    letters = [len(re.findall("[a-z]", hospital_name_from(text))) for text in texts if text]
+    prefix = f"{column} " if column != HOSPITAL_COLUMN and min(letters, default=0) < MIN_LETTERS else ""
     used = {*taken, MISSING}
     names = []
-    for text, name in zip(words, plain, strict=True):
-        title = hospital_name_from(f"{column} {text}") or "group" if is_short else name
+    for text in texts:
+        title = hospital_name_from(prefix + text.replace("<", "below ").replace(">", "above ")) or "group"
         candidates = (title, *(f"{title[:58].rstrip('-')}-{number}" for number in range(2, len(texts) + 3)))
         names.append(next(candidate for candidate in candidates if candidate not in used) if text else MISSING)
         used.add(names[-1])

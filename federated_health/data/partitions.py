@@ -153,7 +153,9 @@ def divide(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
 def _divide_by_hospital(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
     """Hospitals of the data, in order of first appearance, without those that are too small."""
     if not source.has_hospitals:
-        raise DataError("--by hospital: the data has no column that names each patient's hospital")
+        raise DataError(
+            "--by hospital: the data has no column that names each patient's hospital; choose one by --hospital-column"
+        )
     hospitals = {
         str(name): rows.drop(columns=HOSPITAL_COLUMN).reset_index(drop=True)
         for name, rows in source.table.groupby(HOSPITAL_COLUMN, sort=False)

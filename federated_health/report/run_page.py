@@ -264,7 +264,7 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
 def _figures(row: Mapping[str, float | None], panels: Panels) -> dict[str, str]:
     if any(key.endswith("_noise") for key in row):
         noisy = load_private_runs().with_noise(row, figure)
-        known = [key for key in panels.shown_figures if row[key] is not None or key not in SCORE_FIGURES]
+        known = [key for key in panels.shown_figures if row.get(key) is not None or key not in SCORE_FIGURES]
         return {panels.title(key): noisy.get(key) or figure(None) for key in known}
     return {panels.title(key): figure(row.get(key)) for key in panels.shown_figures}
 
