@@ -15,7 +15,6 @@ import numpy as np
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.neighbors import KNeighborsClassifier
 
 from federated_health.data.sources.source import read_diabetes
 from federated_health.data.split import split_rows
@@ -39,9 +38,8 @@ def main() -> None:
             train, test = split_rows(numbers, TASK.label.name, seed, patients)
             figures[f"shared_{name}"].append(float(np.isin(ids[test], ids[train]).mean()))
             models = {
-                "logistic_regression": LogisticRegression(C=0.1, max_iter=300),
-                "random_forest": RandomForestClassifier(50, random_state=seed),
-                "nearest_neighbours": KNeighborsClassifier(50, algorithm="brute"),
+                "logistic_regression": LogisticRegression(C=0.1, max_iter=100, tol=1e-3),
+                "random_forest": RandomForestClassifier(20, random_state=seed),
             }
             for model, classifier in models.items():
                 fitted = classifier.fit(features[train], labels[train])

@@ -559,11 +559,9 @@ def test_a_count_is_mapped_as_it_stands(tmp_path: Path, header: str, expected: s
 def test_the_column_of_patients_is_no_candidate_for_another_column(tmp_path: Path) -> None:
     origin = Category("origin", "where the patient came from", codes={0: "home", 1: "ward"})
     task = replace(task_of(origin), patient="patient")
-    table = pd.DataFrame(
-        {"patient": [f"A{row % 7}" for row in range(40)], "died": [0, 1] * 20, "origin": [0, 0, 1, 1] * 10}
-    )
+    table = pd.DataFrame({"patient": np.arange(40) // 2, "died": [0, 1] * 20, "came_from": [0, 0, 1, 1] * 10})
 
     draft = draft_of(tmp_path, table, task)
 
     assert 'column = "patient"  # proposed: same name' in draft
-    assert '"origin" or "patient"' not in draft
+    assert draft.count('"patient"') == 1

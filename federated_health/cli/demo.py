@@ -116,12 +116,11 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value]) -> None:
     own_tls, tls = make_demo_identities(out / "tls", list(files))
     address = f"127.0.0.1:{free_port()}"
     logs = {name: out / "hospitals" / name / "console.log" for name in files}
-    print(
-        f"\nA server and {len(files)} hospitals start as separate processes. The output and the policy of each hospital"
-    )
-    print(f"are in {out / 'hospitals'}/NAME/. Most of the time goes into importing TensorFlow.")
-    print(f"Connections use mutual TLS. All keys are in {out / 'tls'} only because this is a demo: in real use")
-    print("each key is made on its owner's machine and stays there.\n", flush=True)
+    print(f"\nA server and {len(files)} hospitals start as separate processes. Most of the time goes")
+    print(f"into importing TensorFlow. Output and policy of each hospital are in\n  {out / 'hospitals'}/NAME/")
+    print(f"Connections use mutual TLS. All keys are in\n  {out / 'tls'}/")
+    print("only because this is a demo: in real use each key is made on its owner's")
+    print("machine and stays there.\n", flush=True)
     with ExitStack() as stack:
         flags = _as_flags({**shared, **settings, "address": address, "tls": own_tls, "out": out})
         server = stack.enter_context(process(command("server", *flags, "--force")))
