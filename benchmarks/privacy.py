@@ -27,7 +27,7 @@ from federated_health.data.partitions import Partition
 from federated_health.data.sources.source import read_diabetes
 from federated_health.data.task_files import HEART_DISEASE, READMISSION_30D
 from federated_health.ml.targets import target_of
-from federated_health.ml.targets.binary import SCORE_FIGURES
+from federated_health.ml.targets.binary_figures import SCORE_FIGURES
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 

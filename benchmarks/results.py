@@ -29,6 +29,7 @@ BENCHMARKS: Mapping[str, Sequence[str]] = {
     "checkpoints": ("--saves", "20"),
     "many_hospitals": (),
     "reading": (),
+    "readmission_speed": (),
     "streams": (),
 }
 """Script -> the flags that it runs with here."""
@@ -42,6 +43,7 @@ TITLES = {
     "checkpoints": "Checkpoints",
     "many_hospitals": "A million generated patients",
     "reading": "A CSV of a million rows",
+    "readmission_speed": "A run with 99,340 real stays",
     "streams": "Two hundred streams",
 }
 

@@ -4,21 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field, field
 from typing import Any
 
+from federated_health import names
 from federated_health.errors import SettingsError
-from federated_health.names import (
-    ACTIVATIONS,
-    LARGEST,
-    MAX_BATCH_SIZE,
-    MAX_LAYERS,
-    MAX_LOCAL_EPOCHS,
-    MAX_PENALTY,
-    MAX_RATE,
-    MAX_ROUNDS,
-    MAX_UNITS,
-    MODELS,
-    OPTIMIZERS,
-    read_hidden,
-)
+from federated_health.names import LARGEST
 
 Value = str | int | float | bool
 
@@ -51,13 +39,12 @@ def setting(
     Args:
         unit: placeholder of its value in --help; empty for a boolean, and where --help lists the choices.
         shown: text of the default, instead of its value.
-        limits: one of TRAINING, for a setting that a task may state.
-        own_limits: arguments of `limit`, for other settings.
+        limits: one of TRAINING, for a setting that a task may state; others have `own_limits`, arguments of `limit`.
     """
-    if limits is not None:
-        shown = f"the task's, or {default:g}" if isinstance(default, float) else f"the task's, or {default}"
-    words = {"group": group, "help": help, "unit": unit, "shown": shown}
-    return field(default=default, metadata={**words, **(limits or limit(type(default), **own_limits))})
+    if limits:
+        shown = f"the task's, or {f'{default:g}' if isinstance(default, float) else default}"
+    limits = limits or limit(type(default), **own_limits)
+    return field(default=default, metadata={"group": group, "help": help, "unit": unit, "shown": shown, **limits})
 
 
 def limit(
@@ -74,9 +61,7 @@ def limit(
     """Limits of a setting's values, for `find_problem`.
 
     Args:
-        kind: type of the values.
-        minimum, above: inclusive or exclusive lower bound.
-        maximum, below: inclusive or exclusive upper bound.
+        minimum, maximum: inclusive bounds; above and below are exclusive ones.
         read: a function that raises a ValueError for a text that is not valid.
         allowed: text of the range, instead of that of the bounds.
     """
@@ -93,21 +78,23 @@ def plain(value: float) -> str:
 
 
 TRAINING: Mapping[str, Mapping[str, Any]] = {
-    "rounds": limit(int, minimum=1, maximum=MAX_ROUNDS),
-    "local_epochs": limit(int, minimum=1, maximum=MAX_LOCAL_EPOCHS),
-    "batch_size": limit(int, minimum=0, maximum=MAX_BATCH_SIZE),
-    "learning_rate": limit(float, above=0, maximum=MAX_RATE),
-    "optimizer": limit(str, choices=OPTIMIZERS),
-    "l2": limit(float, minimum=0, maximum=MAX_PENALTY),
-    "model": limit(str, choices=MODELS),
-    "hidden": limit(str, read=read_hidden, allowed=f"1 to {MAX_UNITS:,} each, at most {MAX_LAYERS} layers"),
-    "activation": limit(str, choices=ACTIVATIONS),
+    "rounds": limit(int, minimum=1, maximum=names.MAX_ROUNDS),
+    "local_epochs": limit(int, minimum=1, maximum=names.MAX_LOCAL_EPOCHS),
+    "batch_size": limit(int, minimum=0, maximum=names.MAX_BATCH_SIZE),
+    "learning_rate": limit(float, above=0, maximum=names.MAX_RATE),
+    "optimizer": limit(str, choices=names.OPTIMIZERS),
+    "l2": limit(float, minimum=0, maximum=names.MAX_PENALTY),
+    "model": limit(str, choices=names.MODELS),
+    "hidden": limit(
+        str, read=names.read_hidden, allowed=f"1 to {names.MAX_UNITS:,} each, at most {names.MAX_LAYERS} layers"
+    ),
+    "activation": limit(str, choices=names.ACTIVATIONS),
     "dropout": limit(float, minimum=0, below=1),
-    "dp_rounds": limit(int, minimum=1, maximum=MAX_ROUNDS),
+    "dp_rounds": limit(int, minimum=1, maximum=names.MAX_ROUNDS),
     "dp_clip": limit(float, minimum=MIN_CLIP, maximum=MAX_CLIP),
     "dp_sampling_rate": limit(float, minimum=MIN_RATE, maximum=1),
     "dp_steps": limit(int, minimum=1, maximum=MAX_STEPS),
-    "dp_learning_rate": limit(float, above=0, maximum=MAX_RATE),
+    "dp_learning_rate": limit(float, above=0, maximum=names.MAX_RATE),
 }
 """Settings that a task may state, with their limits. dp_rounds is `rounds` of a run with differential privacy."""
 

@@ -320,13 +320,11 @@ class Settings:
             check(known[name], given.get(known[name].name, known[name].default))
         file = given.get("task_file")
         task = declared_task or find_task(given.get("task", DEFAULT_TASK), Path(file) if file else None)
-        return cls(**{**_training_of(task, given), **given}, declared_task=declared_task)
+        if task.training:
+            from federated_health.task_settings import find_stated  # noqa: PLC0415  # most tasks state nothing
 
-    @property
-    def stated_by_task(self) -> dict[str, Value]:
-        """The settings, spelled with dashes, whose value is the one that the task states."""
-        stated = _training_of(self.task_declaration, vars(self))
-        return {name.replace("_", "-"): value for name, value in stated.items() if getattr(self, name) == value}
+            given = {**find_stated(task, given), **given}
+        return cls(**given, declared_task=declared_task)
 
     @cached_property
     def task_declaration(self) -> Task:
@@ -396,29 +394,3 @@ class Settings:
     def to_config(self) -> dict[str, Value]:
         """The inverse of `from_config`."""
         return {flag_of(field): getattr(self, field.name) for field in fields(self)}
-
-
-def _training_of(task: Task, given: Mapping[str, Any]) -> dict[str, Value]:
-    """The settings that a task states and that have an effect in a run.
-
-    Without differential privacy `dp_...` have none; with it `dp_rounds` replaces `rounds`. A learning rate belongs to
-    its optimizer.
-
-    Args:
-        given: the settings that the user gave, or all settings of a run.
-    """
-    if unknown := sorted(task.training.keys() - TRAINING.keys()):
-        raise SettingsError(f"unknown training setting of task {task.name}: {', '.join(unknown)}")
-    unused = {name for name in TRAINING if name.startswith("dp_")}
-    if given.get("dp_epsilon"):
-        unused = {"rounds", "local_epochs", "batch_size", "learning_rate", "optimizer", "dropout", "dp_rounds"}
-    if given.get("optimizer", task.training.get("optimizer", SGD)) != task.training.get("optimizer", SGD):
-        unused.add("learning_rate")
-    model = given.get("model", task.training.get("model", "mlp"))
-    unused |= Network(FILE if given.get("network") else model).unused_settings
-    stated = {
-        name: coerce(TRAINING[name]["type"], value) for name, value in task.training.items() if name not in unused
-    }
-    if given.get("dp_epsilon") and "dp_rounds" in task.training:
-        stated["rounds"] = task.training["dp_rounds"]
-    return stated

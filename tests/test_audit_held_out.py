@@ -8,7 +8,7 @@ import pytest
 
 from federated_health.data.hospital import Patients
 from federated_health.data.task_files import HEART_DISEASE
-from federated_health.ml.noisy_evaluation import EDGES, count_patients
+from federated_health.ml.noisy_evaluation import EDGES, count_rows
 from federated_health.ml.normalisation import column_sums, withheld_sums
 from federated_health.ml.targets import target_of
 from federated_health.ml.targets.binary import count_outcomes, probability
@@ -75,7 +75,7 @@ def test_cells_of_scores_are_sums_over_the_candidates_in_each() -> None:
     """Numbers of held-out patients by class and score; with noise, as under differential privacy, little remains."""
     (part,) = evaluated(FEATURES[HELD_OUT], LABELS[HELD_OUT], rounds=1)
     log_odds = log_odds_of(layers_of(part.weights), FEATURES[HELD_OUT])
-    table = count_patients(target_of(HEART_DISEASE), log_odds, LABELS[HELD_OUT], np.arange(6))
+    table = count_rows(target_of(HEART_DISEASE), log_odds, LABELS[HELD_OUT], np.arange(6), 1.0)
     exact = replace(part, sums={}, cells=tuple(table.ravel().tolist()), edges=tuple(EDGES))
     equations = membership_equations([exact], FEATURES, LABELS)
     assert equations.terms.shape == (16, 24)

@@ -139,6 +139,14 @@ def test_flags_become_the_plan(audit: RunScript, hospitals_folder: Path, plans: 
     assert plan.sizes == (1, 4, 16, 92)
 
 
+def test_an_update_of_very_many_rows_is_not_inverted(
+    audit: RunScript, hospitals_folder: Path, plans: list[AuditPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_study, "MAX_INVERTED", 91)
+    assert audit("--data", hospitals_folder, "--shadows", 6, "--epsilons", 8)[0] == 0
+    assert plans[0].sizes == (1, 4, 16)
+
+
 def test_an_audit_writes_strict_json_and_a_page_and_prints_its_figures(
     audit: RunScript, hospitals_folder: Path, plans: list[AuditPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,19 +187,20 @@ def test_an_audit_with_a_failed_run_writes_nothing(
 
 
 def test_an_audit_takes_the_training_settings_of_the_task_apart_from_what_attacks_do_not_know(
-    audit: RunScript, hospitals_folder: Path, plans: list[AuditPlan]
+    audit: RunScript, hospitals_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training: dict[str, str | int | float] = {
-        "rounds": 7,
-        "dp_rounds": 9,
-        "l2": 0.5,
-        "optimizer": "adam",
-        "learning_rate": 0.001,
-        "dropout": 0.5,
-    }
+    plans: list[AuditPlan] = []
+
+    def stop(_: object, train: Any, **__: object) -> None:
+        plans.append(train.keywords["plan"])
+        raise RunError("it is not trained here")
+
+    monkeypatch.setattr(audit_study, "run_tasks", stop)
+    training: dict[str, str | int | float] = {"rounds": 7, "dp_rounds": 9, "l2": 0.5}
+    training |= {"optimizer": "adam", "learning_rate": 0.001, "dropout": 0.5}
     Path("task.toml").write_text(write_task(replace(HEART_DISEASE, training=training)))
-    flags = ["--task-file", "task.toml", "--shadows", 6, "--epsilons", EPSILONS[0], "--small-hospitals", 1]
-    assert audit("--data", hospitals_folder, *flags).succeeded
+    flags = ["--task-file", "task.toml", "--epsilons", 1]
+    assert_refused(audit("--data", hospitals_folder, *flags), 1, "not trained")
     plain, _, private = plans[0].privacies.values()
     assert (plain.rounds, private.rounds, plain.l2) == (7, 9, 0.5)
     assert (plain.optimizer, plain.learning_rate, plain.dropout) == ("sgd", 0.05, 0.0)

@@ -1,5 +1,6 @@
 """The page of a study shows its figures, and the verdicts of evidence.json."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -11,6 +12,7 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.ml.verdicts import Verdict, verdict_text
 from federated_health.report.formatting import list_verdicts
 from federated_health.report.page import Cards, Page, Picture, Table, render
+from federated_health.studies.benefit.comparison import compare_models
 from tests.support.example_run import blocks, facts, rows, section, titles
 from tests.support.studies import Labels, Study, study_of
 
@@ -48,6 +50,19 @@ def test_the_summary_counts_verdicts_and_names_the_label() -> None:
     assert page.lead.startswith(list_verdicts(Verdict))
     assert "104 patients" in page.lead
     assert HEART_DISEASE.label.meaning in page.lead
+
+
+def test_a_page_of_stays_counts_rows_and_patients(study: Study) -> None:
+    ids = {name: np.arange(len(labels)) // 2 for name, labels in study.scores.labels.items()}
+    cohort = replace(study.cohort, task=replace(study.cohort.task, patient="patient"), ids=ids)
+    scores = replace(study.scores, ids=ids)
+
+    page = replace(study, cohort=cohort, scores=scores, figures=compare_models(scores, 1, draws=20)).page
+
+    assert "104 rows of 52 patients" in page.lead
+    methods = " ".join(str(block) for block in section(page, "Methods").blocks)
+    assert "rows of one patient are never on both sides" in methods
+    assert "count rows" in methods
 
 
 def test_a_page_with_strategies_has_all_sections() -> None:

@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from federated_health.data.task_files import read_task_file
 from tests.conftest import PROJECT
+from tests.support.diabetes_stays import made_up_stays
 from tests.support.script_calls import RunScript, assert_one_line
 
 HEART_CSV = """age,sex,cp,trestbps,chol,fbs,restecg,thalach,exang,oldpeak,slope,ca,thal,disease
@@ -110,6 +112,17 @@ def test_files_of_another_origin_are_overwritten_only_by_force(create: RunScript
         ("--min-patients 1000", 1, "--min-patients: no hospital .* has 1000 different patients"),
         ("--by iid --hospitals 100 --min-patients 10", 1, "--min-patients: expected at least 10 .*got 8"),
         ("--by dirichlet --hospitals 100 --min-patients 10", 1, "--alpha 0.5: .*fewer than 10 patients"),
+        ("--by iid --hospital-column cp", 2, "--hospital-column: .*got --by iid"),
+        ("--hospital-column cp --hospitals 2", 2, "--hospitals: not allowed with --hospital-column"),
+        ("--hospital-column cp --alpha 1", 2, "--alpha: .*--by dirichlet"),
+        ("--hospital-column cp --ratios 2,1", 2, "--ratios: .*--by size"),
+        ("--hospital-column cp --min-patients 0", 2, "--min-patients: expected a whole number from 1, got '0'"),
+        ("--hospital-column cp --min-patients 900", 1, "--hospital-column cp: expected at least 2 groups of 900 "),
+        ("--hospital-column ward", 1, "--hospital-column: expected a column .*: hospital, age, .*; got 'ward'"),
+        ("--hospital-column CP", 1, "--hospital-column: .*got 'CP'.*cp is not CP"),
+        ("--hospital-column=", 1, "--hospital-column: expected a column .*got ''"),
+        ("--source heart.csv --hospital-column cp", 1, "--hospital-column cp: expected at least 2 groups of 8 "),
+        ("--source readmission --hospital-column ward", 1, "--hospital-column: expected a column .*: hospital, age, "),
         ("--seed=-1", 2, "--seed: expected a whole number from 0 to 2147483647, got '-1'"),
         ("--seed 2147483648", 2, "--seed: expected a whole number from 0 to 2147483647, got '2147483648'"),
         ("--drop-invalid", 2, "--drop-invalid: expected a file.*got uci"),
@@ -406,3 +419,117 @@ def test_hospitals_of_a_number_have_no_classes(create: RunScript) -> None:
 def test_hospitals_too_small_for_several_classes_are_named(create: RunScript) -> None:
     assert "9 different patients" in create(f"--task-file {SEVERITY} --by size --ratios 912,8").output
     assert "cannot join" not in create(f"--task-file {SEVERITY} --by size --ratios 911,9").output
+
+
+# A column of the data, and patients of several rows
+
+STAYS = """
+name = "stays"
+[label]
+column = "died"
+meaning = "died"
+[patient]
+column = "id"
+[columns.age]
+meaning = "age"
+unit = "years"
+range = [0, 120]
+"""
+
+
+def write_stays(wards: Sequence[str], ids: Sequence[str], ages: Sequence[int]) -> str:
+    """Write a file of stays and its task file; returns the flags that name them."""
+    Path("stays.toml").write_text(STAYS)
+    rows = {"id": ids, "ward": wards, "age": ages, "died": [number % 2 for number in range(len(ids))]}
+    pd.DataFrame(rows).to_csv("stays.csv", index=False)
+    return "--source stays.csv --task-file stays.toml"
+
+
+def test_a_column_of_a_file_names_its_hospitals_and_what_is_merged_is_said(create: RunScript) -> None:
+    wards = ["ICU 1"] * 10 + ["Surgery"] * 9 + ["Stroke unit"] * 2 + [""] * 7
+    flags = write_stays(wards, [f"p{number}" for number in range(28)], range(28))
+
+    result = create(f"{flags} --hospital-column ward --min-patients 6")
+
+    assert result.succeeded
+    assert hospitals_of() == [("ward-icu-1", 10), ("ward-surgery", 9), ("other", 9)]
+    assert manifest_of()["partition"] == {
+        "by": "hospital",
+        "seed": 42,
+        "column": "ward",
+        "min_patients": 6,
+        "patients_with_several_values": 0,
+        "merged": {"missing": 7, "ward-stroke-unit": 2},
+    }
+    assert "merged into other" in result.output
+    assert "missing (7), ward-stroke-unit (2)" in result.output
+    assert "several values" not in result.output
+    assert list(pd.read_csv("data/client_3.csv")["age"]) == [*range(19, 28)]
+
+
+def test_patients_with_several_values_are_counted(create: RunScript) -> None:
+    ids = [f"p{number // 2}" for number in range(10)] + list("abcdefghij")
+    flags = write_stays(["north", "south"] * 10, ids, [50] * 20)
+
+    result = create(f"{flags} --hospital-column ward --min-patients 1")
+
+    assert manifest_of()["partition"]["patients_with_several_values"] == 5
+    assert hospitals_of() == [("north", 15), ("south", 5)]
+    assert [entry["patients"] for entry in manifest_of()["hospitals"]] == [10, 5]
+    assert "5 patients have several values of ward" in result.output
+    assert ["client_1.csv", "north", "10", "15"] in [line.split()[:4] for line in result.output.splitlines()]
+
+
+@pytest.mark.parametrize("by", ["--by iid --hospitals 2", "--hospital-column ward --min-patients 1", ""])
+def test_equal_rows_of_different_patients_are_reported_of_the_data_s_hospitals_only(create: RunScript, by: str) -> None:
+    """The hospitals of the data may number the same patient differently; other partitions know who is who."""
+    flags = write_stays(["north"] * 10 + ["south"] * 10, [f"p{number}" for number in range(20)], [50] * 20)
+    table = pd.read_csv("stays.csv").assign(hospital=["north"] * 10 + ["south"] * 10)
+    table.to_csv("stays.csv", index=False)
+
+    result = create(f"{flags} {by}")
+
+    assert result.succeeded
+    assert ("are they the same patients?" in result.output) is (by == "")
+    assert ("repeated_rows" in manifest_of()) is (by == "")
+
+
+def test_two_hospitals_share_the_diabetes_stays_by_default(create: RunScript) -> None:
+    result = create("--source diabetes")
+
+    assert result.succeeded
+    assert manifest_of()["partition"] == {"by": "iid", "seed": 42, "hospitals": 2}
+    assert [entry["patients"] for entry in manifest_of()["hospitals"]] == [34994, 34993]
+    assert sum(rows for _, rows in hospitals_of()) == 99340
+    assert "99340 rows of 69987 patients" in result.output
+    assert "are they the same patients?" not in result.output
+    ids = [set(pd.read_csv(f"data/client_{number}.csv")["patient"]) for number in (1, 2)]
+    assert not ids[0] & ids[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "hospitals"), [("", 2), ("--by dirichlet --alpha 100", 2), ("--by iid --hospitals 3", 3)]
+)
+def test_two_hospitals_share_a_copy_of_the_diabetes_stays_by_default(
+    create: RunScript, flags: str, hospitals: int
+) -> None:
+    made_up = made_up_stays()
+    copies = [
+        made_up.assign(encounter_id=made_up["encounter_id"] + str(time), patient_nbr=made_up["patient_nbr"] + str(time))
+        for time in range(9)
+    ]
+    pd.concat(copies).to_csv("diabetic_data.csv", index=False)
+
+    assert create(f"--source diabetic_data.csv {flags}").succeeded
+    assert len(hospitals_of()) == hospitals
+
+
+def test_a_copy_of_the_diabetes_stays_is_divided_by_uci_s_columns(create: RunScript) -> None:
+    """Rows that the task leaves out are left out of the columns, too: the patient of the stay 1450, who died."""
+    made_up_stays().to_csv("diabetic_data.csv", index=False)
+
+    result = create("--source diabetic_data.csv --hospital-column medical_specialty --min-patients 1")
+
+    assert result.succeeded
+    assert hospitals_of() == [("missing", 6), ("internalmedicine", 1)]  # the stay 1500 is its patient's second
+    assert manifest_of()["partition"]["patients_with_several_values"] == 1

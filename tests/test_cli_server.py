@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flwr.clientapp import ClientApp
 
@@ -145,6 +146,32 @@ def test_figures_with_noise_fit_a_terminal_of_80_columns(
     assert any(re.fullmatch(r" va-long-beach +689 +1227( +0\.832){6}", line) for line in lines)
     assert any(re.fullmatch(" \N{PLUS-MINUS SIGN} +16( +0\\.041){6}", line) for line in lines)
     assert max(map(len, lines)) <= 80
+
+
+def test_the_table_of_a_rare_outcome_fits_into_80_columns_and_ends_with_what_accuracy_is_worth(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    groups = {"positives": np.array([[1100.0, -1.8, 0.5]]), "negatives": np.array([[8900.0, -2.2, 0.5]])}
+    counts = Counts(500, 2000, 6900, 600, 3400.0, 970.0)
+    evaluation = Evaluation(counts=counts, roc_auc=0.67, scores=groups)
+    rows = {"hospital-1": 30_000, "hospital-2": 30_000}
+
+    figures = summarise_run(BINARY, dict.fromkeys(rows, evaluation), rows)
+    figures["federation"]["small_in_mean"] = 1
+    run_results.print_final_figures(figures, 0.14, BINARY)
+
+    lines = capsys.readouterr().out.splitlines()
+    (head,) = [line.split() for line in lines if "recall" in line]
+    assert head == ["test", "recall", "precision", "f1", "prec.", "slope", "brier", "auc"]
+    (federation,) = [line.split() for line in lines if line.startswith(" federation")]
+    assert federation[1:4] == ["20000", "0.455", "0.200"]  # 1000/2200, 1000/5000
+    assert "-" not in federation
+    assert any(re.fullmatch(r" hospital mean +0\.670 \*", line.rstrip()) for line in lines)
+    assert max(map(len, lines)) <= 80
+    text = " ".join(line.strip() for line in lines)
+    assert "11.0 % of these patients are positive" in text
+    assert "Accuracy is 0.740; predicting nobody positive has 0.890." in text
 
 
 @pytest.mark.parametrize("small", [0, 1, 2])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from federated_health.cli import main as cli
+from federated_health.cli.create_dataset import DEFAULT_HOSPITALS
 from federated_health.cli.demo import SCENARIOS, write_policy
 from federated_health.data.sources.source import Source
 from federated_health.errors import RunError, SettingsError
@@ -23,7 +24,7 @@ from federated_health.settings import Settings
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--secure-aggregation --task readmission", "^hospitals: .*--secure-aggregation"),
+        ("--secure-aggregation --task readmission-30d", "^hospitals: .*--secure-aggregation"),
         ("--secure-aggregation --rounds 0", "^rounds: .*got 0"),
         ("--dp-epsilon 101", "^dp-epsilon: .*got 101"),
         ("--dp-epsilon 0.001", "^dp-epsilon: .*got 0.001"),
@@ -67,3 +68,4 @@ def test_each_hospital_gets_a_policy_that_allows_the_demo_s_run_and_server_only(
 
 def test_a_scenario_declares_the_number_of_hospitals_in_its_source(uci: Source) -> None:
     assert SCENARIOS["heart-disease"].hospitals == len(set(uci.table["hospital"]))
+    assert SCENARIOS["readmission-30d"].hospitals == DEFAULT_HOSPITALS["readmission-30d"]

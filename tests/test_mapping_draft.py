@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -553,3 +554,14 @@ def test_the_unit_of_a_number_is_proposed_only_if_the_header_names_it(
 @pytest.mark.parametrize(("header", "expected"), [("visits", "visits"), ("unrelated", "?")])
 def test_a_count_is_mapped_as_it_stands(tmp_path: Path, header: str, expected: str) -> None:
     assert label_draft(tmp_path, VISITS, pd.DataFrame({header: np.arange(24)}))[1] == {"column": expected}
+
+
+def test_the_column_of_patients_is_no_candidate_for_another_column(tmp_path: Path) -> None:
+    origin = Category("origin", "where the patient came from", codes={0: "home", 1: "ward"})
+    task = replace(task_of(origin), patient="patient")
+    table = pd.DataFrame({"patient": np.arange(40) // 2, "died": [0, 1] * 20, "came_from": [0, 0, 1, 1] * 10})
+
+    draft = draft_of(tmp_path, table, task)
+
+    assert 'column = "patient"  # proposed: same name' in draft
+    assert draft.count('"patient"') == 1

@@ -15,12 +15,12 @@ from sklearn.linear_model import LogisticRegression
 from federated_health.data.sources.source import Source
 from federated_health.data.split import split_rows
 from federated_health.data.task_files import HEART_DISEASE
-from federated_health.ml import scores as scores_module
 from federated_health.ml.metrics import MAX_CELLS, MIN_CELL_SIZE, merge_counts
 from federated_health.ml.microaggregates import choose_threshold, figures_of_cells, roc_auc_from_microaggregates
 from federated_health.ml.scores import CELL_STEP, average_precision, microaggregate, roc_auc, rounding_step
 from federated_health.ml.targets import target_of
-from federated_health.ml.targets.binary import Counts, count_outcomes, figures_of, probability
+from federated_health.ml.targets.binary import Counts, count_outcomes, probability
+from federated_health.ml.targets.binary_figures import figures_of
 
 Scores = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.float32]
@@ -308,7 +308,7 @@ def test_a_cell_is_rounded_the_finer_the_more_patients_it_has(rows: int, step: f
     assert rounding_step(rows) == step
     cell = np.linspace(0.9, 1.12345, rows)
 
-    ((_, mean, deviation),) = _one_cell(cell, None)
+    ((_, mean, deviation),) = microaggregate(cell, most=1)
 
     assert mean == pytest.approx(cell.mean(), abs=step / 2 + 1e-9)
     assert [mean / step, deviation / step] == pytest.approx([round(mean / step), round(deviation / step)], abs=1e-6)
@@ -316,15 +316,9 @@ def test_a_cell_is_rounded_the_finer_the_more_patients_it_has(rows: int, step: f
 
 def test_rows_of_one_patient_do_not_make_a_cell_finer() -> None:
     """Of 50 rows, 10 are of each of 5 patients: a patient's mean score would be known to 0.05 with steps of 0.01."""
-    ((_, mean, _),) = _one_cell(np.linspace(1.0, 1.1134, 50), np.arange(50) % 5)
+    ((_, mean, _),) = microaggregate(np.linspace(1.0, 1.1134, 50), np.arange(50) % 5, most=1)
 
     assert mean == pytest.approx(1.1)
-
-
-def _one_cell(log_odds: Scores, patients: npt.NDArray[np.int64] | None) -> list[list[float]]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scores_module, "MAX_CELLS", 1)
-        return microaggregate(log_odds, patients).tolist()
 
 
 def rare(seed: int, rows: int) -> tuple[Scores, Labels]:

@@ -9,11 +9,21 @@ from flwr.app import MetricRecord, RecordDict
 from scipy.stats import norm
 
 from federated_health.data.labels import ClassLabel
-from federated_health.data.task_files import HEART_DISEASE
+from federated_health.data.task_files import HEART_DISEASE, READMISSION_30D
 from federated_health.messages.content import NOISY_COUNTS
 from federated_health.messages.noisy_evaluation import make_evaluation, noisy_figures, read_noisy_evaluation
 from federated_health.messages.records import METRICS, MalformedMessageError
-from federated_health.ml.noisy_evaluation import EDGES, EXCHANGE, count_patients, figures_of, read_table, table_shape
+from federated_health.ml.noisy_evaluation import (
+    EDGES,
+    EXCHANGE,
+    MAX_CHANGE,
+    count_rows,
+    edges_of,
+    figures_of,
+    largest_change,
+    read_table,
+    table_shape,
+)
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.ml.scores import roc_auc
 from federated_health.ml.targets import target_of
@@ -54,28 +64,36 @@ def without(patient: int, patients: npt.NDArray[np.intp]) -> tuple[npt.NDArray[n
 # One patient
 
 
+@pytest.mark.parametrize("largest", [1.0, 2.0])
 @pytest.mark.parametrize("seed", range(5))
-def test_a_patient_changes_the_table_by_at_most_1_however_many_rows_it_has(seed: int) -> None:
+def test_a_patient_changes_the_table_by_at_most_the_bound_however_many_rows_it_has(seed: int, largest: float) -> None:
     outputs, labels, patients = random_rows(seed)
-    table = count_patients(BINARY, outputs, labels, patients)
-    assert table.sum() == pytest.approx(25)
-    for patient in range(25):
+    patients[:15] = 3  # of many rows
+    patients = np.unique(patients, return_inverse=True)[1]
+    table = count_rows(BINARY, outputs, labels, patients, largest)
+    for patient in range(patients.max() + 1):
         rest, numbers = without(patient, patients)
-        other = count_patients(BINARY, outputs[rest], labels[rest], numbers)
-        assert np.linalg.norm(table - other) <= 1 + 1e-12
-        assert (table - other).sum() == pytest.approx(1)
+        other = count_rows(BINARY, outputs[rest], labels[rest], numbers, largest)
+        own = count_rows(BINARY, outputs[~rest], labels[~rest], np.arange((~rest).sum()), 1.0)  # each row is counted
+        expected = own * min(1.0, largest / np.linalg.norm(own))
+        np.testing.assert_allclose(table - other, expected, atol=1e-12)
+        assert np.linalg.norm(table - other) <= largest + 1e-12
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_an_exchanged_patient_changes_the_table_by_at_most_the_root_of_2(seed: int) -> None:
     outputs, labels, patients = random_rows(seed)
-    table = count_patients(BINARY, outputs, labels, patients)
+    table = count_rows(BINARY, outputs, labels, patients, 2.0)
     generator = np.random.default_rng(seed)
     for patient in range(25):
         own = patients == patient
         others = np.where(own, generator.normal(0, 8, 60).astype(np.float32), outputs)
-        exchanged = count_patients(BINARY, others, np.where(own, 1 - labels, labels), patients)
-        assert 0 < np.linalg.norm(table - exchanged) <= EXCHANGE + 1e-12
+        exchanged = count_rows(BINARY, others, np.where(own, 1 - labels, labels), patients, 2.0)
+        assert 0 < np.linalg.norm(table - exchanged) <= 2.0 * EXCHANGE + 1e-12
+
+
+def test_patients_have_several_rows_only_where_a_column_identifies_them() -> None:
+    assert (largest_change(HEART_DISEASE), largest_change(READMISSION_30D)) == (1.0, MAX_CHANGE)
 
 
 # Noise
@@ -121,7 +139,7 @@ def test_a_table_without_noise_has_the_outcome_counts_and_nearly_the_exact_figur
     labels = (generator.random(5000) < 0.4).astype(np.float32)
     outputs = (generator.normal(0, 2, 5000) + 2 * labels - 1).astype(np.float32)
 
-    sums, auc = read_table(BINARY, count_patients(BINARY, outputs, labels, np.arange(5000)))
+    sums, auc = read_table(BINARY, count_rows(BINARY, outputs, labels, np.arange(5000), 1.0))
 
     exact = BINARY.measure(outputs, labels, 0.5)
     assert isinstance(sums, Counts)
@@ -133,8 +151,32 @@ def test_a_table_without_noise_has_the_outcome_counts_and_nearly_the_exact_figur
 def test_the_roc_auc_of_a_table_counts_pairs_of_one_bin_one_half() -> None:
     labels = np.array([0, 0, 0, 1, 1], np.float32)
     outputs = np.array([-5, -0.5, 1.5, 1.5, 5], np.float32)
-    _, auc = read_table(BINARY, count_patients(BINARY, outputs, labels, np.arange(5)))
+    _, auc = read_table(BINARY, count_rows(BINARY, outputs, labels, np.arange(5), 1.0))
     assert auc == pytest.approx(roc_auc(outputs, labels)) == pytest.approx(5.5 / 6)
+
+
+def test_ranges_around_a_typical_share_tell_risks_of_a_rare_outcome_apart() -> None:
+    rare = BinaryTarget(READMISSION_30D.label)
+    assert READMISSION_30D.label.typical_share == 0.11
+    edges = edges_of(rare)
+    assert 0.0 in edges
+    assert (np.diff(edges) > 0.1).all()
+    assert ((edges > -3.2) & (edges < -1.0)).sum() >= 8  # risks of 0.04 to 0.27
+    assert table_shape(rare) == (2, len(edges) + 1)
+    generator = np.random.default_rng(1)
+    outputs = generator.normal(-2.2, 0.6, 20_000).astype(np.float32)
+    labels = (generator.random(20_000) < 1 / (1 + np.exp(-outputs))).astype(np.float32)
+
+    table = count_rows(rare, outputs, labels, np.arange(20_000), 2.0)
+    figures = figures_of(rare, table, 4.0, 7)
+
+    exact = rare.score_figures(outputs, labels)
+    assert figures["roc_auc"] == pytest.approx(roc_auc(outputs, labels), abs=0.005)
+    assert figures["prevalence"] == pytest.approx(labels.mean(), abs=1e-4)
+    assert figures["average_precision"] == pytest.approx(exact["average_precision"], abs=0.01)
+    assert figures["calibration_slope"] == pytest.approx(exact["calibration_slope"], abs=0.05)
+    assert figures["calibration_intercept"] == pytest.approx(exact["calibration_intercept"], abs=0.05)
+    assert 0 < figures["calibration_slope_noise"] < 0.2
 
 
 def test_counts_below_0_become_0() -> None:
@@ -151,7 +193,7 @@ def test_counts_below_0_become_0() -> None:
 def test_several_classes_have_a_confusion_matrix() -> None:
     target = ClassTarget(ClassLabel(name="grade", meaning="grade", codes={0: "a", 2: "b", 5: "c"}))
     labels, outputs = np.array([0, 2, 5, 5], np.float32), np.eye(3, dtype=np.float32)[[0, 0, 2, 1]]
-    table = count_patients(target, outputs, labels, np.arange(4))
+    table = count_rows(target, outputs, labels, np.arange(4), 1.0)
     assert table.tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 1]]
     figures = noisy_figures([make_evaluation(target, table)], target, 1.0, 9)
     assert figures["accuracy"] == 0.5

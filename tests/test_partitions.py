@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from federated_health.data.columns import Label
 from federated_health.data.partitions import KINDS, Partition, divide
-from federated_health.data.sources.source import Source
+from federated_health.data.sources.source import Source, read_diabetes
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.errors import DataError, SettingsError
 from federated_health.names import is_hospital_name
@@ -686,6 +686,9 @@ def test_any_ratios_are_refused_or_give_a_partition(ratios: list[float]) -> None
 # Labels of other kinds
 
 
+YES_OR_NO = Label("y", "y")
+
+
 def small_source(label: Label, labels: Sequence[float], patients: Sequence[int] | None = None) -> Source:
     task = replace(task_with(label), patient=None if patients is None else "id")
     rows = np.arange(len(labels))
@@ -726,3 +729,79 @@ def test_the_rows_of_a_patient_stay_together_whatever_their_labels(label: Label,
     hospitals = divide(source, Partition(by="dirichlet", seed=3, hospitals=3, alpha=1.0)).values()
     ids = [set(rows["id"]) for rows in hospitals]
     assert sum(map(len, ids)) == len(set.union(*ids)) == 30
+
+
+# Patients of several rows
+
+
+@st.composite
+def stays(draw: st.DrawFn) -> tuple[list[int], list[int]]:
+    """Numbers of patients, some with 40 stays, in any order; and the stays' labels."""
+    times = draw(st.lists(st.sampled_from([1, 1, 2, 3, 40]), min_size=12, max_size=30))
+    order = draw(st.randoms(use_true_random=False))
+    patients = [patient for patient, rows in enumerate(times) for _ in range(rows)]
+    order.shuffle(patients)
+    return patients, [order.randint(0, 1) for _ in patients]
+
+
+@settings(max_examples=40)
+@given(
+    stays(),
+    st.one_of(
+        st.builds(iid, st.integers(1, 6), SEEDS),
+        st.builds(dirichlet, st.integers(1, 3), st.sampled_from([0.5, 1.0, 1e6]), SEEDS),
+        st.lists(st.integers(1, 4), min_size=1, max_size=4).map(lambda ratios: size(*ratios)),
+        st.builds(Partition, by=st.just("hospital"), seed=SEEDS, column=st.just("ward"), min_patients=st.just(1)),
+    ),
+)
+def test_every_stay_is_somewhere_and_no_patient_is_at_two_hospitals(
+    rows: tuple[list[int], list[int]], partition: Partition
+) -> None:
+    patients, labels = rows
+    source = small_source(YES_OR_NO, labels, patients)
+    wards = pd.DataFrame({"ward": [f"ward {number % 5}" for number in range(len(patients))]}, dtype=str)
+
+    hospitals = divided(replace(source, columns=wards), partition)
+
+    ids = [set(table["id"]) for table in hospitals.values()]
+    assert sum(map(len, ids)) == len(set.union(*ids)) == len(set(patients))
+    assert Counter(itertools.chain(*(table["id"] for table in hospitals.values()))) == Counter(patients)
+    if partition.by in ("iid", "size"):  # patients are counted, however many stays they have
+        ratios = np.array(partition.ratios or [1.0] * (partition.hospitals or 1))
+        np.testing.assert_allclose(list(map(len, ids)), ratios / ratios.sum() * len(set(patients)), atol=1)
+
+
+def test_shares_of_stays_are_about_those_of_patients() -> None:
+    """2,000 patients, every hundredth with 40 stays: the stays of 20 patients are a quarter of all."""
+    patients = [patient for patient in range(2000) for _ in range(40 if patient % 100 == 0 else 1 + patient % 2)]
+    source = small_source(YES_OR_NO, [int(patient % 5 == 0) for patient in patients], patients)
+
+    for partition in (size(3, 1), iid(2), dirichlet(2, 1e6)):
+        first, second = divide(source, partition).values()
+        expected = 0.75 if partition.by == "size" else 0.5
+        assert first["id"].nunique() / 2000 == pytest.approx(expected, abs=0.001)
+        assert len(first) / len(source.table) == pytest.approx(expected, abs=0.1)
+        assert len(first) + len(second) == len(patients)
+
+
+def test_dirichlet_skews_the_labels_of_patients_with_any_positive_stay() -> None:
+    patients = [patient for patient in range(900) for _ in range(3)]
+    labels = [int(row % 3 == 0 and row // 3 < 300) for row in range(2700)]  # one of three stays of every third patient
+    hospitals = divide(small_source(YES_OR_NO, labels, patients), dirichlet(6, 0.5)).values()
+
+    balances = [table.groupby("id")["y"].max().mean() for table in hospitals]
+    assert max(balances) - min(balances) > 0.4
+    assert all(len(table) == 3 * table["id"].nunique() for table in hospitals)
+
+
+def test_twenty_hospitals_share_the_diabetes_stays_with_skewed_labels() -> None:
+    source = read_diabetes()
+
+    hospitals = divide(source, replace(dirichlet(20, 0.5), min_patients=8))
+
+    ids = [set(rows["patient"]) for rows in hospitals.values()]
+    assert min(map(len, ids)) >= 8
+    assert sum(map(len, ids)) == len(set.union(*ids)) == 69987
+    assert sum(map(len, hospitals.values())) == 99340
+    balances = [rows["readmitted_30d"].mean() for rows in hospitals.values()]
+    assert max(balances) - min(balances) > 0.2

@@ -195,6 +195,18 @@ def test_a_cohort_keeps_patients_in_one_fold(stays: pd.DataFrame) -> None:
             assert ids_of(stays, split.train).isdisjoint(ids_of(stays, split.test))
 
 
+def test_a_cohort_counts_patients(stays: pd.DataFrame) -> None:
+    cells = check_cells(stays, TASK.labelled_columns, patient="patient")
+    assert cells.patients is not None
+    numbers = cells.numbers.assign(age=50.0)
+
+    known = Cohort(TASK, {"a": numbers}, {"a": ""}, ids={"a": cells.patients})
+
+    assert known.count_patients("a") == 12
+    unknown = numbers[list(TASK.column_names)].drop_duplicates()
+    assert Cohort(TASK, {"a": numbers}, {"a": ""}).count_patients("a") == len(unknown)
+
+
 def test_a_cohort_reads_the_identifiers(tmp_path: Path, stays: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, stays)
     hospitals = {"a": path, "b": path}

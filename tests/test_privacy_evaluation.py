@@ -22,7 +22,7 @@ from federated_health.messages.content import TrainConfig
 from federated_health.messages.records import weights_from_record, weights_to_record
 from federated_health.ml.model_files import read_description
 from federated_health.ml.networks import Network, Weights, initial_weights, weight_shapes, weights_hash
-from federated_health.ml.noisy_evaluation import EDGES, count_patients
+from federated_health.ml.noisy_evaluation import EDGES, count_rows
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.ml.scores import roc_auc
 from federated_health.ml.targets import target_of
@@ -126,7 +126,7 @@ def test_the_evaluation_is_recorded_before_its_noise_is_drawn(
 def test_the_noise_of_the_counts_is_that_of_the_plan(switzerland: Hospital) -> None:
     local = handlers.local_model(switzerland, NETWORK, TRAIN_CONFIG.normalisation)
     rows = switzerland.test
-    exact = count_patients(TARGET, local.score(weights_of(1)), rows.labels, rows.number_patients())
+    exact = count_rows(TARGET, local.score(weights_of(1)), rows.labels, rows.number_patients(), 1.0)
     noise = []
     for number in range(60):
         other = InMemoryHospital(switzerland)
@@ -242,7 +242,7 @@ def guess_held_out(
                 sums.append(metrics[name])
         if "noisy-counts" in metrics:
             tables = [
-                count_patients(TARGET, outputs[row : row + 1], rows.labels[row : row + 1], one[:1]).ravel()
+                count_rows(TARGET, outputs[row : row + 1], rows.labels[row : row + 1], one[:1], 1.0).ravel()
                 for row in range(len(rows))
             ]
             equations.extend(np.transpose(tables))

@@ -52,7 +52,7 @@ def test_a_page_has_the_sections_of_its_kind(kind: str) -> None:
     page = page_of_label(kind)
 
     charts = {
-        "binary": ["ROC curves", "Calibration", "Decisions at the threshold"],
+        "binary": ["ROC curves", "Precision-recall curves", "Calibration", "Decisions at the threshold"],
         "classes": ["ROC curves", "Calibration", "Confusion matrix"],
     }
     assert titles(page) == [

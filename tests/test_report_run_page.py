@@ -52,6 +52,7 @@ ALL_SECTIONS = [
     "How good the model is",
     "Learning curves",
     "ROC curves",
+    "Precision-recall curves",
     "Calibration",
     "Decisions at the threshold",
     "Data of each hospital",
@@ -163,19 +164,53 @@ def test_a_hospital_with_enough_patients_of_either_class_is_not_marked_small() -
 def test_the_table_of_figures_matches_hand_calculation() -> None:
     quality = section(usual_page(), "How good the model is")
     (table,) = blocks(quality, Table)
-    a = ("0.750", "0.800", "0.727", "0.762", "0.850", "0.125")  # 15/20, 8/10, 8/11, 16/21
-    assert table.columns == ("hospital", "accuracy", "precision", "recall", "F1", "ROC-AUC", "Brier score")
+    a = ("0.750", "0.800", "0.727", "0.762", "0.850", "1.000", "0.125")  # 15/20, 8/10, 8/11, 16/21
+    names = ("accuracy", "precision", "recall", "F1", "ROC-AUC", "average precision", "Brier score")
+    assert table.columns == ("hospital", *names)
     assert rows(table) == {
         "a": a,
         "b": a,
-        "c": ("0.850", "0.941", "0.889", "0.914", "0.750", "0.125"),  # 17/20, 16/17, 16/18, 32/35
-        "federation": ("0.783", "0.865", "0.800", "0.831", "1.000", "0.125"),  # 47/60, 32/37, 32/40, 64/77
-        "hospital mean": ("", "", "", "", "0.817 *", ""),  # 2.45/3, with a class of fewer than 10 patients
+        "c": ("0.850", "0.941", "0.889", "0.914", "0.750", DASH, "0.125"),  # 17/20, 16/17, 16/18, 32/35
+        "federation": ("0.783", "0.865", "0.800", "0.831", "1.000", "1.000", "0.125"),  # 47/60, 32/37, 32/40, 64/77
+        "hospital mean": ("", "", "", "", "0.817 *", "", ""),  # 2.45/3, with a class of fewer than 10 patients
     }
     assert "Fewer than 10 held-out patients of one class" in table.note
     assert ": a, b, c." in table.note
     assert "at least 0.42, which gives the greatest F1" in table.note
     assert "too optimistic" in blocks(quality, Caution)[0].text
+
+
+def test_a_page_of_a_rare_outcome_leads_with_what_positive_patients_say() -> None:
+    """12 % of the patients are positive; their scores are above those of three quarters of the others."""
+    groups = {
+        "positives": np.array([[12.0, -1.5, 0.4]]),
+        "negatives": np.array([[44.0, -2.5, 0.5], [44.0, -1.6, 0.4]]),
+    }
+    final = replace(evaluation(tp=8, fp=22, tn=66, fn=4), scores=groups)
+
+    page = page_of({"a": Replies(test=100, final=final), "b": Replies(test=100, final=final)})
+
+    (table,) = blocks(section(page, "How good the model is"), Table)
+    shown = (
+        "recall",
+        "precision",
+        "F1",
+        "average precision",
+        "calibration slope",
+        "Brier score",
+        "ROC-AUC",
+        "accuracy",
+    )
+    assert table.columns == ("hospital", *shown)
+    assert rows(table)["federation"][:3] == ("0.667", "0.267", "0.381")  # 8/12, 8/30, 16/42
+    assert "nobody positive gives 0.880" in table.note
+    assert "gives 0.106" in table.note  # 0.12 x 0.88
+    assert "gives 0.367" in blocks(section(page, "Learning curves"), Picture)[0].caption  # entropy of 12 %
+    order = titles(page)
+    assert order.index("Precision-recall curves") < order.index("ROC curves") < order.index("Calibration")
+    assert DASH not in rows(table)["a"]
+    (slopes,) = blocks(section(page, "Calibration"), str)
+    assert f"federation {rows(table)['federation'][4]} and " in slopes
 
 
 def test_learning_curves_end_with_the_last_round_and_have_a_dash_for_missing_losses() -> None:
@@ -273,7 +308,8 @@ def test_a_stopped_run_shows_the_figures_of_its_last_round() -> None:
     ]
     assert "stopped before its last round" in page.lead
     (table,) = blocks(section(page, "How good the model is"), Table)
-    assert rows(table)["a"] == ("1.000", DASH, DASH, DASH, DASH, "0.000")
+    assert table.columns[-1] == "accuracy"  # no patient is positive
+    assert rows(table)["a"] == (DASH, DASH, DASH, DASH, DASH, "0.000", DASH, "1.000")
     assert table.note.startswith("The run was stopped")
     assert "at least 0.5. " in table.note
     assert not blocks(section(page, "How good the model is"), Caution)  # there is no pooled ROC-AUC
@@ -325,7 +361,8 @@ def test_a_hospital_of_one_class_has_dashes_and_no_curve() -> None:
     )
     page = page_of({"a": Replies(final=one_class, benefit=benefit(None))})
     (table,) = blocks(section(page, "How good the model is"), Table)
-    assert rows(table)["a"][4] == rows(table)["federation"][4] == rows(table)["hospital mean"][4] == DASH
+    auc = table.columns.index("ROC-AUC") - 1
+    assert rows(table)["a"][auc] == rows(table)["federation"][auc] == rows(table)["hospital mean"][auc] == DASH
     assert not {"ROC curves", "Calibration"} & set(titles(page))
     assert not blocks(section(page, "Benefit of joining"), Picture)  # there is no interval to draw
     assert render(page)
@@ -350,7 +387,7 @@ def test_a_page_of_1000_hospitals_shows_the_first_of_them_and_stays_small() -> N
     assert "federation" in alts(page, "ROC curves")[0]
     assert "federation" in alts(page, "Decisions at the threshold")[0]
     assert max(len(alt) for title in titles(page) for alt in alts(page, title)) < 5000
-    assert len(render(page)) < 500_000
+    assert len(render(page)) < 550_000
 
 
 def test_names_of_hospitals_are_escaped() -> None:

@@ -1,13 +1,17 @@
 """Tasks: the declarations, and what is derived from them."""
 
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 
 import pytest
 
+import federated_health
 from federated_health.data.columns import Category, Label, Measurement
-from federated_health.data.task_files import HEART_DISEASE, TASKS, get_task
+from federated_health.data.task_files import HEART_DISEASE, READMISSION, TASKS, get_task
 from federated_health.data.tasks import Task
 from federated_health.errors import SettingsError
+from federated_health.settings import Settings
+from tests.support.script_calls import RunScript
 
 SEX = Category(name="sex", meaning="sex", codes={0: "female", 1: "male"})
 AGE = Measurement(name="age", meaning="age", unit="years", low=0, high=120)
@@ -87,8 +91,24 @@ def test_a_task_is_found_by_its_name() -> None:
     assert all(get_task(name).name == name for name in TASKS)
 
 
+def test_the_generated_records_have_a_second_name_wherever_a_task_is_named(run_script: RunScript) -> None:
+    assert get_task("readmission-generated") is READMISSION
+    assert Settings(task="readmission-generated").task == "readmission"
+    assert federated_health.read_task("readmission-generated") is READMISSION
+    shown = run_script("federated-health", "task", "show", "readmission-generated").output
+    assert shown == run_script("federated-health", "task", "show", "readmission").output
+    for source in ("readmission", "readmission-generated"):
+        run_script("create_dataset.py", "--source", source, "--patients", "60", "--out", source)
+    csvs = [Path(folder, "client_1.csv").read_bytes() for folder in ("readmission", "readmission-generated")]
+    assert csvs[0] == csvs[1]
+    check = ("--data", "readmission/client_1.csv", "--task", "readmission-generated", "--check")
+    assert run_script("client.py", *check).succeeded
+
+
 def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(SettingsError, match=r"task: expected .*heart-disease, readmission, .*got 'heart'"):
+    with pytest.raises(
+        SettingsError, match=r"task: expected .*heart-disease, readmission-30d, readmission, .*got 'heart'"
+    ):
         get_task("heart")
 
 

@@ -354,6 +354,18 @@ def test_padding_does_not_change_results(training: ModuleType, monkeypatch: pyte
             np.testing.assert_allclose(array, wanted, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("rows", "padded"),
+    [(1, 64), (64, 64), (303, 320), (1024, 1024), (1025, 2048), (4097, 8192), (8192, 8192), (37_441, 40_960)],
+)
+def test_hospitals_of_similar_size_share_a_shape(training: ModuleType, rows: int, padded: int) -> None:
+    """Small tables to a multiple of 64, larger ones to a power of 2, and large ones by at most 8191 rows."""
+    array = training.pad_rows(np.ones((rows, 2), dtype=np.float32), -1)
+
+    assert array.shape == (padded, 2)
+    assert array.sum() == 2 * (rows - (padded - rows))
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_the_same_call_twice_is_identical_to_the_bit(
     training: ModuleType, trainers: dict[str, Any], model: str

@@ -56,7 +56,7 @@ MAX_MERGED = 10
 EXAMPLES = (
     "",
     "--source diabetes",
-    "--source diabetes --hospital-column medical_specialty --min-patients 500",
+    "--source diabetes --hospital-column payer_code",
     "--source diabetes --by dirichlet --hospitals 20",
     "--source heart.csv --by dirichlet --hospitals 5 --plot",
     "--source readmission --patients 40000",
@@ -134,8 +134,8 @@ def parse() -> argparse.Namespace:
     division.add_argument(
         "--hospital-column",
         metavar="NAME",
-        help="with --by hospital: a column of the data or the task whose values are the hospitals, such as "
-        "medical_specialty or payer_code of --source diabetes (default: that of the data)",
+        help="a column of the data or the task whose values are the hospitals, such as medical_specialty of --source "
+        "diabetes; implies --by hospital (default: that of the data)",
     )
     division.add_argument(
         "--hospitals",

@@ -70,8 +70,9 @@ def main() -> None:
     """The command `demo`: parse the flags, and run the demo."""
     description = "Runs a server and its hospitals as processes on this machine; they train one model over mutual TLS."
     parser = parsing.CommandParser(description, examples=EXAMPLES)
-    help_text = "what to predict (default: %(default)s)"
-    parser.add_argument("--task", type=task_name, choices=tuple(SCENARIOS), default=DEFAULT_TASK, help=help_text)
+    help_text = f"what to predict: {', '.join(SCENARIOS)} (default: %(default)s)"
+    choices = tuple(SCENARIOS)
+    parser.add_argument("--task", type=task_name, choices=choices, default=DEFAULT_TASK, metavar="TASK", help=help_text)
     help_text = "folder for all files; an earlier demo in it is overwritten"
     help_text += " (default: runs/demo, or runs/demo-TASK for another --task)"
     parser.add_argument("--out", type=parsing.path, metavar="DIR", help=help_text)
@@ -115,12 +116,11 @@ def run_demo(out: Path, task: str, settings: Mapping[str, Value]) -> None:
     own_tls, tls = make_demo_identities(out / "tls", list(files))
     address = f"127.0.0.1:{free_port()}"
     logs = {name: out / "hospitals" / name / "console.log" for name in files}
-    print(
-        f"\nA server and {len(files)} hospitals start as separate processes. The output and the policy of each hospital"
-    )
-    print(f"are in {out / 'hospitals'}/NAME/. Most of the time goes into importing TensorFlow.")
-    print(f"Connections use mutual TLS. All keys are in {out / 'tls'} only because this is a demo: in real use")
-    print("each key is made on its owner's machine and stays there.\n", flush=True)
+    print(f"\nA server and {len(files)} hospitals start as separate processes. Most of the time goes")
+    print(f"into importing TensorFlow. Output and policy of each hospital are in\n  {out / 'hospitals'}/NAME/")
+    print(f"Connections use mutual TLS. All keys are in\n  {out / 'tls'}/")
+    print("only because this is a demo: in real use each key is made on its owner's")
+    print("machine and stays there.\n", flush=True)
     with ExitStack() as stack:
         flags = _as_flags({**shared, **settings, "address": address, "tls": own_tls, "out": out})
         server = stack.enter_context(process(command("server", *flags, "--force")))

@@ -114,9 +114,11 @@ def start_run(
         run = make_run(transport_of(grid), settings, strategy)
         if folder.checkpoint is not None:
             run.resume(folder.checkpoint)
-        if stated := settings.stated_by_task:
-            shown = ", ".join(f"{name} {value}" for name, value in stated.items())
-            console.say(f"settings of the task {settings.task}: {shown}")
+        if settings.task_declaration.training:
+            from federated_health.task_settings import settings_as_stated  # noqa: PLC0415  # most tasks state nothing
+
+            stated = ", ".join(f"{name} {value}" for name, value in settings_as_stated(settings).items())
+            console.say(f"settings of the task {settings.task}: {stated or 'none'}")
         run.gather(console.say)
         folder.begin(run)
         figures: dict[str, Any] = {}

@@ -26,7 +26,7 @@ MIN_NAME_WIDTH = 13
 
 
 _HEADS = {"observed_expected": "observed/expected"}
-_TWO_LINES = {"average_precision": "average\nprecision", "calibration_slope": "calib.\nslope", "roc_auc": "roc\nauc"}
+_TWO_LINES = {"average_precision": "average\nprec.", "calibration_slope": "calib.\nslope", "roc_auc": "roc\nauc"}
 """Heads in a table with the first of them, which would not fit into 80 columns."""
 
 

@@ -18,7 +18,7 @@ from federated_health.data.reading_errors import case_hint, describe_header
 from federated_health.data.sources.short_cells import shorten_distinct
 from federated_health.data.sources.source import Source
 from federated_health.errors import DataError
-from federated_health.names import hospital_name_from, printable
+from federated_health.names import HOSPITAL_COLUMN, hospital_name_from, printable
 
 FLAG = "--hospital-column"
 
@@ -68,11 +68,12 @@ def group_by_column(source: Source, column: str, units: Vector, patients: Vector
             holds no cell.
     """
     values, texts = _read_values(source, column)
+    title = f"{FLAG} {printable(column)}"
     if len(texts) > MAX_VALUES:
-        raise DataError(f"{FLAG} {column}: expected at most {MAX_VALUES} different values, got {len(texts)}")
+        raise DataError(f"{title}: expected at most {MAX_VALUES} different values, got {len(texts)}")
     first = np.unique(units, return_index=True)[1]
     value_of_row = values[first][units]
-    pairs = np.unique(patients * len(texts) + values)
+    pairs = np.unique(units * len(texts) + values)
     several = int((np.bincount(pairs // len(texts)) > 1).sum())
     counts = np.bincount(np.unique(value_of_row * (patients.max() + 1) + patients) // (patients.max() + 1))
     order = np.argsort(-counts, kind="stable")
@@ -82,7 +83,7 @@ def group_by_column(source: Source, column: str, units: Vector, patients: Vector
         kept -= 1
     if (hospitals := kept + (kept < len(order))) < 2:
         raise DataError(
-            f"{FLAG} {column}: expected at least 2 groups of {min_patients} different patients, got {hospitals} from "
+            f"{title}: expected at least 2 groups of {min_patients} different patients, got {hospitals} from "
             f"{len(order)} {'value' if len(order) == 1 else 'values'}; see --min-patients"
         )
     names = _name_values([texts[value] for value in order], column, {OTHER} if kept < len(order) else set())
@@ -107,7 +108,7 @@ def _read_values(source: Source, column: str) -> tuple[Vector, list[str]]:
         codes, numbers = pd.factorize(table[column], use_na_sentinel=False)
         return codes, ["" if np.isnan(number) else categories[column][int(number)] for number in numbers]
     if times > 1:
-        raise DataError(f"{FLAG} {column}: the data has this column {times} times; expected once")
+        raise DataError(f"{FLAG} {printable(column)}: the data has this column {times} times; expected once")
     if times == 1:
         positions, cells = distinct_cells(text[column])
         short = ["" if cell in MISSING_MARKS else cell for cell in shorten_distinct(cells)]
@@ -130,15 +131,12 @@ def _write(value: object) -> str:
 
 def _name_values(texts: Sequence[str], column: str, taken: Set[str]) -> list[str]:
     """A hospital's name for each value, all different: where several values would have one name, numbers follow it."""
-    words = [text.replace("<", "below ").replace(">", "above ") for text in texts]
-    plain = [hospital_name_from(text) for text in words]
-    is_short = any(
-        len(re.findall("[a-z]", name)) < MIN_LETTERS for text, name in zip(texts, plain, strict=True) if text
-    )
+    letters = [len(re.findall("[a-z]", hospital_name_from(text))) for text in texts if text]
+    prefix = f"{column} " if column != HOSPITAL_COLUMN and min(letters, default=0) < MIN_LETTERS else ""
     used = {*taken, MISSING}
     names = []
-    for text, name in zip(words, plain, strict=True):
-        title = hospital_name_from(f"{column} {text}") or "group" if is_short else name
+    for text in texts:
+        title = hospital_name_from(prefix + text.replace("<", "below ").replace(">", "above ")) or "group"
         candidates = (title, *(f"{title[:58].rstrip('-')}-{number}" for number in range(2, len(texts) + 3)))
         names.append(next(candidate for candidate in candidates if candidate not in used) if text else MISSING)
         used.add(names[-1])

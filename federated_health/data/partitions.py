@@ -114,9 +114,7 @@ def divide(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
     """
     table, task = source.table, source.task
     if partition.column is not None:
-        groups = group_patients(source, partition)
-        rows_of = dict(iter(table.drop(columns=HOSPITAL_COLUMN, errors="ignore").groupby(groups.numbers)))
-        return {name: rows_of[number].reset_index(drop=True) for number, name in enumerate(groups.names)}
+        return _divide_by_column(source, partition)
     if partition.by == "hospital":
         return _divide_by_hospital(source, partition)
     table = table.drop(columns=HOSPITAL_COLUMN, errors="ignore")
@@ -153,7 +151,9 @@ def divide(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
 def _divide_by_hospital(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
     """Hospitals of the data, in order of first appearance, without those that are too small."""
     if not source.has_hospitals:
-        raise DataError("--by hospital: the data has no column that names each patient's hospital")
+        raise DataError(
+            "--by hospital: the data has no column that names each patient's hospital; choose one by --hospital-column"
+        )
     hospitals = {
         str(name): rows.drop(columns=HOSPITAL_COLUMN).reset_index(drop=True)
         for name, rows in source.table.groupby(HOSPITAL_COLUMN, sort=False)
@@ -167,6 +167,11 @@ def _divide_by_hospital(source: Source, partition: Partition) -> dict[str, pd.Da
     if len(hospitals) > MAX_HOSPITALS:
         raise DataError(f"--by hospital: expected at most {MAX_HOSPITALS} hospitals, got {len(hospitals)}")
     return hospitals
+
+
+def _divide_by_column(source: Source, partition: Partition) -> dict[str, pd.DataFrame]:
+    groups, table = group_patients(source, partition), source.table.drop(columns=HOSPITAL_COLUMN, errors="ignore")
+    return {name: table[groups.numbers == number].reset_index(drop=True) for number, name in enumerate(groups.names)}
 
 
 def group_patients(source: Source, partition: Partition) -> ColumnGroups:

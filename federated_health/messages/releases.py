@@ -7,7 +7,6 @@ from federated_health.data.columns import Measurement
 from federated_health.data.tasks import Task
 from federated_health.messages.records import write_counts
 from federated_health.messages.run_terms import RunTerms
-from federated_health.ml.metrics import MAX_CELLS
 from federated_health.ml.targets import target_of
 
 
@@ -93,7 +92,7 @@ def size_of(release: str, task: Task, terms: RunTerms) -> int:
             return 8 * math.prod(shape)
     evaluation = {**write_counts(target.no_sums), "examples": []}  # which is a row count
     sums = sum(len(value) if isinstance(value, list) else 1 for value in evaluation.values())
-    scores = 3 * MAX_CELLS * len(target.rows_of_groups(target.no_sums))
+    scores = 3 * target.max_cells * len(target.rows_of_groups(target.no_sums))
     numbers = {
         "row-counts": 2,
         "column-sums": 3 * len(task.measurements),

@@ -20,7 +20,10 @@ MIN_CELL_SIZE = 5
 """Smallest number of patients in a cell of microaggregated scores."""
 
 MAX_CELLS = 256
-"""Largest number of such cells per class and hospital."""
+"""Largest number of such cells per class of a binary label and hospital: 6 KiB."""
+
+FEWER_CELLS = 64
+"""That of other labels, which may have 100 classes."""
 
 MAX_LOSS = 28.0
 """Upper bound of one patient's loss, in nats: at least -log(MIN_PROBABILITY)."""

@@ -6,10 +6,10 @@ The threshold alone is chosen without the latter: on other patients its F1 is th
 
 import numpy as np
 
-from federated_health.ml.calibration import calibration
 from federated_health.ml.metrics import Scores
-from federated_health.ml.scores import CELL_STEP, average_precision, rounding_step
-from federated_health.ml.targets.binary import SCORE_FIGURES, probability
+from federated_health.ml.scores import CELL_STEP, rounding_step
+from federated_health.ml.targets.binary import probability
+from federated_health.ml.targets.binary_figures import score_figures
 
 ROOT_3 = np.sqrt(3.0)
 """Largest distance from the mean of an even spread, in its deviations."""
@@ -46,8 +46,7 @@ def figures_of_cells(positives: Scores, negatives: Scores) -> dict[str, float | 
     (high, high_weight), (low, low_weight) = (_spread(cells, _reach(cells)) for cells in (positives, negatives))
     log_odds, weights = np.concatenate([high, low]), np.concatenate([high_weight, low_weight])
     labels = np.repeat([1.0, 0.0], [len(high), len(low)])
-    fitted, precision = calibration(log_odds, labels, weights), average_precision(log_odds, labels, weights)
-    return dict(zip(SCORE_FIGURES, (precision, fitted.slope, fitted.intercept), strict=True))
+    return score_figures(log_odds, labels, weights)
 
 
 def choose_threshold(positives: Scores, negatives: Scores) -> float | None:

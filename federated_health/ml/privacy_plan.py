@@ -86,7 +86,7 @@ class PrivacyPlan:
 
     @cached_property
     def evaluation_noise(self) -> float:
-        """Standard deviation of the noise in each count of the final evaluation (see `ml.noisy_evaluation`)."""
+        """Standard deviation of the noise in each count of the final evaluation, divided by `largest_change`."""
         from federated_health.privacy.accounting import calibrate  # noqa: PLC0415  # as above
 
         return calibrate(self.epsilon, self.delta, 1.0, 1)
@@ -109,7 +109,7 @@ class PrivacyPlan:
             f"{self.rounds} rounds and one final evaluation (zero-out); {exchanged['training']:.4g} if a training "
             f"patient is exchanged for another (replace-one), {exchanged['both']:.4g} if one is on each side; noise in "
             f"each step of each hospital: {self.noise_multiplier:g} times the clipping norm, in each held-out count: "
-            f"{self.evaluation_noise:g}"
+            f"{self.evaluation_noise:g} times the largest change by one patient"
         )
 
     def to_config(self) -> dict[str, str | int | float]:

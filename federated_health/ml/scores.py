@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.ml.metrics import MAX_CELLS, MIN_CELL_SIZE, Scores
+from federated_health.ml.metrics import FEWER_CELLS, MAX_CELLS, MIN_CELL_SIZE, Scores
 
 Floats = npt.NDArray[np.floating[Any]]
 PatientIds = npt.NDArray[np.integer[Any]]
@@ -57,15 +57,16 @@ def average_precision(scores: Floats, labels: Floats, weights: Floats | None = N
     return float((np.diff(found, prepend=0.0) * found / predicted).sum() / found[-1])
 
 
-def microaggregate(log_odds: Floats, patients: PatientIds | None = None) -> Scores:
+def microaggregate(log_odds: Floats, patients: PatientIds | None = None, most: int = MAX_CELLS) -> Scores:
     """Microaggregated scores of one class (Domingo-Ferrer and Mateo-Sanz 2002).
 
-    The sorted scores are cut into at most MAX_CELLS cells of about equal size, each of at least MIN_CELL_SIZE times as
+    The sorted scores are cut into at most `most` cells of about equal size, each of at least MIN_CELL_SIZE times as
     many rows as any patient has in it, and so of as many patients. They hold all scores, or there is no cell.
 
     Args:
         log_odds: [rows] of one class at one hospital.
         patients: [rows], equal for the rows of one patient; None if each row is a patient's.
+        most: largest number of cells.
 
     Returns:
         [cells, 3]: rows, mean and standard deviation of the log-odds, both rounded (see `rounding_step`).
@@ -73,7 +74,7 @@ def microaggregate(log_odds: Floats, patients: PatientIds | None = None) -> Scor
     order = np.argsort(log_odds, kind="stable")
     ordered = log_odds[order].astype(np.float64)
     rows = []
-    for start, end, most_rows in _cut(len(order), None if patients is None else patients[order]):
+    for start, end, most_rows in _cut(len(order), None if patients is None else patients[order], most):
         step, cell = float(rounding_step((end - start) // most_rows)), ordered[start:end]
         rows.append((end - start, round(cell.mean() / step) * step, round(cell.std() / step) * step))
     return np.array(rows, dtype=np.float64).reshape(-1, 3)
@@ -93,19 +94,19 @@ def group_predictions(predictions: Scores, labels: Floats, patients: PatientIds 
     """
     order = np.argsort(predictions, kind="stable")
     rows = []
-    for start, end, _ in _cut(len(order), None if patients is None else patients[order]):
+    for start, end, _ in _cut(len(order), None if patients is None else patients[order], FEWER_CELLS):
         means = (part[order[start:end]].mean(dtype=np.float64) for part in (predictions, labels))
         rows.append((end - start, *(float(f"{mean:.3g}") for mean in means)))
     return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
 
-def _cut(rows: int, patients: PatientIds | None) -> list[tuple[int, int, int]]:
+def _cut(rows: int, patients: PatientIds | None, most_cells: int) -> list[tuple[int, int, int]]:
     """First row, end and largest number of rows of one patient, of cells that hold all rows; none if that cannot be."""
 
     def most_rows(start: int, end: int) -> int:
         return 1 if patients is None else int(np.unique(patients[start:end], return_counts=True)[1].max())
 
-    number = min(rows // MIN_CELL_SIZE, MAX_CELLS)
+    number = min(rows // MIN_CELL_SIZE, most_cells)
     cells, start = [], 0
     for place in range(number):
         end = (place + 1) * (rows // number) + min(place + 1, rows % number)

@@ -24,6 +24,9 @@ Indices = npt.NDArray[np.int32]
 ROW_BUCKET = 64
 """Rows are padded to a multiple of this, so that hospitals of similar size share one compilation."""
 
+LARGE_BUCKET = 8192
+"""As ROW_BUCKET, for large tables; between 1024 rows and this, they are padded to a power of 2."""
+
 
 def batch_order(*, seed: int, hospital: str, round_number: int, rows: int, epochs: int, batch_size: int) -> Indices:
     """Rows of each step's batch: one shuffle per epoch, which depends on seed, hospital and round only.
@@ -211,8 +214,10 @@ def _float(value: float) -> Any:
 
 
 def pad_rows(array: npt.NDArray[Any], value: float = 0) -> npt.NDArray[Any]:
-    """The array with rows of this value below, up to a multiple of `ROW_BUCKET` rows."""
-    rows = -(-len(array) // ROW_BUCKET) * ROW_BUCKET
+    """The array with rows of this value below, up to a number of rows that others share (see `LARGE_BUCKET`)."""
+    power = 1 << max(0, len(array) - 1).bit_length()
+    bucket = ROW_BUCKET if power <= 1024 else min(power, LARGE_BUCKET)
+    rows = -(-len(array) // bucket) * bucket
     padded = np.full((rows, *array.shape[1:]), value, dtype=array.dtype)
     padded[: len(array)] = array
     return padded

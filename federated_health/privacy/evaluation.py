@@ -16,7 +16,7 @@ from federated_health.errors import BudgetError
 from federated_health.messages.content import Evaluation, TrainConfig
 from federated_health.messages.noisy_evaluation import make_evaluation, noisy_figures
 from federated_health.ml.networks import Weights, weights_hash
-from federated_health.ml.noisy_evaluation import count_patients, table_shape
+from federated_health.ml.noisy_evaluation import count_rows, largest_change, table_shape
 from federated_health.ml.targets import Floats, target_of
 from federated_health.privacy.budget import PrivacyBudget
 from federated_health.privacy.entropy import gaussian_noise
@@ -43,6 +43,8 @@ def evaluate_once(
     """
     target, plan = target_of(hospital.task), config.privacy
     assert plan is not None, "the run has differential privacy"
+    largest = largest_change(hospital.task)
+    deviation = largest * plan.evaluation_noise
     evaluation = Evaluation(counts=target.no_sums)
     if (shape := table_shape(target)) is not None:
         question = hashlib.sha256(f"{config!r} {weights_hash(weights)}".encode()).hexdigest()
@@ -50,11 +52,11 @@ def evaluate_once(
         if released is None or released["run"] != plan.run:
             budget.spend_evaluation(plan, allowed_epsilon(context), split=digest_of_split(hospital))
             rows = hospital.test
-            counts = count_patients(target, outputs, rows.labels, rows.number_patients())
-            noisy = counts + gaussian_noise(plan.evaluation_noise, shape)
+            counts = count_rows(target, outputs, rows.labels, rows.number_patients(), largest)
+            noisy = counts + gaussian_noise(deviation, shape)
             released = ConfigRecord({"run": plan.run, "question": question, "counts": noisy.ravel().tolist()})
             context.state[RELEASED] = released
         elif released["question"] != question:
             raise BudgetError("it evaluated other weights of this run before: expected one final evaluation")
         evaluation = make_evaluation(target, np.array(released["counts"]).reshape(shape))
-    return evaluation, noisy_figures([evaluation], target, plan.evaluation_noise, len(hospital.train))
+    return evaluation, noisy_figures([evaluation], target, deviation, len(hospital.train))

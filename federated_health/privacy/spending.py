@@ -55,7 +55,7 @@ class EvaluationSpend:
     """Privacy of held-out patients spent by the final evaluation of a run.
 
     Attributes:
-        evaluation_noise: standard deviation of the noise in each count.
+        evaluation_noise: standard deviation of the noise in each count, divided by the largest change by one patient.
         split: see `RoundSpend`.
     """
 

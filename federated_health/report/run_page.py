@@ -16,7 +16,7 @@ from federated_health.ml.metrics import figure_title, merge_counts
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.ml.rounds import Round
-from federated_health.ml.targets.binary import SCORE_FIGURES
+from federated_health.ml.targets.binary_figures import SCORE_FIGURES
 from federated_health.ml.verdicts import Interval
 from federated_health.names import FEDERATION, MODEL
 from federated_health.report import sections
@@ -264,7 +264,7 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
 def _figures(row: Mapping[str, float | None], panels: Panels) -> dict[str, str]:
     if any(key.endswith("_noise") for key in row):
         noisy = load_private_runs().with_noise(row, figure)
-        known = [key for key in panels.shown_figures if row[key] is not None or key not in SCORE_FIGURES]
+        known = [key for key in panels.shown_figures if row.get(key) is not None or key not in SCORE_FIGURES]
         return {panels.title(key): noisy.get(key) or figure(None) for key in known}
     return {panels.title(key): figure(row.get(key)) for key in panels.shown_figures}
 

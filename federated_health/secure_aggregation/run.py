@@ -19,7 +19,7 @@ from federated_health.messages.server_messages import digest_of
 from federated_health.messages.validation import read_metrics, read_whole
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, EvaluationSums
 from federated_health.ml.networks import Weights
-from federated_health.ml.noisy_evaluation import table_shape
+from federated_health.ml.noisy_evaluation import largest_change, table_shape
 from federated_health.ml.normalisation import public_normalisation
 from federated_health.ml.rounds import Round
 from federated_health.names import FEDERATION
@@ -200,7 +200,7 @@ class SecureRun(PlainRun):
             return self.figures_of_last_round()
         rows = sum(self.train_examples[name] for name in total.hospitals)
         if self.privacy is not None:
-            noise = self.privacy.evaluation_noise * sqrt(len(total.hospitals))
+            noise = largest_change(task) * self.privacy.evaluation_noise * sqrt(len(total.hospitals))
             return {"hospitals": {}, "federation": summarise_sum(self, total.figures, noise, rows)}
         counts, (auc_sum, with_auc, small), importance, scores = figures.read_final(
             total.figures, self.target, len(task.columns)

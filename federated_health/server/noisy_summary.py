@@ -7,7 +7,7 @@ import numpy as np
 
 from federated_health.messages.content import Evaluation
 from federated_health.messages.noisy_evaluation import make_evaluation, noisy_figures
-from federated_health.ml.noisy_evaluation import Table, table_shape
+from federated_health.ml.noisy_evaluation import Table, largest_change, table_shape
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.names import FEDERATION
 from federated_health.server.plain_run import PlainRun
@@ -18,7 +18,8 @@ def summarise_noisy_run(run: PlainRun, plan: PrivacyPlan) -> dict[str, Any]:
     evaluations, rows = dict(sorted(run.evaluations.items())), run.train_examples
     if not evaluations:
         return {"hospitals": {}, "federation": None}
-    noise, counts = plan.evaluation_noise, np.sum([part.noisy_counts for part in evaluations.values()], axis=0)
+    noise = largest_change(run.settings.task_declaration) * plan.evaluation_noise
+    counts = np.sum([part.noisy_counts for part in evaluations.values()], axis=0)
     return {
         "hospitals": {
             name: noisy_figures([evaluation], run.target, noise, rows[name]) for name, evaluation in evaluations.items()

@@ -38,6 +38,7 @@ EXAMPLE_PATIENTS = FOLDER / "patients_heart_disease.csv"
 
 NAMES = ["cleveland", "hungary", "switzerland", "va-long-beach"]
 FIGURES = {"train_examples", "test_examples", "accuracy", "precision", "recall", "f1", "roc_auc", "brier"}
+FIGURES |= {"prevalence", "average_precision", "calibration_slope", "calibration_intercept"}
 ROUNDS = 5
 
 

@@ -121,21 +121,22 @@ class _Drafter:
 
     def columns(self) -> list[tuple[str, str, list[_Line]]]:
         """Name, description and lines of each column of the task."""
+        patient = None if self._task.patient is None else self._patient(self._task.patient)
         matches = self._match()
         self.used += [column for column in matches.values() if column is not None]
         found = [
             (column.name, f"{column.meaning}: {_rule(column)}", list(self._column(column, matches[column.name])))
             for column in self._task.labelled_columns
         ]
-        if self._task.patient is not None:
-            found.append((self._task.patient, "the patient's identifier", [self._patient(self._task.patient)]))
+        if self._task.patient is not None and patient is not None:
+            found.append((self._task.patient, "the patient's identifier", [patient]))
         return found
 
     def _match(self) -> dict[str, ExportColumn | None]:
         """The export's column that is proposed for each column of the task; None if there is none, or more than one."""
-        ranked = []
+        ranked, free = [], [column for column in self._others if column not in self.used]
         for column in self._task.labelled_columns:
-            fitting = [c for c in self._others if similarity(column, c.header)[0] >= MATCH and _fits(column, c)]
+            fitting = [c for c in free if similarity(column, c.header)[0] >= MATCH and _fits(column, c)]
             if len(fitting) == 1:  # of two, even if one has the same name, the data team chooses
                 ranked.append((similarity(column, fitting[0].header)[0], column.name, fitting[0]))
         matches: dict[str, ExportColumn | None] = dict.fromkeys(c.name for c in self._task.labelled_columns)

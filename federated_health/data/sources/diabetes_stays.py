@@ -23,7 +23,7 @@ from federated_health.data.csv_reading import (
     positions_and_cells,
     refuse_repeated_or_empty,
 )
-from federated_health.data.reading_errors import describe_first_invalid, describe_header
+from federated_health.data.reading_errors import describe_first_invalid
 from federated_health.data.sources.short_cells import shorten_distinct
 from federated_health.data.task_files import READMISSION_30D
 from federated_health.errors import DataError
@@ -228,6 +228,8 @@ IDENTIFIER = re.compile("[1-9][0-9]{0,14}")
 ICD9_CODE = re.compile(r"([0-9]{1,3}|e[0-9]{3}|v[0-9]{2})(\.[0-9]{1,2})?")
 """An ICD-9 code in lower case."""
 
+_PATTERNS = {STAY: IDENTIFIER, PATIENT: IDENTIFIER, **dict.fromkeys(DIAGNOSES.values(), ICD9_CODE)}
+
 
 def looks_like_stays(header: Collection[str]) -> bool:
     """Whether a header is that of a copy of UCI's table, or of a file that was made from it."""
@@ -279,13 +281,8 @@ def read_stays(text: pd.DataFrame, name: str, *, drop_invalid: bool = False) -> 
     if stays.empty:
         raise DataError(f"{name}: no stays are left; expected at least one valid row")
     stays = stays.iloc[np.argsort(stays.pop(STAY).astype(np.int64))].reset_index(drop=True)
-    stays[PATIENT] = number_patients(stays[PATIENT])
+    stays[PATIENT] = (pd.factorize(stays[PATIENT])[0] + 1).astype(str)
     return stays, int(is_dropped.sum())
-
-
-def number_patients(identifiers: "pd.Series[str]") -> "pd.Series[str]":
-    """Running numbers of patients, from 1 in order of appearance, as text."""
-    return pd.Series(pd.factorize(identifiers)[0] + 1).astype(str)
 
 
 def _find_columns(text: pd.DataFrame, name: str) -> dict[str, str]:
@@ -295,8 +292,8 @@ def _find_columns(text: pd.DataFrame, name: str) -> dict[str, str]:
         noun = "column" if len(missing) == 1 else "columns"
         hint = "; without it, a patient's stays cannot be kept together" if missing == [PATIENT] else ""
         raise DataError(
-            f"{name}: looks like {TITLE}, but lacks the {noun} {', '.join(missing)}{hint}; its header is: "
-            f"{describe_header(text, _REQUIRED)}; expected UCI's {STAYS_FILE} or a copy of it"
+            f"{name}: looks like {TITLE}, but lacks the {noun} {', '.join(missing)}{hint}; expected "
+            f"UCI's {STAYS_FILE} or a copy with all columns that the task uses"
         )
     columns = {column: own[column.lower()] for column in (STAY, *CARRIED) if column.lower() in own}
     refuse_repeated_or_empty(name, text.set_axis(text.columns.str.lower(), axis=1), map(str.lower, columns))
@@ -316,8 +313,7 @@ def _is_allowed(column: str, cell: str) -> bool:
     if column in _BOUNDS:
         low, high = _BOUNDS[column]
         return re.fullmatch("[0-9]{1,9}", cell) is not None and low <= int(cell) <= high
-    pattern = {**dict.fromkeys(DIAGNOSES.values(), ICD9_CODE), STAY: IDENTIFIER, PATIENT: IDENTIFIER}.get(column)
-    return pattern is not None and pattern.fullmatch(cell) is not None
+    return column in _PATTERNS and _PATTERNS[column].fullmatch(cell) is not None
 
 
 def _rule(column: str) -> str:
@@ -332,7 +328,8 @@ def _rule(column: str) -> str:
     elif column == CODES["specialty"][0]:
         rule = "one of UCI's specialties, such as InternalMedicine"
     else:
-        rule = f"one of {', '.join(_WORDS[column])}"
+        words = sorted(_WORDS[column], key=lambda word: int(word) if word.isdecimal() else 0)
+        rule = f"one of {', '.join(words)}"
     return rule + (", never empty" if column in _NEVER_MISSING else ", or empty")
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from federated_health.data.columns import Label
 from federated_health.data.tasks import Task
-from federated_health.ml.metrics import MAX_LOSS, EvaluationSums, Scores
+from federated_health.ml.metrics import FEWER_CELLS, MAX_LOSS, EvaluationSums, Scores
 
 Floats = npt.NDArray[np.floating[Any]]
 PatientIds = npt.NDArray[np.integer[Any]]
@@ -45,6 +45,7 @@ class Target(ABC, Generic[Sums]):
         loss_name, loss_unit: name and unit of the loss.
         has_threshold: whether the end of a run chooses a decision threshold.
         has_classes: whether labels are classes, which have ROC curves and can be balanced.
+        max_cells: largest number of groups of each name in `group_scores`.
         min_rows: smallest number of patients over whose labels a hospital sends sums.
         max_loss: largest possible loss of a row.
     """
@@ -59,6 +60,7 @@ class Target(ABC, Generic[Sums]):
     loss_unit: ClassVar[str] = "nats"
     has_threshold: ClassVar[bool] = False
     has_classes: ClassVar[bool] = False
+    max_cells: ClassVar[int] = FEWER_CELLS
     min_rows: ClassVar[int] = 0
     max_loss: ClassVar[float] = MAX_LOSS
 

@@ -7,24 +7,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS, EvaluationSums, Scores, ratio
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, MAX_CELLS, SMALL_CLASS, EvaluationSums, Scores, ratio
 from federated_health.ml.targets import Floats, PatientIds, ScoreGroups, Target
-
-RARE = 0.2
-"""Share of the rarer class below which accuracy says little, since predicting nobody positive nearly reaches it."""
 
 MIN_PROBABILITY = 1e-12
 """Keeps the loss of a certain and wrong prediction finite."""
-
-
-SCORE_FIGURES = ("average_precision", "calibration_slope", "calibration_intercept")
-"""Figures that need scores, besides the ROC-AUC."""
-
-COMMON_FIGURES = (*("train_examples", "test_examples", "accuracy", "precision", "recall", "f1", "roc_auc", "brier"),)
-RARE_FIGURES = (
-    *("test_examples", "recall", "precision", "f1", "average_precision", "calibration_slope", "brier", "roc_auc"),
-)
-"""Figures in tables, of an outcome that is rare or not; metrics.json has all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +81,7 @@ class BinaryTarget(Target[Counts]):
     loss_name: ClassVar[str] = "binary cross-entropy"
     has_threshold: ClassVar[bool] = True
     has_classes: ClassVar[bool] = True
+    max_cells: ClassVar[int] = MAX_CELLS
 
     def losses(self, tf: Any, labels: Any, outputs: Any) -> Any:
         return tf.nn.sigmoid_cross_entropy_with_logits(labels, outputs[:, 0])
@@ -115,6 +103,8 @@ class BinaryTarget(Target[Counts]):
         return 0 <= sums.squared_error_sum <= sums.examples
 
     def figures(self, sums: Counts, train_examples: int, roc_auc: float | None) -> dict[str, Any]:
+        from federated_health.ml.targets.binary_figures import figures_of  # noqa: PLC0415  # at the end of a run only
+
         return figures_of(sums, train_examples, roc_auc)
 
     def summarise(self, labels: Floats) -> dict[str, Any]:
@@ -126,12 +116,9 @@ class BinaryTarget(Target[Counts]):
         return roc_auc(outputs, labels)
 
     def score_figures(self, outputs: Floats, labels: Floats) -> dict[str, float | None]:
-        from federated_health.ml.calibration import calibration  # noqa: PLC0415  # at the end of a run only
-        from federated_health.ml.scores import average_precision  # noqa: PLC0415  # as above
+        from federated_health.ml.targets.binary_figures import score_figures  # noqa: PLC0415  # at the end of a run only
 
-        fitted = calibration(outputs, labels)
-        precision = average_precision(outputs, labels)
-        return dict(zip(SCORE_FIGURES, (precision, fitted.slope, fitted.intercept), strict=True))
+        return score_figures(outputs, labels)
 
     def group_scores(self, outputs: Floats, labels: Floats, patients: PatientIds | None = None) -> ScoreGroups:
         from federated_health.ml.scores import microaggregate  # noqa: PLC0415  # at the end of a run only
@@ -158,10 +145,13 @@ class BinaryTarget(Target[Counts]):
         return figures_of_cells(groups["positives"], groups["negatives"])
 
     def shown_figures(self, figures: Mapping[str, Any]) -> tuple[str, ...]:
-        """Those of a rare outcome lead with what the positive patients say, without accuracy, which is in a note."""
-        return RARE_FIGURES if is_rare(figures.get("prevalence")) else COMMON_FIGURES
+        from federated_health.ml.targets.binary_figures import shown_figures  # noqa: PLC0415  # at the end of a run only
+
+        return shown_figures(figures)
 
     def round_figure(self, sums: Counts) -> tuple[str, float | None]:
+        from federated_health.ml.targets.binary_figures import is_rare  # noqa: PLC0415  # at the server only
+
         return ("brier", sums.brier) if is_rare(sums.prevalence) else super().round_figure(sums)
 
     def can_compare(self, labels: Floats) -> bool:
@@ -176,11 +166,6 @@ class BinaryTarget(Target[Counts]):
         from federated_health.ml.bootstrap import roc_auc_draws  # noqa: PLC0415  # at the end of a run only
 
         return roc_auc_draws(outputs, labels, times)
-
-
-def is_rare(prevalence: float | None) -> bool:
-    """Whether one class is so rare that accuracy says little."""
-    return prevalence is not None and min(prevalence, 1 - prevalence) < RARE
 
 
 def probability(logits: npt.NDArray[np.floating[Any]] | np.floating[Any]) -> Scores:
@@ -205,19 +190,3 @@ def count_outcomes(scores: Scores, labels: npt.NDArray[np.float32], threshold: f
         loss_sum=float(-np.log(np.maximum(given, MIN_PROBABILITY)).sum()),
         squared_error_sum=float(((1.0 - given) ** 2).sum()),
     )
-
-
-def figures_of(counts: Counts, train_examples: int, roc_auc: float | None) -> dict[str, Any]:
-    """Figures of one hospital or of all, as metrics.json holds them; those of `SCORE_FIGURES` are not known here."""
-    return {
-        "train_examples": train_examples,
-        "test_examples": counts.examples,
-        "accuracy": counts.accuracy,
-        "precision": ratio(counts.true_positives, counts.true_positives + counts.false_positives),
-        "recall": ratio(counts.true_positives, counts.positives),
-        "f1": counts.f1,
-        "roc_auc": roc_auc,
-        "brier": counts.brier,
-        "prevalence": counts.prevalence,
-        **dict.fromkeys(SCORE_FIGURES),
-    }

@@ -147,7 +147,7 @@ class ClassTarget(Target[ClassSums]):
         for code, log_odds, actual in columns:
             for name, those in (("positives", actual), ("negatives", ~actual)):
                 ids = None if patients is None else patients[those]
-                groups[f"{name}-{code}"] = microaggregate(log_odds[those], ids)
+                groups[f"{name}-{code}"] = microaggregate(log_odds[those], ids, self.max_cells)
         return groups
 
     def rows_of_groups(self, sums: ClassSums) -> Mapping[str, int]:

@@ -20,7 +20,8 @@ from federated_health.ml.curves import (
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, MIN_CELL_SIZE
 from federated_health.ml.microaggregates import spread_patients
 from federated_health.ml.targets import ScoreGroups
-from federated_health.ml.targets.binary import Counts, is_rare, probability
+from federated_health.ml.targets.binary import Counts, probability
+from federated_health.ml.targets.binary_figures import is_rare
 from federated_health.report import charts
 from federated_health.report.formatting import figure, list_some, percent_of
 from federated_health.report.page import Block, Caution, Picture, Section

@@ -38,7 +38,10 @@ MIN_ROWS = 4
 """Smallest number of training rows per hospital; half runs use half of them."""
 
 SIZES = (1, 4, 16)
-"""Rows in the updates that are inverted, besides all rows of the smallest hospital."""
+"""Rows in the updates that are inverted, besides all rows of the smallest hospital, up to MAX_INVERTED."""
+
+MAX_INVERTED = 1000
+"""Largest number of rows that are reconstructed from one update: more need many gigabytes, and are not recovered."""
 
 
 def run(
@@ -93,7 +96,7 @@ def run(
         privacies=privacies,
         half_runs=shadows,
         full_runs=wholes,
-        sizes=(*(size for size in SIZES if size < fewest), fewest) if draws else (),
+        sizes=_inverted_sizes(fewest) if draws else (),
         draws=draws,
         drawn=small_hospitals if can_draw(hospitals) else 0,
         seed=privacies[PLAIN].seed,
@@ -129,6 +132,12 @@ def run(
     write_json(out / AUDIT, figures)
     write_report(out / REPORT, lambda: audit_page(plan, by_privacy, few))
     return figures
+
+
+def _inverted_sizes(fewest: int) -> tuple[int, ...]:
+    """Rows in the updates that are inverted, if the smallest hospital has so many training rows."""
+    sizes = tuple(size for size in SIZES if size < fewest)
+    return (*sizes, fewest) if fewest <= MAX_INVERTED else sizes
 
 
 def _privacy_settings(

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Context, Message, RecordDict
 
-from federated_health.hospital.handlers import hospital_of
+from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.messages.content import ARRAYS, CONFIG, EVALUATE, FINAL, NOISY_COUNTS
 from federated_health.messages.records import METRICS, weights_to_record
 from federated_health.ml.networks import Weights
@@ -62,7 +62,7 @@ class Evaluated:
     Attributes:
         sums: the sums by name, as far as they were released.
         cells: under differential privacy, noisy numbers of patients by class and score (see `ml.noisy_evaluation`).
-        edges: of their bins.
+        edges: of their bins; none if the hospital is not in memory.
     """
 
     weights: Weights
@@ -107,7 +107,9 @@ class RecordingApp:
             sums = {key: float(metrics[key]) for key in SUM_NAMES if key in metrics}
             released = sums if any(sums.values()) else {}  # all are 0 if the rows are too few
             cells = tuple(metrics.get(NOISY_COUNTS, ()))
-            edges = tuple(edges_of(target_of(hospital_of(message, context).task))) if cells else ()
+            edges: tuple[float, ...] = ()
+            if cells and isinstance(context, InMemoryHospital):
+                edges = tuple(edges_of(target_of(context.hospital.task)))
             threshold = float(config["threshold"])
             self.evaluations[name].append(Evaluated(_weights_in(message), threshold, released, cells, edges))
         return reply

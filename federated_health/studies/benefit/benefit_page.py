@@ -61,7 +61,7 @@ def benefit_page(
     return Page(
         title=f"Benefit of joining: {cohort.task.name}",
         lead=f"{formatting.list_verdicts(entry['verdict'] for entry in hospitals.values())} "
-        f"{formatting.number_of(figures['all']['patients'], 'patient')}; the models estimate {panels.estimate} this: "
+        f"{_number_of_patients(figures['all'])}; the models estimate {panels.estimate} this: "
         f"{cohort.task.label.meaning}.",
         sections=[
             _verdicts(panels, figures),
@@ -86,6 +86,13 @@ def benefit_page(
             ),
         ],
     )
+
+
+def _number_of_patients(entry: Figures) -> str:
+    """How many patients there are, and how many rows if that is another number."""
+    patients, rows = entry["patients"], entry["rows"]
+    of_patients = formatting.number_of(patients, "patient")
+    return of_patients if rows == patients else f"{formatting.number_of(rows, 'row')} of {of_patients}"
 
 
 def _figure(panels: Panels, entry: Figures, model: str) -> Interval:
@@ -116,7 +123,7 @@ def _verdicts(panels: Panels, figures: Figures) -> Section:
             f"own_{compared}": _figure(panels, entry, TrainingSetup.OWN).value,
             "difference": asdict(_difference(panels, entry, TrainingSetup.OWN)),
         }
-        details[name] = f"{formatting.number_of(entry['patients'], 'patient')}{panels.describe_labels(entry)}."
+        details[name] = f"{_number_of_patients(entry)}{panels.describe_labels(entry)}."
         left_out = _signed(_difference(panels, entry, TrainingSetup.LEAVE_ONE_OUT))
         if left_out != formatting.NOT_DEFINED:
             details[name] = f"{without}: {left_out}. {details[name]}"
@@ -279,11 +286,12 @@ def _method(panels: Panels, protocol: EvaluationProtocol) -> Section:
         if protocol.tune
         else "All models are trained with the settings below, which were chosen for federated runs."
     )
+    whole = "rows of one patient" if panels.task.patient else "equal rows"
     stratified = ", stratified by class" if panels.target.has_classes else ""
     items = [
         f"{formatting.number_of(protocol.repeats, 'repeat')} of {protocol.folds}-fold cross-validation{stratified} "
-        "within each hospital. All models of a fold share one split into training and held-out patients; equal "
-        "rows are never on both sides.",
+        "within each hospital. All models of a fold share one split into training and held-out patients; "
+        f"{whole} are never on both sides.",
         tuned,
         "The same apps and strategies train every model in process as over the network; own and pooled models are "
         "runs of one hospital.",
@@ -292,4 +300,9 @@ def _method(panels: Panels, protocol: EvaluationProtocol) -> Section:
         "There is no correction for multiple tests: of many hospitals without a difference, about 1 in 20 gains or "
         "loses by chance.",
     ]
+    if panels.task.patient:
+        items.append(
+            "Figures count rows, of which a patient may have several; so do the numbers of patients in charts of "
+            "labels and decisions. Intervals draw patients, each with all rows."
+        )
     return Section("Methods", [items])

@@ -116,9 +116,7 @@ def _check_protocol(protocol: EvaluationProtocol, cohort: Cohort) -> None:
     if protocol.folds < MIN_FOLDS:
         raise SettingsError(f"folds: expected at least {MIN_FOLDS}, got {protocol.folds}")
     refuse_duplicates("strategies", protocol.strategies)
-    columns = list(cohort.task.column_names)
-    # Equal rows count once, since they share a fold.
-    smallest = min(len(table[columns].drop_duplicates()) for table in cohort.tables.values())
+    smallest = min(cohort.count_patients(name) for name in cohort.tables)
     if smallest < protocol.folds:
         problem = f"expected at most {smallest}, the distinct patients of the smallest hospital, got {protocol.folds}"
         raise SettingsError(f"folds: {problem}")

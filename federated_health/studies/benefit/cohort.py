@@ -49,6 +49,12 @@ class Cohort:
         """Labels of one hospital, [rows]."""
         return Patients.from_table(self.tables[hospital], self.task).labels
 
+    def count_patients(self, hospital: str) -> int:
+        """Number of patients of one hospital; equal rows count once where no column identifies patients."""
+        if hospital in self.ids:
+            return len(np.unique(self.ids[hospital]))
+        return len(self.tables[hospital][list(self.task.column_names)].drop_duplicates())
+
     def hospital(self, name: str, split: HospitalSplit) -> Hospital:
         """A hospital with these training and held-out rows."""
         patients = Patients.from_table(self.tables[name], self.task, self.ids.get(name))
