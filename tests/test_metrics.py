@@ -311,7 +311,18 @@ def test_a_cell_is_rounded_the_finer_the_more_patients_it_has(rows: int, step: f
     ((_, mean, deviation),) = microaggregate(cell, most=1)
 
     assert mean == pytest.approx(cell.mean(), abs=step / 2 + 1e-9)
-    assert [mean / step, deviation / step] == pytest.approx([round(mean / step), round(deviation / step)], abs=1e-6)
+    assert mean / step == pytest.approx(round(mean / step), abs=1e-6)
+    assert deviation == pytest.approx(cell.std(), abs=CELL_STEP / 2 + 1e-9)
+
+
+@pytest.mark.parametrize(("rows", "uncertain"), [(5, 0.25), (10, 0.3), (25, 0.5), (50, 0.5), (500, 0.5)])
+def test_a_score_far_from_the_known_others_is_not_found_from_the_deviation(rows: int, uncertain: float) -> None:
+    """All others are 0; any two scores that are less than `uncertain` apart may have the same deviation."""
+    scores = np.arange(2.0, 8.0, 0.01)
+
+    deviations = [microaggregate(np.append(np.zeros(rows - 1), score), most=1)[0, 2] for score in scores]
+
+    assert len(set(deviations)) <= np.ptp(scores) / uncertain + 2
 
 
 def test_rows_of_one_patient_do_not_make_a_cell_finer() -> None:
