@@ -20,7 +20,7 @@ from federated_health.ml.microaggregates import choose_threshold, figures_of_cel
 from federated_health.ml.scores import CELL_STEP, average_precision, microaggregate, roc_auc, rounding_step
 from federated_health.ml.targets import target_of
 from federated_health.ml.targets.binary import Counts, count_outcomes, probability
-from federated_health.ml.targets.binary_figures import figures_of
+from federated_health.ml.targets.binary_figures import figures_of, score_figures
 
 Scores = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.float32]
@@ -359,6 +359,25 @@ def test_figures_from_cells_of_large_hospitals_with_a_rare_outcome(seed: int) ->
     assert shifted.mean() == pytest.approx(labels.mean(), abs=2e-4)
     best = max(f1_at(threshold, log_odds, labels) for threshold in np.linspace(0.08, 0.2, 60))
     assert f1_at(threshold_of(hospitals) or 0.5, log_odds, labels) > best - 0.01
+
+
+def test_positives_in_no_cell_count_in_the_federation_s_figures() -> None:
+    hospitals = [rare(seed, 2_000) for seed in (1, 2, 3)]
+    log_odds, labels = pooled(hospitals)
+    (positives, _), (_, negatives) = cells_of(hospitals[:2]), cells_of(hospitals)
+
+    def errors(rows: tuple[int, int] | None) -> tuple[float, float]:
+        figures, exact = figures_of_cells(positives, negatives, rows), score_figures(log_odds, labels)
+        pairs = [(figures[name], exact[name]) for name in ("average_precision", "calibration_intercept")]
+        of_precision, of_intercept = (abs((value or 0) - (expected or 0)) for value, expected in pairs)
+        return of_precision, of_intercept
+
+    of_precision, of_intercept = errors((int(labels.sum()), int((1 - labels).sum())))
+    assert of_precision < 0.01
+    assert of_intercept < 0.02
+    of_precision, of_intercept = errors(None)
+    assert of_precision > 0.03
+    assert of_intercept > 0.3
 
 
 def test_figures_from_cells_need_both_classes() -> None:
