@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from federated_health.data.examples import DIABETES_STAYS
-from federated_health.data.sources.diabetes_stays import CARRIED, read_stays
+from federated_health.data.sources.diabetes_columns import CARRIED
+from federated_health.data.sources.diabetes_stays import read_stays
 from federated_health.data.sources.recognition import read_contents, recognise_file
 
 
