@@ -13,9 +13,16 @@ RARE = 0.2
 SCORE_FIGURES = ("average_precision", "calibration_slope", "calibration_intercept")
 """Figures that need scores, besides the ROC-AUC."""
 
-COMMON_FIGURES = (*("train_examples", "test_examples", "accuracy", "precision", "recall", "f1", "roc_auc", "brier"),)
+COMMON_FIGURES = ("train_examples", "test_examples", "accuracy", "precision", "recall", "f1", "roc_auc", "brier")
 RARE_FIGURES = (
-    *("test_examples", "recall", "precision", "f1", "average_precision", "calibration_slope", "brier", "roc_auc"),
+    "test_examples",
+    "recall",
+    "precision",
+    "f1",
+    "average_precision",
+    "calibration_slope",
+    "brier",
+    "roc_auc",
 )
 """Figures in tables, of an outcome that is rare or not; metrics.json has all."""
 
