@@ -126,7 +126,8 @@ def encodings(source: Source) -> dict[str, Callable[[], Array]]:
 
     def interactions() -> Array:
         features = plain()
-        return np.concatenate([features, features * standardise(np.log1p(table["inpatient_visits"]))[:, None]], axis=1)
+        stays = standardise(np.log1p(table["inpatient_visits"].to_numpy()))
+        return np.concatenate([features, features * stays[:, None]], axis=1, dtype=np.float32)
 
     return {
         "plain": plain,

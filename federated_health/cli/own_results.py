@@ -10,6 +10,7 @@ from federated_health.hospital import handlers
 from federated_health.hospital.final_handlers import final_model
 from federated_health.hospital.private_training import budget_of
 from federated_health.ml.targets import target_of
+from federated_health.report.formatting import describe_rows
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,8 @@ def show_and_save(context: Context, out: Path | None, sent: tuple[Path, int]) ->
     if (model := final_model(context)) is None:
         return
     config, weights = model
-    name, target = str(context.node_config["name"]), target_of(handlers.task_of(context, config.task))
+    name, task = str(context.node_config["name"]), handlers.task_of(context, config.task)
+    target = target_of(task)
     note = f"Predicted positive: a risk of at least {config.threshold}." if target.has_threshold else ""
     if config.privacy:
         from federated_health.cli.noisy_figures import print_noisy_figures  # noqa: PLC0415  # with privacy only
@@ -32,7 +34,8 @@ def show_and_save(context: Context, out: Path | None, sent: tuple[Path, int]) ->
     else:
         figures = dict(context.state.metric_records["figures"])
         rows, notes = choose_figures({name: figures}, figures, target)
-        print_figures("The final model on held-out patients", rows, "\n".join(filter(None, [*notes, note])))
+        notes = list(filter(None, [*notes, note, describe_rows(task)]))
+        print_figures("The final model on held-out patients", rows, "\n".join(notes))
     if out is not None:
         from federated_health.hospital.results import save_results  # noqa: PLC0415  # where something is saved
 

@@ -14,7 +14,7 @@ from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS, figure_t
 from federated_health.ml.targets import target_of
 from federated_health.ml.verdicts import verdict_text
 from federated_health.names import FEDERATION
-from federated_health.report.formatting import SUPPRESSED, describe_small_in_mean
+from federated_health.report.formatting import SUPPRESSED, describe_rows, describe_small_in_mean
 from federated_health.server.run import FederatedRun
 from federated_health.server.run_folder import RunFolder
 
@@ -86,10 +86,11 @@ def interrupts_deferred(announcement: str) -> Iterator[None]:
 
 def _print_and_save(folder: RunFolder, run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool) -> None:
     try:
-        target = target_of(run.settings.task_declaration)
+        task = run.settings.task_declaration
+        target = target_of(task)
         unreleased = {name: part.suppressed for name, part in run.evaluations.items() if not part.has_counts}
         suppressed = [f"{name} ({reasons[FINAL_EVALUATION]})" for name, reasons in unreleased.items()]
-        print_final_figures(figures, run.threshold, target, suppressed)
+        print_final_figures(figures, run.threshold, target, suppressed, describe_rows(task))
         print_benefit(figures.get("joining", {}), target)
         if problems := run.problems.describe():
             console.print_lines("Problems in this run:", problems)
@@ -101,12 +102,17 @@ def _print_and_save(folder: RunFolder, run: FederatedRun, figures: Mapping[str, 
 
 
 def print_final_figures(
-    figures: Mapping[str, Any], threshold: float, target: "Target[Any]", suppressed: Sequence[str] = ()
+    figures: Mapping[str, Any],
+    threshold: float,
+    target: "Target[Any]",
+    suppressed: Sequence[str] = (),
+    note: str = "",
 ) -> None:
     """Print the final table: hospitals, the federation, and with classes the mean of the ROC-AUCs within hospitals.
 
     Args:
         suppressed: hospitals that suppress their figures, each with the reason.
+        note: what the figures count, if rows are not patients.
     """
     federation = dict(figures["federation"] or {})
     if any(key.endswith("_noise") for key in federation):
@@ -125,7 +131,7 @@ def print_final_figures(
         mean = f"{console.figure(mean)} *"
     if target.has_classes:
         rows["hospital mean"] = {"roc_auc": mean}
-    tables.print_figures("Figures on held-out patients", rows, "\n".join(notes))
+    tables.print_figures("Figures on held-out patients", rows, "\n".join(filter(None, [*notes, note])))
 
 
 def print_benefit(joining: Mapping[str, Any], target: "Target[Any]") -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from federated_health.data.tasks import Task
 from federated_health.ml.bootstrap import LEVEL
 from federated_health.ml.metrics import SMALL_CLASS
 from federated_health.ml.verdicts import Interval, Verdict, verdict_text
@@ -90,6 +91,11 @@ def list_verdicts(verdicts: Iterable[str]) -> str:
     parts = [f"{number_of(counts[first], 'hospital')}: {verdict_text(first)}"]
     parts += [f"{counts[verdict]:,}: {verdict_text(verdict)}" for verdict in others]
     return f"{'; '.join(parts)}."
+
+
+def describe_rows(task: Task) -> str:
+    """The note to figures of a task whose patients can have several rows; empty for other tasks."""
+    return "A patient with several rows counts once per row." if task.patient else ""
 
 
 def describe_rare(figures: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from federated_health.report.formatting import (
     MAX_ROWS,
     SUPPRESSED,
     capitalise,
+    describe_rows,
     describe_small_in_mean,
     figure,
     first_of,
@@ -165,15 +166,16 @@ def _lead(run: RunSummary, panels: Panels) -> str:
 def _participants(run: RunSummary) -> Iterator[Section]:
     if not run.registrations:
         return
+    noun = "rows" if run.task.patient else "patients"
     rows = {
         name: {
-            "training patients": str(registration.train_examples),
-            "held-out patients": str(registration.test_examples),
+            f"training {noun}": str(registration.train_examples),
+            f"held-out {noun}": str(registration.test_examples),
             "rounds trained": str(run.rounds_trained[name]),
         }
         for name, registration in sorted(run.registrations.items())
     }
-    blocks: list[Block] = [sections.figures_table("Patients of each hospital", rows)]
+    blocks: list[Block] = [sections.figures_table("Patients of each hospital", rows, note=describe_rows(run.task))]
     if not run.secure and (missing := [name for name in rows if name not in run.figures["hospitals"]]):
         blocks.append(f"No figures of the final model: {list_some(missing, ', ')}.")
     if "joining" not in run.figures:
