@@ -1,6 +1,7 @@
 """The command `create_dataset.py`: turns a data set into one CSV per hospital, and a manifest."""
 
 import argparse
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -280,10 +281,12 @@ def describe_groups(source: Source, partition: Partition) -> tuple[dict[str, Any
     if groups.merged:
         names = [f"{name} ({patients})" for name, patients in groups.merged.items()]
         more = f", and {len(names) - MAX_MERGED} more" if len(names) > MAX_MERGED else ""
-        values = "1 value" if len(names) == 1 else f"{len(names)} values"
+        values = "1 value is" if len(names) == 1 else f"{len(names)} values are"
         notes.append(
-            f"merged into {groups.names[-1]}, for at least {groups.min_patients} patients per hospital: {values}: "
-            f"{', '.join(names[:MAX_MERGED])}{more}"
+            f"{values} merged into {groups.names[-1]}, for at least {groups.min_patients} patients per hospital:"
+        )
+        notes += textwrap.wrap(
+            f"{', '.join(names[:MAX_MERGED])}{more}", 74, initial_indent="  ", subsequent_indent="  "
         )
     facts = {
         "min_patients": groups.min_patients,
