@@ -285,8 +285,9 @@ def describe_groups(source: Source, partition: Partition) -> tuple[dict[str, Any
         notes.append(
             f"{values} merged into {groups.names[-1]}, for at least {groups.min_patients} patients per hospital:"
         )
+        shown = ", ".join(names[:MAX_MERGED]) + more
         notes += textwrap.wrap(
-            f"{', '.join(names[:MAX_MERGED])}{more}", 74, initial_indent="  ", subsequent_indent="  "
+            shown, 76, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
         )
     facts = {
         "min_patients": groups.min_patients,
