@@ -18,9 +18,8 @@ from federated_health.data.sources.source import Source, generate_readmission, r
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError, SettingsError
 from federated_health.names import is_hospital_name
-from tests.conftest import PROJECT
+from tests.support.diabetes_stays import RAW_ZIP
 
-RAW_ZIP = PROJECT.parent / "shared" / "data" / "diabetes130" / "dataset_diabetes.zip"
 DIED_OR_HOSPICE = {"11", "13", "14", "19", "20", "21"}
 
 STAYS = Task(
