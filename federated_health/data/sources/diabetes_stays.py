@@ -119,20 +119,30 @@ def read_stays(text: pd.DataFrame, name: str, *, drop_invalid: bool = False) -> 
             raise DataError(f"{name}: {_describe_invalid(text[own], column, invalid, can_drop=can_drop)}")
         is_dropped |= invalid
     stays = pd.DataFrame(words)
-    repeated = stays[STAY][stays[STAY].duplicated(keep=False)]
-    if len(repeated):
-        first, second = repeated.index[repeated == repeated.iloc[0]][:2] + 1
-        more = f"; {len(repeated)} rows are of a stay that has several" if len(repeated) > 2 else ""
-        raise DataError(
-            f"{name}: column {columns[STAY]}, rows {first} and {second}: expected one row per stay, got two of the "
-            f"same{more}"
-        )
+    _refuse_repeated(stays[STAY], columns[STAY], name)
     stays = stays[~is_dropped]
     if stays.empty:
         raise DataError(f"{name}: no stays are left; expected at least one valid row")
     stays = stays.iloc[np.argsort(stays.pop(STAY).astype(np.int64))].reset_index(drop=True)
     stays[PATIENT] = (pd.factorize(stays[PATIENT])[0] + 1).astype(str)
     return stays, int(is_dropped.sum())
+
+
+def _refuse_repeated(numbers: "pd.Series[Any]", column: str, name: str) -> None:
+    """Raise a DataError if a stay has several rows.
+
+    Args:
+        numbers: number of each row's stay.
+        column: its column in the file.
+        name: name of the file.
+    """
+    repeated = numbers[numbers.duplicated(keep=False)]
+    if len(repeated):
+        first, second = repeated.index[repeated == repeated.iloc[0]][:2] + 1
+        more = f"; {len(repeated)} rows are of a stay that has several" if len(repeated) > 2 else ""
+        raise DataError(
+            f"{name}: column {column}, rows {first} and {second}: expected one row per stay, got two of the same{more}"
+        )
 
 
 def _find_columns(text: pd.DataFrame, name: str) -> dict[str, str]:
