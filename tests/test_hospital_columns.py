@@ -112,7 +112,7 @@ def test_a_column_of_the_diabetes_stays_divides_patients_by_their_first_stay(
     if "?" in sizes:
         assert hospitals["missing"]["patient"].nunique() == sizes["?"][0]
     assert sum(len(set(cells)) > 1 for cells in values.values()) == several
-    assert group_patients(diabetes, by(column, minimum)).several == several
+    assert group_patients(diabetes, by(column, minimum)).with_several_values == several
 
 
 # Which hospital a patient belongs to
@@ -126,14 +126,14 @@ def test_the_first_row_of_a_patient_decides() -> None:
     assert ages_of(hospitals) == {"south": [1, 3, 4], "north": [0, 2]}
     assert list(hospitals["south"].columns) == ["age", "kind", "died", "id"]
     assert list(hospitals["north"].index) == [0, 1]
-    assert group_patients(source, by("ward")).several == 2
+    assert group_patients(source, by("ward")).with_several_values == 2
 
 
 def test_equal_rows_stay_together_where_no_column_identifies_patients() -> None:
     source = source_of(["north", "south", "south", "south"], ages=[50, 50, 60, 61])
 
     assert ages_of(divide(source, by("ward"))) == {"south": [60, 61], "north": [50, 50]}
-    assert group_patients(source, by("ward")).several == 1
+    assert group_patients(source, by("ward")).with_several_values == 1
 
 
 def test_the_hospital_column_of_the_data_is_replaced() -> None:

@@ -275,8 +275,8 @@ def describe_groups(source: Source, partition: Partition) -> tuple[dict[str, Any
     """Values of the partition's column that are merged, and patients with several values, as `describe_patients`."""
     groups = group_patients(source, partition)
     notes = []
-    if groups.several:
-        have = "1 patient has" if groups.several == 1 else f"{groups.several} patients have"
+    if groups.with_several_values:
+        have = "1 patient has" if groups.with_several_values == 1 else f"{groups.with_several_values} patients have"
         notes.append(f"{have} several values of {partition.column}; the first row decides")
     if groups.merged:
         names = [f"{name} ({patients})" for name, patients in groups.merged.items()]
@@ -291,7 +291,7 @@ def describe_groups(source: Source, partition: Partition) -> tuple[dict[str, Any
         )
     facts = {
         "min_patients": groups.min_patients,
-        "patients_with_several_values": groups.several,
+        "patients_with_several_values": groups.with_several_values,
         "merged": dict(groups.merged),
     }
     return facts, notes

@@ -43,14 +43,14 @@ class ColumnGroups:
         numbers: number of each row's hospital, from 0.
         merged: name of a value in OTHER -> its number of patients, the largest first.
         min_patients: smallest number of different patients of a hospital.
-        several: number of patients whose rows have several values.
+        with_several_values: number of patients whose rows have several values.
     """
 
     names: list[str]
     numbers: Vector
     merged: Mapping[str, int]
     min_patients: int
-    several: int
+    with_several_values: int
 
 
 def group_by_column(source: Source, column: str, units: Vector, patients: Vector, min_patients: int) -> ColumnGroups:
@@ -97,7 +97,7 @@ def group_by_column(source: Source, column: str, units: Vector, patients: Vector
         numbers=number_of_value[value_of_row],
         merged=merged,
         min_patients=min_patients,
-        several=several,
+        with_several_values=several,
     )
 
 
