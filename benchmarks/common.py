@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks ru
 
 import client
 from federated_health.data.dataset_folder import write_hospitals
-from federated_health.data.hospital import Hospital, load_hospital
+from federated_health.data.hospital import Hospital, Patients, load_hospital
 from federated_health.data.manifest import find_hospital
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source, read_uci
@@ -90,6 +90,16 @@ def federate(hospitals: Sequence[Hospital], settings: Settings) -> Outcome:
         threshold=run.threshold,
         log_odds=all_scores,
         labels=all_labels,
+    )
+
+
+def pool(hospitals: Sequence[Hospital]) -> Hospital:
+    """One hospital with the rows of all, on the same side of the split."""
+    return Hospital(
+        name="pooled",
+        task=hospitals[0].task,
+        train=Patients.concatenate(hospital.train for hospital in hospitals),
+        test=Patients.concatenate(hospital.test for hospital in hospitals),
     )
 
 

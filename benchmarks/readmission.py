@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from common import Outcome, federate, quieten, summarise
+from common import Outcome, federate, pool, quieten, summarise
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -85,19 +85,6 @@ def check_hospitals(source: Source, divided: Mapping[str, pd.DataFrame]) -> dict
     with tempfile.TemporaryDirectory() as folder:
         paths = write_stays(Path(folder), source, divided)
         return {name: check_data(path, source.task) for name, path in paths.items()}
-
-
-def pool(hospitals: list[Hospital]) -> Hospital:
-    """One hospital with the rows of all, on the same side of the split."""
-    train, test = (
-        Patients(
-            np.concatenate([rows.values for rows in side]),
-            np.concatenate([rows.labels for rows in side]),
-            np.concatenate([rows.ids for rows in side if rows.ids is not None]),
-        )
-        for side in ([hospital.train for hospital in hospitals], [hospital.test for hospital in hospitals])
-    )
-    return Hospital(name="pooled", task=READMISSION_30D, train=train, test=test)
 
 
 def figures_of(outcome: Outcome) -> Figures:

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import measure, quieten, summarise, write_source
+from common import measure, pool, quieten, summarise, write_source
 
-from federated_health.data.hospital import Hospital, Patients, load_hospital
+from federated_health.data.hospital import Hospital, load_hospital
 from federated_health.data.partitions import Partition
 from federated_health.data.sources.generated_patients import expected_roc_auc, generate_patients, held_out_probability
 from federated_health.data.sources.source import generate_readmission
@@ -36,13 +36,7 @@ from federated_health.settings import Settings
 def score_pooled(hospitals: list[Hospital], settings: Settings) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Held-out scores of one model, trained on all training rows for the rounds and epochs of a federation."""
     sums = [column_sums(hospital.train.values[:, READMISSION.measurement_positions]) for hospital in hospitals]
-    pooled = Hospital(
-        name="pooled",
-        task=READMISSION,
-        train=Patients.concatenate(hospital.train for hospital in hospitals),
-        test=Patients.concatenate(hospital.test for hospital in hospitals),
-    )
-    local = LocalModel(pooled, settings.network_declaration, normalisation_from(merge_sums(sums)))
+    local = LocalModel(pool(hospitals), settings.network_declaration, normalisation_from(merge_sums(sums)))
     weights = initial_weights(READMISSION, settings.network_declaration, settings.seed)
     for number in range(1, settings.rounds + 1):
         weights, _ = local.train(weights, settings, number)

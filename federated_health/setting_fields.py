@@ -96,10 +96,10 @@ TRAINING: Mapping[str, Mapping[str, Any]] = {
     "dp_steps": limit(int, minimum=1, maximum=MAX_STEPS),
     "dp_learning_rate": limit(float, above=0, maximum=names.MAX_RATE),
 }
-"""Settings that a task may state, with their limits. dp_rounds is `rounds` of a run with differential privacy."""
+"""Training settings that a task file may state, with their limits; dp_rounds is `rounds` with differential privacy."""
 
 OF_TASK = "default"
-"""A value of these settings in a run config: the task's, or else the project's default."""
+"""Value of a TRAINING setting in a run config that stands for the task's, or else for the project's default."""
 
 
 def flag_of(setting: "Field[Any]") -> str:

@@ -73,7 +73,7 @@ class Settings:
         SettingsError: a value is of the wrong type or out of range, or contradicts another one.
     """
 
-    task: str = _of_run(DEFAULT_TASK, f"what to predict, the same at every hospital: {' or '.join(TASKS)}", unit="NAME")
+    task: str = _of_run(DEFAULT_TASK, f"what to predict, the same at every hospital: {', '.join(TASKS)}", unit="NAME")
     task_file: str = _of_run("", "TOML file that declares a task of your own, instead of --task", unit="FILE")
     hospitals: int = _of_run(4, "hospitals to wait for before the first round", unit="N", minimum=1)
     min_hospitals: int = _of_run(
@@ -321,9 +321,9 @@ class Settings:
         file = given.get("task_file")
         task = declared_task or find_task(given.get("task", DEFAULT_TASK), Path(file) if file else None)
         if task.training:
-            from federated_health.task_settings import find_stated  # noqa: PLC0415  # most tasks state nothing
+            from federated_health.task_settings import applicable_settings  # noqa: PLC0415  # most tasks state nothing
 
-            given = {**find_stated(task, given), **given}
+            given = {**applicable_settings(task, given), **given}
         return cls(**given, declared_task=declared_task)
 
     @cached_property

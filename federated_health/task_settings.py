@@ -1,4 +1,4 @@
-"""The training settings that a task states: which of them apply to a run."""
+"""The training settings of a task (table `[training]` of its file): which of them apply to a run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,11 +11,11 @@ from federated_health.setting_fields import TRAINING, Value, coerce
 from federated_health.settings import Settings
 
 WITHOUT_PRIVACY = {"rounds", "local_epochs", "batch_size", "learning_rate", "optimizer", "dropout"}
-"""Those that do not apply to a run with differential privacy."""
+"""Settings of a task that do not apply to a run with differential privacy."""
 
 
-def find_stated(task: Task, given: Mapping[str, Any]) -> dict[str, Value]:
-    """The settings that a task states and that have an effect in a run.
+def applicable_settings(task: Task, given: Mapping[str, Any]) -> dict[str, Value]:
+    """The settings of a task that have an effect in a run.
 
     Without differential privacy `dp_...` have none; with it `dp_rounds` replaces `rounds`. A learning rate belongs to
     its optimizer.
@@ -32,15 +32,15 @@ def find_stated(task: Task, given: Mapping[str, Any]) -> dict[str, Value]:
         unused.add("learning_rate")
     model = given.get("model", task.training.get("model", "mlp"))
     unused |= Network(FILE if given.get("network") else model).unused_settings
-    stated = {
+    settings = {
         name: coerce(TRAINING[name]["type"], value) for name, value in task.training.items() if name not in unused
     }
     if is_private and "dp_rounds" in task.training:
-        stated["rounds"] = task.training["dp_rounds"]
-    return stated
+        settings["rounds"] = task.training["dp_rounds"]
+    return settings
 
 
-def settings_as_stated(settings: Settings) -> dict[str, Value]:
-    """The settings of a run, spelled with dashes, that have the value that its task states."""
-    stated = find_stated(settings.task_declaration, vars(settings))
-    return {name.replace("_", "-"): value for name, value in stated.items() if getattr(settings, name) == value}
+def settings_from_task(settings: Settings) -> dict[str, Value]:
+    """The settings of a run that have the value of its task, spelled with dashes."""
+    of_task = applicable_settings(settings.task_declaration, vars(settings))
+    return {name.replace("_", "-"): value for name, value in of_task.items() if getattr(settings, name) == value}

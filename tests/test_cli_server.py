@@ -109,7 +109,7 @@ def test_a_run_says_what_it_takes_from_the_task(run_script: RunScript) -> None:
     flags = ["--task-file", "task.toml", "--address", f"127.0.0.1:{free_port()}", "--wait", 0.1, "--rounds", 8]
     result = run_script("server.py", *flags)
     (line,) = [line for line in result.output.splitlines() if "task heart-disease" in line]
-    assert line.endswith(": l2 0.5")
+    assert line.endswith(": l2=0.5")
 
 
 def test_an_invalid_training_setting_of_a_task_is_named_with_its_line(run_script: RunScript) -> None:

@@ -26,11 +26,9 @@ from federated_health.data.examples.make_diabetes_stays import carried_table
 from federated_health.data.sources.source import Source, read_diabetes, read_source
 from federated_health.data.task_files import READMISSION_30D
 from federated_health.errors import DataError
-from tests.conftest import PROJECT
-from tests.support.diabetes_stays import HEADER, made_up_stays
+from tests.support.diabetes_stays import HEADER, RAW_ZIP, made_up_stays
 from tests.support.script_calls import RunScript, assert_one_line
 
-RAW_ZIP = PROJECT.parent / "shared" / "data" / "diabetes130" / "dataset_diabetes.zip"
 TABLE_SHA256 = "a06c6fc253c5b6ef254ebad5116d9dd5a0acfd4dcba7f285f69c1935d197b908"
 
 needs_raw_zip = pytest.mark.skipif(

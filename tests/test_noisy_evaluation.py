@@ -75,7 +75,7 @@ def test_a_patient_changes_the_table_by_at_most_the_bound_however_many_rows_it_h
         rest, numbers = without(patient, patients)
         other = count_rows(BINARY, outputs[rest], labels[rest], numbers, largest)
         own = count_rows(BINARY, outputs[~rest], labels[~rest], np.arange((~rest).sum()), 1.0)  # each row is counted
-        expected = own * min(1.0, largest / np.linalg.norm(own))
+        expected = own * min(1.0, largest / float(np.linalg.norm(own)))
         np.testing.assert_allclose(table - other, expected, atol=1e-12)
         assert np.linalg.norm(table - other) <= largest + 1e-12
 

@@ -392,10 +392,10 @@ def test_a_patient_with_40_rows_changes_a_sum_no_more_than_one_with_few(
 @pytest.mark.parametrize("seed", range(3))
 def test_every_row_is_in_one_group_with_its_patient(seed: int) -> None:
     load_tensorflow()
-    from federated_health.privacy.training import _group_patients
+    from federated_health.privacy.training import group_patients
 
     patients = visits(seed)
-    groups = _group_patients(patients)
+    groups = group_patients(patients)
 
     assert [rows.shape[1] for _, rows in groups] == [1, 4, 16, 64]
     members = np.concatenate([members for members, _ in groups])
@@ -407,12 +407,12 @@ def test_every_row_is_in_one_group_with_its_patient(seed: int) -> None:
 
 def test_a_step_s_blocks_hold_its_sample_and_nobody_else() -> None:
     load_tensorflow()
-    from federated_health.privacy.training import BLOCK, _arrange
+    from federated_health.privacy.training import BLOCK, arrange_sample
 
     generator = np.random.default_rng(7)
     sampled = generator.random((5, 3 * BLOCK - 1)) < np.array([[0.0], [0.1], [0.5], [0.9], [1.0]])
 
-    blocks, numbers = _arrange(sampled)
+    blocks, numbers = arrange_sample(sampled)
 
     assert blocks.shape[2] == BLOCK
     for chosen, order, number in zip(sampled, blocks, numbers, strict=True):

@@ -14,7 +14,7 @@ from federated_health.errors import NetworkError, SettingsError
 from federated_health.ml.networks import Network
 from federated_health.setting_fields import OF_TASK, TRAINING, Value
 from federated_health.settings import Settings
-from federated_health.task_settings import settings_as_stated
+from federated_health.task_settings import settings_from_task
 from tests.conftest import PROJECT
 
 
@@ -400,7 +400,7 @@ def test_a_learning_rate_that_a_task_states_is_that_of_its_optimizer() -> None:
 
 def test_what_a_run_takes_from_the_task_is_listed() -> None:
     def listed(config: dict[str, Value]) -> dict[str, Value]:
-        return settings_as_stated(Settings.from_config(config, task_with(**STATED)))
+        return settings_from_task(Settings.from_config(config, task_with(**STATED)))
 
     assert listed({}) == PLAIN
     assert listed({"l2": 0.5}) == {name: value for name, value in PLAIN.items() if name != "l2"}

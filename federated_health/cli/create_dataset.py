@@ -1,6 +1,7 @@
 """The command `create_dataset.py`: turns a data set into one CSV per hospital, and a manifest."""
 
 import argparse
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ from federated_health.files import path_exists
 from federated_health.names import DEFAULT_DATA, printable
 from federated_health.settings import Settings
 
-GENERATED, DIABETES = "readmission", "diabetes"
+UCI, DIABETES, GENERATED = BUILT_IN = "uci", "diabetes", "readmission"
+"""Values of --source for rows that come with the package or are generated."""
 
 DEFAULT_HOSPITALS = {READMISSION_30D.name: 2}
 """Name of a task -> number of hospitals among which its patients are divided; of other tasks, as a server expects."""
@@ -76,11 +78,34 @@ def parse() -> argparse.Namespace:
     """Parse the flags."""
     description = "Turns a data set into one CSV per hospital: client_1.csv, client_2.csv, ... and manifest.json."
     parser = parsing.CommandParser(description, examples=EXAMPLES)
+    add_source(parser)
+    add_division(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--out",
+        type=parsing.path,
+        default=Path(DEFAULT_DATA),
+        metavar="DIR",
+        help="folder for the CSVs (default: %(default)s)",
+    )
+    output.add_argument("--plot", action="store_true", help=f"also draw {PICTURE}: patients per hospital (default: no)")
+    output.add_argument(
+        "--force",
+        action="store_true",
+        help="overwrite files of another origin and changed files (default: stop with an error)",
+    )
+    flags = parser.parse_args()
+    check_source(parser, flags)
+    return flags
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that name the source."""
     source = parser.add_argument_group("source of the rows")
     source.add_argument(
         "--source",
         type=task_name,
-        default="uci",
+        default=UCI,
         metavar="SOURCE",
         help="included here: uci (heart disease, 920 patients of 4 hospitals), diabetes (99,340 stays of 69,987 "
         "diabetes patients); generated: readmission or readmission-generated; or the path of a CSV, a zip, or a folder "
@@ -124,6 +149,10 @@ def parse() -> argparse.Namespace:
         help="the value of the file's label that means 1, such as disease=1, disease=0 or disease=Yes; required if "
         "nothing else confirms it (default: as in the recognised layout)",
     )
+
+
+def add_division(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the partition."""
     division = parser.add_argument_group("partition")
     division.add_argument(
         "--by",
@@ -171,30 +200,19 @@ def parse() -> argparse.Namespace:
         metavar="SEED",
         help="seed of the random draws: the same seed writes the same files (from 0; default: %(default)s)",
     )
-    output = parser.add_argument_group("output")
-    output.add_argument(
-        "--out",
-        type=parsing.path,
-        default=Path(DEFAULT_DATA),
-        metavar="DIR",
-        help="folder for the CSVs (default: %(default)s)",
-    )
-    output.add_argument("--plot", action="store_true", help=f"also draw {PICTURE}: patients per hospital (default: no)")
-    output.add_argument(
-        "--force",
-        action="store_true",
-        help="overwrite files of another origin and changed files (default: stop with an error)",
-    )
-    flags = parser.parse_args()
+
+
+def check_source(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
+    """End with a usage error if flags of the source contradict each other."""
     of_a_file = ("drop_invalid", "label_means", "task", "task_file", "mapping")
     for flag, given in ((f"--{name.replace('_', '-')}", getattr(flags, name)) for name in of_a_file):
-        if flags.source in ("uci", DIABETES, GENERATED) and given and (flag, flags.source) != ("--task-file", "uci"):
+        if flags.source in BUILT_IN and given and (flag, flags.source) != ("--task-file", UCI):
             parser.error(f"{flag}: expected a file as --source, got {flags.source}")
     if flags.source != GENERATED and flags.patients is not None:
         parser.error(f"--patients: expected --source {GENERATED}, got {flags.source}")
-    if flags.source not in ("uci", DIABETES, GENERATED) and not path_exists(Path(flags.source or "?")):
+    if flags.source not in BUILT_IN and not path_exists(Path(flags.source or "?")):
         parser.error(
-            f"--source: expected uci, {DIABETES}, {GENERATED}, or an existing file, zip or folder, got {flags.source!r}"
+            f"--source: expected {', '.join(BUILT_IN)}, or an existing file, zip or folder, got {flags.source!r}"
         )
     if flags.task and flags.task_file:
         parser.error("expected --task or --task-file, got both")
@@ -202,12 +220,11 @@ def parse() -> argparse.Namespace:
         parser.error("--mapping: also expected --task NAME or --task-file FILE, got neither")
     if flags.mapping is not None and flags.label_means is not None:
         parser.error("--label-means: expected without --mapping, whose codes state what the label means")
-    return flags
 
 
 def read(flags: argparse.Namespace) -> Source:
     """The source that the flags name."""
-    if flags.source == "uci":
+    if flags.source == UCI:
         return read_uci(read_task_file(flags.task_file) if flags.task_file else HEART_DISEASE)
     if flags.source == DIABETES:
         return read_diabetes()
@@ -258,20 +275,23 @@ def describe_groups(source: Source, partition: Partition) -> tuple[dict[str, Any
     """Values of the partition's column that are merged, and patients with several values, as `describe_patients`."""
     groups = group_patients(source, partition)
     notes = []
-    if groups.several:
-        have = "1 patient has" if groups.several == 1 else f"{groups.several} patients have"
+    if groups.with_several_values:
+        have = "1 patient has" if groups.with_several_values == 1 else f"{groups.with_several_values} patients have"
         notes.append(f"{have} several values of {printable(str(partition.column))}; the first row decides")
     if groups.merged:
         names = [f"{name} ({patients})" for name, patients in groups.merged.items()]
         more = f", and {len(names) - MAX_MERGED} more" if len(names) > MAX_MERGED else ""
-        values = "1 value" if len(names) == 1 else f"{len(names)} values"
+        values = "1 value is" if len(names) == 1 else f"{len(names)} values are"
         notes.append(
-            f"merged into {groups.names[-1]}, for at least {groups.min_patients} patients per hospital: {values}: "
-            f"{', '.join(names[:MAX_MERGED])}{more}"
+            f"{values} merged into {groups.names[-1]}, for at least {groups.min_patients} patients per hospital:"
+        )
+        shown = ", ".join(names[:MAX_MERGED]) + more
+        notes += textwrap.wrap(
+            shown, 76, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
         )
     facts = {
         "min_patients": groups.min_patients,
-        "patients_with_several_values": groups.several,
+        "patients_with_several_values": groups.with_several_values,
         "merged": dict(groups.merged),
     }
     return facts, notes

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import Context
@@ -40,6 +41,9 @@ EXAMPLES = (
     "--resume runs/first",
     "--resume runs/first --rounds 60",
 )
+
+LINE_WIDTH = 71
+"""Width of a line that is wrapped: with the time before it, it fits into 80 columns."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -115,10 +119,11 @@ def start_run(
         if folder.checkpoint is not None:
             run.resume(folder.checkpoint)
         if settings.task_declaration.training:
-            from federated_health.task_settings import settings_as_stated  # noqa: PLC0415  # most tasks state nothing
+            from federated_health.task_settings import settings_from_task  # noqa: PLC0415  # most tasks state nothing
 
-            stated = ", ".join(f"{name} {value}" for name, value in settings_as_stated(settings).items())
-            console.say(f"settings of the task {settings.task}: {stated or 'none'}")
+            of_task = ", ".join(f"{name}={value}" for name, value in settings_from_task(settings).items())
+            line = f"settings of the task {settings.task}: {of_task or 'none'}"
+            console.say(fill(line, LINE_WIDTH, subsequent_indent="  ", break_on_hyphens=False))
         run.gather(console.say)
         folder.begin(run)
         figures: dict[str, Any] = {}

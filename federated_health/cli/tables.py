@@ -27,7 +27,7 @@ MIN_NAME_WIDTH = 13
 
 _HEADS = {"observed_expected": "observed/expected"}
 _TWO_LINES = {"average_precision": "average\nprec.", "calibration_slope": "calib.\nslope", "roc_auc": "roc\nauc"}
-"""Heads in a table with the first of them, which would not fit into 80 columns."""
+"""Heads of a table that has the first of these columns: with heads of one line, it would not fit into 80 columns."""
 
 
 def difference(interval: Mapping[str, float | None]) -> str:

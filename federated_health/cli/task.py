@@ -128,7 +128,7 @@ def _show(flags: argparse.Namespace) -> None:
     console.print(f"\n[bold]{escape(_title(task))}[/bold]", soft_wrap=True)
     console.print(Padding(table, (1, 0, 1, 1), expand=False))
     if task.training:
-        console.print(f" {escape(_describe_training(task))}\n", soft_wrap=True)
+        console.print(f"{escape(_describe_training(task))}\n")
 
 
 def _title(task: Task) -> str:

@@ -133,7 +133,8 @@ class Label(Column):
 
     Attributes:
         kind: name of the kind in a task file, and of its target (see `ml.targets`).
-        typical_share: share of rows with the label 1 that hospitals usually have, for the noisy evaluation.
+        typical_share: usual share of rows with the label 1, around which the evaluation with differential privacy
+            counts risks; None if it is not known.
     """
 
     kind: ClassVar[str] = "binary"

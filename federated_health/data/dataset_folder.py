@@ -70,8 +70,9 @@ def write_hospitals(
                 "partition": dict(partition),
                 "hospitals": entries,
             }
-            may_repeat = source.task.patient is None or _are_of_the_data(partition)
-            if may_repeat and (repeated := count_repeated_rows(hospitals, source.task)):
+            if _may_share_patients(source.task, partition) and (
+                repeated := count_repeated_rows(hospitals, source.task)
+            ):
                 manifest["repeated_rows"] = repeated
             if not _is_shipped(source.task):
                 (partial / TASK_FILE_NAME).write_text(write_task(source.task))
@@ -113,11 +114,14 @@ def count_repeated_rows(hospitals: Mapping[str, pd.DataFrame], task: Task) -> li
     return [{"hospitals": [by_number[one], by_number[other]], "rows": -int(rows)} for rows, one, other in pairs]
 
 
-def _are_of_the_data(partition: Mapping[str, Any]) -> bool:
-    """Whether the data names the hospitals, which may have identifiers of their own: equal rows with different ones may
-    then be one patient's. Other partitions have every patient at one hospital.
+def _may_share_patients(task: Task, partition: Mapping[str, Any]) -> bool:
+    """Whether equal rows of two hospitals may be one patient's.
+
+    Not if the partition kept each patient at one hospital by an identifier. Hospitals of the data may have different
+    identifiers for the same patient.
     """
-    return partition.get("by", "hospital") == "hospital" and "column" not in partition
+    has_own_hospitals = partition.get("by", "hospital") == "hospital" and "column" not in partition
+    return task.patient is None or has_own_hospitals
 
 
 def write_example_patients(folder: Path, task: Task) -> None:

@@ -26,7 +26,7 @@ MAX_VALUES = 1000
 """Largest number of different values of a column: with more it is a quantity, a date or an identifier."""
 
 MISSING, OTHER = "missing", "other"
-"""Names of the hospital of rows without a value, and of the one of values with too few patients."""
+"""Names of the hospital with the rows that have no value, and of the one with the values that have too few patients."""
 
 MIN_LETTERS = 4
 """Smallest number of letters of a value that is a hospital's name by itself; shorter ones follow the column's name."""
@@ -41,23 +41,23 @@ class ColumnGroups:
     Attributes:
         names: the hospitals, by number of patients, the largest first; OTHER is last.
         numbers: number of each row's hospital, from 0.
-        merged: name of a value in OTHER -> its patients, the most first.
+        merged: name of a value in OTHER -> its number of patients, the largest first.
         min_patients: smallest number of different patients of a hospital.
-        several: patients whose rows have several values.
+        with_several_values: number of patients whose rows have several values.
     """
 
     names: list[str]
     numbers: Vector
     merged: Mapping[str, int]
     min_patients: int
-    several: int
+    with_several_values: int
 
 
 def group_by_column(source: Source, column: str, units: Vector, patients: Vector, min_patients: int) -> ColumnGroups:
     """Divide a table by a column of the data or of the task; where both have it, codes are the task's.
 
-    If a value has too few patients, it is merged into OTHER, and so is the value with the fewest patients among the
-    others until OTHER has enough.
+    Values with too few patients are merged into OTHER. While OTHER itself has too few, the value with the fewest
+    patients of the remaining ones joins it.
 
     Args:
         units: number of each row's unit, from 0; the rows of a unit stay together.
@@ -78,24 +78,26 @@ def group_by_column(source: Source, column: str, units: Vector, patients: Vector
     counts = np.bincount(np.unique(value_of_row * (patients.max() + 1) + patients) // (patients.max() + 1))
     order = np.argsort(-counts, kind="stable")
     order = order[counts[order] > 0]  # without values that no first row has
-    kept = int((counts[order] >= min_patients).sum())
-    while 0 < kept < len(order) and len(np.unique(patients[np.isin(value_of_row, order[kept:])])) < min_patients:
-        kept -= 1
-    if (hospitals := kept + (kept < len(order))) < 2:
+    unmerged = int((counts[order] >= min_patients).sum())
+    while (
+        0 < unmerged < len(order) and len(np.unique(patients[np.isin(value_of_row, order[unmerged:])])) < min_patients
+    ):
+        unmerged -= 1
+    if (hospitals := unmerged + (unmerged < len(order))) < 2:
         raise DataError(
             f"{title}: expected at least 2 groups of {min_patients} different patients, got {hospitals} from "
             f"{len(order)} {'value' if len(order) == 1 else 'values'}; see --min-patients"
         )
-    names = _name_values([texts[value] for value in order], column, {OTHER} if kept < len(order) else set())
-    number_of_value = np.full(len(texts), kept)
-    number_of_value[order[:kept]] = np.arange(kept)
-    merged = {name: int(counts[value]) for name, value in zip(names[kept:], order[kept:], strict=True)}
+    names = _name_values([texts[value] for value in order], column, {OTHER} if unmerged < len(order) else set())
+    number_of_value = np.full(len(texts), unmerged)
+    number_of_value[order[:unmerged]] = np.arange(unmerged)
+    merged = {name: int(counts[value]) for name, value in zip(names[unmerged:], order[unmerged:], strict=True)}
     return ColumnGroups(
-        names=[*names[:kept], *([OTHER] if merged else [])],
+        names=[*names[:unmerged], *([OTHER] if merged else [])],
         numbers=number_of_value[value_of_row],
         merged=merged,
         min_patients=min_patients,
-        several=several,
+        with_several_values=several,
     )
 
 
@@ -108,7 +110,7 @@ def _read_values(source: Source, column: str) -> tuple[Vector, list[str]]:
         codes, numbers = pd.factorize(table[column], use_na_sentinel=False)
         return codes, ["" if np.isnan(number) else categories[column][int(number)] for number in numbers]
     if times > 1:
-        raise DataError(f"{FLAG} {printable(column)}: the data has this column {times} times; expected once")
+        raise DataError(f"{FLAG} {printable(column)}: expected one column of this name in the data, got {times}")
     if times == 1:
         positions, cells = distinct_cells(text[column])
         short = ["" if cell in MISSING_MARKS else cell for cell in shorten_distinct(cells)]

@@ -28,7 +28,7 @@ def draw_partition(path: Path, title: str, hospitals: Sequence[Mapping[str, Any]
     """
     from matplotlib.figure import Figure  # noqa: PLC0415  # takes a second to import, and most runs draw nothing
 
-    count, noun = len(hospitals), "rows" if "patients" in hospitals[0] else "patients"
+    count, noun = len(hospitals), _counted(hospitals)
     named = count <= MAX_NAMES
     bars = _make_bars(hospitals)
     places = range(1, count + 1)
@@ -69,6 +69,11 @@ class _Bar(NamedTuple):
     lengths: npt.NDArray[np.int64]
 
 
+def _counted(hospitals: Sequence[Mapping[str, Any]]) -> str:
+    """What the bars count, for people."""
+    return "rows" if "patients" in hospitals[0] else "patients"
+
+
 def _make_bars(hospitals: Sequence[Mapping[str, Any]]) -> list[_Bar]:
     codes, rows = list(hospitals[0]["labels"]), np.array([entry["rows"] for entry in hospitals])
     if codes == ["0", "1"]:
@@ -78,11 +83,7 @@ def _make_bars(hospitals: Sequence[Mapping[str, Any]]) -> list[_Bar]:
 
         names, colours = codes, list(colormaps[CLASSES](np.linspace(0, 1, len(codes))))
     else:
-        return [
-            _Bar(
-                "rows" if "patients" in hospitals[0] else "patients", NEGATIVE, np.zeros(len(hospitals), np.int64), rows
-            )
-        ]
+        return [_Bar(_counted(hospitals), NEGATIVE, np.zeros(len(hospitals), np.int64), rows)]
     lengths = np.array([[entry["labels"][code] for entry in hospitals] for code in codes])
     starts = np.cumsum(lengths, axis=0) - lengths
     return [_Bar(*bar) for bar in zip(names, colours, starts, lengths, strict=True)]

@@ -24,7 +24,7 @@ class Task:
 
     Attributes:
         patient: name of the column that identifies the patient of a row; None if each row is a patient of its own.
-        training: settings that suit the task, by name, for what the user of a server leaves open; not part of the
+        training: settings that suit the task, by name, which a server uses unless its user sets others; not part of the
             agreement.
     """
 

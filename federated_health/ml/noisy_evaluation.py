@@ -30,7 +30,7 @@ patients of one bin are not ordered, and equal widths of probability 0.04.
 """
 
 OFFSETS = np.array([-2.0, -1.5, -1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5])
-"""Edges, less the log-odds of the label's typical share, where the task declares one: risks are around it.
+"""Edges relative to the log-odds of the label's typical share, where the task declares one: risks lie around it.
 
 Of a rare outcome most patients are in two bins of EDGES: on the readmission data their ROC-AUC was 0.07 too low.
 """
@@ -43,7 +43,7 @@ stays, who are readmitted more often, would count too little, and the prevalence
 """
 
 EXCHANGE = 2**0.5
-"""Largest change of a table if one patient is exchanged for another, over that if it adds nothing."""
+"""Largest change of a table if one patient is exchanged for another, as a multiple of `largest_change`."""
 
 NOISE = "_noise"
 """Ending of the name of a figure's standard deviation."""

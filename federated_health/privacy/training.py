@@ -64,7 +64,7 @@ def train_privately(
     Returns:
         The new weights. No loss: it would depend on training rows, and no budget accounts for it.
     """
-    number, groups = int(patients.max()) + 1, _group_patients(patients)
+    number, groups = int(patients.max()) + 1, group_patients(patients)
     deviation = plan.noise_multiplier * plan.clip
     sampled = poisson_sample(number, plan.sampling_rate, plan.steps)
     noise = [gaussian_noise(deviation, (plan.steps, *array.shape)) for array in weights.values()]
@@ -73,7 +73,7 @@ def train_privately(
         tf.constant(_pad(features, 0)),
         tf.constant(_pad(labels, 0)),
         [tf.constant(_pad(rows, -1)) for _, rows in groups],
-        [tuple(map(tf.constant, _arrange(sampled[:, members]))) for members, _ in groups],
+        [tuple(map(tf.constant, arrange_sample(sampled[:, members]))) for members, _ in groups],
         [tf.constant(array) for array in noise],
         *(tf.constant(value, tf.float64) for value in (plan.clip, plan.sampling_rate * number)),
         *(tf.constant(value, tf.float32) for value in (plan.learning_rate, l2, proximal_mu)),
@@ -81,7 +81,7 @@ def train_privately(
     return {name: array.numpy() for name, array in zip(weights, trained, strict=True)}
 
 
-def _group_patients(patients: npt.NDArray[np.intp]) -> list[tuple[npt.NDArray[np.intp], Indices]]:
+def group_patients(patients: npt.NDArray[np.intp]) -> list[tuple[npt.NDArray[np.intp], Indices]]:
     """Patients by their number of rows: up to 1, `GROWTH`, `GROWTH`**2, ..., groups without patients left out.
 
     Returns:
@@ -103,7 +103,7 @@ def _group_patients(patients: npt.NDArray[np.intp]) -> list[tuple[npt.NDArray[np
     return groups
 
 
-def _arrange(sampled: npt.NDArray[np.bool_]) -> tuple[Indices, Indices]:
+def arrange_sample(sampled: npt.NDArray[np.bool_]) -> tuple[Indices, Indices]:
     """The sampled patients of a group in blocks, of which a step computes no more than it needs.
 
     Args:
@@ -190,8 +190,8 @@ def _add_clipped(
     """Add the clipped gradients of a group's sampled patients to the float64 sums per weight array, block by block.
 
     Args:
-        rows: [patients, most rows], see `_group_patients`.
-        blocks: [blocks, block], see `_arrange`.
+        rows: [patients, most rows], see `group_patients`.
+        blocks: [blocks, block], see `arrange_sample`.
     """
     zero = tf.constant(0.0, tf.float64)
 

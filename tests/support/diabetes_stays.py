@@ -1,6 +1,11 @@
-"""Made-up stays in the form of UCI's Diabetes 130-US Hospitals: its 50 columns, its words."""
+"""UCI's Diabetes 130-US Hospitals: where its zip may be, and made-up stays with its 50 columns and its words."""
 
 import pandas as pd
+
+from tests.conftest import PROJECT
+
+RAW_ZIP = PROJECT.parent / "shared" / "data" / "diabetes130" / "dataset_diabetes.zip"
+"""UCI's own file, which is not part of the project; tests that need it are skipped without it."""
 
 HEADER = (
     "encounter_id,patient_nbr,race,gender,age,weight,admission_type_id,discharge_disposition_id,admission_source_id,"

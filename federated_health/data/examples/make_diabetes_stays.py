@@ -1,11 +1,12 @@
 """Makes diabetes_stays.csv.gz from UCI's zip: `python -m federated_health.data.examples.make_diabetes_stays ZIP`."""
 
+import argparse
 import gzip
-import sys
 from pathlib import Path
 
 from federated_health.data.examples import DIABETES_STAYS
-from federated_health.data.sources.diabetes_stays import CARRIED, read_stays
+from federated_health.data.sources.diabetes_columns import CARRIED
+from federated_health.data.sources.diabetes_stays import read_stays
 from federated_health.data.sources.recognition import read_contents, recognise_file
 
 
@@ -19,8 +20,9 @@ def carried_table(path: Path) -> bytes:
 
 def main() -> None:
     """Write the table of the file that the command line names into the package."""
-    [path] = sys.argv[1:]
-    DIABETES_STAYS.write_bytes(gzip.compress(carried_table(Path(path)), mtime=0))
+    parser = argparse.ArgumentParser(description="Makes the package's table of diabetes stays.")
+    parser.add_argument("zip", type=Path, metavar="ZIP", help="UCI's dataset_diabetes.zip")
+    DIABETES_STAYS.write_bytes(gzip.compress(carried_table(parser.parse_args().zip), mtime=0))
 
 
 if __name__ == "__main__":

@@ -50,11 +50,23 @@ class BinaryPanels(Panels):
     """What pages say and draw of a label of 0 or 1."""
 
     figures: ClassVar[tuple[str, ...]] = (
-        *("accuracy", "precision", "recall", "f1", "roc_auc", "average_precision", "brier"),
+        "accuracy",
+        "precision",
+        "recall",
+        "f1",
+        "roc_auc",
+        "average_precision",
+        "brier",
     )
     rare_figures: ClassVar[tuple[str, ...]] = (
-        *("recall", "precision", "f1", "average_precision"),
-        *("calibration_slope", "brier", "roc_auc", "accuracy"),
+        "recall",
+        "precision",
+        "f1",
+        "average_precision",
+        "calibration_slope",
+        "brier",
+        "roc_auc",
+        "accuracy",
     )
     estimate = "the risk of"
     prediction: ClassVar[str] = "risk"
