@@ -148,6 +148,17 @@ def test_a_round_that_never_gets_enough_updates_ends_the_run_and_changes_no_weig
     assert shift_of(run) == 0.0
 
 
+def test_positives_in_no_cell_count_in_the_average_precision_of_the_federation() -> None:
+    cells = np.array([[20.0, -2.0, 0.0]])
+    both = {"positives": cells, "negatives": np.tile(cells, (4, 1))}  # equal scores: the prevalence
+    counts = Counts(false_negatives=20, true_negatives=80, squared_error_sum=16.0)
+    parts = {"a": both, "b": {**both, "positives": np.zeros((0, 3))}}
+    evaluations = {name: Evaluation(counts=counts, scores=scores) for name, scores in parts.items()}
+    federation = summarise_run(target_of(HEART_DISEASE), evaluations, {"a": 60, "b": 60})["federation"]
+    assert federation["average_precision"] == pytest.approx(0.2, abs=0.02)
+    assert federation["calibration_intercept"] == pytest.approx(2.0 + np.log(0.2 / 0.8), abs=0.01)
+
+
 def test_merged_counts_give_the_figures_of_the_federation() -> None:
     large = Counts(true_positives=6, false_positives=2, true_negatives=10, false_negatives=2)
     small = Counts(true_positives=2, false_positives=4, true_negatives=1, false_negatives=3)

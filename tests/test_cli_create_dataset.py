@@ -480,6 +480,19 @@ def test_patients_with_several_values_are_counted(create: RunScript) -> None:
     assert ["client_1.csv", "north", "10", "15"] in [line.split()[:4] for line in result.output.splitlines()]
 
 
+def test_a_column_s_name_cannot_change_the_terminal(create: RunScript) -> None:
+    ids = [f"p{number // 2}" for number in range(10)] + list("abcdefghij")
+    flags = write_stays(["north", "south"] * 10, ids, [50] * 20)
+    table = pd.read_csv("stays.csv").rename(columns={"ward": "ward\x1b[31m"})
+    table.to_csv("stays.csv", index=False)
+
+    result = create(f"{flags} --hospital-column ward\x1b[31m --min-patients 1")
+
+    assert result.succeeded
+    assert "5 patients have several values of ward?[31m" in result.output
+    assert "\x1b" not in result.output
+
+
 @pytest.mark.parametrize("by", ["--by iid --hospitals 2", "--hospital-column ward --min-patients 1", ""])
 def test_equal_rows_of_different_patients_are_reported_of_the_data_s_hospitals_only(create: RunScript, by: str) -> None:
     """The hospitals of the data may number the same patient differently; other partitions know who is who."""

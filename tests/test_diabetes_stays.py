@@ -153,6 +153,15 @@ def test_a_zip_or_folder_gives_the_same_rows(tmp_path: Path, kind: str, expected
     pd.testing.assert_frame_equal(read_source(tmp_path / "unpacked").table, expected)
 
 
+@pytest.mark.parametrize("other", ["copy/diabetic_data.csv", "Diabetic_Data.csv"])
+def test_a_zip_with_two_of_the_table_is_refused(tmp_path: Path, other: str) -> None:
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
+        for name in ("diabetic_data.csv", other):
+            archive.writestr(name, to_csv(made_up_stays()))
+    with pytest.raises(DataError, match=r"once each.*got 2 CSVs and 2 "):
+        read_source(tmp_path / "archive.zip")
+
+
 def test_a_folder_with_two_of_the_table_is_refused(tmp_path: Path) -> None:
     for folder in ("dataset_diabetes", "dataset_diabetes (1)"):
         (tmp_path / folder).mkdir()

@@ -20,7 +20,7 @@ from federated_health.ml.microaggregates import choose_threshold, figures_of_cel
 from federated_health.ml.scores import CELL_STEP, average_precision, microaggregate, roc_auc, rounding_step
 from federated_health.ml.targets import target_of
 from federated_health.ml.targets.binary import Counts, count_outcomes, probability
-from federated_health.ml.targets.binary_figures import figures_of
+from federated_health.ml.targets.binary_figures import figures_of, score_figures
 
 Scores = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.float32]
@@ -311,7 +311,18 @@ def test_a_cell_is_rounded_the_finer_the_more_patients_it_has(rows: int, step: f
     ((_, mean, deviation),) = microaggregate(cell, most=1)
 
     assert mean == pytest.approx(cell.mean(), abs=step / 2 + 1e-9)
-    assert [mean / step, deviation / step] == pytest.approx([round(mean / step), round(deviation / step)], abs=1e-6)
+    assert mean / step == pytest.approx(round(mean / step), abs=1e-6)
+    assert deviation == pytest.approx(cell.std(), abs=CELL_STEP / 2 + 1e-9)
+
+
+@pytest.mark.parametrize(("rows", "uncertain"), [(5, 0.25), (10, 0.3), (25, 0.5), (50, 0.5), (500, 0.5)])
+def test_a_score_far_from_the_known_others_is_not_found_from_the_deviation(rows: int, uncertain: float) -> None:
+    """All others are 0; any two scores that are less than `uncertain` apart may have the same deviation."""
+    scores = np.arange(2.0, 8.0, 0.01)
+
+    deviations = [microaggregate(np.append(np.zeros(rows - 1), score), most=1)[0, 2] for score in scores]
+
+    assert len(set(deviations)) <= np.ptp(scores) / uncertain + 2
 
 
 def test_rows_of_one_patient_do_not_make_a_cell_finer() -> None:
@@ -348,6 +359,25 @@ def test_figures_from_cells_of_large_hospitals_with_a_rare_outcome(seed: int) ->
     assert shifted.mean() == pytest.approx(labels.mean(), abs=2e-4)
     best = max(f1_at(threshold, log_odds, labels) for threshold in np.linspace(0.08, 0.2, 60))
     assert f1_at(threshold_of(hospitals) or 0.5, log_odds, labels) > best - 0.01
+
+
+def test_positives_in_no_cell_count_in_the_federation_s_figures() -> None:
+    hospitals = [rare(seed, 2_000) for seed in (1, 2, 3)]
+    log_odds, labels = pooled(hospitals)
+    (positives, _), (_, negatives) = cells_of(hospitals[:2]), cells_of(hospitals)
+
+    def errors(rows: tuple[int, int] | None) -> tuple[float, float]:
+        figures, exact = figures_of_cells(positives, negatives, rows), score_figures(log_odds, labels)
+        pairs = [(figures[name], exact[name]) for name in ("average_precision", "calibration_intercept")]
+        of_precision, of_intercept = (abs((value or 0) - (expected or 0)) for value, expected in pairs)
+        return of_precision, of_intercept
+
+    of_precision, of_intercept = errors((int(labels.sum()), int((1 - labels).sum())))
+    assert of_precision < 0.01
+    assert of_intercept < 0.02
+    of_precision, of_intercept = errors(None)
+    assert of_precision > 0.03
+    assert of_intercept > 0.3
 
 
 def test_figures_from_cells_need_both_classes() -> None:

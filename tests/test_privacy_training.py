@@ -281,6 +281,25 @@ def test_a_patient_with_three_rows_moves_a_sum_by_at_most_the_clipping_norm(trai
     assert moved == pytest.approx(0.25, rel=1e-3)
 
 
+def test_a_patient_whose_gradient_is_not_finite_changes_no_other_patient_s(train: Train) -> None:
+    """A server could choose weights under which one patient's outputs overflow, and see what all others lose by it."""
+    weights, features, labels, _ = case("mlp", 6, 1)
+    weights[0][0] = 3e38
+    features[:, 0] = [10.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    patients = np.array([0, 1, 1, 2, 2, 2])  # three rows are absent: two of patient 1, one of patient 2
+    everybody, others = np.ones((1, 3), dtype=np.bool_), np.array([[False, True, True]])
+    recipe = Recipe(clip=0.25, sampling_rate=0.5, learning_rate=1.0)
+
+    trained, expected = (
+        train("mlp", weights, features, labels, sample, silence(weights, 1), recipe, patients)
+        for sample in (everybody, others)
+    )
+
+    assert [array.tobytes() for array in trained] == [array.tobytes() for array in expected]
+    total = clipped_sum([array.astype(np.float64) for array in weights], features[1:], labels[1:], patients[1:], 0.25)
+    np.testing.assert_allclose(trained[2], weights[2] - total[2] / (0.5 * 3), rtol=0, atol=2e-5)
+
+
 def test_patients_are_sampled_and_not_rows(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     weights, features, labels, _ = case("logistic", 6, 1)
     from federated_health.privacy import training

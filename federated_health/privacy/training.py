@@ -199,7 +199,7 @@ def _add_clipped(
         patients = blocks[number]
         of_block = tf.gather(rows, tf.maximum(patients, 0))
         present = tf.cast(of_block >= 0, tf.float32)
-        of_block = tf.maximum(of_block, 0)
+        of_block = tf.where(of_block >= 0, of_block, of_block[:, :1])  # in its place, the patient's own first row
         gradients = _patient_gradients(
             head, target, weights, tf.gather(features, of_block), tf.gather(labels, of_block), present
         )

@@ -40,12 +40,13 @@ def summarise_run(
     for name in hospitals.keys() - counted.keys():
         hospitals[name]["test_examples"] = None
     pooled = _pool_groups(target, counted.values())
+    sums = merge_counts(evaluation.counts for evaluation in evaluations.values())
     federation = target.figures(
-        merge_counts(evaluation.counts for evaluation in evaluations.values()),
+        sums,
         sum(figures["train_examples"] for figures in hospitals.values()),
         target.pooled_roc_auc(pooled) if pooled else None,
     )
-    federation |= target.group_figures(pooled)
+    federation |= target.group_figures(pooled, sums)
     if target.has_classes:
         within = {name: part.roc_auc for name, part in sorted(counted.items()) if part.roc_auc is not None}
         federation["mean_roc_auc"] = float(np.mean(list(within.values()))) if within else None

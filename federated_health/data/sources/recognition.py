@@ -97,7 +97,7 @@ def _read_zip(path: Path, content: bytes) -> dict[str, bytes]:
             uci = [(name, member) for name in UCI_FILES for found, member in members if found == name]
             uci = uci or [(name, member) for name, member in members if name.lower() == STAYS_FILE]
             csvs = [(name, member) for name, member in members if name.lower().endswith(".csv") and name[0] not in "._"]
-            if (not uci and len(csvs) != 1) or len(dict(uci)) != len(uci):
+            if (not uci and len(csvs) != 1) or len({name.lower() for name, _ in uci}) != len(uci):
                 raise DataError(
                     f"{path}: expected one CSV, or {', '.join(UCI_FILES)}, or {STAYS_FILE}, once each, in this zip; "
                     f"got {len(csvs)} CSVs and {len(uci)} of UCI's files"

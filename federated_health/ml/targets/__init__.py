@@ -152,8 +152,12 @@ class Target(ABC, Generic[Sums]):
         """ROC-AUC over all hospitals' groups together; None where it is not defined."""
         return None
 
-    def group_figures(self, groups: ScoreGroups) -> dict[str, float | None]:  # noqa: ARG002  # as above
-        """The `score_figures`, from the groups of one hospital or of all together; nothing where a group is missing."""
+    def group_figures(self, groups: ScoreGroups, sums: Sums | None = None) -> dict[str, float | None]:  # noqa: ARG002  # as above
+        """The `score_figures`, from the groups of one hospital or of all together; nothing where a group is missing.
+
+        Args:
+            sums: of all rows, if some are in no group.
+        """
         return {}
 
     def shown_figures(self, figures: Mapping[str, Any]) -> tuple[str, ...]:

@@ -137,12 +137,13 @@ class BinaryTarget(Target[Counts]):
 
         return roc_auc_from_microaggregates(groups["positives"], groups["negatives"])
 
-    def group_figures(self, groups: ScoreGroups) -> dict[str, float | None]:
+    def group_figures(self, groups: ScoreGroups, sums: Counts | None = None) -> dict[str, float | None]:
         from federated_health.ml.microaggregates import figures_of_cells  # noqa: PLC0415  # at the end of a run only
 
         if not {"positives", "negatives"} <= groups.keys():
             return {}
-        return figures_of_cells(groups["positives"], groups["negatives"])
+        rows = None if sums is None else (sums.positives, sums.examples - sums.positives)
+        return figures_of_cells(groups["positives"], groups["negatives"], rows)
 
     def shown_figures(self, figures: Mapping[str, Any]) -> tuple[str, ...]:
         from federated_health.ml.targets.binary_figures import shown_figures  # noqa: PLC0415  # at the end of a run only
