@@ -9,6 +9,7 @@ from federated_health.data.exports.mappings import read_mapping
 from federated_health.data.sources.mapped import read_mapped
 from federated_health.data.sources.source import generate_readmission, read_source
 from federated_health.data.task_files import read_task_file
+from tests.support.diabetes_stays import made_up_stays
 from tests.support.public_files import kaggle_heart
 
 pytestmark = pytest.mark.usefixtures("in_folder")
@@ -75,3 +76,15 @@ def test_repeats_that_a_layout_drops_are_dropped_from_the_source_s_columns() -> 
 
 def test_generated_patients_have_no_columns_of_their_own() -> None:
     assert generate_readmission(10, seed=1).columns.empty
+
+
+def test_a_copy_of_uci_s_stays_keeps_the_columns_that_the_task_does_not_need() -> None:
+    stays = made_up_stays().reset_index(drop=True)
+    stays["glyburide"] = [f"dose-{number}" for number in stays["encounter_id"]]
+    stays.to_csv("diabetic_data.csv", index=False)
+
+    source = read_source(Path("diabetic_data.csv"))
+
+    is_kept = ~stays["discharge_disposition_id"].isin(["11"]) & (stays["gender"] != "Unknown/Invalid")
+    kept = stays[is_kept].sort_values("encounter_id", key=lambda numbers: numbers.astype(int))
+    assert list(source.columns["glyburide"].astype(str)) == list(kept["glyburide"])

@@ -99,7 +99,7 @@ def read_stays(text: pd.DataFrame, name: str, *, drop_invalid: bool = False) -> 
             the label.
 
     Returns:
-        The columns CARRIED, as text; without those of OPTIONAL that the copy lacks.
+        The columns CARRIED, as text, without those of OPTIONAL that the copy lacks; then the copy's other columns.
 
     Raises:
         DataError: a column is missing, a cell cannot be UCI's, or a stay is there twice. The text quotes no cell.
@@ -118,7 +118,8 @@ def read_stays(text: pd.DataFrame, name: str, *, drop_invalid: bool = False) -> 
         if not (drop_invalid and can_drop):
             raise DataError(f"{name}: {_describe_invalid(text[own], column, invalid, can_drop=can_drop)}")
         is_dropped |= invalid
-    stays = pd.DataFrame(words)
+    others = [column for column in dict.fromkeys(text.columns) if column.lower() not in map(str.lower, columns)]
+    stays = pd.concat([pd.DataFrame(words), text[others]], axis=1)
     _refuse_repeated(stays[STAY], columns[STAY], name)
     stays = stays[~is_dropped]
     if stays.empty:
