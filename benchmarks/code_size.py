@@ -39,7 +39,7 @@ TIMEOUT = 300.0
 # peers, slow links, power cuts and output that fails; then run terms, policies and disclosure control.
 MAX_MODULES, MAX_LINES = 45 + 3 + 3 + 3 + 3, 6500 + 400 + 400 + 400 + 400
 # Then the final evaluation, its figures and their output, which a run does not load while it trains.
-MAX_MODULES_AFTER, MAX_LINES_AFTER = 15 + 9 + 6, 2500 + 900 + 800
+MAX_MODULES_AFTER, MAX_LINES_AFTER = 15 + 9 + 6, 2500 + 900 + 800 + 400
 MAX_FILES = 14
 
 RECORDER = f'''

@@ -26,8 +26,9 @@ from federated_health.cli.client import run_client
 from federated_health.data.manifest import read_manifest
 from federated_health.data.patient_table import read_patients
 from federated_health.data.sources.layouts import KAGGLE_UCI, LAYOUTS, UCI
-from federated_health.data.task_files import READMISSION, get_task
+from federated_health.data.task_files import READMISSION, READMISSION_30D, get_task
 from federated_health.names import is_hospital_name
+from tests.support.diabetes_stays import made_up_stays
 from tests.support.public_files import PUBLIC_FILES
 
 SECRET = "Zqxj"
@@ -138,11 +139,17 @@ STAYS = f"""{",".join(READMISSION.column_names)},readmitted
 60,1,1,4,40,12,8,0,0,7.1,180,1,1,1,0
 71,0,2,9,61,20,9,1,2,,240,2,1,0,1
 """
+STAYS_30D = f"""{",".join(READMISSION_30D.column_names)},readmitted_30d,patient
+75,0,1,2,1,1,3,44,0,15,8,0,0,0,1,4,9,0,0,1,0,1,1,0,7
+55,1,2,1,3,,7,62,2,21,9,1,0,2,2,,5,3,1,2,1,0,1,1,9
+"""
 FILES = {
     "canonical": ("mine.csv", f"{HEART},disease\n{UCI_ROWS}"),
     "canonical with hospitals": ("mine.csv", f"hospital,{HEART},disease\n" + re.sub(r"(?m)^(\d)", r"h\1,\1", UCI_ROWS)),
     "UCI's own file": ("processed.hungarian.data", UCI_ROWS),
     "readmission": ("stays.csv", STAYS),
+    "readmission-30d": ("stays.csv", STAYS_30D),
+    "UCI's diabetes stays": ("diabetic_data.csv", made_up_stays().to_csv(index=False)),
     **{name: ("public.csv", file.text(file.build()[:5], ",")) for name, file in PUBLIC_FILES.items()},
 }
 Cells = list[list[str]]

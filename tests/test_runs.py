@@ -222,11 +222,11 @@ def test_a_completed_run_leaves_its_files_and_its_last_checkpoint(tmp_path: Path
     assert rounds_in(tmp_path / "run") == [1, 2, 3]
     lines = (tmp_path / "run" / "rounds.csv").read_text().splitlines()
     assert lines[:5] == [
-        "round,hospital,train_examples,train_loss,test_examples,test_loss,test_accuracy",
-        "1,a,30,1.000000,60,2.000000,1.000000",
-        "1,b,10,1.000000,20,2.000000,1.000000",
-        "1,c,5,1.000000,10,2.000000,1.000000",
-        "1,federation,45,1.000000,90,2.000000,1.000000",
+        "round,hospital,train_examples,train_loss,test_examples,test_loss,test_accuracy,test_brier",
+        "1,a,30,1.000000,60,2.000000,1.000000,0.000000",
+        "1,b,10,1.000000,20,2.000000,1.000000,0.000000",
+        "1,c,5,1.000000,10,2.000000,1.000000,0.000000",
+        "1,federation,45,1.000000,90,2.000000,1.000000,0.000000",
     ]
     assert len(lines) == 1 + 3 * 4
 

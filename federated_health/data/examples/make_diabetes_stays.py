@@ -8,6 +8,7 @@ from federated_health.data.examples import DIABETES_STAYS
 from federated_health.data.sources.diabetes_columns import CARRIED
 from federated_health.data.sources.diabetes_stays import read_stays
 from federated_health.data.sources.recognition import read_contents, recognise_file
+from federated_health.files import write_bytes
 
 
 def carried_table(path: Path) -> bytes:
@@ -22,7 +23,7 @@ def main() -> None:
     """Write the table of the file that the command line names into the package."""
     parser = argparse.ArgumentParser(description="Makes the package's table of diabetes stays.")
     parser.add_argument("zip", type=Path, metavar="ZIP", help="UCI's dataset_diabetes.zip")
-    DIABETES_STAYS.write_bytes(gzip.compress(carried_table(parser.parse_args().zip), mtime=0))
+    write_bytes(DIABETES_STAYS, gzip.compress(carried_table(parser.parse_args().zip), mtime=0))
 
 
 if __name__ == "__main__":
