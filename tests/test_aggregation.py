@@ -149,7 +149,7 @@ def test_a_round_that_never_gets_enough_updates_ends_the_run_and_changes_no_weig
 
 
 def test_positives_in_no_cell_count_in_the_average_precision_of_the_federation() -> None:
-    cells = np.array([[20.0, -2.0, 0.0]])
+    cells = np.array([[20.0, -2.0, 0.1]])
     both = {"positives": cells, "negatives": np.tile(cells, (4, 1))}  # equal scores: the prevalence
     counts = Counts(false_negatives=20, true_negatives=80, squared_error_sum=16.0)
     parts = {"a": both, "b": {**both, "positives": np.zeros((0, 3))}}

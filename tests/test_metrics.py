@@ -380,6 +380,19 @@ def test_positives_in_no_cell_count_in_the_federation_s_figures() -> None:
     assert of_intercept > 0.3
 
 
+@pytest.mark.parametrize("deviation", [0.0, 0.01, 0.02])
+def test_scores_that_hardly_differ_are_not_ranked_from_cells(deviation: float) -> None:
+    """By rounding, cells of one class would all be above those of the other."""
+    log_odds, labels = rare(0, 12_000)
+    positives, negatives = cells_of([((log_odds - log_odds.mean()) / log_odds.std() * deviation - 2.03, labels)])
+
+    figures = figures_of_cells(positives, negatives)
+
+    assert roc_auc_from_microaggregates(positives, negatives) is None
+    assert (figures["average_precision"], figures["calibration_slope"]) == (None, None)
+    assert figures["calibration_intercept"] == pytest.approx(2.03 - np.log(1 / labels.mean() - 1), abs=0.05)
+
+
 def test_figures_from_cells_need_both_classes() -> None:
     cells, nothing = np.array([[5.0, 1.0, 0.2]]), np.zeros((0, 3))
 
@@ -444,7 +457,8 @@ def test_the_auc_from_cells_worked_by_hand() -> None:
 
     assert roc_auc_from_microaggregates(high, low) == pytest.approx(1.0)
     assert roc_auc_from_microaggregates(low, high) == pytest.approx(0.0)
-    assert roc_auc_from_microaggregates(low, low) == pytest.approx(0.5)
+    spread = np.array([[5.0, -2.0, 0.5]])
+    assert roc_auc_from_microaggregates(spread, spread) == pytest.approx(0.5)
     # Three quarters of the positives are above all negatives, a quarter beneath.
     split, between = np.array([[15.0, 2.0, 0.1], [5.0, -2.0, 0.1]]), np.array([[7.0, 0.0, 0.1]])
     assert roc_auc_from_microaggregates(split, between) == pytest.approx(0.75)
