@@ -462,6 +462,6 @@ def test_the_page_s_example_works_as_it_stands(
         exec(example, {})
 
     printed = capsys.readouterr().out
-    assert re.search(r"federation +\d+ +\d+", printed)
+    assert re.search(r"federation +\d+ +0\.\d+ +0\.\d+ +0\.\d+", printed)
     assert "risk  prediction" in printed
     assert (in_folder / "report.html").exists()

@@ -28,7 +28,7 @@ from federated_health.messages.records import (
 )
 from federated_health.messages.server_messages import read_train_config, read_value
 from federated_health.messages.validation import read_evaluation, read_registration, read_training_scores, read_update
-from federated_health.ml.metrics import MAX_CELLS
+from federated_health.ml.metrics import MAX_BINARY_CELLS
 from federated_health.ml.microaggregates import choose_threshold
 from federated_health.ml.networks import Network
 from federated_health.ml.normalisation import ColumnSums, Normalisation, column_sums, withheld_sums
@@ -644,14 +644,14 @@ def test_fields_of_the_final_evaluation_are_refused_in_other_rounds(key: str, va
 
 
 def test_the_largest_number_of_cells_is_read() -> None:
-    cells = np.tile([5.0, 0.1, 0.2], (MAX_CELLS, 1))
+    cells = np.tile([5.0, 0.1, 0.2], (MAX_BINARY_CELLS, 1))
     content = Evaluation(
-        counts=Counts(true_positives=5 * MAX_CELLS - 20, false_negatives=20), scores={"positives": cells}
+        counts=Counts(true_positives=5 * MAX_BINARY_CELLS - 20, false_negatives=20), scores={"positives": cells}
     ).to_content()
 
-    result = read_evaluation(content, BINARY, 5 * MAX_CELLS, final=True)
+    result = read_evaluation(content, BINARY, 5 * MAX_BINARY_CELLS, final=True)
 
-    assert len(result.scores["positives"]) == MAX_CELLS
+    assert len(result.scores["positives"]) == MAX_BINARY_CELLS
 
 
 @pytest.mark.parametrize(
@@ -684,7 +684,7 @@ def test_the_largest_number_of_cells_is_read() -> None:
         ({"positives": 731.0}, "positives are not .* finite"),
         ({"negatives": [5.0, math.nan, 731.0]}, "negatives are not .* finite"),
         (
-            {"negatives": [5.0, 731.0, 1.0] * (MAX_CELLS + 1)},
+            {"negatives": [5.0, 731.0, 1.0] * (MAX_BINARY_CELLS + 1)},
             "negatives are not .* finite",
         ),
         ({"positives": [4.0, 731.0, 1.0]}, "positives are too small"),
@@ -797,7 +797,7 @@ def test_training_scores_of_as_many_rows_as_were_declared_are_read(declared: int
         ({"negatives": [5.0, 731.0, 1e308]}, "negatives are not .* finite"),
         ({"negatives": [5.0, -1e308, 731.0]}, "negatives are not .* finite"),
         ({"positives": [1e308, 731.0, 0.0] * 64}, "positives are not .* finite"),
-        ({"negatives": [5.0, 731.0, 1.0] * (MAX_CELLS + 1)}, "negatives are not .* finite"),
+        ({"negatives": [5.0, 731.0, 1.0] * (MAX_BINARY_CELLS + 1)}, "negatives are not .* finite"),
         ({"positives": [4.0, 731.0, 1.0]}, "positives are too small"),
         ({"positives": [0.0, 731.0, 1.0]}, "positives are too small"),
         ({"positives": [-5.0, 731.0, 1.0]}, "positives are too small"),

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from federated_health.data.sources.source import Source
 from federated_health.data.split import split_rows
 from federated_health.data.task_files import HEART_DISEASE
-from federated_health.ml.metrics import MAX_CELLS, MIN_CELL_SIZE, merge_counts
+from federated_health.ml.metrics import MAX_BINARY_CELLS, MIN_CELL_SIZE, merge_counts
 from federated_health.ml.microaggregates import choose_threshold, figures_of_cells, roc_auc_from_microaggregates
 from federated_health.ml.scores import CELL_STEP, average_precision, microaggregate, roc_auc, rounding_step
 from federated_health.ml.targets import target_of
@@ -265,7 +265,7 @@ def test_cells_have_their_minimum_size_and_hold_every_patient(number: int, seed:
 
     cells = microaggregate(log_odds)
 
-    assert len(cells) <= MAX_CELLS
+    assert len(cells) <= MAX_BINARY_CELLS
     if number < MIN_CELL_SIZE:
         assert len(cells) == 0
         return
@@ -347,7 +347,7 @@ def test_figures_from_cells_of_large_hospitals_with_a_rare_outcome(seed: int) ->
 
     figures = figures_of_cells(positives, negatives)
 
-    assert max(len(positives), len(negatives)) <= 2 * MAX_CELLS
+    assert max(len(positives), len(negatives)) <= 2 * MAX_BINARY_CELLS
     auc = roc_auc_from_microaggregates(positives, negatives)
     assert auc == pytest.approx(reference.roc_auc_score(labels, log_odds), abs=0.001)
     expected = reference.average_precision_score(labels, log_odds)

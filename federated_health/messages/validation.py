@@ -26,7 +26,7 @@ from federated_health.messages.content import (
     Update,
 )
 from federated_health.messages.records import DIVERGED, METRICS, MalformedMessageError, size_of, weights_from_record
-from federated_health.ml.metrics import MAX_CELLS, MIN_CELL_SIZE, EvaluationSums
+from federated_health.ml.metrics import MAX_BINARY_CELLS, MIN_CELL_SIZE, EvaluationSums
 from federated_health.ml.networks import Network, weight_shapes
 from federated_health.ml.normalisation import MIN_OBSERVED, SUM_NAMES, ColumnSums, withheld_sums
 from federated_health.ml.targets import Target
@@ -283,8 +283,10 @@ def read_cells(metrics: MetricRecord, key: str, *, has_deviation: bool = True) -
         has_deviation: whether the third number of a group is a deviation (see `scores.microaggregate`).
     """
     flat = np.array(metrics[key], dtype=np.float64)
-    if flat.ndim != 1 or flat.size % 3 or flat.size > 3 * MAX_CELLS or not (np.abs(flat) < MAX_LOG_ODDS).all():
-        raise MalformedMessageError(f"its score groups of {key} are not at most {MAX_CELLS} triples of finite numbers")
+    if flat.ndim != 1 or flat.size % 3 or flat.size > 3 * MAX_BINARY_CELLS or not (np.abs(flat) < MAX_LOG_ODDS).all():
+        raise MalformedMessageError(
+            f"its score groups of {key} are not at most {MAX_BINARY_CELLS} triples of finite numbers"
+        )
     cells = flat.reshape(-1, 3)
     if (cells[:, 0] < MIN_CELL_SIZE).any() or (cells[:, 0] % 1).any() or (has_deviation and (cells[:, 2] < 0).any()):
         raise MalformedMessageError(f"its score groups of {key} are too small or have a negative deviation")

@@ -19,10 +19,10 @@ DEFAULT_THRESHOLD = 0.5
 MIN_CELL_SIZE = 5
 """Smallest number of patients in a cell of microaggregated scores."""
 
-MAX_CELLS = 256
+MAX_BINARY_CELLS = 256
 """Largest number of such cells per class of a binary label and hospital: 6 KiB."""
 
-FEWER_CELLS = 64
+MAX_CELLS = 64
 """That of other labels, which may have 100 classes."""
 
 MAX_LOSS = 28.0

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.ml.metrics import FEWER_CELLS, MAX_CELLS, MIN_CELL_SIZE, Scores
+from federated_health.ml.metrics import MAX_BINARY_CELLS, MAX_CELLS, MIN_CELL_SIZE, Scores
 
 Floats = npt.NDArray[np.floating[Any]]
 PatientIds = npt.NDArray[np.integer[Any]]
@@ -61,7 +61,7 @@ def average_precision(scores: Floats, labels: Floats, weights: Floats | None = N
     return float((np.diff(found, prepend=0.0) * found / predicted).sum() / found[-1])
 
 
-def microaggregate(log_odds: Floats, patients: PatientIds | None = None, most: int = MAX_CELLS) -> Scores:
+def microaggregate(log_odds: Floats, patients: PatientIds | None = None, most: int = MAX_BINARY_CELLS) -> Scores:
     """Microaggregated scores of one class (Domingo-Ferrer and Mateo-Sanz 2002).
 
     The sorted scores are cut into at most `most` cells of about equal size, each of at least MIN_CELL_SIZE times as
@@ -98,7 +98,7 @@ def group_predictions(predictions: Scores, labels: Floats, patients: PatientIds 
     """
     order = np.argsort(predictions, kind="stable")
     rows = []
-    for start, end, _ in _cut(len(order), None if patients is None else patients[order], FEWER_CELLS):
+    for start, end, _ in _cut(len(order), None if patients is None else patients[order], MAX_CELLS):
         means = (part[order[start:end]].mean(dtype=np.float64) for part in (predictions, labels))
         rows.append((end - start, *(float(f"{mean:.3g}") for mean in means)))
     return np.array(rows, dtype=np.float64).reshape(-1, 3)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from federated_health.data.columns import Label
 from federated_health.data.tasks import Task
-from federated_health.ml.metrics import FEWER_CELLS, MAX_LOSS, EvaluationSums, Scores
+from federated_health.ml.metrics import MAX_CELLS, MAX_LOSS, EvaluationSums, Scores
 
 Floats = npt.NDArray[np.floating[Any]]
 PatientIds = npt.NDArray[np.integer[Any]]
@@ -60,7 +60,7 @@ class Target(ABC, Generic[Sums]):
     loss_unit: ClassVar[str] = "nats"
     has_threshold: ClassVar[bool] = False
     has_classes: ClassVar[bool] = False
-    max_cells: ClassVar[int] = FEWER_CELLS
+    max_cells: ClassVar[int] = MAX_CELLS
     min_rows: ClassVar[int] = 0
     max_loss: ClassVar[float] = MAX_LOSS
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, MAX_CELLS, SMALL_CLASS, EvaluationSums, Scores, ratio
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, MAX_BINARY_CELLS, SMALL_CLASS, EvaluationSums, Scores, ratio
 from federated_health.ml.targets import Floats, PatientIds, ScoreGroups, Target
 
 MIN_PROBABILITY = 1e-12
@@ -81,7 +81,7 @@ class BinaryTarget(Target[Counts]):
     loss_name: ClassVar[str] = "binary cross-entropy"
     has_threshold: ClassVar[bool] = True
     has_classes: ClassVar[bool] = True
-    max_cells: ClassVar[int] = MAX_CELLS
+    max_cells: ClassVar[int] = MAX_BINARY_CELLS
 
     def losses(self, tf: Any, labels: Any, outputs: Any) -> Any:
         return tf.nn.sigmoid_cross_entropy_with_logits(labels, outputs[:, 0])
