@@ -20,6 +20,7 @@ from federated_health.ml.noisy_evaluation import (
     count_rows,
     edges_of,
     figures_of,
+    fixed_threshold,
     largest_change,
     read_table,
     table_shape,
@@ -159,7 +160,8 @@ def test_ranges_around_a_typical_share_tell_risks_of_a_rare_outcome_apart() -> N
     rare = BinaryTarget(READMISSION_30D.label)
     assert READMISSION_30D.label.typical_share == 0.11
     edges = edges_of(rare)
-    assert 0.0 in edges
+    assert fixed_threshold(rare) == 0.11
+    assert np.abs(edges - np.log(0.11 / 0.89)).min() == 0
     assert (np.diff(edges) > 0.1).all()
     assert ((edges > -3.2) & (edges < -1.0)).sum() >= 8  # risks of 0.04 to 0.27
     assert table_shape(rare) == (2, len(edges) + 1)
@@ -171,6 +173,10 @@ def test_ranges_around_a_typical_share_tell_risks_of_a_rare_outcome_apart() -> N
     figures = figures_of(rare, table, 4.0, 7)
 
     exact = rare.score_figures(outputs, labels)
+    counts = rare.measure(outputs, labels, fixed_threshold(rare))
+    sums = read_table(rare, count_rows(rare, outputs, labels, np.arange(20_000), 1.0)).sums
+    assert isinstance(sums, Counts)
+    assert sums.matrix == counts.matrix
     assert figures["roc_auc"] == pytest.approx(roc_auc(outputs, labels), abs=0.005)
     assert figures["prevalence"] == pytest.approx(labels.mean(), abs=1e-4)
     assert figures["average_precision"] == pytest.approx(exact["average_precision"], abs=0.01)

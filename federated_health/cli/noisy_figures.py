@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from federated_health.cli import tables
-from federated_health.ml.metrics import DEFAULT_THRESHOLD
-from federated_health.ml.noisy_evaluation import NOISE
+from federated_health.ml.noisy_evaluation import NOISE, fixed_threshold
 from federated_health.ml.targets import Target
 
 
@@ -23,7 +22,7 @@ def print_noisy_figures(figures: Mapping[str, Mapping[str, Any]], target: Target
         }
     notes = [
         *others,
-        *([f"Predicted positive: a risk of at least {DEFAULT_THRESHOLD}."] if target.has_threshold else []),
+        *([f"Predicted positive: a risk of at least {fixed_threshold(target)}."] if target.has_threshold else []),
     ]
     notes.append(
         "All are computed from counts with the noise of differential privacy; \N{PLUS-MINUS SIGN} is its standard "

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from federated_health.ml import load_privacy_plan
-from federated_health.ml.noisy_evaluation import NO_FIGURES, NOISE, edges_of, table_shape
+from federated_health.ml.noisy_evaluation import NO_FIGURES, NOISE, edges_of, fixed_threshold, table_shape
 from federated_health.report.formatting import capitalise, number_of
 from federated_health.report.page import Caution, Section
 from federated_health.report.panels import Panels
@@ -17,7 +17,7 @@ def privacy_section(run: "RunSummary", panels: Panels) -> Section:
     """The guarantee to each patient and how it was met."""
     plan = run.config.privacy
     assert plan is not None
-    threshold = ", so the threshold is 0.5" if panels.target.has_threshold else ""
+    threshold = f", so the threshold is fixed: {fixed_threshold(panels.target)}" if panels.target.has_threshold else ""
     exchanged = plan.exchange_epsilons
     guarantee = (
         f"Every hospital took part with ({plan.epsilon:g}, {plan.delta:g})-differential privacy for its patients: the "

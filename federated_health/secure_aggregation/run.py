@@ -19,7 +19,7 @@ from federated_health.messages.server_messages import digest_of
 from federated_health.messages.validation import read_metrics, read_whole
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, EvaluationSums
 from federated_health.ml.networks import Weights
-from federated_health.ml.noisy_evaluation import largest_change, table_shape
+from federated_health.ml.noisy_evaluation import fixed_threshold, largest_change, table_shape
 from federated_health.ml.normalisation import public_normalisation
 from federated_health.ml.rounds import Round
 from federated_health.names import FEDERATION
@@ -189,8 +189,8 @@ class SecureRun(PlainRun):
         """Choose the threshold, then evaluate the final weights with it (see `FederatedRun.evaluate`)."""
         self.participants.check_registrations()
         task = self.settings.task_declaration
-        if self.privacy is None and self.target.has_threshold:
-            self.threshold = self._choose_threshold()
+        if self.target.has_threshold:
+            self.threshold = self._choose_threshold() if self.privacy is None else fixed_threshold(self.target)
         length = figures.length_of_final(self.target, len(task.columns))
         if self.privacy is not None:
             length = prod(table_shape(self.target) or (0,))

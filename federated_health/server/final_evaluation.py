@@ -72,12 +72,16 @@ def check_for_harm(run: PlainRun, counts: Mapping[str, EvaluationSums], roc_auc:
 
 
 def _choose_threshold(run: PlainRun) -> float:
-    """The threshold with the greatest F1 on all training rows; 0.5 without both classes, or under privacy.
+    """The threshold with the greatest F1 on all training rows; 0.5 without both classes. Under privacy it is fixed.
 
-    A target without a threshold keeps it, too.
+    A target without a threshold keeps 0.5, too.
     """
-    if run.privacy is not None or not run.target.has_threshold:
+    if not run.target.has_threshold:
         return DEFAULT_THRESHOLD
+    if run.privacy is not None:
+        from federated_health.ml.noisy_evaluation import fixed_threshold  # noqa: PLC0415  # with privacy only
+
+        return fixed_threshold(run.target)
 
     def read_scores(node: int, content: RecordDict) -> TrainingScores:
         return read_training_scores(content, run.participants.registration_of(node).train_examples)
