@@ -21,7 +21,7 @@ from federated_health.ml.metrics import DEFAULT_THRESHOLD, MIN_CELL_SIZE
 from federated_health.ml.microaggregates import spread_patients
 from federated_health.ml.targets import ScoreGroups
 from federated_health.ml.targets.binary import Counts, probability
-from federated_health.ml.targets.binary_figures import is_rare
+from federated_health.ml.targets.binary_figures import RARE_FIGURES, is_rare
 from federated_health.report import charts
 from federated_health.report.formatting import figure, list_some, percent_of
 from federated_health.report.page import Block, Caution, Picture, Section
@@ -58,16 +58,7 @@ class BinaryPanels(Panels):
         "average_precision",
         "brier",
     )
-    rare_figures: ClassVar[tuple[str, ...]] = (
-        "recall",
-        "precision",
-        "f1",
-        "average_precision",
-        "calibration_slope",
-        "brier",
-        "roc_auc",
-        "accuracy",
-    )
+    rare_figures: ClassVar[tuple[str, ...]] = (*RARE_FIGURES[1:], "accuracy")
     estimate = "the risk of"
     prediction: ClassVar[str] = "risk"
     compared_explained = (
