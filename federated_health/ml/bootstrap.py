@@ -122,7 +122,7 @@ def roc_auc_draws(scores: Floats, labels: Floats, times: Times) -> Array:
     """
     positive, negative = labels == 1, labels == 0
     parts = []
-    for draws in _in_steps(times):
+    for draws in in_steps(times):
         high, low = draws[positive], draws[negative]
         wins = np.mean([_wins(row[positive], row[negative], high, low) for row in np.atleast_2d(scores)], axis=0)
         pairs = high.sum(axis=0) * low.sum(axis=0)
@@ -138,10 +138,10 @@ def mean_draws(losses: Array, times: Times) -> Array:
         times: as from `resample`.
     """
     mean_losses = np.atleast_2d(losses).mean(axis=0)
-    return np.concatenate([mean_losses @ draws / draws.sum(axis=0) for draws in _in_steps(times)])
+    return np.concatenate([mean_losses @ draws / draws.sum(axis=0) for draws in in_steps(times)])
 
 
-def _in_steps(times: Times) -> Iterator[Array]:
+def in_steps(times: Times) -> Iterator[Array]:
     """The draws as float64, [patients, some draws], at most MAX_CELLS_PER_STEP cells at a time."""
     step = max(1, MAX_CELLS_PER_STEP // len(times))
     for first in range(0, times.shape[1], step):

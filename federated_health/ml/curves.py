@@ -6,7 +6,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from federated_health.ml.bootstrap import ENDS, Array, Floats, Resampled
+from federated_health.ml.bootstrap import ENDS, Array, Floats, Resampled, in_steps
 
 GRID_POINTS = 101
 CURVE_DRAWS = 500
@@ -75,8 +75,12 @@ def _banded(curves: Callable[..., Array], log_odds: Floats, resampled: Resampled
     """A curve with its band, from what `curves` gives of the draws: their curves, [draws, grid]."""
     grid = np.linspace(0.0, 1.0, GRID_POINTS)
     # The first column holds every patient once, for the curve itself.
-    times = np.column_stack([np.ones(len(resampled.labels)), resampled.times[:, :CURVE_DRAWS]])
-    parts = [curves(scores, resampled.labels, times, grid) for scores in np.atleast_2d(log_odds)]
+    once = np.ones((len(resampled.labels), 1), dtype=resampled.times.dtype)
+    times = np.column_stack([once, resampled.times[:, :CURVE_DRAWS]])
+    parts = [
+        np.concatenate([curves(scores, resampled.labels, draws, grid) for draws in in_steps(times)])
+        for scores in np.atleast_2d(log_odds)
+    ]
     mean, *draws = np.mean(parts, axis=0)
     low, high = np.quantile(draws, ENDS, axis=0)
     return Curve(x=grid, y=mean, low=low, high=high)
