@@ -5,9 +5,10 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
+from itertools import islice
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
@@ -60,10 +61,16 @@ def _results(
     worker_end, own_end = spawn.Pipe(duplex=False)
     pool = ProcessPoolExecutor(jobs, spawn, _start_worker, (worker_end,))
     try:
+        # One task per worker at a time: before Python 3.11.5 a pool whose workers end never shuts down if a task that
+        # is larger than a pipe's buffer still waits for a worker (CPython's issue 94777).
+        waiting = iter(tasks)
         with _safe_path():  # submitting starts the workers
-            futures = {pool.submit(_call, function, task): task for task in tasks}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+            running = {pool.submit(_call, function, task): task for task in islice(waiting, jobs)}
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                task = running.pop(future)
+                running |= {pool.submit(_call, function, following): following for following in islice(waiting, 1)}
+                yield task, future.result()
     except BrokenProcessPool:
         raise RunError(crashed) from None
     finally:
