@@ -95,7 +95,8 @@ def find_connection_problem(
     except ssl.SSLError as error:
         if error.reason in FINAL_REASONS:
             return ConnectionProblem(FINAL_REASONS[error.reason], is_final=True)
-        reason = f"the handshake failed ({printable(error.reason or 'no reason given')})"
+        if error.reason:  # some releases of Python have none where a connection ends
+            reason = f"the handshake failed ({printable(error.reason)})"
     except TimeoutError:
         reason = "the server does not answer: it has too many connections, is stopping or hangs"
     except (OSError, ValueError) as error:  # ValueError: a host name that no DNS can hold
