@@ -1,14 +1,10 @@
 """Figures and groups of rows' scores, which a run needs at its end: ROC-AUC, average precision, microaggregation."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from federated_health.ml.metrics import MAX_BINARY_CELLS, MAX_CELLS, MIN_CELL_SIZE, Scores
-
-Floats = npt.NDArray[np.floating[Any]]
-PatientIds = npt.NDArray[np.integer[Any]]
+from federated_health.ml.targets import Floats, PatientIds
 
 CELL_STEP = 0.1
 """Precision, in log-odds, to which the deviation of a cell is rounded, and the mean of a small one.
