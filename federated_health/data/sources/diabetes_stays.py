@@ -118,7 +118,8 @@ def read_stays(text: pd.DataFrame, name: str, *, drop_invalid: bool = False) -> 
         if not (drop_invalid and can_drop):
             raise DataError(f"{name}: {_describe_invalid(text[own], column, invalid, can_drop=can_drop)}")
         is_dropped |= invalid
-    others = [column for column in dict.fromkeys(text.columns) if column.lower() not in map(str.lower, columns)]
+    known = {column.lower() for column in columns}
+    others = [column for column in dict.fromkeys(text.columns) if column.lower() not in known]
     stays = pd.concat([pd.DataFrame(words), text[others]], axis=1)
     _refuse_repeated(stays[STAY], columns[STAY], name)
     stays = stays[~is_dropped]
