@@ -302,8 +302,7 @@ def describe_hospital(entry: Mapping[str, Any], task: Task) -> dict[str, Any]:
     label, labels = task.label, entry["labels"]
     if "patients" not in entry:
         codes = (1, 0) if label.kind == "binary" else label.classes
-        noun = "rows" if task.patient else "patients"
-        return {noun: entry["rows"], **{f"{label.name} = {code}": labels[str(code)] for code in codes}}
+        return {task.noun: entry["rows"], **{f"{label.name} = {code}": labels[str(code)] for code in codes}}
     counts = {"patients": entry["patients"], "rows": entry["rows"]}
     if label.kind != "binary":
         return counts | {f"{label.name} = {code}": labels[str(code)] for code in label.classes}
@@ -325,7 +324,7 @@ def main() -> None:
     )
     write_example_patients(flags.out, source.task)
     task, label = source.task, source.task.label
-    size = f"{len(source.table)} {'rows' if task.patient else 'patients'}"
+    size = f"{len(source.table)} {task.noun}"
     if task.patient in source.table:
         size += f" of {source.table[task.patient].nunique()} patients"
     print_lines(f"{source.title}: {size}", source.remarks())

@@ -38,6 +38,11 @@ class Task:
     def labelled_columns(self) -> tuple[Column, ...]:
         return (*self.columns, self.label)
 
+    @property
+    def noun(self) -> str:
+        """What its rows are called: patients, or rows if a patient may have several."""
+        return "rows" if self.patient else "patients"
+
     @cached_property
     def column_names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns)

@@ -166,11 +166,10 @@ def _lead(run: RunSummary, panels: Panels) -> str:
 def _participants(run: RunSummary) -> Iterator[Section]:
     if not run.registrations:
         return
-    noun = "rows" if run.task.patient else "patients"
     rows = {
         name: {
-            f"training {noun}": str(registration.train_examples),
-            f"held-out {noun}": str(registration.test_examples),
+            f"training {run.task.noun}": str(registration.train_examples),
+            f"held-out {run.task.noun}": str(registration.test_examples),
             "rounds trained": str(run.rounds_trained[name]),
         }
         for name, registration in sorted(run.registrations.items())
