@@ -32,12 +32,14 @@ def measure_benefit(local: "LocalModel", weights: Weights, train_config: TrainCo
     compared = None
     if local.target.can_compare(labels_of_patients(held_out.labels, held_out.ids)):
         outputs, alone = local.score(weights), score_alone(local, train_config)
-        compared = compare_models(local.target, outputs, alone, held_out.labels, seed, held_out.ids)
+        compared = compare_models(local.target, outputs, alone, held_out.labels, seed, held_out.ids)[
+            local.target.compared
+        ]
     observed = (~np.isnan(hospital.train.values)).sum(axis=0)
     minimum = MIN_OBSERVED * hospital.train.most_rows
     return Benefit(
         federated=compared.value if compared else Interval(),
-        own=compared.other if compared else None,
+        own=compared.other.value if compared else None,
         difference=compared.difference if compared else Interval(),
         importance=weigh_columns(local, weights, seed),
         observed=np.where(observed >= minimum, observed, 0).astype(np.float64),

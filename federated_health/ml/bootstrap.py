@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.split import PatientIds
-from federated_health.ml.verdicts import MIN_CLASS_SIZE, Interval
+from federated_health.ml.metrics import LESS_IS_BETTER
+from federated_health.ml.verdicts import MIN_CLASS_SIZE, Difference, Interval
 
 if TYPE_CHECKING:
     from federated_health.ml.targets import Target
@@ -36,6 +37,7 @@ MAX_CELLS_PER_STEP = 1_000_000
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
+Folds = npt.NDArray[np.integer[Any]]
 Times = npt.NDArray[Any]
 """How often each patient is in each draw, [patients, draws]; uint16 as from `resample`, or float64."""
 
@@ -110,7 +112,7 @@ def resample_patients(strata: Floats, draws: int, seed: int | list[int], patient
     return resample(stratum_of_patient, draws, seed)[patient_of_row]
 
 
-def roc_auc_draws(scores: Floats, labels: Floats, times: Times) -> Array:
+def roc_auc_draws(scores: Floats, labels: Floats, times: Times, folds: Folds | None = None) -> Array:
     """ROC-AUC of each draw, [draws]: the share of pairs of a positive and a negative whose positive scores higher.
 
     Ties count one half (Hanley and McNeil 1982). NaN in a draw of one class, which a draw of patients may be.
@@ -119,15 +121,26 @@ def roc_auc_draws(scores: Floats, labels: Floats, times: Times) -> Array:
         scores: [patients], or [repeats, patients] for the mean over repeats.
         labels: [patients], 0 or 1, with both classes present.
         times: as from `resample`; a column of ones gives the plain AUC.
+        folds: fold of each score, of the shape of `scores`; pairs are of one fold. None if all are of one.
     """
-    positive, negative = labels == 1, labels == 0
+    scores = np.atleast_2d(scores)
+    folds = np.zeros(scores.shape, dtype=np.intp) if folds is None else np.atleast_2d(folds)
     parts = []
     for draws in in_steps(times):
-        high, low = draws[positive], draws[negative]
-        wins = np.mean([_wins(row[positive], row[negative], high, low) for row in np.atleast_2d(scores)], axis=0)
-        pairs = high.sum(axis=0) * low.sum(axis=0)
-        parts.append(np.divide(wins, pairs, out=np.full_like(wins, np.nan), where=pairs > 0))
+        of_repeat = [_auc_within_folds(*of, labels, draws) for of in zip(scores, folds, strict=True)]
+        parts.append(np.mean(of_repeat, axis=0))
     return np.concatenate(parts)
+
+
+def _auc_within_folds(scores: Floats, folds: Folds, labels: Floats, draws: Array) -> Array:
+    """Share of the pairs within folds that are in order, [draws]; see `roc_auc_draws`."""
+    wins, pairs = np.zeros(draws.shape[1]), np.zeros(draws.shape[1])
+    for fold in np.unique(folds):
+        positive, negative = (np.flatnonzero((folds == fold) & (labels == value)) for value in (1, 0))
+        high, low = draws[positive], draws[negative]
+        wins += _wins(scores[positive], scores[negative], high, low)
+        pairs += high.sum(axis=0) * low.sum(axis=0)
+    return np.divide(wins, pairs, out=np.full_like(wins, np.nan), where=pairs > 0)
 
 
 def mean_draws(losses: Array, times: Times) -> Array:
@@ -154,9 +167,13 @@ def interval_of(value: float, draws: Array) -> Interval:
     return Interval(value=value, low=float(low), high=float(high))
 
 
-def difference_of(first: Drawn, second: Drawn) -> Interval:
+def difference_of(first: Drawn, second: Drawn) -> Difference:
     """The paired difference of two figures, first minus second, on the same draws of the same patients."""
-    return interval_of(first[0] - second[0], first[1] - second[1])
+    draws = first[1] - second[1]
+    interval = interval_of(first[0] - second[0], draws)
+    defined = draws[~np.isnan(draws)]
+    tail = min((defined <= 0).sum(), (defined >= 0).sum())
+    return Difference(**vars(interval), p_value=min(1.0, 2 * (tail + 1) / (len(defined) + 1)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,8 +201,8 @@ class Comparison:
     """
 
     value: Interval
-    other: float
-    difference: Interval
+    other: Interval
+    difference: Difference
 
 
 def compare_models(
@@ -195,27 +212,35 @@ def compare_models(
     labels: Floats,
     seed: list[int],
     patients: PatientIds | None = None,
-) -> Comparison:
-    """Compare two models by the figure `compared` of the target, on patients of whom `Target.can_compare` is true.
+) -> dict[str, Comparison]:
+    """Compare two models by each of the target's `comparisons`, on patients of whom `Target.can_compare` is true.
 
     Args:
         outputs, others: the networks' outputs, of the model and of the one that it is compared with.
         patients: see `resample_patients`.
     """
     times = resample_patients(target.strata(labels), affordable_draws(len(labels)), seed, patients)
-    value, other = (drawn_figure(target, of, labels, times) for of in (outputs, others))
-    return Comparison(value=interval_of(*value), other=other[0], difference=improvement_of(target, value, other))
+    compared = {}
+    for figure in target.comparisons:
+        value, other = (drawn_figure(target, figure, of, labels, times) for of in (outputs, others))
+        compared[figure] = Comparison(
+            value=interval_of(*value), other=interval_of(*other), difference=improvement_of(figure, value, other)
+        )
+    return compared
 
 
-def improvement_of(target: "Target[Any]", value: Drawn, other: Drawn) -> Interval:
+def improvement_of(figure: str, value: Drawn, other: Drawn) -> Difference:
     """By how much a model's figure is better than another's, on the same draws of the same patients."""
-    return difference_of(other, value) if target.less_is_better else difference_of(value, other)
+    return difference_of(other, value) if figure in LESS_IS_BETTER else difference_of(value, other)
 
 
-def drawn_figure(target: "Target[Any]", outputs: Floats, labels: Floats, times: Times) -> Drawn:
-    """The figure `compared` of the rows themselves, and of each draw, [rows, draws] (see `Target.compared_draws`)."""
+def drawn_figure(
+    target: "Target[Any]", figure: str, outputs: Floats, labels: Floats, times: Times, folds: Folds | None = None
+) -> Drawn:
+    """One of the `comparisons`, of the rows themselves and of each draw (see `Target.figure_draws`)."""
     once = np.ones((len(labels), 1))
-    return float(target.compared_draws(outputs, labels, once)[0]), target.compared_draws(outputs, labels, times)
+    value = target.figure_draws(figure, outputs, labels, once, folds)
+    return float(value[0]), target.figure_draws(figure, outputs, labels, times, folds)
 
 
 def _wins(positives: Floats, negatives: Floats, high: Array, low: Array) -> Array:

@@ -87,11 +87,15 @@ def ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
+LESS_IS_BETTER = frozenset({"brier", "log_loss", "mae", "rmse", "deviance"})
+"""Names of figures of which less is better."""
+
 _TITLES = {
     "roc_auc": "ROC-AUC",
     "f1": "F1",
     "macro_f1": "macro F1",
     "brier": "Brier score",
+    "log_loss": "log-loss",
     "mae": "mean absolute error",
     "rmse": "RMSE",
     "r2": "R\N{SUPERSCRIPT TWO}",

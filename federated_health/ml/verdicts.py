@@ -1,5 +1,10 @@
-"""Verdicts on two models of the same patients: an interval of their difference, and what it says."""
+"""Verdicts on two models of the same patients: intervals of their differences, and what these say.
 
+Models are compared in two respects, since one can improve while the other gets worse: how well the model ranks
+patients (discrimination: ROC-AUC), and how accurate its risks are (Brier score, log-loss).
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -9,6 +14,9 @@ MIN_CLASS_SIZE = 5
 In simulations of two equally good models, 95 % intervals excluded 0 in 62 of 100 cases with one patient of the rarer
 class, in 17 with five, in 11 with eight or ten, and in 5 to 7 from twenty on.
 """
+
+SIGNIFICANCE = 0.05
+"""Largest p-value, adjusted for the number of hospitals, with which a difference is clear."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +28,23 @@ class Interval:
     high: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Difference(Interval):
+    """By how much a model is better than another on the same patients: above 0 where it is better, for every figure.
+
+    Attributes:
+        p_value: two-sided, of the hypothesis that both are equally good; below SIGNIFICANCE exactly if the interval
+            does not contain 0. None where the difference is not defined.
+    """
+
+    p_value: float | None = None
+
+
 class Verdict(StrEnum):
     """What a hospital gains by joining."""
 
     GAINS = "gains"
+    MIXED = "gains and loses"
     UNCLEAR = "no clear difference"
     LOSES = "loses"
     UNDEFINED = "cannot be said"
@@ -34,10 +55,46 @@ def verdict_text(verdict: str) -> str:
     return "too few patients to tell" if verdict == Verdict.UNDEFINED else str(verdict)
 
 
-def judge(difference: Interval) -> Verdict:
-    """The verdict on a paired difference of AUCs, federated minus own: clear if its interval does not contain 0."""
-    if difference.low is None or difference.high is None:
+def judge(difference: Difference, p_value: float | None = None) -> Verdict:
+    """The verdict on one figure.
+
+    Args:
+        p_value: adjusted for the number of hospitals; by default the difference's own.
+    """
+    if not isinstance(difference, Difference):
+        difference = Difference(
+            **vars(difference),
+            p_value=None if difference.low is None else float(difference.low <= 0 <= difference.high),
+        )
+    p_value = difference.p_value if p_value is None else p_value
+    if difference.value is None or p_value is None:
         return Verdict.UNDEFINED
-    if difference.low > 0:
-        return Verdict.GAINS
-    return Verdict.LOSES if difference.high < 0 else Verdict.UNCLEAR
+    if p_value >= SIGNIFICANCE:
+        return Verdict.UNCLEAR
+    return Verdict.GAINS if difference.value > 0 else Verdict.LOSES
+
+
+def judge_hospitals(differences: Mapping[str, Difference]) -> dict[str, Verdict]:
+    """The verdict of each hospital on one figure, with p-values that `holm` adjusts for the number of hospitals."""
+    known = {name: of.p_value for name, of in differences.items() if of.p_value is not None}
+    adjusted = dict(zip(known, holm(known.values()), strict=True))
+    return {name: judge(of, adjusted.get(name)) for name, of in differences.items()}
+
+
+def holm(p_values: Iterable[float]) -> list[float]:
+    """P-values adjusted for their number, in the given order (Holm 1979)."""
+    p_values = list(p_values)
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def combine(verdicts: Iterable[Verdict]) -> Verdict:
+    """The verdict in all respects together."""
+    found = set(verdicts) - {Verdict.UNDEFINED}
+    if {Verdict.GAINS, Verdict.LOSES} <= found:
+        return Verdict.MIXED
+    return next((one for one in (Verdict.GAINS, Verdict.LOSES, Verdict.UNCLEAR) if one in found), Verdict.UNDEFINED)

@@ -10,7 +10,7 @@ from federated_health import __version__
 from federated_health.data.tasks import Task
 from federated_health.ml.metrics import SMALL_CLASS
 from federated_health.ml.rounds import Round
-from federated_health.ml.verdicts import Interval, Verdict, verdict_text
+from federated_health.ml.verdicts import Difference, Verdict, verdict_text
 from federated_health.names import FEDERATION
 from federated_health.report import charts, formatting
 from federated_health.report.page import Block, Card, Cards, Caution, Picture, Section, Table
@@ -66,7 +66,7 @@ def verdict_cards(
 
 
 def _verdict_card(name: str, benefit: Mapping[str, Any], panels: "Panels", details: str) -> Card:
-    verdict, difference, parts = benefit["verdict"], Interval(**benefit["difference"]), []
+    verdict, difference, parts = benefit["verdict"], Difference(**benefit["difference"]), []
     target = panels.target
     if difference.value is not None:
         compared = target.compared

@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from federated_health.data.columns import Label
 from federated_health.data.tasks import Task
-from federated_health.ml.metrics import MAX_CELLS, MAX_LOSS, EvaluationSums, Scores
+from federated_health.ml.metrics import LESS_IS_BETTER, MAX_CELLS, MAX_LOSS, EvaluationSums, Scores
 
 Floats = npt.NDArray[np.floating[Any]]
 PatientIds = npt.NDArray[np.integer[Any]]
+Folds = npt.NDArray[np.integer[Any]]
 ScoreGroups = Mapping[str, Scores]
 """Groups of patients by name, each [groups, 3]: number of rows, then two means or a mean and a deviation."""
 
@@ -40,8 +41,8 @@ class Target(ABC, Generic[Sums]):
         no_sums: the sums over no rows.
         headline: name of the figure that is shown per round, besides the loss.
         also_per_round: names of further figures per round in rounds.csv, which are properties of the sums.
-        compared: name of the figure with which a hospital compares two models.
-        less_is_better: whether less of `compared` is better.
+        comparisons: names of the figures by which two models are compared: how well they rank rows, if labels have
+            classes, and how accurate their predictions are. Less of a figure in `metrics.LESS_IS_BETTER` is better.
         loss_name, loss_unit: name and unit of the loss.
         has_threshold: whether the end of a run chooses a decision threshold.
         has_classes: whether labels are classes, which have ROC curves and can be balanced.
@@ -54,8 +55,7 @@ class Target(ABC, Generic[Sums]):
     sums: type[Sums]
     headline: ClassVar[str]
     also_per_round: ClassVar[tuple[str, ...]] = ()
-    compared: ClassVar[str] = "roc_auc"
-    less_is_better: ClassVar[bool] = False
+    comparisons: ClassVar[tuple[str, ...]]
     loss_name: ClassVar[str]
     loss_unit: ClassVar[str] = "nats"
     has_threshold: ClassVar[bool] = False
@@ -187,8 +187,19 @@ class Target(ABC, Generic[Sums]):
     def can_compare(self, labels: Floats) -> bool:
         """Whether patients of these labels, one of each patient, are enough for a verdict on two models."""
 
+    @property
+    def compared(self) -> str:
+        return self.comparisons[0]
+
+    @property
+    def less_is_better(self) -> bool:
+        return self.compared in LESS_IS_BETTER
+
+    def compared_draws(self, outputs: Floats, labels: Floats, times: Scores) -> npt.NDArray[np.float64]:
+        return self.figure_draws(self.compared, outputs, labels, times)
+
     def is_defined(self, labels: Floats) -> bool:
-        """Whether `compared` can be computed on the rows."""
+        """Whether all `comparisons` can be computed on the rows."""
         return self.can_compare(labels)
 
     def strata(self, labels: Floats) -> Floats:
@@ -196,12 +207,17 @@ class Target(ABC, Generic[Sums]):
         return (self.class_of(labels) if self.has_classes else np.zeros(len(labels))).astype(np.float64)
 
     @abstractmethod
-    def compared_draws(self, outputs: Floats, labels: Floats, times: Scores) -> npt.NDArray[np.float64]:
-        """`compared` of each bootstrap draw, [draws], of rows of which it is defined.
+    def figure_draws(
+        self, figure: str, outputs: Floats, labels: Floats, times: Scores, folds: Folds | None = None
+    ) -> npt.NDArray[np.float64]:
+        """One of the `comparisons` of each bootstrap draw, [draws], of rows of which it is defined.
 
         Args:
             outputs: the network's outputs, or [repeats, ...] for the mean over repeats.
             times: how often each row is in each draw, [rows, draws] (see `bootstrap.resample`).
+            folds: fold of each row, of the shape of `outputs` but for the last axis of [rows, outputs]; a figure that
+                compares pairs of rows compares those of one fold only, since models of different folds do not share an
+                exact scale. None if one model gave all outputs.
         """
 
 

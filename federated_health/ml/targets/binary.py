@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, MAX_BINARY_CELLS, SMALL_CLASS, EvaluationSums, Scores, ratio
-from federated_health.ml.targets import Floats, PatientIds, ScoreGroups, Target
+from federated_health.ml.targets import Floats, Folds, PatientIds, ScoreGroups, Target
 
 MIN_PROBABILITY = 1e-12
 """Keeps the loss of a certain and wrong prediction finite."""
@@ -77,6 +77,7 @@ class BinaryTarget(Target[Counts]):
 
     sums = Counts
     headline: ClassVar[str] = "accuracy"
+    comparisons: ClassVar[tuple[str, ...]] = ("roc_auc", "brier")
     also_per_round: ClassVar[tuple[str, ...]] = ("brier",)
     loss_name: ClassVar[str] = "binary cross-entropy"
     has_threshold: ClassVar[bool] = True
@@ -163,10 +164,14 @@ class BinaryTarget(Target[Counts]):
     def is_defined(self, labels: Floats) -> bool:
         return len(np.unique(labels)) == 2
 
-    def compared_draws(self, outputs: Floats, labels: Floats, times: Scores) -> npt.NDArray[np.float64]:
-        from federated_health.ml.bootstrap import roc_auc_draws  # noqa: PLC0415  # at the end of a run only
+    def figure_draws(
+        self, figure: str, outputs: Floats, labels: Floats, times: Scores, folds: Folds | None = None
+    ) -> npt.NDArray[np.float64]:
+        from federated_health.ml.bootstrap import mean_draws, roc_auc_draws  # noqa: PLC0415  # at the end of a run only
 
-        return roc_auc_draws(outputs, labels, times)
+        if figure == "brier":
+            return mean_draws((probability(outputs) - labels) ** 2, times)
+        return roc_auc_draws(outputs, labels, times, folds)
 
 
 def probability(logits: npt.NDArray[np.floating[Any]] | np.floating[Any]) -> Scores:

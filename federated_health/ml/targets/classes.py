@@ -12,7 +12,7 @@ import numpy.typing as npt
 from federated_health.data.labels import ClassLabel
 from federated_health.ml.metrics import SMALL_CLASS, EvaluationSums, Scores, ratio
 from federated_health.ml.scores import microaggregate, roc_auc
-from federated_health.ml.targets import Floats, PatientIds, ScoreGroups, Target
+from federated_health.ml.targets import Floats, Folds, PatientIds, ScoreGroups, Target
 from federated_health.ml.targets.binary import MIN_PROBABILITY
 from federated_health.ml.verdicts import MIN_CLASS_SIZE
 
@@ -73,6 +73,7 @@ class ClassTarget(Target[ClassSums]):
     """The probability of each class, in the order in which the label declares its codes."""
 
     sums = ClassSums
+    comparisons: ClassVar[tuple[str, ...]] = ("roc_auc", "log_loss")
     headline: ClassVar[str] = "macro_f1"
     loss_name: ClassVar[str] = "cross-entropy"
     has_classes: ClassVar[bool] = True
@@ -170,12 +171,20 @@ class ClassTarget(Target[ClassSums]):
     def can_compare(self, labels: Floats) -> bool:
         return len(self._compared_classes(labels)) >= 2
 
-    def compared_draws(self, outputs: Floats, labels: Floats, times: Scores) -> npt.NDArray[np.float64]:
-        """Mean ROC-AUC of each class against all others, of the classes with at least MIN_CLASS_SIZE rows."""
-        from federated_health.ml.bootstrap import roc_auc_draws  # noqa: PLC0415  # at the end of a run only
+    def figure_draws(
+        self, figure: str, outputs: Floats, labels: Floats, times: Scores, folds: Folds | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Of the ROC-AUC, the mean of each class against all others, of classes with at least MIN_CLASS_SIZE rows."""
+        from federated_health.ml.bootstrap import mean_draws, roc_auc_draws  # noqa: PLC0415  # at the end of a run only
 
-        log_odds, is_actual = self._log_odds(outputs), self._is_actual(labels).astype(np.float64)
-        of_class = [roc_auc_draws(log_odds[..., k], is_actual[:, k], times) for k in self._compared_classes(labels)]
+        is_actual = self._is_actual(labels).astype(np.float64)
+        if figure == "log_loss":
+            given = (self.predict(outputs) * is_actual).sum(axis=-1)
+            return mean_draws(-np.log(np.maximum(given, MIN_PROBABILITY)), times)
+        log_odds = self._log_odds(outputs)
+        of_class = [
+            roc_auc_draws(log_odds[..., k], is_actual[:, k], times, folds) for k in self._compared_classes(labels)
+        ]
         draws: npt.NDArray[np.float64] = np.mean(of_class, axis=0)
         return draws
 

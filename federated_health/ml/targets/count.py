@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from federated_health.data.labels import CountLabel
 from federated_health.ml.metrics import Scores, ratio
-from federated_health.ml.targets import Floats
+from federated_health.ml.targets import Floats, Folds
 from federated_health.ml.targets.quantity import QuantitySums, QuantityTarget
 
 MAX_LOG_RATE = 700.0
@@ -64,7 +64,7 @@ class CountTarget(QuantityTarget[CountSums]):
 
     sums = CountSums
     headline: ClassVar[str] = "observed_expected"
-    compared: ClassVar[str] = "deviance"
+    comparisons: ClassVar[tuple[str, ...]] = ("deviance",)
     loss_name: ClassVar[str] = "half the Poisson deviance"
     label: CountLabel
 
@@ -110,7 +110,14 @@ class CountTarget(QuantityTarget[CountSums]):
             "mae": ratio(sums.absolute_error_sum, sums.examples),
         }
 
-    def compared_draws(self, outputs: Floats, labels: Floats, times: Scores) -> npt.NDArray[np.float64]:
+    def figure_draws(
+        self,
+        figure: str,  # noqa: ARG002  # of the interface, as folds
+        outputs: Floats,
+        labels: Floats,
+        times: Scores,
+        folds: Folds | None = None,  # noqa: ARG002  # of the interface
+    ) -> npt.NDArray[np.float64]:
         from federated_health.ml.bootstrap import mean_draws  # noqa: PLC0415  # at the end of a run only
 
         return mean_draws(2 * self._half_deviances(outputs, labels), times)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from federated_health.data.labels import NumberLabel
 from federated_health.ml.metrics import Scores, ratio
-from federated_health.ml.targets import Floats
+from federated_health.ml.targets import Floats, Folds
 from federated_health.ml.targets.quantity import QuantitySums, QuantityTarget
 
 
@@ -71,7 +71,7 @@ class NumberTarget(QuantityTarget[NumberSums]):
 
     sums = NumberSums
     headline: ClassVar[str] = "rmse"
-    compared: ClassVar[str] = "mae"
+    comparisons: ClassVar[tuple[str, ...]] = ("mae",)
     loss_name: ClassVar[str] = "squared error"
     loss_unit: ClassVar[str] = "squared standard deviations"
     label: NumberLabel
@@ -116,7 +116,14 @@ class NumberTarget(QuantityTarget[NumberSums]):
             "calibration_slope": sums.calibration_slope,
         }
 
-    def compared_draws(self, outputs: Floats, labels: Floats, times: Scores) -> npt.NDArray[np.float64]:
+    def figure_draws(
+        self,
+        figure: str,  # noqa: ARG002  # of the interface, as folds
+        outputs: Floats,
+        labels: Floats,
+        times: Scores,
+        folds: Folds | None = None,  # noqa: ARG002  # of the interface
+    ) -> npt.NDArray[np.float64]:
         from federated_health.ml.bootstrap import mean_draws  # noqa: PLC0415  # at the end of a run only
 
         return mean_draws(np.abs(self.predict(outputs) - labels), times)

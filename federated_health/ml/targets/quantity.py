@@ -25,7 +25,6 @@ Sums = TypeVar("Sums", bound=QuantitySums)
 class QuantityTarget(Target[Sums]):
     """A target without classes: smaller errors are better, and few rows are those of both classes together."""
 
-    less_is_better: ClassVar[bool] = True
     min_rows: ClassVar[int] = MIN_CELL_SIZE
     max_loss: ClassVar[float] = 1e12
 

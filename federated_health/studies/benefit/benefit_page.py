@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, figure_title, merge_counts
-from federated_health.ml.verdicts import Interval
+from federated_health.ml.verdicts import Difference, Interval
 from federated_health.report import formatting, sections
 from federated_health.report.charts import draw_intervals
 from federated_health.report.formatting import describe_small_in_mean
@@ -99,8 +99,8 @@ def _figure(panels: Panels, entry: Figures, model: str) -> Interval:
     return Interval(**entry["models"][model][panels.target.compared])
 
 
-def _difference(panels: Panels, entry: Figures, other: str, model: str = TrainingSetup.FEDERATED) -> Interval:
-    return Interval(**entry["differences"][difference_name(panels.target, other, model)])
+def _difference(panels: Panels, entry: Figures, other: str, model: str = TrainingSetup.FEDERATED) -> Difference:
+    return Difference(**entry["differences"][difference_name(panels.target, other, model)])
 
 
 def _signed(interval: Interval) -> str:

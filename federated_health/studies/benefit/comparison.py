@@ -21,7 +21,7 @@ from federated_health.ml import bootstrap
 from federated_health.ml.bootstrap import DRAWS, Drawn, Times
 from federated_health.ml.metrics import DEFAULT_THRESHOLD
 from federated_health.ml.targets import Target, target_of
-from federated_health.ml.verdicts import Interval, Verdict, judge
+from federated_health.ml.verdicts import Difference, Interval, Verdict, judge
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.estimates import estimate_names, mean_of, point_estimates
 from federated_health.studies.benefit.journal import Results
@@ -128,7 +128,7 @@ def compare_models(scores: Scores, seed: int, draws: int = DRAWS) -> dict[str, A
         models = {model: by_hospital[name] for model, by_hospital in scores.models.items()}
         drawn, summary = _compare(target, labels, times[-1], models)
         defined |= {name: drawn} if drawn else {}
-        difference = Interval(**summary["differences"][difference_name(target, TrainingSetup.OWN)])
+        difference = Difference(**summary["differences"][difference_name(target, TrainingSetup.OWN)])
         patients = scores.labels_of_patients(name)
         any_outputs = models[TrainingSetup.FEDERATED].outputs[0]  # it depends on labels only whether a sample is small
         hospitals[name] = {
@@ -170,7 +170,7 @@ def _compare(
 ) -> tuple[dict[str, Drawn], dict[str, Any]]:
     """The compared figure and its draws by model, empty where it is undefined; and all figures of these rows."""
     drawn = {
-        model: bootstrap.drawn_figure(target, scores.outputs, labels, times)
+        model: bootstrap.drawn_figure(target, target.compared, scores.outputs, labels, times)
         for model, scores in models.items()
         if target.is_defined(labels)
     }
@@ -195,7 +195,7 @@ def _summary(
         },
         "differences": {
             difference_name(target, other, model): asdict(
-                bootstrap.improvement_of(target, drawn[model], drawn[other]) if drawn else Interval()
+                bootstrap.improvement_of(target.compared, drawn[model], drawn[other]) if drawn else Difference()
             )
             for model, other in pairs
         },
