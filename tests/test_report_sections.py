@@ -128,13 +128,14 @@ def test_verdicts_are_counted_in_their_order() -> None:
 def test_the_first_forty_rows_and_the_last_ones_of_a_long_table_are_shown() -> None:
     many = {f"h{number}": {"n": "1"} for number in range(42)}
     table = figures_table("Rows", many, last={"all": {"n": "42"}}, note="A note.")
-    assert len(table.rows) == 41
-    assert table.rows[-2:] == (("h39", "1"), ("all", "42"))
-    assert "2 more" in table.note
-    assert table.note.endswith(" A note.")
+    assert len(table.rows) == 43
+    assert len(table.shown_rows) == 41
+    assert table.shown_rows[-2:] == [["h39", "1"], ["all", "42"]]
+    assert "2 more" in table.shown_note
+    assert table.shown_note.endswith(" A note.")
     assert table.columns == ("hospital", "n")
     assert figures_table("Rows", {"a": {"n": "1"}}, first="model").columns == ("model", "n")
-    assert figures_table("Rows", {"a": {"n": "1"}}).note == ""
+    assert figures_table("Rows", {"a": {"n": "1"}}).shown_note == ""
 
 
 # Verdicts

@@ -13,6 +13,7 @@ from federated_health.ml.rounds import Round
 from federated_health.ml.verdicts import Difference, Verdict, verdict_text
 from federated_health.names import FEDERATION
 from federated_health.report import charts, formatting
+from federated_health.report.cells import Cell
 from federated_health.report.page import Block, Card, Cards, Caution, Picture, Section, Table
 from federated_health.report.svg import MAX_LINES
 from federated_health.settings import OPERATIONAL, Settings
@@ -33,22 +34,17 @@ _PACKAGES = ("flwr", "tensorflow", "keras", "numpy", "pandas", "scikit-learn")
 
 def figures_table(
     caption: str,
-    rows: Mapping[str, Mapping[str, str]],
+    rows: Mapping[str, Mapping[str, Cell]],
     *,
-    last: Mapping[str, Mapping[str, str]] | None = None,
+    last: Mapping[str, Mapping[str, Cell]] | None = None,
     note: str = "",
     first: str = "hospital",
 ) -> Table:
-    """A table with names in the `first` column and their figures in the others.
-
-    It shows at most MAX_ROWS `rows`, the number of the others, and the `last` rows.
-    """
-    shown, more = formatting.first_of(rows)
-    shown |= last or {}
-    counted = f"And {more:,} more, not shown. " if more else ""
-    columns = (first, *next(iter(shown.values())))
-    cells = tuple((name, *row.values()) for name, row in shown.items())
-    return Table(caption=caption, columns=columns, rows=cells, note=f"{counted}{note}".strip())
+    """A table with names in the `first` column and their figures in the others; the `last` rows sum up the others."""
+    named = [*rows.items(), *(last or {}).items()]
+    columns = tuple(dict.fromkeys(column for _, row in named for column in row))
+    cells = tuple((name, *(row.get(column, "") for column in columns)) for name, row in named)
+    return Table(caption=caption, columns=(first, *columns), rows=cells, note=note, last=len(last or {}))
 
 
 def verdict_cards(

@@ -53,11 +53,11 @@ TEMPLATE = """\
 <table><caption><div><span>Table {{ numbers.table }}</span> {{ block.caption }}</div></caption>
 <thead><tr>{% for column in block.columns %}<th scope="col">{{ column }}</th>{% endfor %}</tr></thead>
 <tbody>
-{% for row in block.rows %}
+{% for row in block.shown_rows %}
 <tr><th scope="row">{{ row[0] }}</th>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
-{% if block.note %}<p class="aside">{{ block.note }}</p>{% endif %}
+{% if block.shown_note %}<p class="aside">{{ block.shown_note }}</p>{% endif %}
 </div>
 {% elif kind == "Picture" %}
 {% set numbers.figure = numbers.figure + 1 %}

@@ -148,5 +148,5 @@ def facts(section: Section) -> dict[str, str]:
 
 
 def rows(table: Table) -> dict[str, tuple[str, ...]]:
-    """Name -> its other cells."""
-    return {row[0]: row[1:] for row in table.rows}
+    """Name -> its other cells, as the page shows them."""
+    return {name: tuple(cells) for name, *cells in table.shown_rows}
