@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.data.split import PatientIds
 from federated_health.ml.metrics import LESS_IS_BETTER
 from federated_health.ml.verdicts import MIN_CLASS_SIZE, Difference, Interval
 
@@ -38,6 +37,7 @@ MAX_CELLS_PER_STEP = 1_000_000
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Folds = npt.NDArray[np.integer[Any]]
+PatientIds = npt.NDArray[np.integer[Any]]
 Times = npt.NDArray[Any]
 """How often each patient is in each draw, [patients, draws]; uint16 as from `resample`, or float64."""
 

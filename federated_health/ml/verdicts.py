@@ -40,6 +40,21 @@ class Difference(Interval):
     p_value: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two models on the same patients, by one figure.
+
+    Attributes:
+        own: figure of the model of the hospital's own rows alone.
+        federated: figure of the federated model.
+        difference: by how much the federated model is better, paired.
+    """
+
+    own: Interval
+    federated: Interval
+    difference: Difference
+
+
 class Verdict(StrEnum):
     """What a hospital gains by joining."""
 
