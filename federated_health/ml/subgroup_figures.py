@@ -117,7 +117,8 @@ def _p_value(figure: str, one: GroupFigures, two: GroupFigures) -> float:
         values = [log(of.positives / of.expected) for of in (one, two)]
         variance = sum(_log_deviation(of) ** 2 for of in (one, two))
     else:
-        values, numbers = zip(*(of.shares[figure] for of in (one, two)), strict=True)
+        shares = [of.shares[figure] for of in (one, two)]
+        values, numbers = [value for value, _ in shares], [number for _, number in shares]
         common = float(np.average(values, weights=numbers))
         variance = common * (1 - common) * sum(1 / number for number in numbers)
     if variance <= 0:

@@ -86,6 +86,9 @@ MAX_AUC_NUMBER = 3.0
 The variance of the placements is 0 where all ranks are right, and too small where most are.
 """
 
+MAX_VARIANCE = 1e6
+"""Largest variance of a calibration intercept or slope; above it the scores tell nothing of it."""
+
 NAMES = tuple(field.name for field in fields(GroupFigures))
 
 
@@ -224,13 +227,18 @@ def _calibrate(scores: Array, labels: Floats, patients: npt.NDArray[Any], *, wit
     if fitted.intercept is not None:
         design = np.ones((len(x), 1))
         variance = _sandwich(design, probability(x + fitted.intercept), y, weights, of)
-        figures |= {"intercept": fitted.intercept, "intercept_variance": float(variance[0, 0])}
+        figures |= _known("intercept", fitted.intercept, float(variance[0, 0]))
     if with_slope and fitted.slope is not None:
         offset = calibration(fitted.slope * x, y, weights).intercept or 0.0
         design = np.column_stack([np.ones_like(x), x])
         variance = _sandwich(design, probability(offset + fitted.slope * x), y, weights, of)
-        figures |= {"slope": fitted.slope, "slope_variance": float(variance[1, 1])}
+        figures |= _known("slope", fitted.slope, float(variance[1, 1]))
     return figures
+
+
+def _known(name: str, value: float, variance: float) -> dict[str, float]:
+    """An estimate and its variance; nothing if it is not defined."""
+    return {name: value, f"{name}_variance": variance} if 0 < variance < MAX_VARIANCE else {}
 
 
 def _sandwich(design: Array, risk: Array, labels: Array, weights: Array, patients: npt.NDArray[Any]) -> Array:
