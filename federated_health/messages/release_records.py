@@ -34,6 +34,7 @@ VALUES: dict[str, tuple[str, tuple[str, ...]]] = {
     "final-evaluation": (FINAL, (*_SUMS, "metrics/noisy-counts")),
     "roc-auc": (FINAL, ("metrics/roc_auc",)),
     "scores": (FINAL, _SCORES),
+    "subgroups": (FINAL, ("metrics/subgroups",)),
     "threshold-scores": (THRESHOLD, _SCORES),
     "masked": ("query.masked", ("vector/content",)),
     "appraisal": (
