@@ -17,6 +17,7 @@ from federated_health.data.task_writing import write_task
 from federated_health.errors import RunError
 from federated_health.ml.targets import target_of
 from federated_health.studies.benefit import benefit_study, training_setups
+from federated_health.studies.benefit.benefit_study import FILES
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.journal import JOURNAL
 from federated_health.studies.benefit.training_setups import EvaluationProtocol, Fit, FitResult
@@ -261,16 +262,23 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Study:
     return study
 
 
-def run(study: Study, out: Path, *, force: bool = False) -> dict[str, Any]:
+def run(
+    study: Study,
+    out: Path,
+    *,
+    force: bool = False,
+    seed: int | None = None,
+    strategies: tuple[str, ...] | None = None,
+) -> dict[str, Any]:
     return benefit_study.run(
         data=out,
         out=out,
         force=force,
         folds=2,
         repeats=1,
-        strategies=study.protocol.strategies,
+        strategies=strategies or study.protocol.strategies,
         tune=False,
-        settings={"seed": study.protocol.settings.seed},
+        settings={"seed": study.protocol.settings.seed if seed is None else seed},
         jobs=1,
         show=lambda *_: None,
     )
@@ -293,7 +301,7 @@ def test_a_study_writes_strict_json_and_a_page(made_up: Study, tmp_path: Path) -
     }
     assert written["study"]["strategies"] == ["fedavg"]
     assert "Benefit of joining" in (tmp_path / "report.html").read_text()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["evidence.json", JOURNAL, "report.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, JOURNAL])
 
 
 def test_a_study_replaces_its_own_report_and_that_of_a_run_with_force_only(made_up: Study, tmp_path: Path) -> None:
@@ -307,10 +315,43 @@ def test_a_study_replaces_its_own_report_and_that_of_a_run_with_force_only(made_
     assert "Benefit of joining" in (tmp_path / "report.html").read_text()
 
 
+def test_another_study_leaves_nothing_of_the_one_that_it_replaces(
+    made_up: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(made_up, tmp_path)
+    (tmp_path / "mine.txt").write_text("a note")
+
+    def fail(*_: object, **__: object) -> None:
+        raise RunError("training diverged")
+
+    monkeypatch.setattr(benefit_study, "run_fits", fail)
+    with pytest.raises(RunError, match="another study"):
+        run(made_up, tmp_path, seed=1)
+    assert set(FILES) < {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(RunError, match="diverged"):
+        run(made_up, tmp_path, seed=1, force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [JOURNAL, "mine.txt"]
+
+
+def test_an_interrupted_addition_to_a_study_keeps_its_results(
+    made_up: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(made_up, tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in FILES}
+
+    def fail(*_: object, **__: object) -> None:
+        raise RunError("training diverged")
+
+    monkeypatch.setattr(benefit_study, "run_fits", fail)
+    with pytest.raises(RunError, match="diverged"):
+        run(made_up, tmp_path, strategies=(*made_up.protocol.strategies, "fedprox"))
+    assert {name: (tmp_path / name).read_bytes() for name in FILES} == before
+
+
 def test_the_same_study_gives_the_same_bytes(made_up: Study, tmp_path: Path) -> None:
     for name in ("one", "two"):
         run(made_up, tmp_path / name)
-    for file in ("evidence.json", "report.html", JOURNAL):
+    for file in (*FILES, JOURNAL):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
 
 
@@ -338,7 +379,7 @@ def test_a_report_that_cannot_be_made_loses_no_figure_and_shows_no_value(
     with pytest.raises(RunError, match=r"report\.html.*ValueError in test_benefit_study\.py.*saved") as caught:
         run(made_up, tmp_path)
     assert "271" not in str(caught.value)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["evidence.json", JOURNAL]
+    assert {path.name for path in tmp_path.iterdir()} == {*FILES, JOURNAL} - {"report.html"}
 
 
 def test_the_console_shows_the_saved_figures(

@@ -13,8 +13,8 @@ from federated_health.data.hospital import Hospital
 from federated_health.data.manifest import find_task_file, read_manifest
 from federated_health.data.task_files import find_task
 from federated_health.data.tasks import Task
-from federated_health.errors import DataError, RunError, SettingsError
-from federated_health.files import make_folder
+from federated_health.errors import DataError, RunError, SettingsError, StorageError
+from federated_health.files import make_folder, sync_folder
 from federated_health.hospital import handlers
 from federated_health.hospital.policy import Policy
 from federated_health.report.formatting import list_some
@@ -121,6 +121,20 @@ def prepare_folder(path: Path, own_files: Iterable[str], *, force: bool) -> None
     if present and not any((path / name).exists() for name in own_files) and not force:
         raise RunError(f"{path}: holds a run ({', '.join(present)}); --force replaces its report")
     make_folder(path)
+
+
+def remove_results(folder: Path, files: Iterable[str]) -> None:
+    """Remove the files of an earlier study's results, in this order; they are removed on disk.
+
+    Raises:
+        StorageError: one cannot be removed.
+    """
+    for path in (folder / name for name in files):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be removed ({error.strerror})") from None
+    sync_folder(folder)
 
 
 def open_run(hospitals: Mapping[str, Hospital], settings: Settings, app: App, policy: Policy | None = None) -> PlainRun:
