@@ -76,11 +76,6 @@ def judge(difference: Difference, p_value: float | None = None) -> Verdict:
     Args:
         p_value: adjusted for the number of hospitals; by default the difference's own.
     """
-    if not isinstance(difference, Difference):
-        difference = Difference(
-            **vars(difference),
-            p_value=None if difference.low is None else float(difference.low <= 0 <= difference.high),
-        )
     p_value = difference.p_value if p_value is None else p_value
     if difference.value is None or p_value is None:
         return Verdict.UNDEFINED
