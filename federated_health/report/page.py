@@ -4,6 +4,7 @@ Independent of medicine, of federated learning and of how pictures are drawn.
 """
 
 import logging
+import re
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from federated_health.report.cells import Cell, show
 from federated_health.report.formatting import MAX_ROWS
 from federated_health.report.svg import own_ids
 from federated_health.report.template import STYLE, TEMPLATE
+
+SYMBOLS = {"good": "▲", "mixed": "◆", "neutral": "●", "bad": "▼", "unknown": "○"}
+"""Tone of a verdict -> the symbol that tells it apart even without colour."""
 
 FOOTER = f"Made by Federated Health {__version__}. This page is one file: it loads nothing and sends nothing."
 
@@ -71,16 +75,26 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A picture: an <svg> element made by this package, which is not escaped, and a description as `alt`."""
+    """A picture with a description as `alt`. Consecutive pictures of a section stand two abreast on a desktop.
+
+    `svg` is made by `report.svg` and not escaped: one <svg> element, or several, which flow beside each other.
+    """
 
     svg: str
     alt: str
     caption: str
+    title: str = ""
+
+    @property
+    def width(self) -> str:
+        """Width of each drawing in CSS pixels at which its text has its own size; more room makes it larger."""
+        found = re.search(r'viewBox="0 0 ([\d.]+)', self.svg)
+        return found[1] if found else "330"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A name, a short verdict, and an explanation. The tone is good, neutral or bad."""
+    """A name, a short verdict with its tone (one of SYMBOLS), and an explanation."""
 
     name: str
     verdict: str
@@ -95,7 +109,48 @@ class Cards:
     items: Sequence[Card]
 
 
-Block: TypeAlias = str | list[str] | dict[str, str] | Caution | Table | Picture | Cards
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """How many there are of one kind, with a tone (one of SYMBOLS)."""
+
+    number: int
+    text: str
+    tone: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """A bar divided into parts, as wide as their numbers, such as hospitals by verdict."""
+
+    title: str
+    parts: Sequence[Share]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """A figure in large type with its name above and an explanation below."""
+
+    name: str
+    value: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Large figures beside each other; beside the picture that follows them in a page's summary."""
+
+    items: Sequence[Number]
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Blocks below a line that is all there is to see until it is opened or printed."""
+
+    title: str
+    blocks: Sequence["Block"]
+
+
+Block: TypeAlias = str | list[str] | dict[str, str] | Caution | Table | Picture | Cards | Strip | Numbers | Folded
 """A paragraph, a bulleted list, names with values, or one of the classes above."""
 
 
@@ -115,11 +170,19 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A page: `lead` is the summary below its title."""
+    """A page. All but its sections fits on the first screen of a desktop.
+
+    Attributes:
+        lead: the question that the page answers.
+        byline: short facts below it, such as the date.
+        summary: the answer at a glance: a strip, large numbers and a picture.
+    """
 
     title: str
     lead: str
     sections: list[Section]
+    byline: Sequence[str] = ()
+    summary: Sequence[Block] = ()
 
     @property
     def tables(self) -> list[tuple[Section, Table]]:
@@ -138,7 +201,7 @@ def render(page: Page, tables: str = "") -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["own_ids"] = own_ids
     footer = f"{FOOTER} {TABLES_BESIDE.format(tables)}" if tables else FOOTER
-    return environment.from_string(TEMPLATE).render(page=page, style=STYLE, footer=footer)
+    return environment.from_string(TEMPLATE).render(page=page, style=STYLE, footer=footer, symbols=SYMBOLS)
 
 
 def write_report(path: Path, make: Callable[[], Page], *, with_tables: bool = True) -> None:

@@ -17,7 +17,7 @@ from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.ml.rounds import Round
 from federated_health.ml.targets.binary_figures import SCORE_FIGURES
-from federated_health.ml.verdicts import Interval
+from federated_health.ml.verdicts import Difference, Interval
 from federated_health.names import FEDERATION, MODEL
 from federated_health.report import sections
 from federated_health.report.cells import Cell, Marked
@@ -195,12 +195,11 @@ def _benefit(run: RunSummary, panels: Panels) -> Iterator[Section]:
     benefits = run.figures.get("joining")
     if not benefits:
         return
-    differences = {name: Interval(**benefit["difference"]) for name, benefit in benefits.items()}
     blocks: list[Block] = [
         f"{'This' if run.hospital else 'Each'} hospital also trained a model on its own patients alone, with the same "
         f"settings, and compared both models on its held-out patients. {panels.compared_explained}",
         *sections.verdict_cards(benefits, panels),
-        *_intervals(differences, panels.difference(), f"difference of {panels.compared}", reference=0.0),
+        *(picture for name in panels.target.comparisons for picture in _differences(benefits, name, panels)),
         panels.verdict_rule,
         Caution(
             "One split of few patients gives wide intervals. If records may be collected in one place, the command "
@@ -208,6 +207,14 @@ def _benefit(run: RunSummary, panels: Panels) -> Iterator[Section]:
         ),
     ]
     yield Section("Benefit of joining", blocks)
+
+
+def _differences(benefits: Mapping[str, Any], name: str, panels: Panels) -> Iterator[Picture]:
+    """The differences by one of the target's `comparisons`."""
+    differences = {of: Difference(**benefit["comparisons"][name]["difference"]) for of, benefit in benefits.items()}
+    yield from _intervals(
+        differences, panels.difference(figure=name), f"difference of {panels.title(name)}", reference=0.0
+    )
 
 
 def _intervals(
@@ -254,9 +261,10 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
     caption = f"Figures on held-out patients{', after the last completed round' if run.stopped else ''}"
     blocks: list[Block] = [sections.figures_table(caption, rows, last=last, note=" ".join(notes))]
     if not run.hospital:
-        compared = panels.target.compared
-        joining = {name: Interval(**benefit[compared]) for name, benefit in run.figures.get("joining", {}).items()}
-        blocks += _intervals(joining, "federated model", panels.compared)
+        compared = {name: benefit["comparisons"] for name, benefit in run.figures.get("joining", {}).items()}
+        for shown in panels.target.comparisons:
+            federated = {name: Interval(**of[shown]["federated"]) for name, of in compared.items()}
+            blocks += _intervals(federated, "federated model", panels.title(shown))
         if federation.get("roc_auc", 0) is not None:
             blocks.append(Caution(panels.pooled_explained))
     return Section(title, blocks)
