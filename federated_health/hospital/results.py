@@ -18,7 +18,7 @@ from federated_health.messages.records import METRICS as METRICS_RECORD
 from federated_health.messages.validation import read_evaluation
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.targets import target_of
-from federated_health.names import METRICS, MODEL, REPORT, SECURE_AGGREGATION
+from federated_health.names import METRICS, MODEL, REPORT, SECURE_AGGREGATION, TABLES
 from federated_health.report.saved_model import save_final_model
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def save_results(
     folder: Path, context: Context, config: TrainConfig, weights: Weights, sent: "tuple[Path, int] | None" = None
 ) -> str:
-    """Write model.keras, metrics.json and report.html: the final model, and this hospital's own figures.
+    """Write model.keras, metrics.json, report.html and its tables: the final model, and this hospital's own figures.
 
     The figures of the other hospitals are not known to it.
 
@@ -65,7 +65,7 @@ def save_results(
         facts={"SHA-256 of the weights": weights_hash(weights)},
     )
     run_page.write_run_report(folder / REPORT, summary)
-    return ", ".join([MODEL, METRICS, REPORT])
+    return ", ".join([MODEL, METRICS, REPORT, f"{TABLES}/"])
 
 
 def _read_evaluation(context: Context, task: Task) -> Evaluation | None:
