@@ -112,9 +112,7 @@ def test_repeats_have_folds_of_their_own_and_count_the_same() -> None:
 
     both = estimate_roc_auc(np.stack([first, second]), labels, folds=folds)
 
-    single = [
-        estimate_roc_auc(scores, labels, folds=fold) for scores, fold in zip((first, second), folds, strict=True)
-    ]
+    single = [estimate_roc_auc(scores, labels, folds=fold) for scores, fold in zip((first, second), folds, strict=True)]
     assert both.value == pytest.approx(np.mean([one.value for one in single]))
     np.testing.assert_allclose(both.influence, np.mean([one.influence for one in single], axis=0))
 
