@@ -180,7 +180,7 @@ def test_benefits_have_a_row_per_hospital_and_figure_with_intervals_as_columns()
     assert north["p_value"] == 0.4
     assert north["federated"] - north["own"] == pytest.approx(0.05)
     assert (north["federated_low"], north["federated_high"]) == pytest.approx((0.7, 0.95))
-    assert table["verdict"].tolist() == [*["no clear difference"] * 2, *["too few patients to tell"] * 2]
+    assert table["verdict"].tolist() == [*["no clear difference"] * 2, *["too few patients"] * 2]
     assert table["difference"].isna().tolist() == [False, False, True, True]
     assert table["p_value"].dtype.kind == "f"
 

@@ -51,7 +51,7 @@ class Benefit(Disclosed):
     """A hospital's comparison of the final model with a model of its own rows alone, on its held-out rows.
 
     Attributes:
-        comparisons: both models by each of the target's `comparisons`, paired (see `ml.bootstrap`); nothing with too
+        comparisons: both models by each of the target's `comparisons`, paired (see `ml.intervals`); nothing with too
             few held-out rows (see `Target.can_compare`).
         calibration: of both models, `own` and `federated`; nothing without comparisons, or of a label that is not
             binary.
