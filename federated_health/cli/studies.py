@@ -163,7 +163,7 @@ def _run(study: Callable[..., dict[str, Any]], flags: argparse.Namespace, noun: 
     }
     own = {name.replace("-", "_"): value for name, value in given.items()}
     with _progress(noun) as show:
-        return study(**own, settings=settings, show=show)
+        return study(**own, settings=settings, show=show, announce=say)
 
 
 @contextmanager
