@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from federated_health.data.subgroups import Subgroup
+from federated_health.data.subgroups import Subgroup, subgroups_of
+from federated_health.data.tasks import Task
 from federated_health.ml.subgroups import GroupFigures, merge_groups
 from federated_health.ml.verdicts import SIGNIFICANCE, Interval, holm
 from federated_health.names import FEDERATION
@@ -126,25 +127,35 @@ def _p_value(figure: str, one: GroupFigures, two: GroupFigures) -> float:
     return 2 * NormalDist().cdf(-abs(values[0] - values[1]) / sqrt(variance))
 
 
-def summarise_subgroups(groups: Sequence[Subgroup], hospitals: Mapping[str, Sequence[GroupFigures]]) -> dict[str, Any]:
-    """`subgroups` as in metrics.json and evidence.json; nothing if no hospital has figures of any group.
+def summarise_subgroups(
+    task: Task, hospitals: Mapping[str, Sequence[GroupFigures]], everyone: str = FEDERATION
+) -> dict[str, Any]:
+    """The figures of subgroups, as under the key `subgroups` of metrics.json and evidence.json.
+
+    Args:
+        hospitals: name -> figures of the task's subgroups, in their order; none where all are suppressed.
+        everyone: name of all hospitals together; empty to leave them out.
 
     Returns:
+        Nothing if no hospital has figures of any group. Else:
         `hospitals`: name -> column -> group -> figures (see `figures_of`).
-        FEDERATION: the same of all hospitals together, each group with `hospitals`, the number of those in it.
-        `comparisons`: number of comparisons of groups; `differences`: those that are clear.
+        `everyone`'s name: the same of all hospitals together, each group with `hospitals`, the number of those in it.
+        `comparisons`: number of comparisons of groups, over all hospitals; `differences`: those that are clear.
     """
-    if not any(sum(of.cells) for parts in hospitals.values() for of in parts):
+    groups = subgroups_of(task)
+    known = {name: parts for name, parts in hospitals.items() if any(any(of.cells) for of in parts)}
+    if not known:
         return {}
-    merged, numbers = [], []
-    for parts in zip(*hospitals.values(), strict=True):
-        merged.append(merge_groups(parts))
-        numbers.append(sum(sum(part.cells) > 0 for part in parts))
+    by_group = list(zip(*known.values(), strict=True))
+    merged = [merge_groups(parts) for parts in by_group]
     clear, comparisons = clear_differences(groups, merged)
-    of_all = [figures_of(of) | {"hospitals": number} for of, number in zip(merged, numbers, strict=True)]
+    of_all = [
+        figures_of(of) | {"hospitals": sum(any(part.cells) for part in parts)}
+        for of, parts in zip(merged, by_group, strict=True)
+    ]
     return {
-        "hospitals": {name: _by_column(groups, map(figures_of, parts)) for name, parts in hospitals.items()},
-        FEDERATION: _by_column(groups, of_all),
+        "hospitals": {name: _by_column(groups, map(figures_of, parts)) for name, parts in sorted(known.items())},
+        **({everyone: _by_column(groups, of_all)} if everyone else {}),
         "comparisons": comparisons,
         "differences": [asdict(difference) for difference in clear],
     }
