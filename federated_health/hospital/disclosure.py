@@ -11,7 +11,7 @@ public data, which the manifest beside the CSV declares, nor of hospitals whose 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -43,9 +43,10 @@ from federated_health.messages.content import (
     TrainingScores,
     Update,
 )
-from federated_health.ml.metrics import MIN_CELL_SIZE, EvaluationSums, Scores
+from federated_health.ml.metrics import LESS_IS_BETTER, MIN_CELL_SIZE, EvaluationSums, Scores
 from federated_health.ml.normalisation import SUM_NAMES, ColumnSums
 from federated_health.ml.targets import target_of
+from federated_health.ml.verdicts import Comparison
 
 if TYPE_CHECKING:
     from federated_health.ml.subgroups import GroupFigures
@@ -57,6 +58,7 @@ ROUNDED = ("loss_sum", "squared_error_sum", "absolute_error_sum")
 """Sums of an evaluation whose means are rounded."""
 
 Mask = npt.NDArray[np.bool_]
+Rounded = TypeVar("Rounded")
 
 
 def disclose(content: Any, hospital: Hospital, policy: Policy, *, is_final: bool = False) -> Any:
@@ -284,12 +286,33 @@ class _Gate:
         is_safe &= np.array(
             [not self.train_is_exposed and column.name not in self.exposed_columns for column in columns]
         )
+        comparisons = {
+            figure: self._round_comparison(comparison) if figure in LESS_IS_BETTER else comparison
+            for figure, comparison in content.comparisons.items()
+        }
         importance = [len(test) * self._round_mean(value / max(len(test), 1)) for value in content.importance]
         return replace(
             content,
+            comparisons=comparisons,
+            calibration={model: self._round(of) for model, of in content.calibration.items()},
             importance=np.array(importance),
             observed=np.where(is_safe, observed, 0.0),
         )
+
+    def _round_comparison(self, comparison: Comparison) -> Comparison:
+        """Mean losses of two models, rounded; not the p-value, which decides the verdict."""
+        difference = self._round(comparison.difference)
+        return Comparison(
+            own=self._round(comparison.own),
+            federated=self._round(comparison.federated),
+            difference=replace(difference, p_value=comparison.difference.p_value),
+        )
+
+    def _round(self, figures: Rounded) -> Rounded:
+        """A dataclass of figures, rounded; those that are None stay so."""
+        known = {name: value for name, value in vars(figures).items() if value is not None}
+        rounded = {name: self._round_mean(value) for name, value in known.items()}
+        return replace(figures, **rounded)  # type: ignore[type-var]  # a dataclass
 
 
 def join_cells(cells: Scores, minimum: int, *, has_deviation: bool = True) -> Scores:

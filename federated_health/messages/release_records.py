@@ -39,7 +39,10 @@ VALUES: dict[str, tuple[str, tuple[str, ...]]] = {
     "masked": ("query.masked", ("vector/content",)),
     "appraisal": (
         BENEFIT,
-        ("metrics/own", "metrics/federated-*", "metrics/difference-*", "metrics/importance", "metrics/observed"),
+        (
+            *("metrics/*-own-*", "metrics/*-federated-*", "metrics/*-difference-*"),
+            *("metrics/importance", "metrics/observed"),
+        ),
     ),
 }
 """Release -> types of messages, separated by spaces, and `record/name` of its values in them; `*` is any text."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from federated_health.data.columns import Measurement
 from federated_health.data.subgroups import subgroups_of
 from federated_health.data.tasks import Task
+from federated_health.messages.benefit import names_of_figures
 from federated_health.messages.records import write_counts
 from federated_health.messages.run_terms import RunTerms
 from federated_health.ml.subgroups import NAMES
@@ -77,8 +78,9 @@ RELEASES: dict[str, Release] = {
     ),
     "appraisal": Release(
         "Once, at the end: the benefit of joining, that is how the federated model compares with the hospital's own on "
-        "the held-out patients; how much the model depends on each column; and how many training patients have a value "
-        "of each column, 0 if fewer than 5.",
+        "the held-out patients (how well each ranks them, how accurate its predictions are, and the difference, with "
+        "intervals and a p-value; of risks, calibration slope and intercept of each); how much the model depends on "
+        "each column; and how many training patients have a value of each column, 0 if fewer than 5.",
         may_be_off=True,
     ),
     "masked": Release(
@@ -114,6 +116,6 @@ def size_of(release: str, task: Task, terms: RunTerms) -> int:
         "scores": scores,
         "threshold-scores": scores if target.has_threshold else 0,
         "subgroups": len(NAMES) * len(subgroups_of(task)),
-        "appraisal": 7 + 2 * len(task.columns),
+        "appraisal": sum(map(len, names_of_figures(target))) + 2 * len(task.columns),
     }
     return 8 * numbers.get(release, 0)
