@@ -38,7 +38,7 @@ def subgroup_sections(
     figures: Mapping[str, Any],
     missing: str = "",
     *,
-    everyone: str = "federation",
+    everyone: str = FEDERATION,
     patients: str = "held-out",
 ) -> Iterator[Section]:
     """Figures of the task's subgroups; nothing if it declares none.
