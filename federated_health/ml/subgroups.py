@@ -8,7 +8,6 @@ strata: merged figures say how much depends on the patients, not on which hospit
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from math import inf
 from typing import Any
 
 import numpy as np
@@ -150,15 +149,14 @@ def _effective_number(shares: Array, patients: npt.NDArray[Any]) -> float:
     """Effective number of rows of a mean of shares, at most their number; 0 of none."""
     if not len(shares):
         return 0.0
-    mean = float(shares.mean())
-    if 0 < mean < 1:
-        return min(float(len(shares)), _number_for(mean, cluster_variance(shares - mean, patients) / len(shares) ** 2))
-    rows_of = np.unique(patients, return_counts=True)[1]
-    return float(len(shares) ** 2 / (rows_of**2).sum())  # as if the rows of a patient were equal
-
-
-def _number_for(share: float, variance: float) -> float:
-    return share * (1 - share) / variance if variance > 0 and 0 < share < 1 else inf
+    mean, (patient_of_row, rows_of) = (
+        float(shares.mean()),
+        np.unique(patients, return_inverse=True, return_counts=True)[1:],
+    )
+    if not 0 < mean < 1:  # as if the rows of a patient were equal
+        return float(len(shares) ** 2 / (rows_of**2).sum())
+    sums = np.bincount(patient_of_row, shares - mean)
+    return min(float(len(shares)), mean * (1 - mean) * len(shares) ** 2 / float((sums**2).sum()))
 
 
 def _calibrate(scores: Array, labels: Floats, patients: npt.NDArray[Any], *, with_slope: bool) -> dict[str, float]:

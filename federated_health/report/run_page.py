@@ -22,6 +22,7 @@ from federated_health.names import FEDERATION, MODEL
 from federated_health.report import sections
 from federated_health.report.cells import Cell, Marked
 from federated_health.report.charts import draw_intervals
+from federated_health.report.decision_curves import sections_of_run
 from federated_health.report.formatting import (
     INTERVAL,
     MAX_ROWS,
@@ -139,6 +140,7 @@ def page_of_run(run: RunSummary) -> Page:
             *sections.learning_curves(run.rounds, panels),
             *_curves(run, panels),
             *_decisions(run, panels),
+            *sections_of_run(run),
             *subgroup_sections(run.task, run.figures, _why_no_subgroups(run)),
             *_holdings(run, panels),
             *_importance(run, panels),

@@ -8,6 +8,7 @@ from federated_health.ml.metrics import MIN_CELL_SIZE, figure_title
 from federated_health.ml.subgroup_figures import COMPARED
 from federated_health.ml.verdicts import MIN_CLASS_SIZE, SIGNIFICANCE, Interval
 from federated_health.names import FEDERATION
+from federated_health.report.cells import Cell
 from federated_health.report.charts import draw_intervals
 from federated_health.report.formatting import INTERVAL, capitalise, list_some, number_of, with_interval
 from federated_health.report.page import Block, Picture, Section
@@ -88,9 +89,9 @@ def _by_group(columns: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str
     return {f"{column}: {name}": of for column, groups in columns.items() for name, of in groups.items()}
 
 
-def _cells(of: Mapping[str, Any]) -> dict[str, str]:
-    numbers = {name: str(of[name]) for name in ("rows", "positives", "hospitals") if name in of}
-    return numbers | {figure_title(name): with_interval(Interval(**of[name])) for name in SHOWN}
+def _cells(of: Mapping[str, Any]) -> dict[str, Cell]:
+    numbers = {name: of[name] for name in ("rows", "positives", "hospitals") if name in of}
+    return numbers | {figure_title(name): Interval(**of[name]) for name in SHOWN}
 
 
 def _describe_differences(
@@ -108,9 +109,7 @@ def _describe_differences(
     meanings = {column.name: column.meaning for column in task.columns}
     sentences = []
     for (column, figure), (_, *pair) in widest.items():
-        lower, higher = (
-            f"{with_interval(Interval(**shown[column][name][figure]))} for {column}: {name}" for name in pair
-        )
+        lower, higher = (f"{with_interval(Interval(**shown[column][name][figure]))} for {name}" for name in pair)
         sentences.append(
             f"{capitalise(figure_title(figure))} differs clearly by {meanings[column]}: {lower}, {higher}."
         )
