@@ -1,9 +1,5 @@
 """Intervals and differences against SciPy, scikit-learn and DeLong by brute force, and at their edges."""
 
-import time
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -13,21 +9,10 @@ from scipy import stats
 from sklearn import metrics as reference
 
 from federated_health.ml.intervals import (
-    Estimate,
-    compare_models,
-    difference_of,
-    estimate_mean,
     estimate_roc_auc,
-    improvement_of,
-    interval_of,
-    mean_of_classes,
-    mean_of_hospitals,
 )
 from federated_health.ml.students_t import p_value_of, quantile_of
-from federated_health.ml.targets import target_of
-from federated_health.ml.targets.binary import probability
-from federated_health.ml.verdicts import Difference, Interval
-from tests.support.targets import task_of
+from federated_health.ml.verdicts import Interval
 
 Array = npt.NDArray[np.float64]
 
@@ -112,9 +97,7 @@ def test_repeats_have_folds_of_their_own_and_count_the_same() -> None:
 
     both = estimate_roc_auc(np.stack([first, second]), labels, folds=folds)
 
-    single = [
-        estimate_roc_auc(scores, labels, folds=fold) for scores, fold in zip((first, second), folds, strict=True)
-    ]
+    single = [estimate_roc_auc(scores, labels, folds=fold) for scores, fold in zip((first, second), folds, strict=True)]
     assert both.value == pytest.approx(np.mean([one.value for one in single]))
     np.testing.assert_allclose(both.influence, np.mean([one.influence for one in single], axis=0))
 
