@@ -13,10 +13,11 @@ from federated_health.files import write_json
 from federated_health.hospital.handlers import task_of
 from federated_health.hospital.private_training import budget_of
 from federated_health.messages.benefit import Benefit, summarise_benefits
-from federated_health.messages.content import BENEFIT, NUM_EXAMPLES, Evaluation, TrainConfig
+from federated_health.messages.content import BENEFIT, NUM_EXAMPLES, SUBGROUPS, Evaluation, TrainConfig
 from federated_health.messages.records import METRICS as METRICS_RECORD
 from federated_health.messages.validation import read_evaluation
 from federated_health.ml.networks import Weights, weights_hash
+from federated_health.ml.subgroup_figures import summarise_subgroups
 from federated_health.ml.targets import target_of
 from federated_health.names import METRICS, MODEL, REPORT, SECURE_AGGREGATION, TABLES
 from federated_health.report.saved_model import save_final_model
@@ -49,6 +50,8 @@ def save_results(
         "hospitals": {name: dict(own)} if own else {},
         **_summarise_benefit(context, task, name, evaluation),
     }
+    if evaluation is not None and (groups := summarise_subgroups(task, {name: evaluation.subgroups}, everyone="")):
+        figures[SUBGROUPS] = groups
     described = run_page.metrics_of(config, stopped=False)
     if not target_of(task).has_threshold:
         described.pop("threshold")
