@@ -34,12 +34,13 @@ class Caution:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table with names in its first column, and numbers in all others."""
+    """A table with names in its first column, and numbers in all others but those of `words`, by name."""
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +81,9 @@ class Cards:
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """How many there are of one kind, with a tone (one of SYMBOLS)."""
+    """How many there are of one kind, None where they need not be counted, with a tone (one of SYMBOLS)."""
 
-    number: int
+    number: int | None
     text: str
     tone: str
 

@@ -109,7 +109,9 @@ class Canvas:
         self.figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
         body = _as_part_of_page(file.getvalue())
         namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-        return f'<svg {namespaces} viewBox="0 0 {self.width:g} {self.height:g}" stroke-linejoin="round">\n{body}\n</svg>'
+        return (
+            f'<svg {namespaces} viewBox="0 0 {self.width:g} {self.height:g}" stroke-linejoin="round">\n{body}\n</svg>'
+        )
 
 
 @contextmanager
