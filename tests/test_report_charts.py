@@ -166,9 +166,7 @@ def test_no_text_is_smaller_than_11_units(kind: str) -> None:
 
 def test_text_stays_inside_the_picture() -> None:
     """Widths are those of matplotlib's font; the browser test uses those of the page."""
-    for picture, drawing in (
-        (picture, drawing) for picture in strained_pictures() for drawing in drawings_of(picture.svg)
-    ):
+    for picture, drawing in ((of, drawing) for of in strained_pictures() for drawing in drawings_of(of.svg)):
         across, height = map(float, drawing.attrib["viewBox"].split()[2:])
         for text in drawing.iter(f"{XML}text"):
             if "x" in text.attrib and "rotate" not in text.get("transform", ""):

@@ -1,15 +1,16 @@
 """What joining brings each hospital, at a glance and in full, on the pages of runs and of studies.
 
-`entries` are those of `joining` in metrics.json, or of a study's hospitals (see `studies.benefit.comparison`), by hospital.
+`entries` are, by hospital, those of `joining` in metrics.json, or of a study (see `studies.benefit.comparison`).
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from federated_health.ml.metrics import LESS_IS_BETTER
+from federated_health.ml.metrics import LESS_IS_BETTER, SMALL_CLASS
 from federated_health.ml.verdicts import Difference, Verdict, verdict_text
 from federated_health.report import svg
+from federated_health.report.cells import Cell
 from federated_health.report.charts import MAX_CARDS, draw_forest
 from federated_health.report.formatting import (
     INTERVAL,
@@ -84,13 +85,14 @@ def verdict_blocks(entries: Entries, panels: Panels, details: Mapping[str, str] 
     """A card per hospital; of many hospitals a table, with the sentences folded.
 
     Args:
-        details: hospital -> text after the sentence on its verdict.
+        details: hospital -> text after its figures.
     """
+    is_table = len(entries) > MAX_CARDS
     texts = {
-        name: f"{describe_verdict(panels.target, entry)} {(details or {}).get(name, '')}".strip()
+        name: " ".join(filter(None, _explain(entry, panels, (details or {}).get(name, ""), has_figures=not is_table)))
         for name, entry in entries.items()
     }
-    if len(entries) <= MAX_CARDS:
+    if not is_table:
         yield Cards(
             [
                 Card(name=name, verdict=verdict_text(entry["verdict"]), tone=TONES[entry["verdict"]], text=texts[name])
@@ -102,17 +104,36 @@ def verdict_blocks(entries: Entries, panels: Panels, details: Mapping[str, str] 
     yield Folded("In words, hospital by hospital", [{name: texts[name] for name in entries}])
 
 
+def _explain(entry: Mapping[str, Any], panels: Panels, details: str, *, has_figures: bool) -> Iterator[str]:
+    """Sentences on a hospital's verdict, with its differences if they are not in a table."""
+    target = panels.target
+    yield describe_verdict(target, entry)
+    differences = {name: Difference(**of["difference"]) for name, of in entry["comparisons"].items()}
+    known = [
+        f"{panels.title(name)} {with_interval(difference, signed=True)}"
+        for name, difference in differences.items()
+        if difference.value is not None
+    ]
+    if known and has_figures:
+        yield f"By how much it is better: {'; '.join(known)}."
+    yield details
+    if entry["verdict"] != Verdict.UNDEFINED and entry["small"]:
+        few = capitalise(target.describe_few(SMALL_CLASS))
+        yield f"{few}: one patient more or less would change these figures considerably."
+    yield from (f"Problem in this run: {text}" for text in entry.get("data_warnings", ()))
+
+
 def _verdict_table(entries: Entries, panels: Panels) -> Table:
     """One row per hospital, with its verdict and what it rests on."""
     names = panels.target.comparisons
     rows = []
     for hospital, entry in entries.items():
-        cells = [hospital, f"{SYMBOLS[TONES[entry['verdict']]]} {verdict_text(entry['verdict'])}"]
+        cells: list[Cell] = [hospital, f"{SYMBOLS[TONES[entry['verdict']]]} {verdict_text(entry['verdict'])}"]
         for name in names:
             of = entry["comparisons"][name]
             own, federated = (of[model]["value"] for model in ("own", "federated"))
             both = NOT_DEFINED if own is None else f"{figure(own)} \N{RIGHTWARDS ARROW} {figure(federated)}"
-            cells += [with_interval(Difference(**of["difference"]), signed=True), both]
+            cells += [Difference(**of["difference"]), both]
         rows.append(tuple(cells))
     columns = ["hospital", "verdict"]
     for name in names:

@@ -14,6 +14,8 @@ from typing import TypeAlias
 from federated_health import __version__
 from federated_health.errors import RunError
 from federated_health.files import write_text
+from federated_health.report.cells import Cell, show
+from federated_health.report.formatting import MAX_ROWS
 from federated_health.report.svg import own_ids
 from federated_health.report.template import STYLE, TEMPLATE
 
@@ -34,13 +36,39 @@ class Caution:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table with names in its first column, and numbers in all others but those of `words`, by name."""
+    """A table with names in its first column, and numbers in all others.
+
+    A page shows the first MAX_ROWS rows and the `last` ones, and the number of the others.
+
+    Attributes:
+        last: number of rows at the end that sum up the others.
+        words: columns of words besides the first, by name; others hold numbers.
+    """
 
     caption: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
     words: tuple[str, ...] = ()
+    last: int = 0
+
+    @property
+    def hidden(self) -> int:
+        """Number of rows that the page does not show."""
+        return max(0, len(self.rows) - self.last - MAX_ROWS)
+
+    @property
+    def shown_rows(self) -> list[list[str]]:
+        """The rows that the page shows, as text."""
+        first = len(self.rows) - self.last - self.hidden
+        shown = [*self.rows[:first], *self.rows[first + self.hidden :]]
+        return [[show(cell) for cell in row] for row in shown]
+
+    @property
+    def shown_note(self) -> str:
+        """The note below the table, with the number of rows that it does not show."""
+        more = f"And {self.hidden:,} more, not shown. " if self.hidden else ""
+        return f"{more}{self.note}".strip()
 
 
 @dataclass(frozen=True, kw_only=True)

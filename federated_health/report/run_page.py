@@ -20,6 +20,7 @@ from federated_health.ml.targets.binary_figures import SCORE_FIGURES
 from federated_health.ml.verdicts import Interval
 from federated_health.names import FEDERATION, MODEL
 from federated_health.report import overview, sections
+from federated_health.report.cells import Cell, Marked
 from federated_health.report.charts import draw_forest
 from federated_health.report.formatting import (
     INTERVAL,
@@ -219,9 +220,9 @@ def _participants(run: RunSummary) -> Iterator[Section]:
         return
     rows = {
         name: {
-            f"training {run.task.noun}": str(registration.train_examples),
-            f"held-out {run.task.noun}": str(registration.test_examples),
-            "rounds trained": str(run.rounds_trained[name]),
+            f"training {run.task.noun}": registration.train_examples,
+            f"held-out {run.task.noun}": registration.test_examples,
+            "rounds trained": run.rounds_trained[name],
         }
         for name, registration in sorted(run.registrations.items())
     }
@@ -295,14 +296,14 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
     federation = run.figures["federation"]
     if not rows and federation is None:
         return Section(title, ["No hospital evaluated the model: there are no figures."])
-    last, is_marked = {}, False
+    last: dict[str, dict[str, Cell]] = {}
+    is_marked = False
     if federation is not None:
         last[FEDERATION] = _figures(federation, panels)
         if "mean_roc_auc" in federation:
-            mean, small = figure(federation["mean_roc_auc"]), federation["small_in_mean"]
-            if is_marked := federation["mean_roc_auc"] is not None and small != 0:
-                mean += " *"
-            last["hospital mean"] = {**dict.fromkeys(last[FEDERATION], ""), figure_title("roc_auc"): mean}
+            mean, small = federation["mean_roc_auc"], federation["small_in_mean"]
+            is_marked = mean is not None and small != 0
+            last["hospital mean"] = {figure_title("roc_auc"): Marked(mean) if is_marked else mean}
     are_without_auc = run.stopped and panels.target.has_classes
     notes = ["The run was stopped before hospitals computed ROC-AUCs."] if are_without_auc else []
     if is_marked:
@@ -322,12 +323,12 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
     return Section(title, blocks)
 
 
-def _figures(row: Mapping[str, float | None], panels: Panels) -> dict[str, str]:
+def _figures(row: Mapping[str, float | None], panels: Panels) -> dict[str, Cell]:
     if any(key.endswith("_noise") for key in row):
-        noisy = load_private_runs().with_noise(row, figure)
+        noisy = load_private_runs().with_noise(row)
         known = [key for key in _key_figures_first(panels) if row.get(key) is not None or key not in SCORE_FIGURES]
-        return {panels.title(key): noisy.get(key) or figure(None) for key in known}
-    return {panels.title(key): figure(row.get(key)) for key in _key_figures_first(panels)}
+        return {panels.title(key): noisy.get(key) for key in known}
+    return {panels.title(key): row.get(key) for key in _key_figures_first(panels)}
 
 
 def _key_figures_first(panels: Panels) -> list[str]:

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from federated_health import __version__
 from federated_health.data.tasks import Task
-from federated_health.ml.metrics import SMALL_CLASS
 from federated_health.ml.networks import FILE, number_of_weights
 from federated_health.ml.rounds import Round
 from federated_health.ml.targets import target_of
-from federated_health.ml.verdicts import Difference, Verdict, verdict_text
 from federated_health.names import FEDERATION
 from federated_health.report import charts, formatting
-from federated_health.report.page import Block, Card, Cards, Caution, Folded, Picture, Section, Table
+from federated_health.report.cells import Cell
+from federated_health.report.page import Block, Caution, Folded, Picture, Section, Table
 from federated_health.report.svg import MAX_LINES
 from federated_health.setting_fields import flag_of
 from federated_health.settings import OPERATIONAL, Settings
@@ -38,59 +37,17 @@ _PACKAGES = ("flwr", "tensorflow", "keras", "numpy", "pandas", "scikit-learn")
 
 def figures_table(
     caption: str,
-    rows: Mapping[str, Mapping[str, str]],
+    rows: Mapping[str, Mapping[str, Cell]],
     *,
-    last: Mapping[str, Mapping[str, str]] | None = None,
+    last: Mapping[str, Mapping[str, Cell]] | None = None,
     note: str = "",
     first: str = "hospital",
 ) -> Table:
-    """A table with names in the `first` column and their figures in the others.
-
-    It shows at most MAX_ROWS `rows`, the number of the others, and the `last` rows.
-    """
-    shown, more = formatting.first_of(rows)
-    shown |= last or {}
-    counted = f"And {more:,} more, not shown. " if more else ""
-    columns = (first, *next(iter(shown.values())))
-    cells = tuple((name, *row.values()) for name, row in shown.items())
-    return Table(caption=caption, columns=columns, rows=cells, note=f"{counted}{note}".strip())
-
-
-def verdict_cards(
-    benefits: Mapping[str, Mapping[str, Any]], panels: "Panels", details: Mapping[str, str] | None = None
-) -> list[Block]:
-    """Cards of the first MAX_ROWS hospitals, and the number of the others.
-
-    Args:
-        benefits: hospital -> its entry of `joining` in metrics.json.
-        details: hospital -> text after its figures.
-    """
-    shown, more = formatting.first_of(benefits)
-    cards = [_verdict_card(name, benefit, panels, (details or {}).get(name, "")) for name, benefit in shown.items()]
-    return [Cards(cards), *([f"And {formatting.number_of(more, 'more hospital')}, not shown."] if more else [])]
-
-
-def _verdict_card(name: str, benefit: Mapping[str, Any], panels: "Panels", details: str) -> Card:
-    verdict, difference, parts = benefit["verdict"], Difference(**benefit["difference"]), []
-    target = panels.target
-    if difference.value is not None:
-        compared = target.compared
-        federated, own = (
-            formatting.figure(value) for value in (benefit[compared]["value"], benefit[f"own_{compared}"])
-        )
-        title = formatting.capitalise(panels.compared)
-        both = f"{title} {federated} with the federation, {own} with its own patients alone"
-        change = "improvement" if target.less_is_better else "difference"
-        parts.append(f"{both}; {change} {formatting.with_interval(difference, signed=True)}.")
-    parts += [details] if details else []
-    if verdict == Verdict.UNDEFINED:
-        parts.append(f"{formatting.capitalise(target.no_verdict)}: too few for a verdict.")
-    elif benefit["small"]:
-        few = formatting.capitalise(target.describe_few(SMALL_CLASS))
-        parts.append(f"{few}: one patient more or less would change these figures considerably.")
-    parts += [f"Problem in this run: {text}" for text in benefit.get("data_warnings", ())]
-    tone = "good" if verdict == Verdict.GAINS else "bad" if verdict == Verdict.LOSES else "neutral"
-    return Card(name=name, verdict=verdict_text(verdict), tone=tone, text=" ".join(parts))
+    """A table with names in the `first` column and their figures in the others; the `last` rows sum up the others."""
+    named = [*rows.items(), *(last or {}).items()]
+    columns = tuple(dict.fromkeys(column for _, row in named for column in row))
+    cells = tuple((name, *(row.get(column, "") for column in columns)) for name, row in named)
+    return Table(caption=caption, columns=(first, *columns), rows=cells, note=note, last=len(last or {}))
 
 
 def learning_curves(rounds: Sequence[Round], panels: "Panels") -> Iterator[Section]:
@@ -143,11 +100,6 @@ def abreast(title: str, parts: Sequence[Section]) -> Iterator[Section]:
 def largest_panels(hospitals: Mapping[str, T], sizes: Mapping[str, int]) -> tuple[dict[str, T], str]:
     """The hospitals that get a panel, and a sentence that says which if those are not all."""
     return formatting.largest_of(hospitals, sizes, MAX_PANELS)
-
-
-def first_panels(hospitals: Mapping[str, T]) -> tuple[dict[str, T], str]:
-    """The first hospitals, for readers that have not moved to `largest_panels` yet."""
-    return largest_panels(hospitals, {})
 
 
 def holdings_section(
@@ -226,8 +178,8 @@ def network_section(task: Task, config: "TrainConfig") -> Section:
     facts |= {"outputs": str(target_of(task).outputs), "loss": target_of(task).loss_name}
     steps = "all rows" if not config.batch_size else f"{config.batch_size} rows"
     facts["training"] = (
-        f"{config.optimizer}, learning rate {config.learning_rate:g}, {formatting.number_of(config.local_epochs, 'epoch')} per "
-        f"round, {steps} per step"
+        f"{config.optimizer}, learning rate {config.learning_rate:g}, "
+        f"{formatting.number_of(config.local_epochs, 'epoch')} per round, {steps} per step"
     )
     return Section("Network", [facts])
 

@@ -48,13 +48,13 @@ TEMPLATE = """\
 <th scope="col"{{ " class=words"|safe if column in block.words }}>{{ column }}</th>
 {% endfor %}</tr></thead>
 <tbody>
-{% for row in block.rows %}
+{% for row in block.shown_rows %}
 <tr><th scope="row">{{ row[0] }}</th>{% for cell in row[1:] %}
 <td{{ " class=words"|safe if block.columns[loop.index] in block.words }}>{{ cell }}</td>
 {% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
-{% if block.note %}<p class="aside">{{ block.note }}</p>{% endif %}
+{% if block.shown_note %}<p class="aside">{{ block.shown_note }}</p>{% endif %}
 </div>
 {% elif kind == "Picture" %}
 {% set numbers.figure = numbers.figure + 1 %}
@@ -147,7 +147,8 @@ a { color: var(--link); text-underline-offset: .2em; text-decoration-thickness: 
 .skip { position: absolute; left: 1rem; top: -5rem; padding: .5rem 1rem; background: var(--paper); }
 .skip:focus { top: 1rem; z-index: 2; }
 h1, h2, h3 { line-height: 1.2; text-wrap: balance; }
-h1 { margin: 0 0 .5rem; font-size: clamp(1.625rem, 1.4rem + 1.2vw, 2.125rem); font-weight: 650; letter-spacing: -.02em; }
+h1 { margin: 0 0 .5rem; font-size: clamp(1.625rem, 1.4rem + 1.2vw, 2.125rem); }
+h1 { font-weight: 650; letter-spacing: -.02em; }
 .lead { margin: 0; max-width: 56rem; font-size: 1.125rem; line-height: 1.45; text-wrap: pretty; }
 .byline { display: flex; flex-wrap: wrap; margin: .5rem 0 0; padding: 0; max-width: none; list-style: none; }
 .byline li { margin: 0; color: var(--muted); font-size: .9375rem; }
@@ -160,7 +161,8 @@ main:focus { outline: none; }
 .overview > * { margin: 0; min-width: 0; }
 .strip h2 { margin: 0 0 .5rem; color: var(--muted); font-size: .9375rem; font-weight: 600; }
 .strip ul { display: flex; flex-wrap: wrap; gap: .25rem; margin: 0; padding: 0; max-width: none; list-style: none; }
-.strip li { flex: 1 1 auto; margin: 0; padding: .5rem .9rem; border-radius: .35rem; font-size: .9375rem; white-space: nowrap; }
+.strip li { flex: 1 1 auto; margin: 0; padding: .5rem .9rem; border-radius: .35rem; }
+.strip li { font-size: .9375rem; white-space: nowrap; }
 .strip strong { margin-right: .25rem; font-size: 1.25rem; font-weight: 650; }
 .numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 12rem), 1fr)); gap: 1rem 2.5rem; }
 .numbers { max-width: none; }
@@ -223,7 +225,8 @@ td { min-width: 4rem; max-width: 22rem; white-space: nowrap; }
 td:not(.words), thead th + th:not(.words) { text-align: right; }
 .picture { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--width)), 1fr)); gap: .75rem; }
 .picture svg {
-  display: block; width: 100%; max-width: calc(1.3 * var(--width)); height: auto; font-family: inherit; overflow: visible;
+  display: block; width: 100%; max-width: calc(1.3 * var(--width)); height: auto;
+  font-family: inherit; overflow: visible;
 }
 .axis { grid-column: 1 / -1; margin: 0; color: var(--muted); font-size: .8125rem; line-height: 1.3; }
 .cards {
@@ -245,9 +248,10 @@ td:not(.words), thead th + th:not(.words) { text-align: right; }
 .neutral .verdict, .strip .neutral { color: var(--neutral); background: var(--neutral-back); }
 .bad .verdict, .strip .bad { color: var(--bad); background: var(--bad-back); }
 .unknown .verdict, .strip .unknown { color: var(--muted); background: var(--panel); }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 2rem; max-width: none; }
-.facts div { display: grid; grid-template-columns: 10rem minmax(0, 1fr); gap: 1rem; border-bottom: 1px solid var(--grid); }
-.facts div { padding: .4rem 0; font-size: .9375rem; line-height: 1.45; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 2rem; }
+.facts { max-width: none; }
+.facts div { display: grid; grid-template-columns: 10rem minmax(0, 1fr); gap: 1rem; }
+.facts div { padding: .4rem 0; border-bottom: 1px solid var(--grid); font-size: .9375rem; line-height: 1.45; }
 dt { color: var(--muted); overflow-wrap: anywhere; }
 dd { margin: 0; min-width: 0; overflow-wrap: anywhere; }
 footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--muted); }

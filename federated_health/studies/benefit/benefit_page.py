@@ -8,7 +8,7 @@ import numpy as np
 
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, figure_title, merge_counts
 from federated_health.ml.verdicts import Difference, Interval
-from federated_health.report import formatting, sections
+from federated_health.report import formatting, overview, sections
 from federated_health.report.charts import draw_intervals
 from federated_health.report.formatting import describe_small_in_mean
 from federated_health.report.page import Block, Caution, Page, Picture, Section, Table
@@ -119,9 +119,14 @@ def _verdicts(panels: Panels, figures: Figures) -> Section:
     for name, entry in figures["hospitals"].items():
         benefits[name] = {
             **entry,
-            compared: entry["models"][TrainingSetup.FEDERATED][compared],
-            f"own_{compared}": _figure(panels, entry, TrainingSetup.OWN).value,
-            "difference": asdict(_difference(panels, entry, TrainingSetup.OWN)),
+            "comparisons": {
+                compared: {
+                    "verdict": entry["verdict"],
+                    "own": entry["models"][TrainingSetup.OWN][compared],
+                    "federated": entry["models"][TrainingSetup.FEDERATED][compared],
+                    "difference": asdict(_difference(panels, entry, TrainingSetup.OWN)),
+                }
+            },
         }
         details[name] = f"{_number_of_patients(entry)}{panels.describe_labels(entry)}."
         left_out = _signed(_difference(panels, entry, TrainingSetup.LEAVE_ONE_OUT))
@@ -139,7 +144,7 @@ def _verdicts(panels: Panels, figures: Figures) -> Section:
     blocks: list[Block] = [
         f"Four training setups, each tested on held-out patients. {panels.compared_explained}",
         SETUPS,
-        *sections.verdict_cards(benefits, panels, details),
+        *overview.verdict_blocks(benefits, panels, details),
     ]
     if (mean := _signed(_difference(panels, figures["mean"], TrainingSetup.OWN))) != formatting.NOT_DEFINED:
         blocks.append(f"Mean over hospitals, {panels.difference('federated', 'own patients only')}: {mean}.")
@@ -248,7 +253,7 @@ def _curves_and_decisions(panels: Panels, scores: Scores, figures: Figures) -> I
     groups = {name: target.group_scores(outputs[name], labels) for name, labels in scores.labels.items()}
     yield from panels.curves(groups)
     sums = {name: target.measure(outputs[name], labels, DEFAULT_THRESHOLD) for name, labels in scores.labels.items()}
-    drawn, more = sections.first_panels(sums)
+    drawn, more = sections.largest_panels(sums, {name: part.examples for name, part in sums.items()})
     drawn[sections.ALL] = merge_counts(sums.values())
     caption = f"Held-out patients of the first repeat, by the federated models. {more}"
     yield from panels.decisions(drawn, caption.strip())
