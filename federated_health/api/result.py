@@ -144,7 +144,8 @@ class Result:
         return self._run.weights
 
     def _write_report(self, path: Path, facts: Mapping[str, str]) -> None:
-        summary = summarise(self._run, self._figures, stopped=False, facts=facts)
+        date = report.load().formatting.today()
+        summary = summarise(self._run, self._figures, stopped=False, facts=facts, date=date)
         report.load().run_page.write_run_report(path, summary)
 
     def _size(self) -> str:

@@ -66,6 +66,7 @@ def save_results(
         privacy_spent=budget_of(context).summary().describe() if config.privacy else "",
         sent=_list_sent(*sent) if sent else (),
         facts={"SHA-256 of the weights": weights_hash(weights)},
+        date=report.load().formatting.today(),
     )
     run_page.write_run_report(folder / REPORT, summary)
     return ", ".join([MODEL, METRICS, REPORT, f"{TABLES}/"])
