@@ -26,9 +26,9 @@ def intervals(fitted, patients):
     return np.column_stack([result.params, result.conf_int()])
 
 
-@pytest.mark.parametrize("patients", [None, np.arange(1200) // 2], ids=["one row per patient", "two rows"])
+@pytest.mark.parametrize("patients", [None, np.arange(2000) // 2], ids=["one row per patient", "two rows"])
 def test_line_and_intervals_are_those_of_logistic_regression(patients):
-    log_odds, labels = draw_patients(len(patients) if patients is not None else 400, 0.8, 0.6)
+    log_odds, labels = draw_patients(400 if patients is None else len(patients), 0.8, 0.6)
     found = fit_recalibration(log_odds, labels, patients)
     model = sm.GLM(labels, sm.add_constant(log_odds), family=sm.families.Binomial())
     np.testing.assert_allclose(
