@@ -1,6 +1,12 @@
-"""Recalibration of a model's risks for the patients of one hospital."""
+"""Recalibration of a model's risks for the patients of one hospital.
+
+It is fitted to rows that the model was trained on, to which its risks fit better than to new patients. There a slope is
+too large. So a slope below 1 (risks too extreme) is believed where it is clear, and one above 1 never is;
+docs/evidence.md has the measurements.
+"""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,12 +15,6 @@ from federated_health.ml.bootstrap import Array, Floats, labels_of_patients, rar
 from federated_health.ml.calibration import fit_logistic
 from federated_health.ml.targets.binary import probability
 from federated_health.ml.verdicts import MIN_CLASS_SIZE, Interval
-
-MIN_CLASS_SIZE_OF_SLOPE = 50
-"""Smallest class of patients for which a slope is fitted; with fewer, only the intercept is."""
-
-MIN_SLOPE, MAX_SLOPE = 0.1, 10.0
-"""Slopes beyond these say that the log-odds hardly rank, or nearly separate, the patients: no slope is fitted."""
 
 MAX_BOUND = 100.0
 """Largest distance from 0 of a coefficient or an end of its interval; beyond, the patients do not determine it."""
@@ -45,12 +45,10 @@ class Recalibration:
 
 
 def fit_recalibration(log_odds: Floats, labels: Floats, patients: PatientIds | None = None) -> Recalibration | None:
-    """Fit intercept and slope by logistic regression of the outcome on the log-odds, with 95 % Wald intervals.
+    """Fit a hospital's recalibration by logistic regression of the outcome on the log-odds, with 95 % Wald intervals.
 
-    Only the intercept is fitted, with the slope held at 1, where the smaller class has fewer than
-    MIN_CLASS_SIZE_OF_SLOPE patients, where the log-odds separate the classes, or where the slope is not between
-    MIN_SLOPE and MAX_SLOPE. None with fewer than MIN_CLASS_SIZE patients of a class, or if the log-odds are so extreme
-    that they do not determine an intercept.
+    The slope is held at 1 unless its interval lies below 1. None with fewer than MIN_CLASS_SIZE patients of a class, or
+    if the log-odds are so extreme that they do not determine an intercept.
 
     Args:
         log_odds, labels: [rows].
@@ -58,32 +56,40 @@ def fit_recalibration(log_odds: Floats, labels: Floats, patients: PatientIds | N
             if each row is a patient of its own.
     """
     x, y = np.asarray(log_odds, dtype=np.float64), np.asarray(labels, dtype=np.float64)
-    smaller = rarer_class(labels_of_patients(y, patients))
-    if smaller < MIN_CLASS_SIZE or not np.isfinite(x).all():
+    if rarer_class(labels_of_patients(y, patients)) < MIN_CLASS_SIZE or not np.isfinite(x).all():
         return None
-    if smaller >= MIN_CLASS_SIZE_OF_SLOPE and (with_slope := _fit_line(x, y, patients)) is not None:
-        return with_slope
-    fitted = _fit_intervals(np.ones((len(x), 1)), x, y, patients, np.eye(1))
-    return Recalibration(intercept=fitted[0]) if fitted else None
+    if line := _fit_line(x, y, patients):
+        intercept, slope = line
+        if slope.value > 0 and slope.high < 1:
+            return Recalibration(intercept=intercept.interval, slope=slope.interval)
+    fitted = _fit(np.ones((len(x), 1)), x, y, patients, np.eye(1))
+    return Recalibration(intercept=fitted[0].interval) if fitted else None
 
 
-def _fit_line(x: Array, y: Array, patients: PatientIds | None) -> Recalibration | None:
-    """Intercept and slope; None where the slope is not defined, or out of range."""
-    middle, deviation = float(x.mean()), float(x.std())
+class _Coefficient(NamedTuple):
+    value: float
+    low: float
+    high: float
+
+    @property
+    def interval(self) -> Interval:
+        return Interval(**self._asdict())
+
+
+def _fit_line(x: Array, y: Array, patients: PatientIds | None) -> list[_Coefficient]:
+    """Intercept and slope; nothing where the log-odds separate the classes."""
     positive, negative = x[y == 1], x[y == 0]
     if positive.min() >= negative.max() or positive.max() <= negative.min():  # as of equal scores
-        return None
+        return []
+    middle, deviation = float(x.mean()), float(x.std())
     design = np.column_stack([np.ones_like(x), (x - middle) / deviation])
     original = np.array([[1.0, -middle / deviation], [0.0, 1.0 / deviation]])
-    fitted = _fit_intervals(design, np.zeros_like(x), y, patients, original)
-    if not fitted or not MIN_SLOPE <= (fitted[1].value or 0.0) <= MAX_SLOPE:
-        return None
-    return Recalibration(intercept=fitted[0], slope=fitted[1])
+    return _fit(design, np.zeros_like(x), y, patients, original)
 
 
-def _fit_intervals(
+def _fit(
     design: Array, offset: Array, labels: Array, patients: PatientIds | None, transform: Array
-) -> list[Interval]:
+) -> list[_Coefficient]:
     """Coefficients of a logistic regression with their intervals, after a linear transform, [coefficients, variables].
 
     Nothing if they are not determined (see MAX_BOUND).
@@ -108,9 +114,5 @@ def _fit_intervals(
         covariance = correction * covariance @ scores.T @ scores @ covariance
     values = transform @ coefficients
     margins = QUANTILE * np.sqrt(np.diag(transform @ covariance @ transform.T))
-    if (np.abs(values) + margins > MAX_BOUND).any():
-        return []
-    return [
-        Interval(value=float(value), low=float(value - margin), high=float(value + margin))
-        for value, margin in zip(values, margins, strict=True)
-    ]
+    ends = np.column_stack([values, values - margins, values + margins])
+    return [_Coefficient(*row) for row in ends.tolist()] if np.abs(ends).max() <= MAX_BOUND else []
