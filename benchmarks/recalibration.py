@@ -23,12 +23,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import client
 import numpy as np
 import numpy.typing as npt
 from common import quieten, write_uci
 from readmission import check_hospitals, divide_stays
 
+import client
 from federated_health.data.hospital import Hospital, load_hospital, split_hospital
 from federated_health.data.sources.source import read_diabetes
 from federated_health.hospital.handlers import InMemoryHospital
@@ -113,12 +113,12 @@ def average(splits: Sequence[Mapping[str, Mapping[str, Mapping[str, float]]]]) -
         for name, found in split.items():
             by_hospital[name].append(found)
     hospitals = {}
-    for name, found in sorted(by_hospital.items()):
-        rows: dict[str, Any] = {"splits": len(found)}
-        for part in found[0]:
-            rows[part] = {key: mean(one[part][key] for one in found) for key in found[0][part]}
+    for name, measured in sorted(by_hospital.items()):
+        rows: dict[str, Any] = {"splits": len(measured)}
+        for part in measured[0]:
+            rows[part] = {key: mean(one[part][key] for one in measured) for key in measured[0][part]}
         for fit in FITS:
-            rows[fit]["share_better"] = mean(one[fit]["log_loss"] < 0 for one in found)
+            rows[fit]["share_better"] = mean(one[fit]["log_loss"] < 0 for one in measured)
         hospitals[name] = rows
     of_all = {
         fit: {
