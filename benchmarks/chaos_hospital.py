@@ -32,7 +32,6 @@ from federated_health.messages.records import METRICS, weights_from_record
 from federated_health.messages.server_messages import read_train_config
 from federated_health.ml.networks import Weights, weight_shapes
 from federated_health.ml.targets.binary import Counts
-from federated_health.ml.verdicts import Interval
 from federated_health.transport.framing import Serialised
 
 MEMORY, STEP = 0.9, 0.1
@@ -90,9 +89,8 @@ def light_app(pause: float, silent: Mapping[str, frozenset[int]] | None = None) 
         time.sleep(pause)
         columns = len(hospital_of(message, context).task.columns)
         appraisal = Benefit(
-            federated=Interval(),
-            own=None,
-            difference=Interval(),
+            comparisons={},
+            calibration={},
             importance=np.zeros(columns),
             observed=np.zeros(columns),
         )

@@ -23,11 +23,12 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import Evaluation, Registration, TrainingScores, Update
 from federated_health.messages.validation import read_evaluation, read_registration, read_training_scores, read_update
+from federated_health.ml.calibration import Calibration
 from federated_health.ml.networks import Network, initial_weights, weight_shapes
 from federated_health.ml.normalisation import ColumnSums
 from federated_health.ml.targets import target_of
 from federated_health.ml.targets.binary import Counts
-from federated_health.ml.verdicts import Interval
+from federated_health.ml.verdicts import Comparison, Difference, Interval
 from federated_health.server.problem_log import ProblemLog
 from federated_health.server.replies import ReplyCollector
 from federated_health.transport.framing import Receiver, UndecodableError, serialise_reply
@@ -57,6 +58,8 @@ def _originals() -> dict[str, RecordDict]:
     counts = Counts(true_positives=12, false_positives=8, true_negatives=18, false_negatives=2, loss_sum=9.5)
     columns = len(TASK.columns)
     full = np.full(len(middle), float(ROWS))
+    lower, higher = Interval(value=0.7, low=0.5, high=0.85), Interval(value=0.75, low=0.5, high=0.9)
+    difference = Difference(value=0.05, low=-0.1, high=0.25, p_value=0.3)
     return {
         "introduction": Registration(
             name="cleveland",
@@ -76,9 +79,11 @@ def _originals() -> dict[str, RecordDict]:
         ).to_content(),
         "scores": TrainingScores(positives=cells, negatives=cells).to_content(),
         "appraisal": Benefit(
-            federated=Interval(value=0.75, low=0.5, high=0.9),
-            own=0.7,
-            difference=Interval(value=0.05, low=-0.1, high=0.25),
+            comparisons={
+                "roc_auc": Comparison(own=lower, federated=higher, difference=difference),
+                "brier": Comparison(own=higher, federated=lower, difference=difference),
+            },
+            calibration=dict.fromkeys(("own", "federated"), Calibration(slope=0.9, intercept=-0.2)),
             importance=np.linspace(-1, 1, columns),
             observed=np.full(columns, 30.0),
         ).to_content(),

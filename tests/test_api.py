@@ -171,20 +171,34 @@ def test_curves_have_a_row_per_round_and_hospital() -> None:
     assert curves["train_loss"].tolist() == pytest.approx([0.6, 0.8, 2 / 3, 0.5, 0.7, 17 / 30], abs=1e-6)
 
 
-def test_benefits_have_a_row_per_hospital_with_intervals_as_columns() -> None:
+def test_benefits_have_a_row_per_hospital_and_figure_with_intervals_as_columns() -> None:
     table = result_of().benefit
 
-    difference = table[["difference", "difference_low", "difference_high"]]
-    assert difference.to_numpy().tolist()[0] == [0.05, -0.01, 0.11]
-    assert table["verdict"].tolist() == ["no clear difference", "too few patients to tell"]
-    assert np.isnan(table["difference"]["south"])
+    assert table.index.tolist() == [(name, figure) for name in ("north", "south") for figure in ("roc_auc", "brier")]
+    north = table.loc[("north", "roc_auc")]
+    assert north[["difference", "difference_low", "difference_high", "p_value"]].tolist() == [0.05, -0.01, 0.11, 0.4]
+    assert north["federated"] - north["own"] == pytest.approx(0.05)
+    assert (north["federated_low"], north["federated_high"]) == pytest.approx((0.7, 0.95))
+    assert table["verdict"].tolist() == [*["no clear difference"] * 2, *["too few patients to tell"] * 2]
+    assert table.loc["south", "difference"].isna().all()
+    assert table["p_value"].dtype.kind == "f"
+
+
+def test_verdicts_are_sentences_by_hospital() -> None:
+    verdicts = result_of().verdicts
+
+    assert verdicts.index.tolist() == ["north", "south"]
+    assert "0.850 against 0.800" in verdicts["north"]
+    assert "too few" in verdicts["south"]
 
 
 def test_benefits_are_empty_where_no_hospital_was_asked() -> None:
     replies = {"north": Replies(benefit=None)}
     run = run_of(replies)
 
-    assert Result(run, figures_of(run, replies), ()).benefit.empty
+    result = Result(run, figures_of(run, replies), ())
+    assert result.benefit.empty
+    assert result.verdicts.empty
 
 
 def test_a_result_shows_its_figures() -> None:

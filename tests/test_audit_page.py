@@ -5,11 +5,13 @@ from functools import cache
 
 from federated_health import __version__
 from federated_health.ml.privacy_plan import GUARANTEE
+from federated_health.report.cells import show
 from federated_health.report.formatting import NOT_DEFINED
 from federated_health.report.page import Caution, Page, Picture, Table, render
 from federated_health.studies.audit.attacks import ATTACKS
 from federated_health.studies.audit.audit_page import (
     TARGETS,
+    Rows,
     audit_page,
     control_rows,
     inversion_rows,
@@ -26,6 +28,10 @@ AUDIT = example_audit()
 FEW = {"1": 1.0, "2": None, "3": 0.5}
 
 
+def shown(rows: Rows) -> dict[str, dict[str, str]]:
+    return {name: {column: show(cell) for column, cell in row.items()} for name, row in rows.items()}
+
+
 @cache
 def page() -> Page:
     return audit_page(AUDIT.plan, AUDIT.figures, FEW)
@@ -37,8 +43,8 @@ def test_attacks_and_quality_have_a_picture_and_one_row_per_privacy_setting() ->
     aucs, single, control, rates = blocks(part, Table)
     assert list(rows(aucs)) == list(rows(rates)) == list(rows(single)) == list(rows(control)) == list(AUDIT.figures)
     assert aucs.columns[1:3] == ("ROC-AUC, all rows", "ROC-AUC, attacked")
-    assert aucs.rows[0][1:3] == ("0.900", "0.900")
-    assert re.fullmatch(r"0\.8\d\d \(0\.\d{3}.0\.\d{3}\)", aucs.rows[0][4])
+    assert aucs.shown_rows[0][1:3] == ["0.900", "0.900"]
+    assert re.fullmatch(r"0\.8\d\d \(0\.\d{3}.0\.\d{3}\)", aucs.shown_rows[0][4])
     assert "secure aggregation: ROC-AUC, all rows 0.900" in picture.alt
     assert f"one hospital's updates {NOT_DEFINED}" in picture.alt
 
@@ -46,7 +52,7 @@ def test_attacks_and_quality_have_a_picture_and_one_row_per_privacy_setting() ->
 def test_what_secure_aggregation_hides_has_a_dash_and_a_caution_says_what_remains() -> None:
     secure, plain = (strength_rows(AUDIT.figures, "roc_auc")[name] for name in ("secure aggregation", "plain"))
     hidden = {"one hospital's updates", "held-out: one hospital's sums"}
-    assert {name for name, cell in secure.items() if cell == NOT_DEFINED} == hidden
+    assert {name for name, cell in secure.items() if cell is None} == hidden
     assert all(cell == plain[name] for name, cell in secure.items() if name not in hidden)
     (caution,) = blocks(section(page(), "Attacks and model quality"), Caution)
     assert "averages" in caution.text
@@ -54,18 +60,24 @@ def test_what_secure_aggregation_hides_has_a_dash_and_a_caution_says_what_remain
 
 def test_the_largest_possible_attack_is_beside_the_strongest_one_and_its_control() -> None:
     cells = control_rows(AUDIT.plan, AUDIT.figures)
-    assert [cells[name]["largest possible"] for name in AUDIT.figures] == ["1.000", "1.000", "1.000", "1.000", "0.731"]
+    assert [show(cells[name]["largest possible"]) for name in AUDIT.figures] == [
+        "1.000",
+        "1.000",
+        "1.000",
+        "1.000",
+        "0.731",
+    ]
     assert cells["plain"]["attack"] in ATTACKS[FINAL]
     assert cells["plain"]["ROC-AUC"] == strength_rows(AUDIT.figures, "roc_auc")["plain"]["the final model"]
 
 
 def test_sums_of_few_patients_have_a_table() -> None:
     (table,) = blocks(section(page(), "What sums over few patients tell"), Table)
-    assert table.rows == (("1 patient", "100 %"), ("2 patients", NOT_DEFINED), ("3 patients", "50 %"))
+    assert table.shown_rows == [["1 patient", "100 %"], ["2 patients", NOT_DEFINED], ["3 patients", "50 %"]]
 
 
 def test_a_small_hospital_has_a_table_of_findings_by_privacy_setting() -> None:
-    found = small_hospital_rows(AUDIT.figures)
+    found = shown(small_hospital_rows(AUDIT.figures))
     assert found["outcomes of held-out patients, from their columns"] == {
         "plain": "75 %",
         "disclosure control": "0 %",
@@ -74,13 +86,13 @@ def test_a_small_hospital_has_a_table_of_findings_by_privacy_setting() -> None:
         "epsilon 1": "0 %",
     }
     assert found["who was trained on, ROC-AUC"]["plain"] == NOT_DEFINED
-    assert found["patients rebuilt from one update, by crafted weights"]["plain"] == "0.8"
+    assert found["patients rebuilt from one update, by crafted weights"]["plain"] == "0.750"
     (table,) = blocks(section(page(), "What a curious server learns of a small hospital"), Table)
     assert len(table.rows) == len(found)
 
 
 def test_the_strongest_attack_on_each_target_is_shown() -> None:
-    cells = strength_rows(AUDIT.figures, "roc_auc")
+    cells = shown(strength_rows(AUDIT.figures, "roc_auc"))
     for privacy, entry in AUDIT.figures.items():
         for target, name in TARGETS.items():
             if entry["attacks"][target]:
@@ -90,7 +102,7 @@ def test_the_strongest_attack_on_each_target_is_shown() -> None:
 
 
 def test_a_single_model_has_an_interval_of_its_own() -> None:
-    cells = one_model_rows(AUDIT.figures)
+    cells = shown(one_model_rows(AUDIT.figures))
     assert cells["secure aggregation"] == cells["plain"]
     attack = AUDIT.figures["epsilon 1"]["attacks"]["final"]["LiRA"]
     assert attack["one_model"]["low"] < attack["roc_auc"]["low"] < 0.5
@@ -99,7 +111,7 @@ def test_a_single_model_has_an_interval_of_its_own() -> None:
 
 
 def test_recovered_columns_are_shown_beside_guesses() -> None:
-    assert inversion_rows(AUDIT.figures) == {
+    assert shown(inversion_rows(AUDIT.figures)) == {
         "plain": {"1 row": "100 %", "4 rows": "100 %", "20 rows": "100 %"},
         "disclosure control": {"1 row": "100 %", "4 rows": "100 %", "20 rows": "100 %"},
         "secure aggregation": {"1 row": "50 %", "4 rows": "50 %", "20 rows": "50 %"},

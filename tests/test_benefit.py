@@ -22,16 +22,22 @@ from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.messages.benefit import Benefit, summarise_benefits
 from federated_health.messages.content import Evaluation, TrainConfig
 from federated_health.messages.records import METRICS, MalformedMessageError
+from federated_health.ml.calibration import Calibration
 from federated_health.ml.metrics import MAX_LOSS
 from federated_health.ml.networks import Network, initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.targets import target_of
 from federated_health.ml.targets.binary import Counts
-from federated_health.ml.verdicts import Interval, Verdict
+from federated_health.ml.verdicts import Comparison, Difference, Interval, Verdict
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
+from tests.support.example_run import benefit as example_benefit
+from tests.support.targets import task_of
 from tests.test_messages import over_the_wire
+
+Bounds = tuple[float, float, float]
+"""A difference, and its interval."""
 
 TINY = Task(
     name="tiny",
@@ -45,13 +51,23 @@ TINY = Task(
 TRAIN, TEST = 30, 20
 
 BENEFIT = Benefit(
-    federated=Interval(value=0.75, low=0.5, high=0.9),
-    own=0.7,
-    difference=Interval(value=0.05, low=-0.1, high=0.25),
+    comparisons={
+        "roc_auc": Comparison(
+            own=Interval(value=0.7, low=0.45, high=0.85),
+            federated=Interval(value=0.75, low=0.5, high=0.9),
+            difference=Difference(value=0.05, low=-0.1, high=0.25, p_value=0.3),
+        ),
+        "brier": Comparison(
+            own=Interval(value=0.25, low=0.2, high=0.375),
+            federated=Interval(value=0.375, low=0.25, high=0.5),
+            difference=Difference(value=-0.125, low=-0.25, high=-0.0625, p_value=0.001),
+        ),
+    },
+    calibration={"own": Calibration(None, 0.5), "federated": Calibration(0.75, 1.5)},
     importance=np.array([0.5, -0.125, 3e-8]),
     observed=np.array([30.0, 0.0, 5.0]),
 )
-UNDEFINED = replace(BENEFIT, federated=Interval(), own=None, difference=Interval())
+UNDEFINED = replace(BENEFIT, comparisons={}, calibration={})
 
 
 def read(content: RecordDict) -> Benefit:
@@ -76,29 +92,32 @@ def content_with(**changes: Any) -> RecordDict:
 def test_a_benefit_survives_the_wire(benefit: Benefit) -> None:
     received = read(over_the_wire(benefit.to_content()))
 
-    assert received.federated == benefit.federated
-    assert received.own == benefit.own
-    assert received.difference == benefit.difference
+    assert received.comparisons == benefit.comparisons
+    assert received.calibration == benefit.calibration
     assert received.importance.tolist() == benefit.importance.tolist()
     assert received.observed.tolist() == benefit.observed.tolist()
 
 
-AUCS = ("federated_value", "federated_low", "federated_high", "own")
-DIFFERENCES = ("difference_value", "difference_low", "difference_high")
+BOUNDS = ("value", "low", "high")
+FIGURES = [f"{figure}_{of}_{end}" for figure in ("roc_auc", "brier") for of in ("own", "federated") for end in BOUNDS]
+DIFFERENCES = [f"{figure}_difference_{end}" for figure in ("roc_auc", "brier") for end in BOUNDS]
+P_VALUES = ["roc_auc_difference_p_value", "brier_difference_p_value"]
+INTERCEPTS = ["calibration_own_intercept", "calibration_federated_intercept"]
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        *({key: value} for key in AUCS for value in (None, -0.01, 1.01, float("nan"), 1, [0.5])),
-        *({key: value} for key in DIFFERENCES for value in (None, -1.01, 1.01, float("inf"))),
-        {"federated_low": 0.91},
-        {"difference_high": -0.11},
+        *({key: value} for key in (*FIGURES, *P_VALUES) for value in (-0.01, 1.01, float("nan"), 1, [0.5])),
+        *({key: value} for key in DIFFERENCES for value in (-1.01, 1.01, float("inf"))),
+        *({key: value} for key in INTERCEPTS for value in (1.1e39, -2e39, float("nan"), float("-inf"), 0)),
+        *({"calibration_federated_slope": value} for value in (-101.0, 101.0, float("nan"), 1)),
         *({"observed": value} for value in (None, [30.0, 0.0], [30.0, 0.0, 5.0, 5.0], 30.0)),
         *({"observed": [value, 0.0, 5.0]} for value in (31.0, 5.5, -1.0, 4.0, 1.0, float("nan"))),
         *({"importance": value} for value in (None, [0.5, 0.5], [0.5, float("nan"), 0.5], 0.5)),
         *({"importance": [sign * (TEST * MAX_LOSS + 1), 0.0, 0.0]} for sign in (1, -1)),
         {"accuracy": 0.9},
+        {"mae_own_value": 0.9},
     ],
     ids=str,
 )
@@ -107,26 +126,71 @@ def test_a_malformed_benefit_is_refused(changes: dict[str, Any]) -> None:
         read(content_with(**changes))
 
 
-@pytest.mark.parametrize("lacking", [*AUCS, *DIFFERENCES])
-def test_some_aucs_without_the_others_are_refused(lacking: str) -> None:
+@pytest.mark.parametrize("lacking", [*FIGURES, *DIFFERENCES, *P_VALUES, *INTERCEPTS])
+def test_some_figures_without_the_others_are_refused(lacking: str) -> None:
     with pytest.raises(MalformedMessageError, match="only some of its figures"):
         read(content_with(**{lacking: None}))
 
 
-def test_a_difference_that_contradicts_the_aucs_is_refused() -> None:
-    assert BENEFIT.difference.value is not None
+@pytest.mark.parametrize("shift", [-0.03, 0.03])
+@pytest.mark.parametrize("figure", ["roc_auc", "brier"])
+def test_a_difference_that_contradicts_the_figures_is_refused(figure: str, shift: float) -> None:
+    value = BENEFIT.comparisons[figure].difference.value
+    assert value is not None
     with pytest.raises(MalformedMessageError, match="difference of its figures"):
-        read(content_with(difference_value=BENEFIT.difference.value + 0.001))
+        read(content_with(**{f"{figure}_difference_value": value + shift}))
+
+
+def test_a_mean_loss_may_be_rounded_to_three_decimals_and_a_roc_auc_may_not() -> None:
+    read(content_with(brier_difference_value=-0.1265))
+    with pytest.raises(MalformedMessageError):
+        read(content_with(brier_difference_value=-0.1267))
+    with pytest.raises(MalformedMessageError):
+        read(content_with(roc_auc_difference_value=0.0501))
+
+
+@pytest.mark.parametrize("low", ["roc_auc_own_low", "roc_auc_difference_low", "brier_federated_low"])
+def test_a_value_outside_of_its_interval_is_refused(low: str) -> None:
+    with pytest.raises(MalformedMessageError, match="outside of its interval"):
+        read(content_with(**{low: 0.8}))
+    with pytest.raises(MalformedMessageError, match="outside of its interval"):
+        read(content_with(**{low.replace("low", "high"): 0.01 if "own" in low or "federated" in low else -0.2}))
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"federated_low": 0.9},
-        {"federated_high": 1.0},
-        {"federated_low": 0.0},
-        {"difference_low": -1.0},
-        {"difference_high": 1.0},
+        {"roc_auc_difference_p_value": 0.049},  # the interval contains 0
+        {"brier_difference_p_value": 0.05},  # it does not
+        {"brier_difference_p_value": 1.0},
+        {"roc_auc_difference_low": 0.001},
+        {"brier_difference_high": 0.001},
+    ],
+    ids=str,
+)
+def test_a_p_value_that_contradicts_the_interval_is_refused(changes: dict[str, Any]) -> None:
+    """A hospital cannot state a clear difference with an interval that shows none, nor the reverse."""
+    with pytest.raises(MalformedMessageError, match="contradicts the interval"):
+        read(content_with(**changes))
+
+
+@pytest.mark.parametrize("p_value", [0.001, 0.4])
+def test_an_interval_that_rounding_moved_to_zero_agrees_with_either_verdict(p_value: float) -> None:
+    read(content_with(brier_difference_high=0.0, brier_difference_p_value=p_value))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"roc_auc_federated_low": 0.75},
+        {"roc_auc_federated_high": 1.0},
+        {"roc_auc_federated_low": 0.0},
+        {"roc_auc_difference_low": -1.0},
+        {"roc_auc_difference_high": 1.0},
+        {"roc_auc_difference_p_value": 1.0},
+        {"brier_difference_p_value": 0.0},
+        {"calibration_federated_slope": -100.0},
+        {"calibration_federated_slope": None},
         {"observed": [30.0, 0.0, 5.0]},
         {"importance": [TEST * MAX_LOSS, 0.0, 0.0]},
     ],
@@ -134,6 +198,28 @@ def test_a_difference_that_contradicts_the_aucs_is_refused() -> None:
 )
 def test_values_at_their_bounds_are_allowed(changes: dict[str, Any]) -> None:
     read(content_with(**changes))
+
+
+@pytest.mark.parametrize("kind", ["classes", "number", "count"])
+def test_each_kind_of_label_has_its_own_figures(kind: str) -> None:
+    task = task_of(kind)
+    highest = 28.0 if kind == "classes" else 1e6  # a log-loss is at most MAX_LOSS
+    loss = Comparison(
+        own=Interval(value=24.0, low=20.0, high=highest),
+        federated=Interval(value=20.0, low=10.0, high=25.0),
+        difference=Difference(value=4.0, low=1.0, high=15.0, p_value=0.0),
+    )
+    compared = {"roc_auc": BENEFIT.comparisons["roc_auc"]} if kind == "classes" else {}
+    compared |= {target_of(task).comparisons[-1]: loss}
+    columns = np.zeros(len(task.columns))
+    content = Benefit(comparisons=compared, calibration={}, importance=columns, observed=columns).to_content()
+
+    assert Benefit.from_content(content, task, TRAIN, TEST).comparisons == compared
+    with pytest.raises(MalformedMessageError):
+        read(content)
+    content.metric_records[METRICS]["calibration-own-intercept"] = 0.0
+    with pytest.raises(MalformedMessageError):
+        Benefit.from_content(content, task, TRAIN, TEST)
 
 
 def test_a_benefit_with_another_record_is_refused() -> None:
@@ -147,15 +233,28 @@ def test_a_benefit_with_another_record_is_refused() -> None:
 # The log line
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "words"),
-    [(0.01, 0.2, "gains"), (-0.01, 0.2, "no clear difference"), (-0.2, -0.01, "loses")],
-)
-def test_a_benefit_is_described_by_its_verdict_and_figures(low: float, high: float, words: str) -> None:
-    line = describe_benefit(replace(BENEFIT, difference=Interval(value=0.05, low=low, high=high)), target_of(TINY))
+def test_a_benefit_is_described_by_its_verdict_and_figures() -> None:
+    line = describe_benefit(BENEFIT, target_of(TINY))
 
-    assert words in line
-    assert re.findall(r"[+-]?\d\.\d{3}", line) == ["0.750", "0.700", "+0.050", f"{low:+.3f}", f"{high:+.3f}"]
+    assert "loses" in line
+    assert "not adjusted" in line
+    assert re.findall(r"[+-]?\d\.\d{3}", line) == [
+        *("0.750", "0.700", "+0.050", "-0.100", "+0.250"),
+        *("0.375", "0.250", "-0.125", "-0.250", "-0.062"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("auc", "brier", "verdict"),
+    [
+        ((0.05, 0.01, 0.1), (0.0, -0.1, 0.1), Verdict.GAINS),
+        ((0.05, 0.01, 0.1), (-0.1, -0.2, -0.05), Verdict.MIXED),
+        ((0.0, -0.1, 0.1), (-0.1, -0.2, -0.05), Verdict.LOSES),
+        ((0.0, -0.1, 0.1), (0.0, -0.1, 0.1), Verdict.UNCLEAR),
+    ],
+)
+def test_a_hospital_judges_both_figures(auc: Bounds, brier: Bounds, verdict: Verdict) -> None:
+    assert example_benefit(auc, brier).verdict is verdict
 
 
 def test_an_undefined_benefit_is_described_by_its_reason() -> None:
@@ -250,7 +349,7 @@ def test_fewer_than_five_patients_of_one_class_have_no_verdict(positives: int, n
     )
 
     assert benefit.verdict is Verdict.UNDEFINED
-    assert (benefit.federated, benefit.own, benefit.difference) == (Interval(), None, Interval())
+    assert (benefit.comparisons, benefit.calibration) == ({}, {})
     assert read(over_the_wire(benefit.to_content())).importance.tolist() == benefit.importance.tolist()
 
 
@@ -290,23 +389,49 @@ def test_benefits_in_metrics_json_match_hand_calculation() -> None:
     )
 
     assert list(summary["joining"]) == ["a", "b"]
-    assert summary["joining"]["b"] == {
+    roc_auc, brier = summary["joining"]["b"].pop("comparisons").values()
+    assert roc_auc == {
         "verdict": "no clear difference",
-        "own_roc_auc": 0.7,
-        "roc_auc": {"value": 0.75, "low": 0.5, "high": 0.9},
-        "difference": {"value": 0.05, "low": -0.1, "high": 0.25},
+        "own": {"value": 0.7, "low": 0.45, "high": 0.85},
+        "federated": {"value": 0.75, "low": 0.5, "high": 0.9},
+        "difference": {"value": 0.05, "low": -0.1, "high": 0.25, "p_value": 0.3},
+    }
+    assert brier["verdict"] == "loses"
+    assert brier["difference"]["value"] == -0.125
+    assert summary["joining"]["b"] == {
+        "verdict": "loses",
+        "calibration": {"own": {"slope": None, "intercept": 0.5}, "federated": {"slope": 0.75, "intercept": 1.5}},
         "small": False,
     }
     nothing = {"value": None, "low": None, "high": None}
+    unknown = {
+        "verdict": "cannot be said",
+        "own": nothing,
+        "federated": nothing,
+        "difference": {**nothing, "p_value": None},
+    }
     assert summary["joining"]["a"] == {
         "verdict": "cannot be said",
-        "own_roc_auc": None,
-        "roc_auc": nothing,
-        "difference": nothing,
+        "comparisons": {"roc_auc": unknown, "brier": unknown},
         "small": True,
     }
     assert summary["importance"] == pytest.approx({"age": 2.0 / 80, "sex": 0.0, "chol": 3e-8 / 80})
     assert summary["observed"] == {"a": {"age": 7, "sex": 8, "chol": 0}, "b": {"age": 30, "sex": 0, "chol": 5}}
+
+
+@pytest.mark.parametrize(("hospitals", "verdict"), [(2, "loses"), (5, "no clear difference")])
+def test_verdicts_are_adjusted_for_the_number_of_hospitals(hospitals: int, verdict: str) -> None:
+    """A p-value of 0.02 is below 0.05 / 2, and not below 0.05 / 5; one hospital has too few patients."""
+    brier = BENEFIT.comparisons["brier"]
+    clear = replace(brier, difference=replace(brier.difference, p_value=0.02))
+    benefit = replace(BENEFIT, comparisons={**BENEFIT.comparisons, "brier": clear})
+    reports = {**{str(number): benefit for number in range(hospitals)}, "few": UNDEFINED}
+
+    joining = summarise_benefits(reports, dict.fromkeys(reports, evaluation_of(10, 10)), TINY)["joining"]
+
+    assert joining.pop("few")["verdict"] == "cannot be said"
+    assert {entry["verdict"] for entry in joining.values()} == {verdict}
+    assert {entry["comparisons"]["brier"]["verdict"] for entry in joining.values()} == {verdict}
 
 
 def test_metrics_without_benefits_have_no_entries_for_them() -> None:
@@ -394,8 +519,14 @@ def test_a_run_collects_benefits_and_each_hospital_logs_its_own(
 
     assert list(figures["joining"]) == ["a-copy", "hungary"]
     benefit = figures["joining"]["hungary"]
-    assert benefit["roc_auc"]["value"] == pytest.approx(figures["hospitals"]["hungary"]["roc_auc"])
-    assert benefit["difference"]["value"] == pytest.approx(benefit["roc_auc"]["value"] - benefit["own_roc_auc"])
+    for figure, sign in (("roc_auc", 1), ("brier", -1)):
+        comparison = benefit["comparisons"][figure]
+        own, federated = comparison["own"]["value"], comparison["federated"]["value"]
+        assert federated == pytest.approx(figures["hospitals"]["hungary"][figure])
+        assert comparison["difference"]["value"] == pytest.approx(sign * (federated - own))
+    assert benefit["calibration"]["federated"]["intercept"] == pytest.approx(
+        figures["hospitals"]["hungary"]["calibration_intercept"], abs=0.1
+    )
     assert any("joining" in record.message for record in caplog.records)
     assert set(figures["importance"]) == set(HEART_DISEASE.column_names)
     assert "joining" not in run_of([hungary, others], appraisal=False).run()

@@ -27,6 +27,14 @@ def test_the_folds_of_a_seed_hold_out_every_row_once(cohort: Cohort) -> None:
             assert sorted([*split[name].train, *split[name].test]) == list(range(len(rows)))
 
 
+def test_the_fold_of_a_row_is_the_one_that_holds_it_out(cohort: Cohort) -> None:
+    fold_of_rows = cohort.fold_of_rows(5, seed=7)
+
+    for fold in range(5):
+        for name, side in cohort.split(folds=5, fold=fold, seed=7).items():
+            assert np.flatnonzero(fold_of_rows[name] == fold).tolist() == side.test.tolist()
+
+
 def test_folds_are_stratified_by_class(cohort: Cohort) -> None:
     splits = [cohort.split(folds=5, fold=fold, seed=7) for fold in range(5)]
 

@@ -17,6 +17,7 @@ from federated_health.errors import RunError
 from federated_health.studies.benefit import training_setups
 from federated_health.studies.benefit.benefit_study import run_fits
 from federated_health.studies.benefit.cohort import Cohort
+from federated_health.studies.benefit.compared_strategies import settings_of
 from federated_health.studies.benefit.journal import JOURNAL, Journal, fingerprint_of
 from federated_health.studies.benefit.training_setups import (
     EvaluationProtocol,
@@ -142,12 +143,13 @@ def test_a_further_strategy_adds_to_a_study(tmp_path: Path) -> None:
 
 
 def test_a_default_argument_of_a_strategy_makes_no_other_study() -> None:
-    def prox(arguments: str) -> EvaluationProtocol:
-        settings = replace(PROTOCOL.settings, strategy="fedprox", strategy_args=arguments)
-        return replace(PROTOCOL, settings=settings, strategies=("fedprox",))
+    def prox(label: str) -> EvaluationProtocol:
+        name, arguments = settings_of(label)
+        settings = replace(PROTOCOL.settings, strategy=name, strategy_args=arguments)
+        return replace(PROTOCOL, settings=settings, strategies=(label,))
 
-    assert fingerprint_of(COHORT, prox("")) == fingerprint_of(COHORT, prox("proximal-mu=0.1"))
-    assert fingerprint_of(COHORT, prox("")) != fingerprint_of(COHORT, prox("proximal-mu=0.2"))
+    assert fingerprint_of(COHORT, prox("fedprox")) == fingerprint_of(COHORT, prox("fedprox:proximal-mu=0.1"))
+    assert fingerprint_of(COHORT, prox("fedprox")) != fingerprint_of(COHORT, prox("fedprox:proximal-mu=0.2"))
 
 
 def test_other_rows_make_another_study(tmp_path: Path) -> None:
@@ -235,6 +237,24 @@ def test_fits_of_another_strategy_do_not_count_as_finished(tmp_path: Path, train
 
     assert trained == FITS[15:]
     assert shown == [(15, 16), (16, 16)]
+
+
+def test_a_further_value_of_a_sweep_trains_only_its_own_models(
+    tmp_path: Path, trained: list[Fit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an earlier study named a strategy without the argument that has the default value."""
+    monkeypatch.setattr(training_setups, "run_fit", lambda fit, **_: trained.append(fit) or result_of(len(trained)))
+    before = run_in(tmp_path, replace(PROTOCOL, strategies=("fedavg", "fedprox")))
+    trained.clear()
+
+    sweep = replace(PROTOCOL, strategies=("fedavg", "fedprox:proximal-mu=0.01", "fedprox:proximal-mu=0.1"))
+    results = run_in(tmp_path, sweep)
+
+    assert {(fit.setup, fit.subject) for fit in trained} == {(TrainingSetup.FEDERATED, "fedprox:proximal-mu=0.01")}
+    assert len(trained) == PROTOCOL.folds
+    assert list(results) == plan_fits(["a", "b", "c"], sweep)
+    for fit in plan_fits(["a", "b", "c"], replace(PROTOCOL, strategies=("fedprox:proximal-mu=0.1",))):
+        assert results[fit] == before[fit.key]
 
 
 def test_a_study_trains_every_fit_once_and_reports_progress(tmp_path: Path, trained: list[Fit]) -> None:

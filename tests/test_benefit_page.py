@@ -198,8 +198,8 @@ def test_a_page_of_60_hospitals_shows_the_first_40_and_stays_small() -> None:
     assert len(blocks(page.sections[0], Cards)[0].items) == 40
     for title in ("How good the models are", "All other figures"):
         table = blocks(section(page, title), Table)[0]
-        assert " more, " in table.note
-        assert len(table.rows) <= 44
+        assert " more, " in table.shown_note
+        assert len(table.shown_rows) <= 44
     assert facts_of(page)["further hospitals"].startswith("20; ")
     assert len(render(page)) < 500_000
 

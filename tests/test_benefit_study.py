@@ -70,11 +70,24 @@ def test_a_study_takes_the_training_settings_of_the_task(
         ("--jobs 0", 2, ["--jobs", "'0'"]),
         ("--jobs many", 2, ["--jobs", "'many'"]),
         ("--rounds 0", 2, ["rounds", "at least 1", "got 0"]),
-        ("--strategies forest", 2, ["strategy", "fedavg", "forest"]),
-        ("--strategies fedavg,forest", 2, ["strategy", "fedavg", "forest"]),
-        ("--strategies fedavg,", 2, ["strategy", "fedavg"]),
-        ("--strategies=", 2, ["strategy", "fedavg"]),
-        ("--strategies fedavg,fedprox,fedavg", 2, ["strategies", "different", "got fedavg, fedprox, fedavg"]),
+        ("--strategies forest", 2, ["strategies", "fedavg", "forest"]),
+        ("--strategies fedavg,forest", 2, ["strategies", "fedavg", "forest"]),
+        ("--strategies fedavg,", 2, ["strategies", "fedavg"]),
+        ("--strategies=", 2, ["strategies", "fedavg"]),
+        ("--strategies fedavg,fedprox,fedavg", 2, ["strategies", "different", "got fedavg and fedavg"]),
+        ("--strategies fedavg,fedprox,fedprox:proximal-mu=0.1", 2, ["different", "fedprox and fedprox:proximal-mu"]),
+        ("--strategies fedprox:proximal-mu=1,fedprox:proximal-mu=1.0", 2, ["different", "fedprox:proximal-mu=1.0"]),
+        ("--strategies fedavg,fedprox:mu=1", 2, ["strategies", "fedprox:mu=1", "proximal-mu"]),
+        ("--strategies fedavg,fedavg:eta=1", 2, ["strategies", "fedavg:eta=1", "no parameters"]),
+        ("--strategies fedprox:proximal-mu=much", 2, ["strategies", "proximal-mu", "'much'"]),
+        ("--strategies fedprox:proximal-mu", 2, ["strategies", "NAME=VALUE", "'proximal-mu'"]),
+        ("--strategies fedprox:", 2, ["strategies", "NAME=VALUE", "'fedprox:'"]),
+        ("--strategies fedadam:eta=0.1:eta=0.2", 2, ["strategies", "eta", "twice"]),
+        ("--strategies fedadam:eta=0.1,tau=0.1", 2, ["strategies", "STRATEGY:NAME=VALUE", "'tau=0.1'"]),
+        ("--strategies fedavg,fedprox:proximal-mu=50", 2, ["proximal-mu", "1 / learning-rate", "got 50"]),
+        ("--strategies fedavg,krum:num-malicious-nodes=1", 2, ["krum", "at least 5"]),
+        ("--strategies fedprox:proximal-mu=1 --strategy-args proximal-mu=2", 2, ["strategy-args", "expected none"]),
+        ("--strategies fedavg,fedprox --strategy fedprox", 2, ["strategy", "expected fedavg", "got fedprox"]),
         ("--strategy krum --strategy-args num-malicious-nodes=1", 2, ["krum", "num-malicious-nodes=1", "at least 5"]),
         ("--strategies fedavg,bulyan --strategy-args q=1", 2, ["strategy-args", "fedavg"]),
         ("--strategy fedavg --strategy-args nonsense", 2, ["strategy-args"]),
@@ -132,7 +145,7 @@ def test_force_keeps_the_old_study_if_the_request_is_refused(evidence: RunScript
     Path("old").mkdir()
     Path("old", JOURNAL).write_text('{"version": "another"}\n')
     result = evidence("--data", hospitals_folder, "--out", "old", "--force", "--strategies", "fedavg,forest")
-    assert_refused(result, 2, "strategy", "forest")
+    assert_refused(result, 2, "strategies", "forest")
     assert Path("old", JOURNAL).read_text() == '{"version": "another"}\n'
 
 

@@ -88,7 +88,7 @@ def test_one_of_two_hospitals_alone_is_trained_by_fedavg() -> None:
 
 
 def test_an_unknown_strategy_is_a_settings_error() -> None:
-    with pytest.raises(SettingsError, match="strategy"):
+    with pytest.raises(SettingsError, match="strategies"):
         settings_for(Fit(repeat=0, fold=0, setup=TrainingSetup.FEDERATED, subject="magic"), protocol_of(), 3)
 
 

@@ -362,6 +362,18 @@ def test_the_carried_table_is_derived_from_a_zip_by_the_script(tmp_path: Path) -
     assert [row[header.index("patient_nbr")] for row in rows] == ["1", "2", "3", "4", "5", "2", "6", "1", "7"]
 
 
+@pytest.mark.parametrize(
+    "tables", [{}, {"a.csv": "x\n1\n"}, {"diabetic_data.csv": "x\n1\n", "b/diabetic_data.csv": "x\n1\n"}]
+)
+def test_the_script_refuses_a_zip_without_one_table_of_stays(tmp_path: Path, tables: dict[str, str]) -> None:
+    path = tmp_path / "archive.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in tables.items():
+            archive.writestr(name, text)
+    with pytest.raises(DataError):
+        carried_table(path)
+
+
 def test_the_carried_table_is_unchanged_and_small() -> None:
     assert hashlib.sha256(gzip.decompress(DIABETES_STAYS.read_bytes())).hexdigest() == TABLE_SHA256
     assert DIABETES_STAYS.stat().st_size < 3_000_000

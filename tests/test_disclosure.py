@@ -35,13 +35,14 @@ from federated_health.messages.validation import (
     read_training_scores,
     read_update,
 )
+from federated_health.ml.calibration import Calibration
 from federated_health.ml.networks import Network, weight_shapes
 from federated_health.ml.normalisation import column_sums
 from federated_health.ml.scores import microaggregate
 from federated_health.ml.targets import target_of
 from federated_health.ml.targets.binary import Counts
-from federated_health.ml.verdicts import Interval
 from federated_health.transport.app_calls import hospital_context
+from tests.support.example_run import benefit, comparison
 from tests.support.own_hospitals import WEIGHTS, OwnHospital, message_of, metrics_of, registration_request
 from tests.support.targets import task_of
 
@@ -281,9 +282,7 @@ def test_a_hospital_below_its_own_minimum_cell_does_not_register() -> None:
 def test_observed_numbers_leave_only_with_their_complements() -> None:
     hospital = hospital_with((20, 20), (10, 10))
     observed = np.array([0.0, 1, 4, 5, 20, 35, 36, 39, 40, 7, 33, 34, 40])
-    content = Benefit(
-        federated=Interval(), own=None, difference=Interval(), importance=np.zeros(COLUMNS), observed=observed
-    )
+    content = Benefit(comparisons={}, calibration={}, importance=np.zeros(COLUMNS), observed=observed)
 
     found = disclose(content, hospital, Policy()).observed
 
@@ -292,13 +291,7 @@ def test_observed_numbers_leave_only_with_their_complements() -> None:
 
 def test_no_benefit_of_few_held_out_patients_of_a_class() -> None:
     hospital = hospital_with((20, 20), (4, 20))
-    content = Benefit(
-        federated=Interval(),
-        own=None,
-        difference=Interval(),
-        importance=np.ones(COLUMNS),
-        observed=np.full(COLUMNS, 40),
-    )
+    content = replace(benefit(), importance=np.ones(COLUMNS), observed=np.full(COLUMNS, 40))
 
     suppressed = disclose(content, hospital, Policy()).to_content()
 
@@ -306,6 +299,30 @@ def test_no_benefit_of_few_held_out_patients_of_a_class() -> None:
     read = Benefit.from_content(suppressed, HEART_DISEASE, 40, 24)
     assert not read.importance.any()
     assert read.suppressed == {"appraisal": SMALL_CELL}
+
+
+@pytest.mark.parametrize(("is_public", "decimals"), [(False, 3), (True, 9)])
+def test_mean_losses_of_a_benefit_have_three_decimals_unless_the_data_are_public(
+    is_public: bool, decimals: int
+) -> None:
+    exact = comparison(0.123456789, 0.098765432, (0.024691357, 0.001234567, 0.0512345678))
+    content = replace(
+        benefit(),
+        comparisons={**benefit().comparisons, "brier": exact},
+        calibration={"own": Calibration(None, 0.123456789), "federated": Calibration(1.123456789, -1.0)},
+        observed=np.full(COLUMNS, 40),
+    )
+
+    message = disclose(content, hospital_with((20, 20), (10, 10)), Policy(public=is_public)).to_content()
+    read = Benefit.from_content(message, HEART_DISEASE, 40, 20)
+
+    found, auc = read.comparisons["brier"], content.comparisons["roc_auc"]
+    assert found.own.value == round(0.123456789, decimals)
+    assert found.difference.low == round(0.001234567, decimals)
+    assert found.difference.p_value == exact.difference.p_value
+    assert read.calibration["own"] == Calibration(None, round(0.123456789, decimals))
+    assert read.calibration["federated"].slope == round(1.123456789, decimals)
+    assert read.comparisons["roc_auc"] == auc  # exact, as the final evaluation has it
 
 
 # The policy

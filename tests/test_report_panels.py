@@ -120,17 +120,22 @@ def test_learning_curves_and_importance_have_the_unit_of_the_loss(kind: str, qua
 def test_a_hospital_gains_where_the_difference_is_above_zero(kind: str) -> None:
     run, figures = run_of_label(LABELS[kind])
     page = page_of_run(summarise(run, figures, stopped=False, facts={}))
-    less = target_of(task_of(kind)).less_is_better
+    names = target_of(task_of(kind)).comparisons
 
     benefit = section(page, "Benefit of joining")
     (cards,) = blocks(benefit, Cards)
-    (picture,) = blocks(benefit, Picture)
+    captions = [picture.caption for picture in blocks(benefit, Picture)]
 
-    assert ("improvement +" in cards.items[0].text) is less
-    assert ("own minus federated" if less else "federated minus own") in picture.caption
-    compared, joining = target_of(task_of(kind)).compared, figures["joining"]["east"]
-    own, federated = figure(joining[f"own_{compared}"]), figure(joining[compared]["value"])
-    assert f"{federated} with the federation, {own} with its own patients alone" in cards.items[0].text
+    assert len(names) == len(captions) == (2 if kind in ("binary", "classes") else 1)
+    for name, caption in zip(names, captions, strict=True):
+        comparison = figures["joining"]["east"]["comparisons"][name]
+        own, federated = (comparison[model]["value"] for model in ("own", "federated"))
+        assert f"{figure(federated)} against {figure(own)}" in cards.items[0].text
+        order = "own minus federated" if name in ("brier", "log_loss", "mae", "deviance") else "federated minus own"
+        assert order in caption
+        assert order in cards.items[0].text.lower()
+        is_better = own > federated if order == "own minus federated" else federated > own
+        assert (comparison["difference"]["value"] > 0) is is_better
 
 
 @pytest.mark.parametrize("kind", KINDS)

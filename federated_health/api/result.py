@@ -1,6 +1,6 @@
 """The result of a run of the Python API: figures as DataFrames, the model, and the files that a server writes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from html import escape
 from io import StringIO
@@ -56,7 +56,7 @@ class Result:
         """
         rows = {**self._figures["hospitals"], FEDERATION: self._figures["federation"]}
         columns = list(next(iter(rows.values())))
-        return _table(rows)[columns]
+        return _table(rows.values(), pd.Index(rows, name=HOSPITAL_COLUMN))[columns]
 
     @cached_property
     def curves(self) -> pd.DataFrame:
@@ -65,13 +65,30 @@ class Result:
 
     @cached_property
     def benefit(self) -> pd.DataFrame:
-        """What each hospital gains by joining: figures of its own model, of the federated one, and their difference.
+        """What each hospital gains by joining: a row per hospital and figure by which models are compared.
 
-        Intervals are in columns `..._low` and `..._high`. Empty if hospitals were not asked (`appraisal=False`,
-        differential privacy).
+        Columns: the figure of its own model (`own`) and of the federated model (`federated`), and by how much the
+        federated model is better (`difference`, above 0 where it is better, also of a figure of which less is better),
+        each with the ends of its interval (`..._low`, `..._high`); the difference's `p_value`; and the `verdict`,
+        adjusted for the number of hospitals. Empty if hospitals were not asked (`appraisal=False`, differential
+        privacy).
         """
-        rows = {name: _flatten(benefit) for name, benefit in self._figures.get("joining", {}).items()}
-        return _table(rows)
+        rows = {
+            (name, figure): _flatten(comparison)
+            for name, benefit in self._figures.get("joining", {}).items()
+            for figure, comparison in benefit["comparisons"].items()
+        }
+        levels = list(zip(*rows, strict=True)) or [(), ()]
+        return _table(rows.values(), pd.MultiIndex.from_arrays(levels, names=(HOSPITAL_COLUMN, "figure")))
+
+    @cached_property
+    def verdicts(self) -> pd.Series:
+        """What each hospital gains by joining, in a sentence or two; empty where `benefit` is."""
+        from federated_health.report.verdict_sentences import describe_verdict  # noqa: PLC0415  # where it is asked for
+
+        joining = self._figures.get("joining", {})
+        sentences = [describe_verdict(self._target, benefit) for benefit in joining.values()]
+        return pd.Series(sentences, index=pd.Index(joining, name=HOSPITAL_COLUMN), name="verdict", dtype=object)
 
     @cached_property
     def model(self) -> Model:
@@ -136,20 +153,17 @@ class Result:
         return {name: figure for name, figure in figures.items() if isinstance(figure, float)}
 
 
-def _table(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """A row per hospital; a figure that is not defined is NaN."""
-    index = pd.Index(rows, name=HOSPITAL_COLUMN)
-    table = pd.DataFrame(list(rows.values()), index=index)
+def _table(rows: Iterable[Mapping[str, Any]], index: pd.Index) -> pd.DataFrame:
+    """A row per entry of the index; a figure that is not defined is NaN."""
+    table = pd.DataFrame(list(rows), index=index)
     undefined = table.columns[table.isna().all()]
     return table.astype(dict.fromkeys(undefined, "float64"))
 
 
-def _flatten(benefit: Mapping[str, Any]) -> dict[str, Any]:
+def _flatten(comparison: Mapping[str, Any]) -> dict[str, Any]:
     """Intervals as three columns: the figure, and its `..._low` and `..._high`."""
-    row: dict[str, Any] = {"verdict": verdict_text(benefit["verdict"])}
-    for name, figure in benefit.items():
-        if isinstance(figure, Mapping):
-            row |= {name: figure["value"], f"{name}_low": figure["low"], f"{name}_high": figure["high"]}
-        elif name != "verdict" and not isinstance(figure, list):
-            row[name] = figure
-    return row
+    row: dict[str, Any] = {}
+    for part in ("own", "federated", "difference"):
+        interval = comparison[part]
+        row |= {part: interval["value"], f"{part}_low": interval["low"], f"{part}_high": interval["high"]}
+    return {**row, "p_value": comparison["difference"]["p_value"], "verdict": verdict_text(comparison["verdict"])}

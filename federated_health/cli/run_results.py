@@ -6,15 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
+
 from federated_health.cli import console, tables
 from federated_health.errors import RunError
 from federated_health.interrupts import SIGNALS
 from federated_health.messages.content import FINAL_EVALUATION
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS, figure_title
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, LESS_IS_BETTER, SMALL_CLASS, figure_title
 from federated_health.ml.targets import target_of
 from federated_health.ml.verdicts import verdict_text
 from federated_health.names import FEDERATION
-from federated_health.report.formatting import SUPPRESSED, describe_rows, describe_small_in_mean
+from federated_health.report.formatting import SUPPRESSED, describe_rows, describe_small_in_mean, first_of, number_of
+from federated_health.report.verdict_sentences import describe_verdict
 from federated_health.server.run import FederatedRun
 from federated_health.server.run_folder import RunFolder
 
@@ -27,8 +30,9 @@ AUC_NOTE = (
 )
 
 BENEFIT_NOTE = (
-    "own: a model trained on the hospital's own rows alone. Difference: {difference}, with a 95 % bootstrap interval "
-    "over the held-out patients. * {few}: too noisy to interpret."
+    "own: a model trained on the hospital's own rows alone. A difference above 0 means that the federated model is "
+    "better; with a 95 % interval. A difference is clear if its p-value, adjusted for the number of hospitals (Holm), "
+    "is below 0.05; intervals are not adjusted. * {few}: too noisy to interpret."
 )
 
 
@@ -135,20 +139,27 @@ def print_final_figures(
 
 
 def print_benefit(joining: Mapping[str, Any], target: "Target[Any]") -> None:
-    """Print what each hospital gains by joining."""
-    rows = {
-        name: {
-            "own": benefit[f"own_{target.compared}"],
-            "federated": benefit[target.compared]["value"],
-            "difference": tables.difference(benefit["difference"]),
-            "verdict": verdict_text(benefit["verdict"]) + (" *" if benefit["small"] else ""),
-        }
-        for name, benefit in joining.items()
-    }
+    """Print what each hospital gains by joining: a table per figure, and the verdict on each hospital in words."""
+    if not joining:
+        return
+    for name in target.comparisons:
+        order = "own minus federated" if name in LESS_IS_BETTER else "federated minus own"
+        rows = {hospital: _row(of["comparisons"][name], small=of["small"]) for hospital, of in joining.items()}
+        tables.print_figures(f"Benefit of joining: {figure_title(name)} on held-out patients, {order}", rows)
+    shown, more = first_of(joining)
+    sentences = [f"{hospital}: {describe_verdict(target, benefit)}" for hospital, benefit in shown.items()]
+    sentences += [f"and {number_of(more, 'more hospital')}, in report.html"] if more else []
+    for sentence in sentences:
+        console.console.print(escape(sentence))
     warned = [name for name, benefit in joining.items() if benefit.get("data_warnings")]
     note = f"\nSee {', '.join(warned)} under 'Problems in this run', which may explain the verdict." if warned else ""
-    if rows:
-        title = f"Benefit of joining: {figure_title(target.compared)} on held-out patients"
-        difference = "own minus federated" if target.less_is_better else "federated minus own"
-        explained = BENEFIT_NOTE.format(difference=difference, few=target.describe_few(SMALL_CLASS))
-        tables.print_figures(title, rows, explained + note)
+    console.console.print(escape(f"\n{BENEFIT_NOTE.format(few=target.describe_few(SMALL_CLASS))}{note}"), "")
+
+
+def _row(comparison: Mapping[str, Any], *, small: bool) -> dict[str, Any]:
+    return {
+        "own": comparison["own"]["value"],
+        "federated": comparison["federated"]["value"],
+        "difference": tables.difference(comparison["difference"]),
+        "verdict": verdict_text(comparison["verdict"]) + (" *" if small else ""),
+    }

@@ -40,7 +40,7 @@ EVIDENCE_DESCRIPTION = (
 )
 EVIDENCE_EXAMPLES = (
     "",
-    "--strategies fedavg,fedprox,fedyogi",
+    "--strategies fedavg,fedprox:proximal-mu=0.01,fedprox:proximal-mu=0.1",
     "--folds 3 --repeats 1 --no-tune --rounds 10 --out runs/quick",
 )
 
@@ -91,7 +91,9 @@ def evidence() -> None:
         "--strategies",
         type=lambda text: tuple(name.strip() for name in text.split(",")),
         metavar="A,B,...",
-        help="strategies to compare on the same folds; --strategy-args is for the first (default: --strategy alone)",
+        help="strategies to compare on the same folds, each with arguments of its own, such as "
+        "fedavg,fedprox:proximal-mu=0.01,fedadam:eta=0.1:tau=0.01; the first is the one whose benefit of joining is "
+        "measured (default: --strategy with --strategy-args)",
     )
     study.add_argument(
         "--tune",

@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from federated_health.cli.console import console, figure
+from federated_health.report.cells import Cell, show
 from federated_health.report.formatting import describe_rare
 
 if TYPE_CHECKING:
@@ -50,6 +51,12 @@ def choose_figures(
     return {name: {key: row[key] for key in shown if key in row} for name, row in rows.items()}, notes
 
 
+def _write_cell(cell: Cell) -> str:
+    if isinstance(cell, int | str):
+        return str(cell)
+    return figure(cell) if cell is None or isinstance(cell, float) else show(cell)
+
+
 def print_figures(
     title: str, figures: Mapping[str, Mapping[str, Any]], note: str = "", *, lead: Sequence[str] = ()
 ) -> None:
@@ -75,7 +82,7 @@ def print_figures(
         table.add_column(head, justify="left" if column == WORDS else "right", no_wrap=not are_words)
     for name, row in figures.items():
         cells = [row.get(column, "") for column in columns]
-        table.add_row(escape(name), *(str(cell) if isinstance(cell, int | str) else figure(cell) for cell in cells))
+        table.add_row(escape(name), *map(_write_cell, cells))
     console.print(f"\n[bold]{escape(title)}[/bold]", soft_wrap=True)
     for line in lead:
         console.print(escape(f"  {line}"), soft_wrap=True)

@@ -76,7 +76,12 @@ def parse_task(content: bytes, file: str, *, is_shipped: bool = False) -> Task:
     columns = tuple(take_column(tables, key) for key in tables.names())
     if not 1 <= len(columns) <= MAX_COLUMNS:
         raise top.error(f"expected 1 to {MAX_COLUMNS} columns, got {len(columns)}", "columns")
-    top.end("name, label, patient, training, columns")
+    groups = top.take("subgroups", "a table", lambda value: isinstance(value, dict), {})
+    if groups and not is_shipped:
+        from federated_health.data.subgroups import check_subgroups  # noqa: PLC0415  # few task files declare them
+
+        check_subgroups(groups, columns, label, top)
+    top.end("name, label, patient, training, subgroups, columns")
     if label.kind != "binary":
         from federated_health.data import label_kinds  # noqa: PLC0415  # most labels are binary
 
@@ -84,7 +89,14 @@ def parse_task(content: bytes, file: str, *, is_shipped: bool = False) -> Task:
     for reserved, key in ((label.name, "label"), (patient_column, "patient")):
         if reserved in [column.name for column in columns] or (key == "patient" and reserved == label.name):
             raise top.error(f"expected a name that no other column has, got {reserved}", key, "column")
-    task = Task(name=name, columns=columns, label=label, patient=patient_column, training=training)
+    task = Task(
+        name=name,
+        columns=columns,
+        label=label,
+        patient=patient_column,
+        training=training,
+        subgroups={of: () if value == "codes" else tuple(value) for of, value in groups.items()},
+    )
     limit, size = MAX_AGREEMENT_CHARACTERS - PROTOCOL_CHARACTERS, len(write_agreement(task.agreement))
     if size > limit:
         raise top.error(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from federated_health.data.columns import Category, Label, Measurement
 from federated_health.data.labels import ClassLabel, CountLabel, NumberLabel
+from federated_health.data.subgroups import CODES
 from federated_health.data.tasks import Task
 
 
@@ -16,6 +17,8 @@ def write_task(task: Task) -> str:
         tables["patient"] = {"column": task.patient}
     if task.training:
         tables["training"] = task.training
+    if task.subgroups:
+        tables["subgroups"] = {name: list(edges) or CODES for name, edges in task.subgroups.items()}
     for column in task.columns:
         tables[f"columns.{column.name}"] = describe_column(column)
     lines = [f"name = {write_value(task.name)}"]

@@ -26,6 +26,8 @@ class Task:
         patient: name of the column that identifies the patient of a row; None if each row is a patient of its own.
         training: settings that suit the task, by name, which a server uses unless its user sets others; not part of the
             agreement.
+        subgroups: columns by which figures of subgroups are computed (see `subgroups`), with the edges of a
+            measurement's bands; none of a category, whose codes are the groups.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Task:
     label: Label
     patient: str | None = None
     training: Mapping[str, str | int | float] = field(default_factory=dict)
+    subgroups: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def labelled_columns(self) -> tuple[Column, ...]:
@@ -70,7 +73,9 @@ class Task:
         """What server and hospital must agree on: name -> text; compared by `find_difference`."""
         scales = {f"scale {column.name}": _write_scale(column) for column in self.measurements}
         share = self.label.typical_share
-        return {**self._meaning, **scales, **({} if share is None else {"typical share": write_number(share)})}
+        typical = {} if share is None else {"typical share": write_number(share)}
+        groups = {f"subgroups by {name}": _write_edges(edges) for name, edges in self.subgroups.items()}
+        return {**self._meaning, **scales, **typical, **groups}
 
     @cached_property
     def schema_hash(self) -> str:
@@ -79,7 +84,7 @@ class Task:
 
     @property
     def _meaning(self) -> dict[str, str]:
-        """The agreement without the scales, which matter under differential privacy only."""
+        """The agreement without scales, which matter under differential privacy only, and without subgroups."""
         return {
             "task": self.name,
             "columns": ", ".join(self.column_names),
@@ -92,6 +97,10 @@ class Task:
 def _write_scale(column: Measurement) -> str:
     mean, deviation = map(write_number, column.public_scale)
     return f"mean {mean}, standard deviation {deviation} {column.unit}"
+
+
+def _write_edges(edges: tuple[float, ...]) -> str:
+    return f"bands with the edges {', '.join(map(write_number, edges))}" if edges else "its codes"
 
 
 def find_difference(

@@ -13,11 +13,12 @@ import numpy.typing as npt
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.bootstrap import PERMUTATIONS, compare_models, labels_of_patients
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, figure_title
+from federated_health.ml.calibration import calibration
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, LESS_IS_BETTER, figure_title
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import MIN_OBSERVED, column_sums, normalisation_from
 from federated_health.ml.targets import Target
-from federated_health.ml.verdicts import Interval, verdict_text
+from federated_health.ml.verdicts import Comparison, verdict_text
 
 if TYPE_CHECKING:
     from federated_health.hospital.local_model import LocalModel
@@ -29,18 +30,18 @@ def measure_benefit(local: "LocalModel", weights: Weights, train_config: TrainCo
     """Compare the final weights with a model trained on this hospital's own rows."""
     hospital, held_out = local.hospital, local.hospital.test
     seed = [train_config.seed, *hospital.name.encode()]
-    compared = None
+    comparisons, calibrations = {}, {}
     if local.target.can_compare(labels_of_patients(held_out.labels, held_out.ids)):
         outputs, alone = local.score(weights), score_alone(local, train_config)
-        compared = compare_models(local.target, outputs, alone, held_out.labels, seed, held_out.ids)[
-            local.target.compared
-        ]
+        comparisons = compare_models(local.target, outputs, alone, held_out.labels, seed, held_out.ids)
+        if hospital.task.label.kind == "binary":
+            scores = {"own": alone, "federated": outputs}
+            calibrations = {model: calibration(of, held_out.labels) for model, of in scores.items()}
     observed = (~np.isnan(hospital.train.values)).sum(axis=0)
     minimum = MIN_OBSERVED * hospital.train.most_rows
     return Benefit(
-        federated=compared.value if compared else Interval(),
-        own=compared.other.value if compared else None,
-        difference=compared.difference if compared else Interval(),
+        comparisons=comparisons,
+        calibration=calibrations,
         importance=weigh_columns(local, weights, seed),
         observed=np.where(observed >= minimum, observed, 0).astype(np.float64),
     )
@@ -48,14 +49,21 @@ def measure_benefit(local: "LocalModel", weights: Weights, train_config: TrainCo
 
 def describe_benefit(benefit: Benefit, target: Target[Any]) -> str:
     """The verdict and its figures, in one line."""
-    difference = benefit.difference
-    if difference.value is None:
+    if not benefit.comparisons:
         return f"benefit of joining: {verdict_text(benefit.verdict)} ({target.no_verdict})"
+    figures = "; ".join(_describe(name, comparison) for name, comparison in benefit.comparisons.items())
     return (
-        f"benefit of joining: {benefit.verdict}; {figure_title(target.compared)} {benefit.federated.value:.3f}, and "
-        f"{benefit.own:.3f} of "
-        f"a model of its own rows alone: difference {difference.value:+.3f} (95 % interval {difference.low:+.3f} to "
-        f"{difference.high:+.3f})"
+        f"benefit of joining: {benefit.verdict}, by this hospital's figures alone, not adjusted for the number of "
+        f"hospitals. Federated model, and a model of its own rows alone: {figures}"
+    )
+
+
+def _describe(name: str, comparison: Comparison) -> str:
+    difference = comparison.difference
+    order = "own minus federated" if name in LESS_IS_BETTER else "federated minus own"
+    return (
+        f"{figure_title(name)} {comparison.federated.value:.3f} and {comparison.own.value:.3f}, {order} "
+        f"{difference.value:+.3f} (95 % interval {difference.low:+.3f} to {difference.high:+.3f})"
     )
 
 

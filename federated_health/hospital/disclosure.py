@@ -9,15 +9,16 @@ Weights, and sums for the normalisation, are never altered: sums leave or are su
 public data, which the manifest beside the CSV declares, nor of hospitals whose rows are all in one process.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.columns import Measurement
 from federated_health.data.hospital import Hospital, Patients
+from federated_health.data.subgroups import subgroups_of
 from federated_health.errors import DisclosureError
 from federated_health.hospital.policy import Policy
 from federated_health.hospital.release_memory import ReleasableHospital
@@ -34,6 +35,7 @@ from federated_health.messages.content import (
     ROW_COUNTS,
     SCORES,
     SMALL_CELL,
+    SUBGROUPS,
     SWITCHED_OFF,
     THRESHOLD_SCORES,
     Evaluation,
@@ -41,9 +43,13 @@ from federated_health.messages.content import (
     TrainingScores,
     Update,
 )
-from federated_health.ml.metrics import MIN_CELL_SIZE, EvaluationSums, Scores
+from federated_health.ml.metrics import LESS_IS_BETTER, MIN_CELL_SIZE, EvaluationSums, Scores
 from federated_health.ml.normalisation import SUM_NAMES, ColumnSums
 from federated_health.ml.targets import target_of
+from federated_health.ml.verdicts import Comparison
+
+if TYPE_CHECKING:
+    from federated_health.ml.subgroups import GroupFigures
 
 DECIMALS = 3
 """Decimals of mean losses and errors, which are those of the tables."""
@@ -52,6 +58,7 @@ ROUNDED = ("loss_sum", "squared_error_sum", "absolute_error_sum")
 """Sums of an evaluation whose means are rounded."""
 
 Mask = npt.NDArray[np.bool_]
+Rounded = TypeVar("Rounded")
 
 
 def disclose(content: Any, hospital: Hospital, policy: Policy, *, is_final: bool = False) -> Any:
@@ -80,6 +87,7 @@ class _Gate:
         self.train_is_exposed = chosen is not None and chosen.train_is_exposed
         self.test_is_exposed = chosen is not None and chosen.test_is_exposed
         self.exposed_columns = chosen.exposed_columns if chosen else frozenset[str]()
+        self.exposed_subgroups = chosen.exposed_subgroups if chosen else frozenset[str]()
         self.label_is_exposed = hospital.task.label.name in self.exposed_columns
 
     def disclose(self, content: Any, *, is_final: bool) -> Any:
@@ -196,6 +204,9 @@ class _Gate:
         if content.scores:
             reasons[SCORES] = self._reason(SCORES, is_exposed=self.test_is_exposed, is_small=is_small)
         has_deviation = self.target.has_classes
+        groups = content.subgroups
+        if groups:
+            groups, reasons[SUBGROUPS] = self._subgroups(groups, content.counts)
         scores = {
             name: join_cells(cells, self._least_rows(self.of_test), has_deviation=has_deviation)
             for name, cells in content.scores.items()
@@ -205,8 +216,25 @@ class _Gate:
             evaluation,
             roc_auc=None if reasons.get(ROC_AUC) else content.roc_auc,
             scores={} if reasons.get(SCORES) else scores,
+            subgroups=groups,
             suppressed={**evaluation.suppressed, **_drop_empty(reasons)},
         )
+
+    def _subgroups(
+        self, figures: "Sequence[GroupFigures]", counts: EvaluationSums
+    ) -> "tuple[Sequence[GroupFigures], str]":
+        """The figures of subgroups, and why some or all are suppressed (see `subgroup_disclosure`)."""
+        if reason := self._reason(SUBGROUPS, is_exposed=self.test_is_exposed):
+            return (), reason
+        from federated_health.hospital.subgroup_disclosure import round_figures, suppress_groups  # noqa: PLC0415  # at the end only
+
+        groups = subgroups_of(self.hospital.task)
+        tn, fp, fn, tp = getattr(counts, "matrix")  # noqa: B009  # of a binary label
+        kept = suppress_groups(groups, figures, (tp, fp, tn, fn), self.of_test, self.exposed_subgroups)
+        lost = {group.column for group, of, left in zip(groups, figures, kept, strict=True) if of.cells != left.cells}
+        is_exposed = not lost.isdisjoint(self.exposed_subgroups)
+        reason = self._reason(SUBGROUPS, is_exposed=is_exposed, is_small=bool(lost))
+        return (kept if self.policy.public else [round_figures(of) for of in kept]), reason
 
     def _least_rows(self, minimum: int) -> int:
         """Smallest number of rows of a group of scores: groups are of MIN_CELL_SIZE patients before they are joined."""
@@ -258,12 +286,33 @@ class _Gate:
         is_safe &= np.array(
             [not self.train_is_exposed and column.name not in self.exposed_columns for column in columns]
         )
+        comparisons = {
+            figure: self._round_comparison(comparison) if figure in LESS_IS_BETTER else comparison
+            for figure, comparison in content.comparisons.items()
+        }
         importance = [len(test) * self._round_mean(value / max(len(test), 1)) for value in content.importance]
         return replace(
             content,
+            comparisons=comparisons,
+            calibration={model: self._round(of) for model, of in content.calibration.items()},
             importance=np.array(importance),
             observed=np.where(is_safe, observed, 0.0),
         )
+
+    def _round_comparison(self, comparison: Comparison) -> Comparison:
+        """Mean losses of two models, rounded; not the p-value, which decides the verdict."""
+        difference = self._round(comparison.difference)
+        return Comparison(
+            own=self._round(comparison.own),
+            federated=self._round(comparison.federated),
+            difference=replace(difference, p_value=comparison.difference.p_value),
+        )
+
+    def _round(self, figures: Rounded) -> Rounded:
+        """A dataclass of figures, rounded; those that are None stay so."""
+        known = {name: value for name, value in vars(figures).items() if value is not None}
+        rounded = {name: self._round_mean(value) for name, value in known.items()}
+        return replace(figures, **rounded)  # type: ignore[type-var]  # a dataclass
 
 
 def join_cells(cells: Scores, minimum: int, *, has_deviation: bool = True) -> Scores:

@@ -12,6 +12,7 @@ from federated_health.hospital.ledger_page import (
 )
 from federated_health.hospital.value_words import KINDS, TERMS, describe_value
 from federated_health.names import printable
+from federated_health.report.cells import Cell
 from federated_health.report.formatting import MAX_ROWS, NOT_DEFINED, number_of
 from federated_health.report.page import Block, Caution, Page, Section, Table, write_report
 
@@ -81,15 +82,15 @@ def _overview(summary: Summary) -> Section:
         "suppressed": ", ".join(summary.suppressed) or "nothing",
         "errors": summary.errors or "none",
     }
-    rows = tuple(
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
         (
             KINDS.get(kind, printable(kind)),
-            f"{total.messages:,}",
+            total.messages,
             total.round_range,
-            f"{total.bytes:,}",
+            total.bytes,
             *(f"{time:%Y-%m-%d %H:%M}" for time in total.times or ()),
         )
-        for kind, total in list(kinds.items())[:MAX_ROWS]
+        for kind, total in kinds.items()
     )
     columns = ("what the hospital did", "messages", "rounds", "bytes", "first, UTC", "last, UTC")
     return Section("Who, to whom and when", [facts, Table(caption="Messages by kind", columns=columns, rows=rows)])
@@ -98,7 +99,7 @@ def _overview(summary: Summary) -> Section:
 def releases_section(summary: Summary, title: str = "What left, in plain words") -> Section:
     """What left by release: how often, how much, and what it is."""
     sent = {name: total for name, total in summary.ordered_releases().items() if total.has_left}
-    rows = tuple((name, f"{total.messages:,}", total.round_range, f"{total.bytes:,}") for name, total in sent.items())
+    rows = tuple((name, total.messages, total.round_range, total.bytes) for name, total in sent.items())
     columns = ("what", "messages", "rounds", "bytes")
     blocks: list[Block] = [
         {name: explain(name) for name in sent},
@@ -155,15 +156,12 @@ def _refused(summary: Summary) -> Section:
 def _values(summary: Summary) -> Iterator[Section]:
     blocks: list[Block] = []
     for name, total in summary.ordered_releases().items():
-        shown = list(total.values.items())[:MAX_ROWS]
         rows = tuple(
-            (describe_value(*key) or UNEXPLAINED, printable(" ".join(key)), f"{row['times']:,}", f"{row['bytes']:,}")
-            for key, row in shown
+            (describe_value(*key) or UNEXPLAINED, printable(" ".join(key)), row["times"], row["bytes"])
+            for key, row in total.values.items()
         )
-        more = len(total.values) - len(shown)
-        note = f"And {more:,} more, not shown." if more else ""
         if rows:
             columns = ("what it is", "name in the ledger", "times", "bytes")
-            blocks.append(Table(caption=f"Values of {name}", columns=columns, rows=rows, note=note))
+            blocks.append(Table(caption=f"Values of {name}", columns=columns, rows=rows))
     if blocks:
         yield Section("Every value that left", blocks, folded=True)

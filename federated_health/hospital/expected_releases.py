@@ -23,7 +23,6 @@ from federated_health.ml.metrics import DEFAULT_THRESHOLD
 from federated_health.ml.networks import Network, number_of_weights
 from federated_health.ml.normalisation import ColumnSums
 from federated_health.ml.targets import target_of
-from federated_health.ml.verdicts import Interval
 from federated_health.report.formatting import list_some, number_of
 from federated_health.settings import Settings
 
@@ -114,8 +113,7 @@ class ExpectedReleases:
             groups = target.group_scores(self._no_outputs(len(train)), train.labels, train.ids)
             yield TrainingScores(positives=groups["positives"], negatives=groups["negatives"])
         observed = (~np.isnan(train.values)).sum(axis=0).astype(np.float64)
-        none = Interval()
-        yield Benefit(federated=none, own=None, difference=none, importance=np.zeros(columns), observed=observed)
+        yield Benefit(comparisons={}, calibration={}, importance=np.zeros(columns), observed=observed)
 
     def _no_outputs(self, rows: int) -> Any:
         outputs = target_of(self._hospital.task).outputs

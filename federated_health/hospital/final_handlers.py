@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from flwr.app import Context, Message, MetricRecord
 
 from federated_health import privacy
+from federated_health.data.subgroups import subgroups_of
 from federated_health.hospital import handlers
 from federated_health.hospital.private_training import budget_of
 from federated_health.messages.content import (
@@ -22,6 +23,7 @@ from federated_health.messages.content import (
 from federated_health.messages.records import METRICS, MalformedMessageError, weights_from_record, weights_to_record
 from federated_health.messages.server_messages import check_config
 from federated_health.ml.networks import Weights, weight_shapes
+from federated_health.ml.subgroups import measure_groups
 
 if TYPE_CHECKING:
     from federated_health.messages.benefit import Benefit
@@ -57,6 +59,14 @@ def evaluate_final(message: Message, context: Context) -> Evaluation:
             counts=handlers.measure(config, local, outputs),
             roc_auc=target.roc_auc(outputs, held_out.labels),
             scores=target.group_scores(outputs, held_out.labels, held_out.ids),
+            subgroups=measure_groups(
+                subgroups_of(local.hospital.task),
+                held_out.values,
+                outputs,
+                held_out.labels,
+                config.threshold,
+                held_out.ids,
+            ),
         )
         figures = target.figures(evaluation.counts, local.train_rows, evaluation.roc_auc)
         figures |= target.score_figures(outputs, held_out.labels)

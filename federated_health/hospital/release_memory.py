@@ -34,9 +34,13 @@ import numpy.typing as npt
 
 from federated_health.data.hospital import Hospital, Patients
 from federated_health.data.record_location import find_record, write_note
+from federated_health.data.subgroups import subgroups_of
+from federated_health.data.tasks import Task
 from federated_health.errors import DisclosureError, StorageError
 from federated_health.file_access import read_file
 from federated_health.files import PRIVATE, locked_folder, replace_file
+from federated_health.hospital.subgroup_disclosure import suppress_groups
+from federated_health.ml.subgroups import GroupFigures
 
 logger = logging.getLogger(__name__)
 
@@ -62,12 +66,14 @@ class ReleasableHospital(Hospital):
         train_is_exposed, test_is_exposed: whether a release over all training rows, or over all held-out rows, would
             differ from an earlier one by fewer patients than the minimum cell.
         exposed_columns: columns, the label among them, for whose values over the training rows this is so.
+        exposed_subgroups: columns for whose subgroups of the held-out rows this is so.
         notes: log lines for the data team, without values.
     """
 
     train_is_exposed: bool = False
     test_is_exposed: bool = False
     exposed_columns: frozenset[str] = frozenset()
+    exposed_subgroups: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
 
@@ -286,21 +292,62 @@ def _choose_rows(hospital: Hospital, memory: Memory, minimum: int) -> Releasable
         }
     if not is_exposed[HELD_OUT] and len(test) >= minimum * test.most_rows:
         is_exposed[HELD_OUT] = not _release_column(memory, label, test.labels, HELD_OUT, minimum * test.most_rows)
+    exposed_subgroups = frozenset[str]()
+    if hospital.task.subgroups and not is_exposed[HELD_OUT]:
+        exposed_subgroups = _find_exposed_subgroups(hospital.task, test, memory, minimum)
     return ReleasableHospital(
         **{**vars(hospital), "train": train, "test": test, "positions": None},
         train_is_exposed=is_exposed[TRAIN],
         test_is_exposed=is_exposed[HELD_OUT],
         exposed_columns=frozenset(exposed_columns),
+        exposed_subgroups=exposed_subgroups,
         notes=tuple(notes),
     )
+
+
+def _find_exposed_subgroups(task: Task, rows: Patients, memory: Memory, minimum: int) -> frozenset[str]:
+    """Columns whose subgroups differ from those of an earlier release by too few rows of a class; records the others.
+
+    The rows of each subgroup that may leave are remembered as those of each side are, and so are the others together.
+    So neither a new patient nor another edge of a band can be found by subtraction.
+    """
+    groups, positive = subgroups_of(task), rows.labels == 1
+    masks = [group.mask(rows.values) for group in groups]
+    counts = [
+        GroupFigures(true_positives=int((mask & positive).sum()), true_negatives=int((mask & ~positive).sum()))
+        for mask in masks
+    ]
+    total = (int(positive.sum()), 0, int((~positive).sum()), 0)
+    kept = suppress_groups(groups, counts, total, minimum * rows.most_rows)
+    exposed = set()
+    for column in task.subgroups:
+        parts = zip(groups, masks, kept, strict=True)
+        released = [mask for group, mask, of in parts if group.column == column and any(of.cells)]
+        for part in [*released, ~np.any(released, axis=0)] if released else []:
+            for label, of_class in enumerate((~positive, positive)):
+                units = _hash_rows(rows.take(part & of_class), memory)
+                if not _release_units(memory, f"{column} {label}", units, HELD_OUT, minimum * rows.most_rows):
+                    exposed.add(column)
+    return frozenset(exposed)
+
+
+def _hash_rows(rows: Patients, memory: Memory) -> Units:
+    ids = np.zeros(len(rows), dtype=np.int64) if rows.ids is None else rows.ids
+    contents = zip(_canonical(rows.values), ids, strict=True)
+    return Units(memory.digest(row.tobytes(), patient.tobytes()) for row, patient in contents)
 
 
 def _release_column(memory: Memory, name: str, cells: npt.NDArray[Any], side: int, minimum: int) -> bool:
     """Whether a column's values may be released, which is then recorded."""
     values, numbers = np.unique(cells[~np.isnan(cells)].astype(np.float64) + 0.0, return_counts=True)
     hashes = [memory.digest(name.encode(), value.tobytes()) for value in values]
+    return _release_units(memory, name, Units(dict(zip(hashes, numbers.tolist(), strict=True))), side, minimum)
+
+
+def _release_units(memory: Memory, name: str, units: Units, side: int, minimum: int) -> bool:
+    """Whether these units may be released under a name in the memory, which is then recorded."""
     groups = memory.columns.setdefault(name, Groups())
-    found, new = groups.match(Units(dict(zip(hashes, numbers.tolist(), strict=True))), side)
+    found, new = groups.match(units, side)
     if 0 < new.total() < minimum or not all(groups.allows(g, found, minimum) for g in groups.of_side(side)):
         return False
     groups.use(found, new, side)

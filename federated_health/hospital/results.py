@@ -74,7 +74,7 @@ def _read_evaluation(context: Context, task: Task) -> Evaluation | None:
         return None
     metrics = context.state.metric_records["evaluation"]
     content = RecordDict({METRICS_RECORD: metrics})
-    return read_evaluation(content, target_of(task), int(str(metrics[NUM_EXAMPLES])), final=True)
+    return read_evaluation(content, target_of(task), int(str(metrics[NUM_EXAMPLES])), final=True, task=task)
 
 
 def _summarise_benefit(context: Context, task: Task, name: str, evaluation: Evaluation | None) -> Mapping[str, Any]:

@@ -46,6 +46,7 @@ WORDS: Mapping[str, str] = {
     "metrics/expected_sum": f"number of events that the model expects of the {_HELD_OUT}",
     "metrics/log_sum": f"sum of logarithms of the numbers of events of the {_HELD_OUT}",
     "metrics/roc_auc": f"how well the model ranks the {_HELD_OUT}, from 0 to 1",
+    "metrics/subgroups": f"figures of subgroups of the {_HELD_OUT}, such as women; 0 where they are suppressed",
     "metrics/predictions": "groups of patients: number, mean prediction, mean outcome",
     "metrics/own": f"figure of a model of its own on the {_HELD_OUT}",
     "metrics/importance": "per column: how much worse the model is without it",

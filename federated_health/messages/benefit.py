@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,54 +12,76 @@ from flwr.app import MetricRecord, RecordDict
 from federated_health.data.tasks import Task
 from federated_health.messages.content import APPRAISAL, Disclosed, Evaluation
 from federated_health.messages.records import METRICS, MalformedMessageError
-from federated_health.messages.validation import read_disclosure, read_floats, read_metrics, read_number
+from federated_health.messages.validation import MAX_LOG_ODDS, read_disclosure, read_floats, read_metrics, read_number
+from federated_health.ml.metrics import LESS_IS_BETTER, MAX_LOSS
 from federated_health.ml.normalisation import MIN_OBSERVED
-from federated_health.ml.targets import target_of
-from federated_health.ml.verdicts import Interval, Verdict, judge
+from federated_health.ml.targets import Target, target_of
+from federated_health.ml.verdicts import (
+    SIGNIFICANCE,
+    Comparison,
+    Difference,
+    Interval,
+    Verdict,
+    combine,
+    judge,
+    judge_hospitals,
+)
+
+if TYPE_CHECKING:
+    from federated_health.ml.calibration import Calibration
 
 ROUNDING = 1e-9
-"""Tolerance for the difference of two figures."""
+"""Tolerance for figures that were computed from each other."""
+
+ROUNDED = 0.0015
+"""That for mean losses, each of which may be rounded to three decimals (see `hospital.disclosure`)."""
+
+MAX_FIGURES = {"roc_auc": 1.0, "brier": 1.0, "log_loss": MAX_LOSS}
+"""Largest possible value of figures that have one."""
+
+MODELS = ("own", "federated")
+SLOPE, INTERCEPT = "calibration-{}-slope", "calibration-{}-intercept"
+"""Names of the calibration of a model, on the wire."""
 
 Vector = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Benefit(Disclosed):
-    """A hospital's comparison of the final model with a model of its own rows alone.
+    """A hospital's comparison of the final model with a model of its own rows alone, on its held-out rows.
 
     Attributes:
-        federated: the figure by which the target compares models (see `Target.compared`), of the federated model on the
-            held-out rows, with its interval (see `ml.bootstrap`).
-        own: the same figure of a model trained on the hospital's own training rows alone.
-        difference: by how much the federated model is better on the same rows, paired. These three are undefined with
-            too few held-out rows (see `Target.can_compare`).
+        comparisons: both models by each of the target's `comparisons`, paired (see `ml.bootstrap`); nothing with too
+            few held-out rows (see `Target.can_compare`).
+        calibration: of both models, `own` and `federated`; nothing without comparisons, or of a label that is not
+            binary.
         importance: [columns], increase of the summed loss over the held-out rows when a column's values are
             shuffled among them (permutation importance, Breiman 2001, Fisher et al. 2019). Hospitals' values are added.
         observed: [columns], number of training rows in which the column is not missing; 0 if there are fewer than 5.
 
-    What is suppressed is undefined or 0.
+    What is suppressed is missing or 0.
     """
 
-    federated: Interval
-    own: float | None
-    difference: Interval
+    comparisons: Mapping[str, Comparison]
+    calibration: Mapping[str, "Calibration"]
     importance: Vector
     observed: Vector
 
     @property
     def verdict(self) -> Verdict:
-        """What the hospital gains by joining."""
-        return judge(self.difference)
+        """What the hospital gains by joining, from its own figures alone: not adjusted for the number of hospitals."""
+        return combine(judge(comparison.difference) for comparison in self.comparisons.values())
 
     def to_content(self) -> RecordDict:
         if APPRAISAL in self.suppressed:
             return self.with_disclosure(RecordDict({METRICS: MetricRecord()}))
-        figures = {
-            "own": self.own,
-            **{f"federated-{bound}": value for bound, value in vars(self.federated).items()},
-            **{f"difference-{bound}": value for bound, value in vars(self.difference).items()},
-        }
-        metrics = MetricRecord({key: value for key, value in figures.items() if value is not None})
+        numbers: dict[str, float | None] = {}
+        for figure, comparison in self.comparisons.items():
+            for part, interval in vars(comparison).items():
+                numbers |= {_key(figure, part, bound): value for bound, value in vars(interval).items()}
+        for model, of in self.calibration.items():
+            numbers |= {SLOPE.format(model): of.slope, INTERCEPT.format(model): of.intercept}
+        metrics = MetricRecord({key: value for key, value in numbers.items() if value is not None})
         metrics["importance"] = self.importance.tolist()
         metrics["observed"] = self.observed.tolist()
         return RecordDict({METRICS: metrics})
@@ -67,10 +89,8 @@ class Benefit(Disclosed):
     @classmethod
     def suppress(cls, columns: int, suppressed: Mapping[str, str]) -> "Benefit":
         """A report without figures, of a task with this number of columns."""
-        nothing, none = Interval(), np.zeros(columns)
-        return cls(
-            federated=nothing, own=None, difference=nothing, importance=none, observed=none, suppressed=suppressed
-        )
+        none = np.zeros(columns)
+        return cls(comparisons={}, calibration={}, importance=none, observed=none, suppressed=suppressed)
 
     @classmethod
     def from_content(cls, content: RecordDict, task: Task, train_examples: int, test_examples: int) -> "Benefit":
@@ -78,22 +98,15 @@ class Benefit(Disclosed):
         if suppressed := read_disclosure(content, APPRAISAL):
             read_metrics(content, set())
             return cls.suppress(len(task.columns), suppressed)
-        bounds = (f"{figure}-{field.name}" for figure in ("federated", "difference") for field in fields(Interval))
-        figures, target = {"own", *bounds}, target_of(task)
-        metrics = read_metrics(content, {"importance", "observed"}, figures)
-        if present := figures & set(metrics):
-            if present != figures:
+        target, columns = target_of(task), len(task.columns)
+        names, optional = names_of_figures(target)
+        metrics = read_metrics(content, {"importance", "observed"}, names | optional)
+        comparisons, calibration = {}, {}
+        if present := set(metrics) - {"importance", "observed"}:
+            if not names <= present:
                 raise MalformedMessageError("its report of the benefit holds only some of its figures")
-            limit = math.inf if target.less_is_better else 1.0
-            own, federated = _between(metrics, "own", 0.0, limit), _read_interval(metrics, "federated", 0.0, limit)
-            difference = _read_interval(metrics, "difference", -limit, limit)
-            value = read_number(metrics, "federated-value")
-            expected = own - value if target.less_is_better else value - own
-            if abs(read_number(metrics, "difference-value") - expected) > ROUNDING * max(1.0, own, value):
-                raise MalformedMessageError("its difference is not the difference of its figures")
-        else:
-            own, federated, difference = None, Interval(), Interval()
-        columns = len(task.columns)
+            comparisons = {figure: _read_comparison(metrics, figure) for figure in target.comparisons}
+            calibration = {model: _read_calibration(metrics, model) for model in MODELS if optional}
         observed = read_floats(metrics, "observed", columns)
         small = (observed != 0) & (observed < MIN_OBSERVED)
         if (observed % 1).any() or (observed > train_examples).any() or small.any():
@@ -101,7 +114,20 @@ class Benefit(Disclosed):
         importance = read_floats(metrics, "importance", columns)
         if (np.abs(importance) > test_examples * target.max_loss).any():
             raise MalformedMessageError("its column importance is out of range")
-        return cls(federated=federated, own=own, difference=difference, importance=importance, observed=observed)
+        return cls(comparisons=comparisons, calibration=calibration, importance=importance, observed=observed)
+
+
+def names_of_figures(target: Target[Any]) -> tuple[set[str], set[str]]:
+    """Names of the numbers of the comparison on the wire, and of those that are left out where they are not defined."""
+    names = {
+        _key(figure, part, bound.name)
+        for figure in target.comparisons
+        for part, kind in (("own", Interval), ("federated", Interval), ("difference", Difference))
+        for bound in fields(kind)
+    }
+    if target.label.kind != "binary":
+        return names, set()
+    return names | {INTERCEPT.format(model) for model in MODELS}, {SLOPE.format(model) for model in MODELS}
 
 
 def summarise_benefits(
@@ -112,25 +138,36 @@ def summarise_benefits(
 ) -> dict[str, Any]:
     """`joining`, `importance` and `observed` as in metrics.json, of hospitals that sent both, by name.
 
-    `data_warnings` is what the problem log says about a hospital's data, which may explain its verdict.
-    `importance` is the rise of the mean loss per patient when a column is shuffled within hospitals.
+    Verdicts on a figure are adjusted for the number of hospitals. `data_warnings` is what the problem log says about a
+    hospital's data, which may explain its verdict. `importance` is the rise of the mean loss per patient when a column
+    is shuffled within hospitals.
     """
     reported = {
         name: benefit for name, benefit in sorted(benefits.items()) if name in evaluations and not benefit.suppressed
     }
     if not reported:
         return {}
-    compared = target_of(task).compared
+    figures = target_of(task).comparisons
+    nothing = Comparison(own=Interval(), federated=Interval(), difference=Difference())
+    compared = {
+        figure: {name: benefit.comparisons.get(figure, nothing) for name, benefit in reported.items()}
+        for figure in figures
+    }
+    verdicts = {
+        figure: judge_hospitals({name: comparison.difference for name, comparison in of.items()})
+        for figure, of in compared.items()
+    }
     rows = sum(evaluations[name].counts.examples for name in reported)
     counted = [benefit.importance for name, benefit in reported.items() if evaluations[name].has_counts]
     rise = np.sum([np.zeros(len(task.columns)), *counted], axis=0) / max(rows, 1)
     return {
         "joining": {
             name: {
-                "verdict": benefit.verdict,
-                f"own_{compared}": benefit.own,
-                compared: asdict(benefit.federated),
-                "difference": asdict(benefit.difference),
+                "verdict": combine(verdicts[figure][name] for figure in figures),
+                "comparisons": {
+                    figure: {"verdict": verdicts[figure][name], **asdict(compared[figure][name])} for figure in figures
+                },
+                **({"calibration": _as_dicts(benefit.calibration)} if benefit.calibration else {}),
                 "small": evaluations[name].has_counts and evaluations[name].counts.is_small,
                 **({"data_warnings": list(data_warnings[name])} if name in data_warnings else {}),
             }
@@ -144,11 +181,50 @@ def summarise_benefits(
     }
 
 
-def _read_interval(metrics: MetricRecord, figure: str, minimum: float, maximum: float) -> Interval:
-    value, low, high = (_between(metrics, f"{figure}-{bound}", minimum, maximum) for bound in ("value", "low", "high"))
-    if low > high:
-        raise MalformedMessageError(f"the interval of its {figure} has its bounds reversed")
-    return Interval(value=value, low=low, high=high)
+def _as_dicts(calibration: Mapping[str, "Calibration"]) -> dict[str, dict[str, float | None]]:
+    return {model: asdict(of) for model, of in calibration.items()}
+
+
+def _key(figure: str, part: str, bound: str) -> str:
+    return f"{figure}-{part}-{bound}".replace("_", "-")
+
+
+def _read_comparison(metrics: MetricRecord, figure: str) -> Comparison:
+    maximum = MAX_FIGURES.get(figure, math.inf)
+    own, federated = (_read_bounds(metrics, figure, model, 0.0, maximum) for model in MODELS)
+    difference = _read_bounds(metrics, figure, "difference", -maximum, maximum)
+    p_value = _between(metrics, _key(figure, "difference", "p_value"), 0.0, 1.0)
+    expected, slack = federated["value"] - own["value"], ROUNDING * max(1.0, own["value"], federated["value"])
+    if figure in LESS_IS_BETTER:
+        expected, slack = -expected, slack + ROUNDED
+    if abs(difference["value"] - expected) > slack:
+        raise MalformedMessageError(f"its difference of {figure} is not the difference of its figures")
+    low, high = difference["low"], difference["high"]  # rounding may have moved one of them to 0
+    if low < 0 < high if p_value < SIGNIFICANCE else not low <= 0 <= high:
+        raise MalformedMessageError(f"its p-value of {figure} contradicts the interval of the difference")
+    return Comparison(
+        own=Interval(**own), federated=Interval(**federated), difference=Difference(**difference, p_value=p_value)
+    )
+
+
+def _read_bounds(metrics: MetricRecord, figure: str, part: str, minimum: float, maximum: float) -> dict[str, float]:
+    """The fields of an interval."""
+    keys = {field.name: _key(figure, part, field.name) for field in fields(Interval)}
+    bounds = {bound: _between(metrics, key, minimum, maximum) for bound, key in keys.items()}
+    slack = ROUNDING * max(1.0, abs(bounds["value"]))
+    if not bounds["low"] - slack <= bounds["value"] <= bounds["high"] + slack:
+        raise MalformedMessageError(f"its {keys['value']} is outside of its interval")
+    return bounds
+
+
+def _read_calibration(metrics: MetricRecord, model: str) -> "Calibration":
+    from federated_health.ml.calibration import MAX_SLOPE, Calibration  # noqa: PLC0415  # at the end of a run only
+
+    slope = SLOPE.format(model)
+    return Calibration(
+        slope=_between(metrics, slope, -MAX_SLOPE, MAX_SLOPE) if slope in metrics else None,
+        intercept=_between(metrics, INTERCEPT.format(model), -MAX_LOG_ODDS, MAX_LOG_ODDS),
+    )
 
 
 def _between(metrics: MetricRecord, key: str, minimum: float, maximum: float) -> float:

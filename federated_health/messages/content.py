@@ -20,9 +20,10 @@ A hospital sends the following in a plain run, besides Flower's envelope of each
 - `evaluate.threshold`, once, only of a binary label and not under differential privacy: microaggregated scores of its
   training rows (see `scores.microaggregate`), from which the server chooses the decision threshold;
 - `evaluate.final`: the same sums; of a label of classes its own ROC-AUC, and microaggregated scores of its held-out
-  rows; of a number or a count mean predictions and mean labels of groups of at least 5 patients. Under differential
-  privacy, once, noisy numbers of held-out patients in their place, by actual class and bin of their score or
-  predicted class, and nothing of a label without classes;
+  rows; of a number or a count mean predictions and mean labels of groups of at least 5 patients; for each subgroup of
+  the task counts, sums and estimates (see `ml.subgroups.GroupFigures`). Under differential privacy, once, noisy numbers
+  of held-out patients in their place, by actual class and bin of their score or predicted class, and nothing of a label
+  without classes;
 - `evaluate.appraisal`, once, unless the run has differential privacy or does without it: what it gains by joining, how
   much the model depends on each column, and in how many training rows each was observed (see `benefit.Benefit`);
 - in place of what its disclosure control suppresses (see `hospital.disclosure`), a record that says which release is
@@ -34,8 +35,8 @@ Each side validates what the other sends: the server in `messages.validation`, a
 An invalid message raises MalformedMessageError, whose text holds no values.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,7 @@ from federated_health.names import SGD
 
 if TYPE_CHECKING:
     from federated_health.ml.privacy_plan import PrivacyPlan
+    from federated_health.ml.subgroups import GroupFigures
 
 REGISTRATION = "query.statistics"
 FINAL, MASKED_FINAL = "evaluate.final", "evaluate.masked_final"
@@ -95,6 +97,7 @@ REASONS = SMALL_CELL, SWITCHED_OFF, DIFFERENCING = (
 ROW_COUNTS, COLUMN_SUMS = "row-counts", "column-sums"
 ROUND_EVALUATION, FINAL_EVALUATION = "round-evaluation", "final-evaluation"
 ROC_AUC, SCORES, THRESHOLD_SCORES, APPRAISAL = "roc-auc", "scores", "threshold-scores", "appraisal"
+SUBGROUPS = "subgroups"
 """Names of what may be suppressed, besides CLASS_COUNTS and ASSOCIATIONS; `messages.releases` explains them."""
 
 NOISY_COUNTS = "noisy-counts"
@@ -233,6 +236,7 @@ class Evaluation(Disclosed):
         counts: sums over the rows (see `Target.measure`); suppressed, they are those over no rows and are not sent.
         roc_auc: exact ROC-AUC of the hospital's own rows; None if it is undefined, and before the final evaluation.
         scores: groups of scores (see `Target.group_scores`); empty before the final evaluation.
+        subgroups: figures of the task's subgroups, in their order, or none.
         noisy_counts: under differential privacy the table from which the others are computed, and all that is sent
             (see `ml.noisy_evaluation`); else empty.
     """
@@ -240,6 +244,7 @@ class Evaluation(Disclosed):
     counts: EvaluationSums
     roc_auc: float | None = None
     scores: ScoreGroups = field(default_factory=dict)
+    subgroups: Sequence["GroupFigures"] = ()
     noisy_counts: tuple[float, ...] = ()
 
     @property
@@ -256,6 +261,8 @@ class Evaluation(Disclosed):
         if self.roc_auc is not None:
             metrics["roc_auc"] = self.roc_auc
         metrics.update({key: groups.ravel().tolist() for key, groups in self.scores.items()})
+        if self.subgroups:
+            metrics[SUBGROUPS] = [float(value) for group in self.subgroups for value in astuple(group)]
         return self.with_disclosure(RecordDict({METRICS: metrics}))
 
 

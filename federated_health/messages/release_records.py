@@ -34,11 +34,15 @@ VALUES: dict[str, tuple[str, tuple[str, ...]]] = {
     "final-evaluation": (FINAL, (*_SUMS, "metrics/noisy-counts")),
     "roc-auc": (FINAL, ("metrics/roc_auc",)),
     "scores": (FINAL, _SCORES),
+    "subgroups": (FINAL, ("metrics/subgroups",)),
     "threshold-scores": (THRESHOLD, _SCORES),
     "masked": ("query.masked", ("vector/content",)),
     "appraisal": (
         BENEFIT,
-        ("metrics/own", "metrics/federated-*", "metrics/difference-*", "metrics/importance", "metrics/observed"),
+        (
+            *("metrics/*-own-*", "metrics/*-federated-*", "metrics/*-difference-*"),
+            *("metrics/importance", "metrics/observed"),
+        ),
     ),
 }
 """Release -> types of messages, separated by spaces, and `record/name` of its values in them; `*` is any text."""

@@ -4,9 +4,12 @@ import math
 from dataclasses import dataclass
 
 from federated_health.data.columns import Measurement
+from federated_health.data.subgroups import subgroups_of
 from federated_health.data.tasks import Task
+from federated_health.messages.benefit import names_of_figures
 from federated_health.messages.records import write_counts
 from federated_health.messages.run_terms import RunTerms
+from federated_health.ml.subgroups import NAMES
 from federated_health.ml.targets import target_of
 
 
@@ -66,10 +69,18 @@ RELEASES: dict[str, Release] = {
     "threshold-scores": Release(
         "Once, at the end: predictions for the training patients, averaged over groups of at least 5 patients.", True
     ),
+    "subgroups": Release(
+        "Once, at the end, over the held-out patients of each subgroup of the task, such as women: how predictions "
+        "agree with outcomes, as counts of patients and as a few figures with their precision. Unless the data are "
+        "public, nothing of a group with a count below the policy's minimum, nor of a group by which it could be "
+        "computed.",
+        may_be_off=True,
+    ),
     "appraisal": Release(
         "Once, at the end: the benefit of joining, that is how the federated model compares with the hospital's own on "
-        "the held-out patients; how much the model depends on each column; and how many training patients have a value "
-        "of each column, 0 if fewer than 5.",
+        "the held-out patients (how well each ranks them, how accurate its predictions are, and the difference, with "
+        "intervals and a p-value; of risks, calibration slope and intercept of each); how much the model depends on "
+        "each column; and how many training patients have a value of each column, 0 if fewer than 5.",
         may_be_off=True,
     ),
     "masked": Release(
@@ -104,6 +115,7 @@ def size_of(release: str, task: Task, terms: RunTerms) -> int:
         "roc-auc": int(target.has_classes),
         "scores": scores,
         "threshold-scores": scores if target.has_threshold else 0,
-        "appraisal": 7 + 2 * len(task.columns),
+        "subgroups": len(NAMES) * len(subgroups_of(task)),
+        "appraisal": sum(map(len, names_of_figures(target))) + 2 * len(task.columns),
     }
     return 8 * numbers.get(release, 0)

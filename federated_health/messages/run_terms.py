@@ -93,9 +93,8 @@ class RunTerms:
         more = () if private or hidden else ("associations",)
         classes = ("class-counts",) if self.class_weight == "balanced" and not private else ()
         figures = ("final-evaluation",) if private else ("training-loss", "round-evaluation", "final-evaluation")
-        scores = (
-            () if private else ("threshold-scores", "scores") if hidden else ("threshold-scores", "scores", "roc-auc")
-        )
+        own = () if hidden else ("roc-auc", "subgroups")
+        scores = () if private else ("threshold-scores", "scores", *own)
         masked = ("masked",) if hidden else ()
         benefit = ("appraisal",) if self.appraisal and not private else ()
         return ("name", "row-counts", *sums, *more, *classes, "weights", *figures, *scores, *benefit, *masked, "error")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,9 @@ from federated_health.ml.networks import Network, weight_shapes
 from federated_health.ml.normalisation import MIN_OBSERVED, SUM_NAMES, ColumnSums, withheld_sums
 from federated_health.ml.targets import Target
 from federated_health.names import is_hospital_name
+
+if TYPE_CHECKING:
+    from federated_health.ml.subgroups import GroupFigures
 
 WRONG_COUNTS = "its sums of the evaluation are not over the held-out rows that it registered"
 
@@ -147,12 +150,21 @@ def read_update(
     )
 
 
-def read_evaluation(content: RecordDict, target: Target[Any], declared: int, *, final: bool = False) -> Evaluation:
-    """Read an evaluation by a hospital that registered with this number of held-out rows."""
+def read_evaluation(
+    content: RecordDict, target: Target[Any], declared: int, *, final: bool = False, task: Task | None = None
+) -> Evaluation:
+    """Read an evaluation by a hospital that registered with this number of held-out rows.
+
+    Args:
+        task: whose subgroups a final evaluation may hold; None if it may hold none.
+    """
     names = target.rows_of_groups(target.no_sums).keys()
-    releases = (messages.FINAL_EVALUATION, messages.ROC_AUC, messages.SCORES) if final else (messages.ROUND_EVALUATION,)
+    releases: tuple[str, ...] = (messages.ROUND_EVALUATION,)
+    if final:
+        releases = (messages.FINAL_EVALUATION, messages.ROC_AUC, messages.SCORES, messages.SUBGROUPS)
     suppressed = read_disclosure(content, *releases, target=target)
     optional = {"roc_auc", *names} if final else set()
+    optional |= {messages.SUBGROUPS} if final and task is not None and task.subgroups else set()
     metrics = read_metrics(content, {NUM_EXAMPLES, *names_of_counts(target)}, optional)
     counts = read_counts(metrics, target, 0 if releases[0] in suppressed else declared)
     if read_whole(metrics, NUM_EXAMPLES, 0) != counts.examples:
@@ -167,7 +179,12 @@ def read_evaluation(content: RecordDict, target: Target[Any], declared: int, *, 
         rows = groups[:, 0].sum()
         if rows > declared or (groups.size and rows != expected[name] and releases[0] not in suppressed):
             raise MalformedMessageError(f"its score groups of {name} do not add up to its rows of that kind")
-    return Evaluation(counts=counts, roc_auc=auc, scores=scores, suppressed=suppressed)
+    subgroups: Sequence[GroupFigures] = ()
+    if task is not None and messages.SUBGROUPS in metrics:
+        from federated_health.messages.subgroups import read_subgroups  # noqa: PLC0415  # at the end of a run only
+
+        subgroups = read_subgroups(metrics, task, counts if releases[0] not in suppressed else None, declared)
+    return Evaluation(counts=counts, roc_auc=auc, scores=scores, subgroups=subgroups, suppressed=suppressed)
 
 
 def read_training_scores(content: RecordDict, declared: int) -> TrainingScores:

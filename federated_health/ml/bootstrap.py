@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.data.split import PatientIds
 from federated_health.ml.metrics import LESS_IS_BETTER
-from federated_health.ml.verdicts import MIN_CLASS_SIZE, Difference, Interval
+from federated_health.ml.verdicts import MIN_CLASS_SIZE, Comparison, Difference, Interval
 
 if TYPE_CHECKING:
     from federated_health.ml.targets import Target
@@ -38,6 +37,7 @@ MAX_CELLS_PER_STEP = 1_000_000
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Folds = npt.NDArray[np.integer[Any]]
+PatientIds = npt.NDArray[np.integer[Any]]
 Times = npt.NDArray[Any]
 """How often each patient is in each draw, [patients, draws]; uint16 as from `resample`, or float64."""
 
@@ -190,25 +190,10 @@ class Resampled:
         return cls(labels, resample_patients(labels, affordable_draws(len(labels), draws), seed, patients))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Two models on the same patients, by one figure.
-
-    Attributes:
-        value: figure of the model.
-        other: figure of the one that it is compared with.
-        difference: by how much the model is better, paired.
-    """
-
-    value: Interval
-    other: Interval
-    difference: Difference
-
-
 def compare_models(
     target: "Target[Any]",
-    outputs: Floats,
-    others: Floats,
+    federated: Floats,
+    own: Floats,
     labels: Floats,
     seed: list[int],
     patients: PatientIds | None = None,
@@ -216,15 +201,15 @@ def compare_models(
     """Compare two models by each of the target's `comparisons`, on patients of whom `Target.can_compare` is true.
 
     Args:
-        outputs, others: the networks' outputs, of the model and of the one that it is compared with.
+        federated, own: the networks' outputs.
         patients: see `resample_patients`.
     """
     times = resample_patients(target.strata(labels), affordable_draws(len(labels)), seed, patients)
     compared = {}
     for figure in target.comparisons:
-        value, other = (drawn_figure(target, figure, of, labels, times) for of in (outputs, others))
+        value, other = (drawn_figure(target, figure, outputs, labels, times) for outputs in (federated, own))
         compared[figure] = Comparison(
-            value=interval_of(*value), other=interval_of(*other), difference=improvement_of(figure, value, other)
+            own=interval_of(*other), federated=interval_of(*value), difference=improvement_of(figure, value, other)
         )
     return compared
 

@@ -1,5 +1,6 @@
 """What a saved model predicts for patients: the task and threshold in its file, and the columns of a prediction."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,9 @@ def read_task(model: Path, task_file: Path | None = None) -> tuple[Task, float]:
     if description.get("schema") != task.schema_hash:
         raise DataError(f"{model}: was trained for another declaration of the task {task.name}")
     if task_file is not None:
-        expected = read_task_file(task_file).agreement
-        if difference := find_difference(task.agreement, expected, whose="model", servers="task file"):
+        # Subgroups change no prediction, and models of earlier versions declare none.
+        own, expected = (replace(of, subgroups={}).agreement for of in (task, read_task_file(task_file)))
+        if difference := find_difference(own, expected, whose="model", servers="task file"):
             raise DataError(f"{model}: {difference}")
     threshold = description.get("threshold", DEFAULT_THRESHOLD)  # models of early releases have none
     if not isinstance(threshold, float) or not 0 <= threshold <= 1:

@@ -40,6 +40,21 @@ class Difference(Interval):
     p_value: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two models on the same patients, by one figure.
+
+    Attributes:
+        own: figure of the model of the hospital's own rows alone.
+        federated: figure of the federated model.
+        difference: by how much the federated model is better, paired.
+    """
+
+    own: Interval
+    federated: Interval
+    difference: Difference
+
+
 class Verdict(StrEnum):
     """What a hospital gains by joining."""
 
@@ -61,11 +76,6 @@ def judge(difference: Difference, p_value: float | None = None) -> Verdict:
     Args:
         p_value: adjusted for the number of hospitals; by default the difference's own.
     """
-    if not isinstance(difference, Difference):
-        difference = Difference(
-            **vars(difference),
-            p_value=None if difference.low is None else float(difference.low <= 0 <= difference.high),
-        )
     p_value = difference.p_value if p_value is None else p_value
     if difference.value is None or p_value is None:
         return Verdict.UNDEFINED

@@ -24,9 +24,12 @@ Floats = NDArray[np.float64]
 MAX_COLUMNS = 20
 _MAX_NAME_WIDTH = 112
 BAR_HEIGHT = 0.62
+MAX_CARDS = 6
+"""Largest number of hospitals that are shown with more room: as cards, and as rows far apart."""
+_TONE_MARKERS = {"good": "^", "mixed": "D", "bad": "v"}  # as the symbols of `page.SYMBOLS`
 _GUIDE: dict[str, Any] = {"color": svg.MUTED, "linewidth": 0.9, "linestyle": (0, (3, 3))}
-_BAR_ROW = 18.0
-_MIN_CELL_WIDTH, _MAX_CELL_WIDTH, _CELL_HEIGHT = 18.0, 24.0, 15.0  # of a heat map
+_BAR_ROW = 20.0
+_MIN_CELL_WIDTH, _MAX_CELL_WIDTH, _CELL_HEIGHT = 26.0, 30.0, 18.0  # of a heat map
 
 
 def draw_learning_curves(series: Mapping[str, Sequence[float | None]], *, quantity: str, rounds: Sequence[int]) -> str:
@@ -41,8 +44,8 @@ def draw_learning_curves(series: Mapping[str, Sequence[float | None]], *, quanti
     vertical = svg.limits_of(value for values in shown.values() for value in values)
     ticks = svg.ticks_between(*vertical)
     left = max(map(svg.text_width, ticks.values())) + 8
-    top, height = 22, 190
-    with svg.canvas(top + height + 38 + svg.legend_height(len(shown)), more) as paper:
+    top, height = 22, 176
+    with svg.canvas(top + height + 40 + svg.legend_height(len(shown)), more) as paper:
         axes = paper.axes(left, top, svg.WIDTH - left - 8, height)
         handles = {}
         for name, look in looks.items():
@@ -150,7 +153,7 @@ def draw_intervals(groups: Mapping[str, Mapping[str, Interval]], *, quantity: st
     left = max(map(svg.text_width, names.values())) + 14
     intervals = [interval for figures in shown.values() for interval in figures.values()]
     horizontal = svg.limits_of([reference, *(end for part in intervals for end in (part.low, part.value, part.high))])
-    room, top, step = svg.WIDTH - left - 8, 6.0, 15.0
+    room, top, step = svg.WIDTH - left - 8, 6.0, 17.0
     height = (svg.ROW + 4 + step * len(setups)) * len(shown) + 4
     with svg.canvas(top + height + 38, more) as paper:
         axes = paper.axes(left, top, room, height)
@@ -181,6 +184,42 @@ def draw_intervals(groups: Mapping[str, Mapping[str, Interval]], *, quantity: st
                     axes.plot(interval.value, middle, linestyle="none", clip_on=False, **dot)
                 y += step
         paper.write(left + room / 2, top + height + 26, svg.shorten(quantity, svg.WIDTH - left), ha="center")
+        return paper.svg()
+
+
+def draw_forest(rows: Mapping[str, tuple[Interval, str]], *, quantity: str) -> str:
+    """Differences of two models with a vertical line at 0: one row per hospital, by name with its tone.
+
+    Args:
+        rows: name -> difference, above 0 where the federated model is better, and a tone of `svg.TONES` or another.
+    """
+    names = [svg.shorten(name, _MAX_NAME_WIDTH) for name in rows]
+    left, step = max(map(svg.text_width, names)) + 10, 24.0 if len(rows) <= MAX_CARDS else 14.5
+    horizontal = svg.limits_of([0.0, *(end for part, _ in rows.values() for end in (part.low, part.value, part.high))])
+    top, room, height = 22.0, svg.WIDTH - left - 8, step * len(rows) + 4
+    with svg.canvas(top + height + 40) as paper:
+        axes = paper.axes(left, top, room, height)
+        axes.set_ylim(height, 0)
+        axes.set_xlim(*horizontal)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        svg.set_ticks(axes, "x", svg.ticks_between(*horizontal, most=4))
+        axes.axvline(0, color=svg.MUTED, linewidth=1.2, zorder=1)
+        for place, (name, (interval, tone)) in enumerate(zip(names, rows.values(), strict=True)):
+            middle = 2 + step * (place + 0.5)
+            paper.write(left - 10, top + middle, name, ha="right", color=svg.INK)
+            if interval.value is None or interval.low is None or interval.high is None:
+                paper.write(left + 4, top + middle, "too few patients", style="italic")
+                continue
+            color = svg.TONES.get(tone, svg.MUTED)
+            axes.plot([interval.low, interval.high], [middle] * 2, color=color, linewidth=1.8)
+            axes.plot(interval.value, middle, color=color, marker=_TONE_MARKERS.get(tone, "o"), markersize=6)
+        paper.write(0, 8, svg.shorten(quantity, svg.WIDTH / svg.BOLD), color=svg.INK, weight="bold")
+        zero = left + room * (0 - horizontal[0]) / (horizontal[1] - horizontal[0])
+        words, y = ("\N{LEFTWARDS ARROW} own better", "federated better \N{RIGHTWARDS ARROW}"), top + height + 30
+        edge = min(max(zero, svg.text_width(words[0]) + 6), svg.WIDTH - svg.text_width(words[1]) - 6)
+        paper.write(edge - 6, y, words[0], ha="right")
+        paper.write(edge + 6, y, words[1], ha="left")
         return paper.svg()
 
 
@@ -239,22 +278,18 @@ def draw_panels(
     *,
     has_diagonal: bool = True,
 ) -> str:
-    """Square panels: one large panel, or small ones, two per line. Both axes have the same ends."""
+    """Square panels with the same ends of both axes: one large panel, or small ones beside each other."""
     unit = ends == (0.0, 1.0)
     ticks = {0.0: "0", 0.5: "0.5", 1.0: "1"} if unit else svg.ticks_between(*ends, most=3)
-    left, gap, right = 22.0, 26.0, 8.0
-    if not unit:
-        left = gap = max(map(svg.text_width, ticks.values())) + 8
-    side = (svg.WIDTH - left - right - gap) / 2 if len(curves) > 1 else 236.0
-    top, step = 22.0, side + svg.ROW + 26
-    bottom = top + step * -(-len(curves) // 2)
+    left, right, top = max(map(svg.text_width, ticks.values())) + 7, 6.0, svg.ROW + 6
+    width = svg.PANEL if len(curves) > 1 else 260
+    side = width - left - right
     around = 0.02 * (ends[1] - ends[0])
-    with svg.canvas(bottom + 14) as paper:
-        for place, (name, curve) in enumerate(curves.items()):
-            x = left + place % 2 * (side + gap)
-            y = top + place // 2 * step + svg.ROW
-            paper.write(x, y - 8, svg.shorten(name, side / svg.BOLD), color=svg.INK, weight="bold")
-            axes = paper.axes(x, y, side, side)
+    drawings = []
+    for name, curve in curves.items():
+        with svg.canvas(top + side + 24, width=width) as paper:
+            paper.write(0, 8, svg.shorten(name, width / svg.BOLD), color=svg.INK, weight="bold")
+            axes = paper.axes(left, top, side, side)
             if has_diagonal:
                 axes.plot(ends, ends, **_GUIDE)
             axes.set_xlim(ends[0] - around, ends[1] + around)
@@ -262,37 +297,32 @@ def draw_panels(
             for axis in ("x", "y"):
                 svg.set_ticks(axes, axis, ticks)
             draw(axes, curve)
-        paper.write(0, 8, svg.shorten(f"↑ {y_title}", svg.WIDTH))
-        paper.write(left, bottom + 2, svg.shorten(f"→ {x_title}", svg.WIDTH - left))
-        return paper.svg()
+            drawings.append(paper.svg())
+    return svg.flow(drawings, above=f"↑ {y_title}", below=f"→ {x_title}")
 
 
 def draw_confusion(matrices: Mapping[str, Sequence[int]]) -> str:
     """Confusion matrices, name -> TN, FP, FN and TP: counts, and shares of the actual class."""
-    left, gap, width, height = 50.0, 60.0, 54.0, 38.0
-    top, step = 4.0, 2 * height + 56
-    with svg.canvas(top + step * -(-len(matrices) // 2)) as paper:
-        for place, (name, counts) in enumerate(matrices.items()):
-            x = left + place % 2 * (2 * width + gap)
-            y = top + place // 2 * step + svg.ROW
-            paper.write(x, y - 7, svg.shorten(name, 2 * width / svg.BOLD), color=svg.INK, weight="bold")
+    left, cell, height, top = 30.0, 54.0, 40.0, svg.ROW + 22
+    drawings = []
+    for name, counts in matrices.items():
+        with svg.canvas(top + 2 * height + 6, width=svg.PANEL) as paper:
+            paper.write(0, 8, svg.shorten(name, svg.PANEL / svg.BOLD), color=svg.INK, weight="bold")
             table = np.array(counts, dtype=np.float64).reshape(2, 2)
             actual = table.sum(axis=1, keepdims=True)
             shares = table / np.maximum(actual, 1)
-            draw_shades(paper.axes(x, y, 2 * width, 2 * height), shares)
+            draw_shades(paper.axes(left, top, 2 * cell, 2 * height), shares)
             for (row, column), count in np.ndenumerate(table):
-                across, down = x + (column + 0.5) * width, y + (row + 0.5) * height
-                paper.write(across, down - 6, short_number(count), ha="center", color=svg.INK, size=svg.LARGE)
+                across, down = left + (column + 0.5) * cell, top + (row + 0.5) * height
+                paper.write(across, down - 7, short_number(count), ha="center", color=svg.INK, size=svg.LARGE)
                 if actual[row, 0]:
                     share = f"{short_percent(shares[row, column])} %"
-                    paper.write(across, down + 8, share, ha="center", color=svg.INK, size=svg.TINY)
-            for number, label in enumerate(("negative", "positive")):
-                across, down = x + (number + 0.5) * width, y + (number + 0.5) * height
-                paper.write(x - 5, down - 6, "actually", ha="right", size=svg.TINY)
-                paper.write(x - 5, down + 5, label, ha="right", size=svg.TINY)
-                paper.write(across, y + 2 * height + 8, "predicted", ha="center", size=svg.TINY)
-                paper.write(across, y + 2 * height + 19, label, ha="center", size=svg.TINY)
-        return paper.svg()
+                    paper.write(across, down + 9, share, ha="center", color=svg.INK)
+            for number, label in enumerate(("neg.", "pos.")):
+                paper.write(left - 4, top + (number + 0.5) * height, label, ha="right")
+                paper.write(left + (number + 0.5) * cell, top - 8, label, ha="center")
+            drawings.append(paper.svg())
+    return svg.flow(drawings, above="→ predicted negative, positive; ↓ actually negative, positive")
 
 
 def draw_heat_map(rows: Mapping[str, Sequence[float]], columns: Sequence[str]) -> str:
@@ -323,7 +353,7 @@ def draw_heat_map(rows: Mapping[str, Sequence[float]], columns: Sequence[str]) -
                 paper.write(left - 6, y, name, ha="right", color=svg.INK)
                 for x, share in zip(centres, shares[row, block], strict=True):
                     if not np.isnan(share):
-                        paper.write(x, y, short_percent(share), ha="center", color=svg.INK, size=svg.TINY)
+                        paper.write(x, y, short_percent(share), ha="center", color=svg.INK)
             draw_shades(paper.axes(left, top, width * len(block), body), shares[:, block])
             top += body + 8
         paper.write(left, top + 6, "numbers are percentages")

@@ -13,8 +13,7 @@ from federated_health.report.formatting import first_of, short_number, short_per
 MAX_COUNTED_CLASSES = 6
 """Largest number of classes whose confusion matrices have room for counts, and of which every hospital has one."""
 
-_MAX_NAME_WIDTH = 100
-_CELL_WIDTHS, _CELL_HEIGHTS = (36.0, 19.0), (28.0, 16.0)  # with counts, and without
+_MAX_NAME_WIDTH, _MAX_CELL_WIDTH = 80, 42.0
 _PALE = 0.45  # opacity of classes whose colour an earlier class has, too
 
 
@@ -26,38 +25,33 @@ def draw_class_confusion(matrices: Mapping[str, NDArray[np.int64]], names: Mappi
     """
     titles = [svg.shorten(name, _MAX_NAME_WIDTH) for name in names.values()]
     has_counts = len(names) <= MAX_COUNTED_CLASSES
-    width, height = (sizes[0 if has_counts else 1] for sizes in (_CELL_WIDTHS, _CELL_HEIGHTS))
-    left, gap = max(map(svg.text_width, titles)) + 8, 14.0
-    across, body = width * len(names), height * len(names)
-    per_line = max(1, int((svg.WIDTH - left + gap) / (across + gap)))
-    head = 2 * svg.ROW + 2
-    step = head + body + 10
-    with svg.canvas(step * -(-len(matrices) // per_line) + svg.ROW) as paper:
-        for place, (name, matrix) in enumerate(matrices.items()):
-            x, top = left + place % per_line * (across + gap), place // per_line * step
-            y = top + head
-            paper.write(x, top + 7, svg.shorten(name, across / svg.BOLD), color=svg.INK, weight="bold")
+    left, height = max(map(svg.text_width, titles)) + 8, 32.0 if has_counts else 20.0
+    width = min(_MAX_CELL_WIDTH, (svg.WIDTH - left - 2) / len(names))
+    across, body, top = width * len(names), height * len(names), 2 * svg.ROW + 4
+    drawings = []
+    for name, matrix in matrices.items():
+        with svg.canvas(top + body + 4, width=max(svg.PANEL, left + across + 2)) as paper:
+            paper.write(0, 8, svg.shorten(name, paper.width / svg.BOLD), color=svg.INK, weight="bold")
             actual = matrix.sum(axis=1, keepdims=True)
             shares: Floats = matrix / np.maximum(actual, 1)
-            draw_shades(paper.axes(x, y, across, body), shares)
+            draw_shades(paper.axes(left, top, across, body), shares)
             for number, (code, title) in enumerate(zip(names, titles, strict=True)):
-                paper.write(x + (number + 0.5) * width, y - 6, str(code), ha="center")
-                if place % per_line == 0:
-                    paper.write(x - 5, y + (number + 0.5) * height, title, ha="right")
+                paper.write(left + (number + 0.5) * width, top - 8, str(code), ha="center")
+                paper.write(left - 5, top + (number + 0.5) * height, title, ha="right")
             for (row, column), count in np.ndenumerate(matrix):
                 if not actual[row, 0]:
                     continue
-                centre, middle = x + (column + 0.5) * width, y + (row + 0.5) * height
+                centre, middle = left + (column + 0.5) * width, top + (row + 0.5) * height
                 style: dict[str, Any] = {"ha": "center", "color": svg.INK}
                 percent = short_percent(float(shares[row, column]))
                 if has_counts:
-                    paper.write(centre, middle - 5, short_number(float(count)), **style)
-                    paper.write(centre, middle + 7, f"{percent} %", size=svg.TINY, **style)
+                    paper.write(centre, middle - 7, short_number(float(count)), **style)
+                    paper.write(centre, middle + 7, f"{percent} %", **style)
                 else:
-                    paper.write(centre, middle, percent, size=svg.TINY, **style)
-        what = "counts, and percentages of a row" if has_counts else "percentages of a row"
-        paper.write(0, paper.height - 6, f"rows: actual class; columns: predicted; {what}")
-        return paper.svg()
+                    paper.write(centre, middle, percent, **style)
+            drawings.append(paper.svg())
+    what = "counts, and percentages of a row" if has_counts else "percentages of a row"
+    return svg.flow(drawings, below=f"rows: actual class; columns: predicted; {what}")
 
 
 def draw_class_balance(hospitals: Mapping[str, Sequence[int]], names: Sequence[str]) -> str:

@@ -14,8 +14,13 @@ from typing import TypeAlias
 from federated_health import __version__
 from federated_health.errors import RunError
 from federated_health.files import write_text
+from federated_health.report.cells import Cell, show
+from federated_health.report.formatting import MAX_ROWS
 from federated_health.report.svg import own_ids
 from federated_health.report.template import STYLE, TEMPLATE
+
+SYMBOLS = {"good": "▲", "mixed": "◆", "neutral": "●", "bad": "▼", "unknown": "○"}
+"""Tone of a verdict -> the symbol that tells it apart even without colour."""
 
 FOOTER = f"Made by Federated Health {__version__}. This page is one file: it loads nothing and sends nothing."
 
@@ -31,26 +36,61 @@ class Caution:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table with names in its first column, and numbers in all others."""
+    """A table with names in its first column, and numbers in all others.
+
+    A page shows the first MAX_ROWS rows and the `last` ones, and the number of the others.
+
+    Attributes:
+        last: number of rows at the end that sum up the others.
+    """
 
     caption: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
+    last: int = 0
+
+    @property
+    def hidden(self) -> int:
+        """Number of rows that the page does not show."""
+        return max(0, len(self.rows) - self.last - MAX_ROWS)
+
+    @property
+    def shown_rows(self) -> list[list[str]]:
+        """The rows that the page shows, as text."""
+        first = len(self.rows) - self.last - self.hidden
+        shown = [*self.rows[:first], *self.rows[first + self.hidden :]]
+        return [[show(cell) for cell in row] for row in shown]
+
+    @property
+    def shown_note(self) -> str:
+        """The note below the table, with the number of rows that it does not show."""
+        more = f"And {self.hidden:,} more, not shown. " if self.hidden else ""
+        return f"{more}{self.note}".strip()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A picture: an <svg> element made by this package, which is not escaped, and a description as `alt`."""
+    """A picture with a description as `alt`. Consecutive pictures of a section stand two abreast on a desktop.
+
+    `svg` is made by `report.svg` and not escaped: one <svg> element, or several, which flow beside each other.
+    """
 
     svg: str
     alt: str
     caption: str
+    title: str = ""
+
+    @property
+    def width(self) -> str:
+        """Width of each drawing in CSS pixels at which its text has its own size; more room makes it larger."""
+        found = re.search(r'viewBox="0 0 ([\d.]+)', self.svg)
+        return found[1] if found else "330"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A name, a short verdict, and an explanation. The tone is good, neutral or bad."""
+    """A name, a short verdict with its tone (one of SYMBOLS), and an explanation."""
 
     name: str
     verdict: str
@@ -65,7 +105,48 @@ class Cards:
     items: Sequence[Card]
 
 
-Block: TypeAlias = str | list[str] | dict[str, str] | Caution | Table | Picture | Cards
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """How many there are of one kind, with a tone (one of SYMBOLS)."""
+
+    number: int
+    text: str
+    tone: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """A bar divided into parts, as wide as their numbers, such as hospitals by verdict."""
+
+    title: str
+    parts: Sequence[Share]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """A figure in large type with its name above and an explanation below."""
+
+    name: str
+    value: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Large figures beside each other; beside the picture that follows them in a page's summary."""
+
+    items: Sequence[Number]
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Blocks below a line that is all there is to see until it is opened or printed."""
+
+    title: str
+    blocks: Sequence["Block"]
+
+
+Block: TypeAlias = str | list[str] | dict[str, str] | Caution | Table | Picture | Cards | Strip | Numbers | Folded
 """A paragraph, a bulleted list, names with values, or one of the classes above."""
 
 
@@ -85,11 +166,19 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A page: `lead` is the summary below its title."""
+    """A page. All but its sections fits on the first screen of a desktop.
+
+    Attributes:
+        lead: the question that the page answers.
+        byline: short facts below it, such as the date.
+        summary: the answer at a glance: a strip, large numbers and a picture.
+    """
 
     title: str
     lead: str
     sections: list[Section]
+    byline: Sequence[str] = ()
+    summary: Sequence[Block] = ()
 
 
 def render(page: Page) -> str:
@@ -98,7 +187,7 @@ def render(page: Page) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["own_ids"] = own_ids
-    return environment.from_string(TEMPLATE).render(page=page, style=STYLE, footer=FOOTER)
+    return environment.from_string(TEMPLATE).render(page=page, style=STYLE, footer=FOOTER, symbols=SYMBOLS)
 
 
 def write_report(path: Path, make: Callable[[], Page]) -> None:

@@ -1,10 +1,11 @@
 """Sections of the page of a run with differential privacy or secure aggregation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from federated_health.ml import load_privacy_plan
 from federated_health.ml.noisy_evaluation import NO_FIGURES, NOISE, edges_of, fixed_threshold, table_shape
+from federated_health.report.cells import Cell, Noisy
 from federated_health.report.formatting import capitalise, number_of
 from federated_health.report.page import Caution, Section
 from federated_health.report.panels import Panels
@@ -53,17 +54,11 @@ def explain_noise(panels: Panels) -> str:
     )
 
 
-def with_noise(row: Mapping[str, Any], figure: Callable[[float | None], str]) -> dict[str, Any]:
-    """Figures as text with the standard deviation of their noise; others and whole numbers as they are.
-
-    Args:
-        figure: writes a figure.
-    """
+def with_noise(row: Mapping[str, Any]) -> dict[str, Cell]:
+    """Figures with the standard deviation of their noise; others as they are."""
     noise = {name.removesuffix(NOISE): value for name, value in row.items() if name.endswith(NOISE)}
     return {
-        name: f"{value if isinstance(value, int) else figure(value)} \N{PLUS-MINUS SIGN} {figure(noise[name])}"
-        if name in noise
-        else value
+        name: Noisy(value, noise[name]) if name in noise else value
         for name, value in row.items()
         if not name.endswith(NOISE)
     }

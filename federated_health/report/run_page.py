@@ -17,9 +17,10 @@ from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.ml.rounds import Round
 from federated_health.ml.targets.binary_figures import SCORE_FIGURES
-from federated_health.ml.verdicts import Interval
+from federated_health.ml.verdicts import Difference, Interval
 from federated_health.names import FEDERATION, MODEL
 from federated_health.report import sections
+from federated_health.report.cells import Cell, Marked
 from federated_health.report.charts import draw_intervals
 from federated_health.report.formatting import (
     INTERVAL,
@@ -28,7 +29,6 @@ from federated_health.report.formatting import (
     capitalise,
     describe_rows,
     describe_small_in_mean,
-    figure,
     first_of,
     list_some,
     list_verdicts,
@@ -168,9 +168,9 @@ def _participants(run: RunSummary) -> Iterator[Section]:
         return
     rows = {
         name: {
-            f"training {run.task.noun}": str(registration.train_examples),
-            f"held-out {run.task.noun}": str(registration.test_examples),
-            "rounds trained": str(run.rounds_trained[name]),
+            f"training {run.task.noun}": registration.train_examples,
+            f"held-out {run.task.noun}": registration.test_examples,
+            "rounds trained": run.rounds_trained[name],
         }
         for name, registration in sorted(run.registrations.items())
     }
@@ -195,12 +195,11 @@ def _benefit(run: RunSummary, panels: Panels) -> Iterator[Section]:
     benefits = run.figures.get("joining")
     if not benefits:
         return
-    differences = {name: Interval(**benefit["difference"]) for name, benefit in benefits.items()}
     blocks: list[Block] = [
         f"{'This' if run.hospital else 'Each'} hospital also trained a model on its own patients alone, with the same "
         f"settings, and compared both models on its held-out patients. {panels.compared_explained}",
         *sections.verdict_cards(benefits, panels),
-        *_intervals(differences, panels.difference(), f"difference of {panels.compared}", reference=0.0),
+        *(picture for name in panels.target.comparisons for picture in _differences(benefits, name, panels)),
         panels.verdict_rule,
         Caution(
             "One split of few patients gives wide intervals. If records may be collected in one place, the command "
@@ -208,6 +207,14 @@ def _benefit(run: RunSummary, panels: Panels) -> Iterator[Section]:
         ),
     ]
     yield Section("Benefit of joining", blocks)
+
+
+def _differences(benefits: Mapping[str, Any], name: str, panels: Panels) -> Iterator[Picture]:
+    """The differences by one of the target's `comparisons`."""
+    differences = {of: Difference(**benefit["comparisons"][name]["difference"]) for of, benefit in benefits.items()}
+    yield from _intervals(
+        differences, panels.difference(figure=name), f"difference of {panels.title(name)}", reference=0.0
+    )
 
 
 def _intervals(
@@ -233,14 +240,14 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
     federation = run.figures["federation"]
     if not rows and federation is None:
         return Section(title, ["No hospital evaluated the model: there are no figures."])
-    last, is_marked = {}, False
+    last: dict[str, dict[str, Cell]] = {}
+    is_marked = False
     if federation is not None:
         last[FEDERATION] = _figures(federation, panels)
         if "mean_roc_auc" in federation:
-            mean, small = figure(federation["mean_roc_auc"]), federation["small_in_mean"]
-            if is_marked := federation["mean_roc_auc"] is not None and small != 0:
-                mean += " *"
-            last["hospital mean"] = {**dict.fromkeys(last[FEDERATION], ""), figure_title("roc_auc"): mean}
+            mean, small = federation["mean_roc_auc"], federation["small_in_mean"]
+            is_marked = mean is not None and small != 0
+            last["hospital mean"] = {figure_title("roc_auc"): Marked(mean) if is_marked else mean}
     are_without_auc = run.stopped and panels.target.has_classes
     notes = ["The run was stopped before hospitals computed ROC-AUCs."] if are_without_auc else []
     if is_marked:
@@ -254,20 +261,21 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
     caption = f"Figures on held-out patients{', after the last completed round' if run.stopped else ''}"
     blocks: list[Block] = [sections.figures_table(caption, rows, last=last, note=" ".join(notes))]
     if not run.hospital:
-        compared = panels.target.compared
-        joining = {name: Interval(**benefit[compared]) for name, benefit in run.figures.get("joining", {}).items()}
-        blocks += _intervals(joining, "federated model", panels.compared)
+        compared = {name: benefit["comparisons"] for name, benefit in run.figures.get("joining", {}).items()}
+        for shown in panels.target.comparisons:
+            federated = {name: Interval(**of[shown]["federated"]) for name, of in compared.items()}
+            blocks += _intervals(federated, "federated model", panels.title(shown))
         if federation.get("roc_auc", 0) is not None:
             blocks.append(Caution(panels.pooled_explained))
     return Section(title, blocks)
 
 
-def _figures(row: Mapping[str, float | None], panels: Panels) -> dict[str, str]:
+def _figures(row: Mapping[str, float | None], panels: Panels) -> dict[str, Cell]:
     if any(key.endswith("_noise") for key in row):
-        noisy = load_private_runs().with_noise(row, figure)
+        noisy = load_private_runs().with_noise(row)
         known = [key for key in panels.shown_figures if row.get(key) is not None or key not in SCORE_FIGURES]
-        return {panels.title(key): noisy.get(key) or figure(None) for key in known}
-    return {panels.title(key): figure(row.get(key)) for key in panels.shown_figures}
+        return {panels.title(key): noisy.get(key) for key in known}
+    return {panels.title(key): row.get(key) for key in panels.shown_figures}
 
 
 def _curves(run: RunSummary, panels: Panels) -> Iterator[Section]:

@@ -13,8 +13,10 @@ from federated_health.ml.rounds import Round
 from federated_health.ml.verdicts import Difference, Verdict, verdict_text
 from federated_health.names import FEDERATION
 from federated_health.report import charts, formatting
+from federated_health.report.cells import Cell
 from federated_health.report.page import Block, Card, Cards, Caution, Picture, Section, Table
 from federated_health.report.svg import MAX_LINES
+from federated_health.report.verdict_sentences import describe_verdict
 from federated_health.settings import OPERATIONAL, Settings
 
 if TYPE_CHECKING:
@@ -33,22 +35,17 @@ _PACKAGES = ("flwr", "tensorflow", "keras", "numpy", "pandas", "scikit-learn")
 
 def figures_table(
     caption: str,
-    rows: Mapping[str, Mapping[str, str]],
+    rows: Mapping[str, Mapping[str, Cell]],
     *,
-    last: Mapping[str, Mapping[str, str]] | None = None,
+    last: Mapping[str, Mapping[str, Cell]] | None = None,
     note: str = "",
     first: str = "hospital",
 ) -> Table:
-    """A table with names in the `first` column and their figures in the others.
-
-    It shows at most MAX_ROWS `rows`, the number of the others, and the `last` rows.
-    """
-    shown, more = formatting.first_of(rows)
-    shown |= last or {}
-    counted = f"And {more:,} more, not shown. " if more else ""
-    columns = (first, *next(iter(shown.values())))
-    cells = tuple((name, *row.values()) for name, row in shown.items())
-    return Table(caption=caption, columns=columns, rows=cells, note=f"{counted}{note}".strip())
+    """A table with names in the `first` column and their figures in the others; the `last` rows sum up the others."""
+    named = [*rows.items(), *(last or {}).items()]
+    columns = tuple(dict.fromkeys(column for _, row in named for column in row))
+    cells = tuple((name, *(row.get(column, "") for column in columns)) for name, row in named)
+    return Table(caption=caption, columns=(first, *columns), rows=cells, note=note, last=len(last or {}))
 
 
 def verdict_cards(
@@ -66,21 +63,17 @@ def verdict_cards(
 
 
 def _verdict_card(name: str, benefit: Mapping[str, Any], panels: "Panels", details: str) -> Card:
-    verdict, difference, parts = benefit["verdict"], Difference(**benefit["difference"]), []
-    target = panels.target
-    if difference.value is not None:
-        compared = target.compared
-        federated, own = (
-            formatting.figure(value) for value in (benefit[compared]["value"], benefit[f"own_{compared}"])
-        )
-        title = formatting.capitalise(panels.compared)
-        both = f"{title} {federated} with the federation, {own} with its own patients alone"
-        change = "improvement" if target.less_is_better else "difference"
-        parts.append(f"{both}; {change} {formatting.with_interval(difference, signed=True)}.")
+    verdict, target = benefit["verdict"], panels.target
+    parts = [describe_verdict(target, benefit)]
+    differences = {name: Difference(**of["difference"]) for name, of in benefit["comparisons"].items()}
+    known = [
+        f"{panels.difference(figure=name)} {panels.title(name)} {formatting.with_interval(difference, signed=True)}"
+        for name, difference in differences.items()
+        if difference.value is not None
+    ]
+    parts += [f"{formatting.capitalise('; '.join(known))}."] if known else []
     parts += [details] if details else []
-    if verdict == Verdict.UNDEFINED:
-        parts.append(f"{formatting.capitalise(target.no_verdict)}: too few for a verdict.")
-    elif benefit["small"]:
+    if verdict != Verdict.UNDEFINED and benefit["small"]:
         few = formatting.capitalise(target.describe_few(SMALL_CLASS))
         parts.append(f"{few}: one patient more or less would change these figures considerably.")
     parts += [f"Problem in this run: {text}" for text in benefit.get("data_warnings", ())]

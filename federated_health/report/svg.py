@@ -1,7 +1,7 @@
 """The canvas of all charts: matplotlib drawings as SVG in the colours and the font of the page around them.
 
-One unit of a canvas is one unit of the picture's viewBox. All pictures are equally wide, so that their text is equally
-large: a unit is 1.6 CSS pixels on a desktop screen, and 1 on a phone that is 360 pixels wide.
+One unit of a canvas is one unit of the picture's viewBox, and at least one CSS pixel on a phone that is 360 pixels wide:
+a drawing is WIDTH or PANEL wide there, and no text of it is smaller than SMALL. On a desktop it is up to 1.4 times as large.
 """
 
 import io
@@ -12,6 +12,7 @@ from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from federated_health.report.formatting import with_minus
@@ -23,15 +24,18 @@ if TYPE_CHECKING:
 # Imports of matplotlib are inside functions: they take half a second, and most runs draw nothing.
 
 WIDTH = 330
-LARGE, SMALL, TINY = 11.0, 9.0, 8.0  # font sizes; SMALL is the default
+PANEL = 142  # width of a small drawing, several of which stand beside each other: two on a phone, three in a column
+LARGE, SMALL = 13.0, 11.1  # font sizes; SMALL is the default
 BOLD = 1.15  # upper bound of the width of bold text, relative to regular text
-ROW = 14.0  # height of one line of text
+ROW = 16.0  # height of one line of text
 MAX_LINES = 12  # hospitals with a line or a panel in one picture; the others are counted
 
 INK, MUTED, GRID, SHADE = "#010101", "#010102", "#010103", "#010104"
+TONES = {"good": "#010121", "mixed": "#010122", "neutral": "#010123", "bad": "#010124"}
 SERIES = ("#010111", "#010112", "#010113", "#010114", "#010115", "#010116")
 VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", SHADE: "--shade"}
 VARIABLES |= {color: f"--series-{number}" for number, color in enumerate(SERIES, start=1)}
+VARIABLES |= {color: f"--{tone}" for tone, color in TONES.items()}
 """Placeholder colours to draw with -> the CSS variable that replaces each in the SVG."""
 DARKEST = 0.85  # opacity of SHADE for a share of 1; ink is readable on it in light and in dark mode
 
@@ -68,19 +72,20 @@ def look_of(number: int) -> Look:
 
 @dataclass(frozen=True)
 class Canvas:
-    """A picture of WIDTH x height units, measured from its top left corner. Made by `canvas`."""
+    """A picture of width x height units, measured from its top left corner. Made by `canvas`."""
 
     figure: "Figure"
     height: float
+    width: float = WIDTH
 
     def axes(self, left: float, top: float, width: float, height: float) -> "Axes":
         """Axes on this rectangle; the labels of their ticks lie outside it."""
         bottom = self.height - top - height
-        return self.figure.add_axes((left / WIDTH, bottom / self.height, width / WIDTH, height / self.height))
+        return self.figure.add_axes((left / self.width, bottom / self.height, width / self.width, height / self.height))
 
     def write(self, x: float, y: float, text: str, **style: Any) -> None:
         """Write one line of text around (x, y), styled by arguments of matplotlib's Text."""
-        self.figure.text(x / WIDTH, 1 - y / self.height, text, **{"va": "center", "color": MUTED, **style})
+        self.figure.text(x / self.width, 1 - y / self.height, text, **{"va": "center", "color": MUTED, **style})
 
     def explain(self, top: float, handles: Mapping[str, Any]) -> None:
         """Draw a legend of matplotlib's artists by name; it is `legend_height` high."""
@@ -104,19 +109,21 @@ class Canvas:
         self.figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
         body = _as_part_of_page(file.getvalue())
         namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-        return f'<svg {namespaces} viewBox="0 0 {WIDTH} {self.height:g}" stroke-linejoin="round">\n{body}\n</svg>'
+        return (
+            f'<svg {namespaces} viewBox="0 0 {self.width:g} {self.height:g}" stroke-linejoin="round">\n{body}\n</svg>'
+        )
 
 
 @contextmanager
-def canvas(height: float, more: int = 0, noun: str = "hospitals") -> Iterator[Canvas]:
+def canvas(height: float, more: int = 0, noun: str = "hospitals", *, width: float = WIDTH) -> Iterator[Canvas]:
     """A canvas that ignores the user's matplotlibrc. Its last line counts `more` entries that are not shown."""
     from matplotlib import figure, style  # noqa: PLC0415  # slow to import, and used by drawings only
 
     height += ROW if more else 0
     with style.context(["default", _STYLE]), _missing_glyphs_allowed():
-        paper = Canvas(figure.Figure(figsize=(WIDTH / 72, height / 72)), height)
+        paper = Canvas(figure.Figure(figsize=(width / 72, height / 72)), height, width)
         if more:
-            paper.write(WIDTH, height - 6, f"and {more:,} more {noun}, not shown", ha="right", style="italic")
+            paper.write(width, height - 6, f"and {more:,} more {noun}, not shown", ha="right", style="italic")
         yield paper
 
 
@@ -177,6 +184,13 @@ def set_ticks(axes: "Axes", axis: Literal["x", "y"], ticks: Mapping[float, str])
     """Put the ticks on an axis, with a thin line across the panel at each."""
     (axes.set_xticks if axis == "x" else axes.set_yticks)(list(ticks), list(ticks.values()))
     axes.grid(visible=True, axis=axis)
+
+
+def flow(drawings: Iterable[str], *, above: str = "", below: str = "") -> str:
+    """Drawings as one picture, which stand beside each other as far as there is room, with a line above and below."""
+    lines = [f'<p class="axis">{escape(text)}</p>' if text else "" for text in (above, below)]
+    drawn = [own_ids(drawing, f"part{number}_") for number, drawing in enumerate(drawings)]
+    return "\n".join([lines[0], *drawn, lines[1]])
 
 
 def own_ids(svg: str, prefix: str) -> str:

@@ -229,7 +229,8 @@ class PlainRun(FederatedRun):
 
             return read_noisy_evaluation(content, self.target)
         registration = self.participants.registration_of(node)
-        return read_evaluation(content, self.target, registration.test_examples, final=final)
+        task = self.settings.task_declaration
+        return read_evaluation(content, self.target, registration.test_examples, final=final, task=task)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from federated_health.errors import AddressError
 if TYPE_CHECKING:
     from federated_health.transport.proxies import Proxy
 
-PROTOCOL = "8"
+PROTOCOL = "9"
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 MAX_METADATA_BYTES = 128 * 1024  # they hold a hospital's task agreement; gRPC's own limit is 8 KiB
 

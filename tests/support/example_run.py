@@ -10,11 +10,12 @@ from flwr.clientapp import ClientApp
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.messages.benefit import Benefit, summarise_benefits
 from federated_health.messages.content import Evaluation, Registration, Update
+from federated_health.ml.calibration import Calibration
 from federated_health.ml.normalisation import ColumnSums, public_normalisation
 from federated_health.ml.rounds import Round
 from federated_health.ml.targets import target_of
 from federated_health.ml.targets.binary import Counts
-from federated_health.ml.verdicts import Interval
+from federated_health.ml.verdicts import Comparison, Difference, Interval
 from federated_health.report.page import Page, Section, Table
 from federated_health.report.run_page import page_of_run
 from federated_health.server.plain_run import PlainRun, summarise_round
@@ -61,21 +62,40 @@ def evaluation(
     return Evaluation(counts=counts, roc_auc=roc_auc, scores=groups)
 
 
-def benefit(difference: tuple[float, float, float] | None = (0.05, -0.01, 0.11)) -> Benefit:
-    """A federated ROC-AUC of 0.85 and an own one that is lower by the difference; None: too few patients."""
+def benefit(
+    difference: tuple[float, float, float] | None = (0.05, -0.01, 0.11),
+    brier: tuple[float, float, float] = (0.0, -0.02, 0.02),
+) -> Benefit:
+    """A federated ROC-AUC of 0.85 and an own one that is lower by the difference; None: too few patients.
+
+    Args:
+        brier: the difference of the Brier scores, own minus federated, of a federated one of 0.15.
+    """
     importance = np.zeros(len(COLUMNS))
     importance[[COLUMNS.index("cp"), COLUMNS.index("age")]] = 2.0, -0.5
     observed = np.full(len(COLUMNS), 40.0)
     observed[[COLUMNS.index("chol"), COLUMNS.index("ca")]] = 10.0, 0.0
     if difference is None:
-        none = Interval()
-        return Benefit(federated=none, own=None, difference=none, importance=importance, observed=observed)
+        return Benefit(comparisons={}, calibration={}, importance=importance, observed=observed)
     return Benefit(
-        federated=Interval(value=0.85, low=0.7, high=0.95),
-        own=0.85 - difference[0],
-        difference=Interval(value=difference[0], low=difference[1], high=difference[2]),
+        comparisons={
+            "roc_auc": comparison(0.85 - difference[0], 0.85, difference),
+            "brier": comparison(0.15 + brier[0], 0.15, brier),
+        },
+        calibration={"own": Calibration(1.1, 0.05), "federated": Calibration(0.7, 0.4)},
         importance=importance,
         observed=observed,
+    )
+
+
+def comparison(own: float, federated: float, difference: tuple[float, float, float]) -> Comparison:
+    """Two models; the difference is clear, with a p-value of 0.001, if its interval does not contain 0."""
+    value, low, high = difference
+    p_value = 0.4 if low <= 0 <= high else 0.001
+    return Comparison(
+        own=Interval(value=own, low=max(0.0, own - 0.1), high=own + 0.1),
+        federated=Interval(value=federated, low=max(0.0, federated - 0.15), high=federated + 0.1),
+        difference=Difference(value=value, low=low, high=high, p_value=p_value),
     )
 
 
@@ -148,5 +168,5 @@ def facts(section: Section) -> dict[str, str]:
 
 
 def rows(table: Table) -> dict[str, tuple[str, ...]]:
-    """Name -> its other cells."""
-    return {row[0]: row[1:] for row in table.rows}
+    """Name -> its other cells, as the page shows them."""
+    return {name: tuple(cells) for name, *cells in table.shown_rows}

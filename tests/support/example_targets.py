@@ -16,7 +16,6 @@ from federated_health.ml.bootstrap import compare_models
 from federated_health.ml.metrics import EvaluationSums
 from federated_health.ml.normalisation import ColumnSums, public_normalisation
 from federated_health.ml.targets import target_of
-from federated_health.ml.verdicts import Interval
 from federated_health.report.page import Page
 from federated_health.report.run_page import page_of_run
 from federated_health.server.plain_run import PlainRun, summarise_round
@@ -76,11 +75,9 @@ def run_of_label(label: Label, sizes: Mapping[str, int] = SIZES, **settings: Any
             roc_auc=target.roc_auc(outputs, labels),
             scores=target.group_scores(outputs, labels),
         )
-        compared = compare_models(target, outputs, own, labels, [seed]) if target.can_compare(labels) else None
         benefits[name] = Benefit(
-            federated=compared.value if compared else Interval(),
-            own=compared.other if compared else None,
-            difference=compared.difference if compared else Interval(),
+            comparisons=compare_models(target, outputs, own, labels, [seed]) if target.can_compare(labels) else {},
+            calibration={},
             importance=np.array([0.3, -0.02]) * rows,
             observed=np.array([3.0 * rows, 2.0 * rows]),
         )

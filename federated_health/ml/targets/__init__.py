@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ import numpy.typing as npt
 from federated_health.data.columns import Label
 from federated_health.data.tasks import Task
 from federated_health.ml.metrics import LESS_IS_BETTER, MAX_CELLS, MAX_LOSS, EvaluationSums, Scores
+
+if TYPE_CHECKING:
+    from federated_health.ml.intervals import Estimate
 
 Floats = npt.NDArray[np.floating[Any]]
 PatientIds = npt.NDArray[np.integer[Any]]
@@ -205,6 +208,25 @@ class Target(ABC, Generic[Sums]):
     def strata(self, labels: Floats) -> Floats:
         """Group of each row, [rows], of which every bootstrap draw holds as many rows as the sample."""
         return (self.class_of(labels) if self.has_classes else np.zeros(len(labels))).astype(np.float64)
+
+    @abstractmethod
+    def estimate_figure(
+        self,
+        figure: str,
+        outputs: Floats,
+        labels: Floats,
+        patients: PatientIds | None = None,
+        folds: Folds | None = None,
+    ) -> "Estimate":
+        """One of the `comparisons`, of rows of which it is defined.
+
+        Args:
+            outputs: the network's outputs, or [repeats, ...] for the mean over repeats.
+            patients: number of each row's patient, [rows]; None if each row is a patient of its own.
+            folds: fold of each row, of the shape of `outputs` but for the last axis of [rows, outputs]; a figure that
+                compares pairs of rows compares those of one fold only, since models of different folds do not share an
+                exact scale. None if one model gave all outputs.
+        """
 
     @abstractmethod
     def figure_draws(

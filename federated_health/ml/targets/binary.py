@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, MAX_BINARY_CELLS, SMALL_CLASS, EvaluationSums, Scores, ratio
 from federated_health.ml.targets import Floats, Folds, PatientIds, ScoreGroups, Target
+
+if TYPE_CHECKING:
+    from federated_health.ml.intervals import Estimate
 
 MIN_PROBABILITY = 1e-12
 """Keeps the loss of a certain and wrong prediction finite."""
@@ -163,6 +166,20 @@ class BinaryTarget(Target[Counts]):
 
     def is_defined(self, labels: Floats) -> bool:
         return len(np.unique(labels)) == 2
+
+    def estimate_figure(
+        self,
+        figure: str,
+        outputs: Floats,
+        labels: Floats,
+        patients: PatientIds | None = None,
+        folds: Folds | None = None,
+    ) -> "Estimate":
+        from federated_health.ml.intervals import estimate_mean, estimate_roc_auc  # noqa: PLC0415  # at the end of a run only
+
+        if figure == "brier":
+            return estimate_mean((probability(outputs) - labels) ** 2, patients, is_share=True)
+        return estimate_roc_auc(outputs, labels, patients, folds)
 
     def figure_draws(
         self, figure: str, outputs: Floats, labels: Floats, times: Scores, folds: Folds | None = None

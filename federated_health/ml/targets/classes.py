@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import isqrt
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from federated_health.ml.scores import microaggregate, roc_auc
 from federated_health.ml.targets import Floats, Folds, PatientIds, ScoreGroups, Target
 from federated_health.ml.targets.binary import MIN_PROBABILITY
 from federated_health.ml.verdicts import MIN_CLASS_SIZE
+
+if TYPE_CHECKING:
+    from federated_health.ml.intervals import Estimate
 
 Counts = npt.NDArray[np.int64]
 
@@ -96,8 +99,8 @@ class ClassTarget(Target[ClassSums]):
         return keras.ops.softmax(outputs)
 
     def predict(self, outputs: Floats) -> npt.NDArray[np.float64]:
-        powers = np.exp(outputs.astype(np.float64) - outputs.max(axis=1, keepdims=True))
-        probabilities: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+        powers = np.exp(outputs.astype(np.float64) - outputs.max(axis=-1, keepdims=True))
+        probabilities: npt.NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
         return probabilities
 
     def prediction_columns(self, predictions: Floats, threshold: float) -> dict[str, npt.NDArray[Any]]:  # noqa: ARG002  # of the interface
@@ -170,6 +173,29 @@ class ClassTarget(Target[ClassSums]):
 
     def can_compare(self, labels: Floats) -> bool:
         return len(self._compared_classes(labels)) >= 2
+
+    def estimate_figure(
+        self,
+        figure: str,
+        outputs: Floats,
+        labels: Floats,
+        patients: PatientIds | None = None,
+        folds: Folds | None = None,
+    ) -> "Estimate":
+        """Of the ROC-AUC, the mean of each class against all others, of classes with at least MIN_CLASS_SIZE rows."""
+        from federated_health.ml.intervals import estimate_mean, estimate_roc_auc, mean_of_classes  # noqa: PLC0415  # at the end of a run only
+
+        is_actual = self._is_actual(labels).astype(np.float64)
+        if figure == "log_loss":
+            given = (self.predict(outputs) * is_actual).sum(axis=-1)
+            return estimate_mean(-np.log(np.maximum(given, MIN_PROBABILITY)), patients, is_share=False)
+        log_odds, strata = self._log_odds(outputs), self.strata(labels)
+        return mean_of_classes(
+            [
+                estimate_roc_auc(log_odds[..., k], is_actual[:, k], patients, folds, strata)
+                for k in self._compared_classes(labels)
+            ]
+        )
 
     def figure_draws(
         self, figure: str, outputs: Floats, labels: Floats, times: Scores, folds: Folds | None = None

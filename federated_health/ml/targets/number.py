@@ -1,15 +1,18 @@
 """A label that is a quantity: the network's output is its value, in standard deviations from the declared mean."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.labels import NumberLabel
 from federated_health.ml.metrics import Scores, ratio
-from federated_health.ml.targets import Floats, Folds
+from federated_health.ml.targets import Floats, Folds, PatientIds
 from federated_health.ml.targets.quantity import QuantitySums, QuantityTarget
+
+if TYPE_CHECKING:
+    from federated_health.ml.intervals import Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,18 @@ class NumberTarget(QuantityTarget[NumberSums]):
             "r2": sums.r2,
             "calibration_slope": sums.calibration_slope,
         }
+
+    def estimate_figure(
+        self,
+        figure: str,  # noqa: ARG002  # of the interface, as folds
+        outputs: Floats,
+        labels: Floats,
+        patients: PatientIds | None = None,
+        folds: Folds | None = None,  # noqa: ARG002  # of the interface
+    ) -> "Estimate":
+        from federated_health.ml.intervals import estimate_mean  # noqa: PLC0415  # at the end of a run only
+
+        return estimate_mean(np.abs(self.predict(outputs) - labels), patients, is_share=False)
 
     def figure_draws(
         self,

@@ -9,8 +9,9 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 from federated_health.data.tasks import Task
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS, figure_title
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, LESS_IS_BETTER, SMALL_CLASS, figure_title
 from federated_health.ml.targets import ScoreGroups, target_of
+from federated_health.ml.verdicts import SIGNIFICANCE
 from federated_health.names import FEDERATION
 from federated_health.report.formatting import INTERVAL, capitalise
 from federated_health.report.page import Block, Section
@@ -31,7 +32,7 @@ class Panels(ABC):
         figures: names of the figures in tables (see also `shown_figures`).
         estimate: what the model estimates; the label's meaning follows.
         prediction: what a prediction is, after the word predicted.
-        compared_explained, explained: sentences about the figure by which models are compared, and about the others.
+        compared_explained, explained: sentences about the figures by which models are compared, and about the others.
         pooled_explained: how far figures over all hospitals' patients can be trusted.
         loss_reference: what a loss is compared with.
         gap: what a missing loss means.
@@ -79,21 +80,30 @@ class Panels(ABC):
         """Name of the figure by which models are compared."""
         return self.title(self.target.compared)
 
-    def difference(self, model: str = "federated", other: str = "own") -> str:
-        """The difference of two models that is above 0 where the first is better, in words."""
-        return f"{other} minus {model}" if self.target.less_is_better else f"{model} minus {other}"
+    def difference(self, model: str = "federated", other: str = "own", figure: str = "") -> str:
+        """The difference of two models that is above 0 where the first is better, in words.
+
+        Args:
+            figure: by which they are compared; by default the first of the target's `comparisons`.
+        """
+        is_less_better = (figure or self.target.comparisons[0]) in LESS_IS_BETTER
+        return f"{other} minus {model}" if is_less_better else f"{model} minus {other}"
 
     @property
     def verdict_rule(self) -> str:
-        """How a difference and its interval become a verdict."""
-        compared = figure_title(self.target.compared)
+        """How differences become verdicts."""
+        figures = self.target.comparisons
+        differences = " and ".join(f"{self.difference(figure=name)} {figure_title(name)}" for name in figures)
+        each = "on a figure " if len(figures) > 1 else ""
         strata = "stratified by class, and " if self.target.has_classes else ""
         return (
-            f"A hospital gains if the whole {INTERVAL} of the difference ({self.difference()} {compared}) is "
-            "above 0, and loses if all of it is below 0; otherwise there is no clear difference. There is no verdict "
-            f"with {self.target.no_verdict}. The interval is a bootstrap over the held-out patients, {strata}paired: "
-            "both models are compared on the same patients. It treats the two models as fixed: other training "
-            "patients would have given other models."
+            f"Models are compared by {differences}. A hospital gains {each}if the difference is above 0, and loses if "
+            f"it is below 0, with a p-value below {SIGNIFICANCE:g}; otherwise there is no clear difference. P-values "
+            "are adjusted for the number of hospitals (Holm 1979) on the pages of a server or a study, and not on that "
+            "of one hospital. Intervals are never adjusted, so one without 0 need not be a clear difference. There is "
+            f"no verdict with {self.target.no_verdict}. An interval ({INTERVAL}) is a bootstrap over the held-out "
+            f"patients, {strata}paired: both models are compared on the same patients. It treats the two models as "
+            "fixed: other training patients would have given other models."
         )
 
     @property

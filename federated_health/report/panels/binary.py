@@ -63,7 +63,8 @@ class BinaryPanels(Panels):
     prediction: ClassVar[str] = "risk"
     compared_explained = (
         "ROC-AUC is the probability that the model gives a positive patient a higher risk than a negative one: 1 is "
-        "perfect, 0.5 is guessing."
+        "perfect, 0.5 is guessing. The Brier score says how accurate risks are: it is the mean squared difference of "
+        "risk and outcome, and less is better."
     )
     pooled_explained: ClassVar[str] = (
         "Over all patients together the ROC-AUC is too optimistic if hospitals differ in their share of positive "

@@ -34,7 +34,8 @@ class ClassPanels(Panels):
     compared_explained = (
         "ROC-AUC is a mean over classes: the probability that the model gives a patient of the class a higher "
         "probability of it than a patient of another class. 1 is perfect, 0.5 is guessing. Comparisons leave out "
-        f"classes of fewer than {MIN_CLASS_SIZE} patients."
+        f"classes of fewer than {MIN_CLASS_SIZE} patients. The log-loss says how accurate probabilities are: it is the "
+        "mean of minus the logarithm of the probability of a patient's own class, and less is better."
     )
     pooled_explained: ClassVar[str] = (
         "Over all patients together the ROC-AUC is too optimistic if hospitals differ in their shares of the classes: "

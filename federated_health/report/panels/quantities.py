@@ -14,7 +14,8 @@ from federated_health.ml.metrics import MIN_CELL_SIZE, Scores, ratio
 from federated_health.ml.targets import ScoreGroups
 from federated_health.ml.targets.count import CountSums
 from federated_health.ml.targets.number import NumberSums
-from federated_health.report.formatting import NOT_DEFINED, figure, list_some, short_number
+from federated_health.report.cells import Cell
+from federated_health.report.formatting import list_some, short_number
 from federated_health.report.page import Block, Picture, Section
 from federated_health.report.panels import Panels
 from federated_health.report.quantity_charts import draw_quantity_calibration
@@ -82,7 +83,7 @@ class QuantityPanels(Panels):
         return [figures_table("Labels and predictions", rows, note=f"{meaning} {patients}{dash}")]
 
     @abstractmethod
-    def _labels(self, sums: Any) -> dict[str, str]:
+    def _labels(self, sums: Any) -> dict[str, Cell]:
         """Figures of the labels and predictions of one hospital."""
 
 
@@ -120,16 +121,16 @@ class NumberPanels(QuantityPanels):
         self.loss_reference = f"one standard deviation is {deviation}, as the task declares it"
         self.unit_explained = f"The loss is in squared standard deviations, of {deviation} as the task declares them."
 
-    def _labels(self, sums: NumberSums) -> dict[str, str]:
+    def _labels(self, sums: NumberSums) -> dict[str, Cell]:
         mean, deviation = self.label.public_scale
         labels, predictions = (ratio(total, sums.examples) for total in (sums.label_sum, sums.prediction_sum))
         squares = ratio(sums.label_squares, sums.examples)
         spread = None if squares is None or labels is None else max(squares - labels**2, 0.0) ** 0.5
         return {
-            "patients": str(sums.examples or NOT_DEFINED),
-            f"mean ({self.unit})": figure(None if labels is None else mean + deviation * labels),
-            f"standard deviation ({self.unit})": figure(None if spread is None else deviation * spread),
-            f"mean prediction ({self.unit})": figure(None if predictions is None else mean + deviation * predictions),
+            "patients": sums.examples or None,
+            f"mean ({self.unit})": None if labels is None else mean + deviation * labels,
+            f"standard deviation ({self.unit})": None if spread is None else deviation * spread,
+            f"mean prediction ({self.unit})": None if predictions is None else mean + deviation * predictions,
         }
 
 
@@ -161,12 +162,12 @@ class CountPanels(QuantityPanels):
         f"the products of observed events and their logarithms (nothing if they are fewer than {MIN_CELL_SIZE})"
     )
 
-    def _labels(self, sums: CountSums) -> dict[str, str]:
+    def _labels(self, sums: CountSums) -> dict[str, Cell]:
         return {
-            "patients": str(sums.examples or NOT_DEFINED),
-            "events": f"{sums.observed_sum:,.0f}" if sums.examples else NOT_DEFINED,
-            "expected events": figure(sums.expected_sum if sums.examples else None),
-            "events per patient": figure(ratio(sums.observed_sum, sums.examples)),
+            "patients": sums.examples or None,
+            "events": round(sums.observed_sum) if sums.examples else None,
+            "expected events": sums.expected_sum if sums.examples else None,
+            "events per patient": ratio(sums.observed_sum, sums.examples),
         }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from federated_health.ml.privacy_plan import GUARANTEE
 from federated_health.ml.verdicts import Interval
 from federated_health.report import formatting, sections
+from federated_health.report.cells import Cell, Percent, show
 from federated_health.report.page import Block, Caution, Page, Picture, Section
 from federated_health.report.panels import panels_of
 from federated_health.report.tradeoff import Panel, draw_tradeoff
@@ -17,7 +18,7 @@ from federated_health.studies.audit.shadow_runs import AVERAGES, FINAL, HELD_OUT
 Figures = Mapping[str, Any]
 """Privacy setting -> figures, or a part of these (see `audit_figures`)."""
 
-Rows = dict[str, dict[str, str]]
+Rows = dict[str, dict[str, Cell]]
 """Name -> column -> cell."""
 
 TARGETS = {
@@ -39,7 +40,7 @@ SMALL_HOSPITAL = {
     "outcomes": ("outcomes of held-out patients, from their columns", "share"),
     "predicted": ("the same, guessed by the final model", "share"),
     "counted": ("measurement and outcome of held-out patients, by crafted weights", "share"),
-    "isolated": ("patients rebuilt from one update, by crafted weights", "number"),
+    "isolated": ("patients rebuilt from one update, by crafted weights", "figure"),
     "singled_out": ("who was trained on, if other hospitals get other weights, ROC-AUC", "figure"),
 }
 """Finding -> its words and its kind (see `small_hospital.attack_small_hospital`)."""
@@ -125,10 +126,10 @@ def strength_rows(figures: Figures, key: str) -> Rows:
 
 def one_model_rows(figures: Figures) -> Rows:
     """The attack on a single final model: privacy -> its interval, and the share of models at chance level."""
-    rows = {}
+    rows: Rows = {}
     for privacy, entry in figures.items():
         attack = entry["attacks"][FINAL][_last_attack(FINAL)]
-        guessing = formatting.percent_of(attack["undecided"])
+        guessing = Percent(attack["undecided"])
         rows[privacy] = {"ROC-AUC, one model": _cell(attack, "one_model"), "models at chance level": guessing}
     return rows
 
@@ -138,7 +139,7 @@ def control_rows(plan: AuditPlan, figures: Figures) -> Rows:
 
     The control asks the same scores for halves of the rows that were not trained on, about which they know nothing.
     """
-    rows = {}
+    rows: Rows = {}
     for privacy, entry in figures.items():
         attacks = entry["attacks"][FINAL]
         name = max(attacks, key=lambda attack: attacks[attack]["roc_auc"]["value"] or 0.0)
@@ -147,8 +148,8 @@ def control_rows(plan: AuditPlan, figures: Figures) -> Rows:
         rows[privacy] = {
             "attack": name,
             "ROC-AUC": _cell(attacks[name], "roc_auc"),
-            "control": formatting.with_interval(Interval(**entry["control"][name])),
-            "largest possible": formatting.figure(largest_roc_auc(epsilon, delta) if epsilon else 1.0),
+            "control": Interval(**entry["control"][name]),
+            "largest possible": largest_roc_auc(epsilon, delta) if epsilon else 1.0,
         }
     return rows
 
@@ -160,8 +161,7 @@ def inversion_rows(figures: Figures) -> Rows:
     sources |= {"guess: typical patient": (first, "typical"), "guess: random patients": (first, "random")}
     return {
         name: {
-            formatting.number_of(int(rows), "row"): formatting.percent_of(shares[key])
-            for rows, shares in entry["inversion"].items()
+            formatting.number_of(int(rows), "row"): Percent(shares[key]) for rows, shares in entry["inversion"].items()
         }
         for name, (entry, key) in sources.items()
     }
@@ -175,21 +175,17 @@ def small_hospital_rows(figures: Figures) -> Rows:
     }
 
 
-def _finding(value: float | None, kind: str) -> str:
-    if value is None:
-        return formatting.NOT_DEFINED
-    if kind == "share":
-        return formatting.percent_of(value)
-    return f"{value:.1f}" if kind == "number" else formatting.figure(value)
+def _finding(value: float | None, kind: str) -> Cell:
+    return Percent(value) if kind == "share" else value
 
 
 def _last_attack(target: str) -> str:
     return list(ATTACKS[target])[-1]
 
 
-def _cell(attack: Figures | None, key: str) -> str:
+def _cell(attack: Figures | None, key: str) -> Interval | None:
     """A figure of an attack with its interval."""
-    return formatting.with_interval(Interval(**attack[key])) if attack else formatting.NOT_DEFINED
+    return Interval(**attack[key]) if attack else None
 
 
 def _choice(plan: AuditPlan, figures: Figures) -> Section:
@@ -211,13 +207,15 @@ def _choice(plan: AuditPlan, figures: Figures) -> Section:
     ]
     rows = {
         privacy: {
-            "ROC-AUC, all rows": formatting.figure(figures[privacy]["whole"]["roc_auc"]),
-            "ROC-AUC, attacked": formatting.figure(figures[privacy]["attacked"]["roc_auc"]),
+            "ROC-AUC, all rows": figures[privacy]["whole"]["roc_auc"],
+            "ROC-AUC, attacked": figures[privacy]["attacked"]["roc_auc"],
             **row,
         }
         for privacy, row in strength_rows(figures, "roc_auc").items()
     }
-    alt = "; ".join(f"{name}: {', '.join(f'{key} {cell}' for key, cell in row.items())}" for name, row in rows.items())
+    alt = "; ".join(
+        f"{name}: {', '.join(f'{key} {show(cell)}' for key, cell in row.items())}" for name, row in rows.items()
+    )
     final = figures[next(iter(figures))]["attacks"][FINAL][_last_attack(FINAL)]
     blocks: list[Block] = [
         MEANING,
@@ -335,7 +333,7 @@ def _small_hospital(plan: AuditPlan, figures: Figures) -> Section:
 def sums_of_few_rows(few: Mapping[str, float | None]) -> Rows:
     """How often sums over few patients have one solution, by their number."""
     return {
-        formatting.number_of(int(patients), "patient"): {"all values told": formatting.percent_of(share)}
+        formatting.number_of(int(patients), "patient"): {"all values told": Percent(share)}
         for patients, share in few.items()
     }
 

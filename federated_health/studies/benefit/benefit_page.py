@@ -119,9 +119,14 @@ def _verdicts(panels: Panels, figures: Figures) -> Section:
     for name, entry in figures["hospitals"].items():
         benefits[name] = {
             **entry,
-            compared: entry["models"][TrainingSetup.FEDERATED][compared],
-            f"own_{compared}": _figure(panels, entry, TrainingSetup.OWN).value,
-            "difference": asdict(_difference(panels, entry, TrainingSetup.OWN)),
+            "comparisons": {
+                compared: {
+                    "verdict": entry["verdict"],
+                    "own": entry["models"][TrainingSetup.OWN][compared],
+                    "federated": entry["models"][TrainingSetup.FEDERATED][compared],
+                    "difference": asdict(_difference(panels, entry, TrainingSetup.OWN)),
+                }
+            },
         }
         details[name] = f"{_number_of_patients(entry)}{panels.describe_labels(entry)}."
         left_out = _signed(_difference(panels, entry, TrainingSetup.LEAVE_ONE_OUT))

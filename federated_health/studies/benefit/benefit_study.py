@@ -16,10 +16,11 @@ from federated_health.settings import Settings
 from federated_health.studies.benefit import training_setups
 from federated_health.studies.benefit.benefit_page import benefit_page
 from federated_health.studies.benefit.cohort import Cohort, read_cohort
+from federated_health.studies.benefit.compared_strategies import choose_strategies, settings_of
 from federated_health.studies.benefit.comparison import collect_scores, compare_models
 from federated_health.studies.benefit.journal import JOURNAL, Journal, Results, fingerprint_of
 from federated_health.studies.benefit.training_setups import EvaluationProtocol, TrainingSetup
-from federated_health.studies.study import prepare_folder, refuse_duplicates
+from federated_health.studies.study import prepare_folder
 from federated_health.studies.workers import run_tasks
 from federated_health.transport.app_calls import App
 
@@ -47,7 +48,8 @@ def run(
         data, out: folder that create_dataset.py wrote, and folder of the results.
         task_file: see `find_hospitals`.
         force: whether `out` may hold another study, which is replaced, or a run, whose report is.
-        folds, repeats, strategies, tune: see `EvaluationProtocol`; without strategies, the settings' one is used.
+        folds, repeats, tune: see `EvaluationProtocol`.
+        strategies: see `choose_strategies`; None for the settings' one.
         settings: training settings by flag; the others keep their defaults.
         jobs, show: see `run_tasks`. The results do not depend on the number of jobs.
 
@@ -59,14 +61,16 @@ def run(
         RunError: a model could not be trained, or a file could not be written; finished models stay in the journal.
     """
     cohort = read_cohort(data, task_file)
-    strategies = strategies or (str(settings.get("strategy", Settings.strategy)),)
+    labels = choose_strategies(strategies, str(settings.get("strategy", "")), str(settings.get("strategy-args", "")))
+    strategy, arguments = settings_of(labels[0])
     named: dict[str, Value] = {"task": cohort.task.name, TASK_FILE: str(cohort.task_file or "")}
-    own: dict[str, Value] = {**named, "hospitals": len(cohort.tables), "strategy": strategies[0]}
+    first: dict[str, Value] = {"strategy": strategy, "strategy-args": arguments}
+    own: dict[str, Value] = {**named, **first, "hospitals": len(cohort.tables)}
     protocol = EvaluationProtocol(
         settings=Settings.from_config({**settings, **own}),
         folds=folds,
         repeats=repeats,
-        strategies=strategies,
+        strategies=labels,
         tune=tune,
     )
     _check_protocol(protocol, cohort)
@@ -75,7 +79,7 @@ def run(
     results = run_fits(cohort, protocol, Journal(out, fingerprint, force=force), jobs=jobs, show=show)
     scores = collect_scores(cohort, protocol, results)
     figures = {
-        "study": {**fingerprint, "strategies": list(strategies)},
+        "study": {**fingerprint, "strategies": list(labels)},
         **compare_models(scores, protocol.settings.seed),
     }
     write_json(out / EVIDENCE, figures)
@@ -98,7 +102,7 @@ def run_fits(
         app: answers the hospitals' messages.
     """
     fits = training_setups.plan_fits(list(cohort.tables), protocol)
-    remaining = [fit for fit in fits if fit not in journal.results]
+    remaining = [fit for fit in fits if fit.key not in journal.results]
     run_tasks(
         remaining,
         partial(training_setups.run_fit, cohort=cohort, protocol=protocol, app=app),
@@ -108,14 +112,13 @@ def run_fits(
         crashed="a worker process of the study died; the same command resumes it",
         finished=len(fits) - len(remaining),
     )
-    return {fit: journal.results[fit] for fit in fits}  # the journal may also hold fits of other strategies
+    return {fit: journal.results[fit.key] for fit in fits}  # the journal may also hold fits of other strategies
 
 
 def _check_protocol(protocol: EvaluationProtocol, cohort: Cohort) -> None:
     """Refuse folds, or a strategy, that need more patients or hospitals than there are."""
     if protocol.folds < MIN_FOLDS:
         raise SettingsError(f"folds: expected at least {MIN_FOLDS}, got {protocol.folds}")
-    refuse_duplicates("strategies", protocol.strategies)
     smallest = min(cohort.count_patients(name) for name in cohort.tables)
     if smallest < protocol.folds:
         problem = f"expected at most {smallest}, the distinct patients of the smallest hospital, got {protocol.folds}"

@@ -60,6 +60,12 @@ class Cohort:
         patients = Patients.from_table(self.tables[name], self.task, self.ids.get(name))
         return Hospital(name=name, task=self.task, train=patients.take(split.train), test=patients.take(split.test))
 
+    def fold_of_rows(self, folds: int, seed: int) -> dict[str, npt.NDArray[np.intp]]:
+        """Fold of each row, from 0: hospital -> [rows]. The folds of one seed partition the rows."""
+        return {
+            name: self._assign_folds(name, np.arange(len(table)), folds, seed) for name, table in self.tables.items()
+        }
+
     def split(self, *, folds: int, fold: int, seed: int, within: Split | None = None) -> Split:
         """One fold of every hospital's rows, or of its training rows in `within`.
 
@@ -68,11 +74,15 @@ class Cohort:
         splits = {}
         for name, table in self.tables.items():
             rows = within[name].train if within else np.arange(len(table))
-            ids = self.ids[name][rows] if name in self.ids else None
-            label = self.task.label
-            fold_of = assign_folds(table.iloc[rows], label.name, folds, seed, ids, label.classes)
-            splits[name] = HospitalSplit(train=rows[fold_of != fold], test=rows[fold_of == fold])
+            is_held_out = self._assign_folds(name, rows, folds, seed) == fold
+            splits[name] = HospitalSplit(train=rows[~is_held_out], test=rows[is_held_out])
         return splits
+
+    def _assign_folds(self, name: str, rows: Positions, folds: int, seed: int) -> npt.NDArray[np.intp]:
+        """Fold of each of these rows of a hospital."""
+        label = self.task.label
+        ids = self.ids[name][rows] if name in self.ids else None
+        return assign_folds(self.tables[name].iloc[rows], label.name, folds, seed, ids, label.classes)
 
 
 def read_cohort(folder: Path, task_file: Path | None = None) -> Cohort:

@@ -13,6 +13,7 @@ from federated_health.files import write_text
 from federated_health.ml.strategies import write_arguments
 from federated_health.settings import OPERATIONAL
 from federated_health.studies.benefit.cohort import Cohort
+from federated_health.studies.benefit.compared_strategies import without_defaults
 from federated_health.studies.benefit.training_setups import EvaluationProtocol, Fit, FitResult, TrainingSetup
 
 JOURNAL = "fits.jsonl"
@@ -35,7 +36,7 @@ class Journal:
         force: start anew if the folder holds another study.
 
     Attributes:
-        results: the finished fits.
+        results: the finished fits, by their `Fit.key`.
 
     Raises:
         RunError: the folder holds another study, or the file cannot be written.
@@ -60,6 +61,7 @@ class Journal:
 
     def add(self, fit: Fit, result: FitResult) -> None:
         """Save a result; it is on disk when this returns."""
+        fit = fit.key
         self.results[fit] = result
         key = {"repeat": fit.repeat, "fold": fit.fold, "regime": fit.setup, "subject": fit.subject}
         try:
@@ -91,7 +93,7 @@ def fingerprint_of(cohort: Cohort, protocol: EvaluationProtocol) -> dict[str, An
         "network": protocol.settings.network_declaration.sha256,
         "folds": protocol.folds,
         "repeats": protocol.repeats,
-        "strategy": protocol.strategies[0],
+        "strategy": without_defaults(protocol.strategies[0]),
         "tune": protocol.tune,
         "schema": cohort.task.schema_hash,
         "hospitals": dict(cohort.hashes),

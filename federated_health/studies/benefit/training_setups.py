@@ -18,6 +18,7 @@ from federated_health.data.hospital import Hospital, Patients
 from federated_health.hospital.benefit import weigh_columns
 from federated_health.settings import Settings
 from federated_health.studies.benefit.cohort import Cohort, Split
+from federated_health.studies.benefit.compared_strategies import settings_of, without_defaults
 from federated_health.studies.study import forget_local_models, local_model, open_run, require_all_updates
 from federated_health.transport.app_calls import App
 
@@ -45,7 +46,8 @@ class Fit:
     """One model of a study.
 
     Attributes:
-        subject: the hospital that an own model belongs to or that is left out, or the strategy of a federated model.
+        subject: the hospital that an own model belongs to or that is left out, or the strategy of a federated model, as
+            `EvaluationProtocol` names it.
     """
 
     repeat: int
@@ -55,6 +57,13 @@ class Fit:
 
     def __str__(self) -> str:
         return f"repeat {self.repeat + 1}, fold {self.fold + 1}, {self.setup} {self.subject}".rstrip()
+
+    @property
+    def key(self) -> "Fit":
+        """The same for all names of one strategy: without arguments that have their default value."""
+        if self.setup is not TrainingSetup.FEDERATED:
+            return self
+        return replace(self, subject=without_defaults(self.subject))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +90,8 @@ class EvaluationProtocol:
 
     Attributes:
         folds, repeats: of stratified cross-validation. Repeat r splits the rows and trains with the settings' seed + r.
-        strategies: strategies of federated models; the benefit of joining is that of the first one.
+        strategies: labels of the federated models' strategies (see `compared_strategies`), which are different models;
+            the benefit of joining is that of the first one.
         tune: whether each model's number of rounds, at most the settings', is chosen by cross-validation within its
             training rows. The settings' rounds were chosen for runs of several hospitals.
     """
@@ -135,14 +145,14 @@ def settings_for(fit: Fit, protocol: EvaluationProtocol, hospitals: int) -> Sett
     """The settings of the run that trains a model, in a study of this many hospitals.
 
     Raises:
-        SettingsError: the strategy needs more hospitals.
+        SettingsError: the strategy is not valid, or needs more hospitals.
     """
-    number, strategy = 1, SINGLE_HOSPITAL_STRATEGY
+    number, label = 1, SINGLE_HOSPITAL_STRATEGY
     if fit.setup is TrainingSetup.FEDERATED:
-        number, strategy = hospitals, fit.subject
+        number, label = hospitals, fit.subject
     elif fit.setup is TrainingSetup.LEAVE_ONE_OUT and hospitals > 2:
-        number, strategy = hospitals - 1, protocol.strategies[0]
-    arguments = protocol.settings.strategy_args if strategy == protocol.settings.strategy else ""
+        number, label = hospitals - 1, protocol.strategies[0]
+    strategy, arguments = settings_of(label)
     return replace(protocol.settings, hospitals=number, strategy=strategy, strategy_args=arguments)
 
 

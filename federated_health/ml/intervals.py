@@ -1,0 +1,288 @@
+"""Intervals of figures, and paired differences of two models on the same patients.
+
+A figure's variance is that of its patients' influences: how far each patient moves the figure. They are exact, without
+draws, and take O(n log n). Of a ROC-AUC they are the placements of DeLong et al. 1988, of a mean loss the losses
+themselves. Rows of one patient are not independent, so their influences are added up (Obuchowski 1997).
+
+These methods were chosen by `benchmarks/coverage.py`:
+
+- A figure has an interval on the logit scale, or on the log scale if it has no upper limit, and so keeps its limits.
+- A ROC-AUC varies at least half as much as scores with exponential distributions would. Otherwise two classes that are
+  ranked perfectly would have an interval without width.
+- A difference has an interval of Student's t, whose degrees of freedom are those of Satterthwaite 1946 over the classes
+  (Brunner and Munzel 2000).
+- A ROC-AUC takes the number of patients of each class as given. A mean loss does not: a model that gains in one class
+  and loses in the other depends on their shares, which vary from sample to sample.
+
+Intervals show how much a figure depends on which patients were tested, not on which were used for training.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from federated_health.ml.bootstrap import LEVEL, Array, Floats, Folds, PatientIds, labels_of_patients
+from federated_health.ml.metrics import LESS_IS_BETTER
+from federated_health.ml.students_t import p_value_of, quantile_of
+from federated_health.ml.verdicts import Comparison, Difference, Interval
+
+if TYPE_CHECKING:
+    from federated_health.ml.targets import Target
+
+MIN_SHARE_OF_MODEL = 0.5
+"""Smallest variance of a ROC-AUC, as a share of that of scores with exponential distributions."""
+
+ROUNDING = 1e-12
+"""Differences of this size, relative to what is subtracted, are rounding errors."""
+
+Strata = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A figure of some patients.
+
+    Attributes:
+        value: NaN where the figure is not defined.
+        influence: [patients], how far each patient moves the figure: the value is nearly the true one plus their sum.
+        stratum: [patients], number of each patient's stratum, from 0. The number of patients of a stratum is given.
+        middle: the value, or one slightly further inside its limits if it can be at a limit by chance.
+        is_share: whether the figure is between 0 and 1; otherwise it is at least 0.
+        min_variance: variance of the figure if its influences have less.
+    """
+
+    value: float
+    influence: Array
+    stratum: Strata
+    middle: float
+    is_share: bool
+    min_variance: float = 0.0
+
+    @property
+    def is_defined(self) -> bool:
+        return not np.isnan(self.value)
+
+    @cached_property
+    def spread(self) -> tuple[float, float]:
+        """Variance of the figure by its influences alone, and degrees of freedom."""
+        return _spread(self.influence, self.stratum)
+
+    @property
+    def variance(self) -> float:
+        return max(self.spread[0], self.min_variance)
+
+
+def estimate_roc_auc(
+    scores: Floats,
+    labels: Floats,
+    patients: PatientIds | None = None,
+    folds: Folds | None = None,
+    strata: Floats | None = None,
+) -> Estimate:
+    """ROC-AUC: the share of pairs of a positive and a negative row of one fold whose positive scores higher.
+
+    Ties count one half (Hanley and McNeil 1982).
+
+    Args:
+        scores: [rows], or [repeats, rows] for the mean over repeats.
+        labels: [rows], 0 or 1.
+        patients: number of each row's patient, [rows]; None if each row is a patient of its own.
+        folds: fold of each score, of the shape of `scores`; None if all are of one.
+        strata: [rows], classes of which the numbers of patients are given; by default the labels.
+    """
+    scores = np.atleast_2d(scores)
+    folds = np.zeros(scores.shape, dtype=np.intp) if folds is None else np.atleast_2d(folds)
+    parts = [_rank(of_repeat, labels, of_fold) for of_repeat, of_fold in zip(scores, folds, strict=True)]
+    value, influence = (np.mean(part, axis=0) for part in zip(*parts, strict=True))
+    classes = labels_of_patients(labels, patients)
+    positives = int((classes == 1).sum())
+    negatives = len(classes) - positives
+    pairs = positives * negatives
+    middle = (float(value) * pairs + 0.5) / (pairs + 1)
+    share = MIN_SHARE_OF_MODEL if min(positives, negatives) > 1 else 1.0  # one patient has no variance
+    return Estimate(
+        float(value),
+        _by_patient(influence, patients),
+        _number(labels_of_patients(labels if strata is None else strata, patients)),
+        middle,
+        is_share=True,
+        min_variance=share * _model_variance(middle, positives, negatives) if pairs else np.nan,
+    )
+
+
+def _rank(scores: Floats, labels: Floats, folds: Folds) -> tuple[float, Array]:
+    """Share of the pairs within folds that are in order, and each row's influence on it, [rows]."""
+    wins, others = np.zeros(len(scores)), np.zeros(len(scores))
+    for fold in np.unique(folds):
+        positive, negative = (np.flatnonzero((folds == fold) & (labels == value)) for value in (1, 0))
+        high, low = np.sort(scores[positive]), np.sort(scores[negative])
+        wins[positive] = _mean_place(low, scores[positive])
+        wins[negative] = len(high) - _mean_place(high, scores[negative])
+        others[positive], others[negative] = len(low), len(high)
+    pairs = others.sum() / 2
+    if not pairs:
+        return np.nan, np.full(len(scores), np.nan)
+    value = float(wins.sum() / 2 / pairs)
+    return value, (wins - value * others) / pairs
+
+
+def _mean_place(ordered: Floats, values: Floats) -> Array:
+    """How many of the ordered numbers are below each value, counting equal ones one half."""
+    below, not_above = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    return (below + not_above) / 2
+
+
+def _model_variance(roc_auc: float, positives: int, negatives: int) -> float:
+    """Variance of a ROC-AUC of scores with exponential distributions (Hanley and McNeil 1982, Newcombe 2006)."""
+    mean_size = (positives + negatives) / 2
+    ratios = (1 - roc_auc) / (2 - roc_auc) + roc_auc / (1 + roc_auc)
+    return roc_auc * (1 - roc_auc) * (1 + (mean_size - 1) * ratios) / (positives * negatives)
+
+
+def estimate_mean(losses: Array, patients: PatientIds | None = None, *, is_share: bool) -> Estimate:
+    """Mean loss over rows.
+
+    Args:
+        losses: [rows], or [repeats, rows] for the mean over repeats.
+        patients: as of `estimate_roc_auc`.
+        is_share: whether losses are between 0 and 1.
+    """
+    mean_losses = np.atleast_2d(losses).mean(axis=0)
+    value = float(mean_losses.mean())
+    influence = _by_patient((mean_losses - value) / len(mean_losses), patients)
+    return Estimate(value, influence, np.zeros(len(influence), dtype=np.intp), value, is_share)
+
+
+def mean_of_classes(estimates: Sequence[Estimate]) -> Estimate:
+    """Mean of estimates of the same patients."""
+    return Estimate(
+        float(np.mean([one.value for one in estimates])),
+        np.mean([one.influence for one in estimates], axis=0),
+        estimates[0].stratum,
+        float(np.mean([one.middle for one in estimates])),
+        estimates[0].is_share,
+        float(np.mean([one.min_variance**0.5 for one in estimates]) ** 2),
+    )
+
+
+def mean_of_hospitals(estimates: Sequence[Estimate]) -> Estimate:
+    """Mean of estimates of different patients."""
+    number = len(estimates)
+    firsts = np.cumsum([0, *(one.stratum.max() + 1 for one in estimates[:-1])])
+    return Estimate(
+        float(np.mean([one.value for one in estimates])),
+        np.concatenate([one.influence for one in estimates]) / number,
+        np.concatenate([one.stratum + first for one, first in zip(estimates, firsts, strict=True)]),
+        float(np.mean([one.middle for one in estimates])),
+        estimates[0].is_share,
+        sum(one.min_variance for one in estimates) / number**2,
+    )
+
+
+def interval_of(estimate: Estimate) -> Interval:
+    """A figure with its interval."""
+    if not estimate.is_defined:
+        return Interval()
+    value, middle = estimate.value, estimate.middle
+    # The logit scale alone makes intervals of a ROC-AUC as wide as they should be.
+    quantile = _NORMAL if estimate.min_variance else quantile_of(LEVEL, estimate.spread[1])
+    slope = middle * (1 - middle) if estimate.is_share else middle
+    if not slope > 0:
+        return Interval(value=value, low=value, high=value)
+    factor = np.exp(quantile * estimate.variance**0.5 / slope)
+    low, high = middle / factor, middle * factor
+    if estimate.is_share:
+        low, high = (odds / (1 - middle + odds) for odds in (low, high))
+    return Interval(value=value, low=float(min(low, value)), high=float(max(high, value)))
+
+
+def difference_of(first: Estimate, second: Estimate) -> Difference:
+    """Difference of one figure of two models on the same patients, first minus second."""
+    if not (first.is_defined and second.is_defined):
+        return Difference()
+    value, influence = first.value - second.value, first.influence - second.influence
+    if np.abs(influence).max() <= ROUNDING * np.abs(first.influence).max():
+        influence = np.zeros_like(influence)
+    if abs(value) <= ROUNDING * abs(first.value):
+        value = 0.0
+    variance, freedom = _spread(influence, first.stratum)
+    if first.variance > first.spread[0] or second.variance > second.spread[0]:
+        variance = _variance_with_minimum(first, second, variance)
+    half = quantile_of(LEVEL, freedom) * variance**0.5
+    limit = 1.0 if first.is_share else np.inf
+    return Difference(
+        value=value,
+        low=max(value - half, -limit),
+        high=min(value + half, limit),
+        p_value=p_value_of(abs(value) / variance**0.5, freedom) if variance else float(value == 0),
+    )
+
+
+def _variance_with_minimum(first: Estimate, second: Estimate, variance: float) -> float:
+    """Variance of a difference of which a figure has its `min_variance`, from that of the influences.
+
+    The correlation is that of the influences, or 0 if a model ranks perfectly, since nothing is known of it then.
+    """
+    product = first.spread[0] * second.spread[0]
+    correlation = (first.spread[0] + second.spread[0] - variance) / 2 / product**0.5 if product else 0.0
+    together = correlation * (first.variance * second.variance) ** 0.5
+    return max(float(first.variance + second.variance - 2 * together), variance)
+
+
+def improvement_of(figure: str, estimate: Estimate, other: Estimate) -> Difference:
+    """By how much a model's figure is better than another's on the same patients."""
+    return difference_of(other, estimate) if figure in LESS_IS_BETTER else difference_of(estimate, other)
+
+
+def compare_models(
+    target: "Target[Any]", federated: Floats, own: Floats, labels: Floats, patients: PatientIds | None = None
+) -> dict[str, Comparison]:
+    """Compare two models by each of the target's `comparisons`, on rows of which `Target.can_compare` is true.
+
+    Args:
+        federated, own: the networks' outputs for these rows.
+        patients: number of each row's patient, [rows]; None if each row is a patient of its own.
+    """
+    compared = {}
+    for figure in target.comparisons:
+        of_federated, of_own = (
+            target.estimate_figure(figure, outputs, labels, patients) for outputs in (federated, own)
+        )
+        compared[figure] = Comparison(
+            own=interval_of(of_own),
+            federated=interval_of(of_federated),
+            difference=improvement_of(figure, of_federated, of_own),
+        )
+    return compared
+
+
+def _by_patient(influence: Array, patients: PatientIds | None) -> Array:
+    """Sum over each patient's rows, [patients]."""
+    if patients is None:
+        return influence
+    sums: Array = np.bincount(np.unique(patients, return_inverse=True)[1], influence).astype(np.float64)
+    return sums
+
+
+def _number(strata: Floats) -> Strata:
+    return np.unique(strata, return_inverse=True)[1]
+
+
+def _spread(influence: Array, stratum: Strata) -> tuple[float, float]:
+    """Variance of the sum of influences, and degrees of freedom (Satterthwaite 1946)."""
+    number = np.bincount(stratum)
+    mean = np.where(number > 1, np.bincount(stratum, influence) / number, 0.0)  # one patient has no deviation
+    freedoms = np.maximum(number - 1, 1)
+    parts = np.bincount(stratum, (influence - mean[stratum]) ** 2) * np.where(number > 1, number / freedoms, 1.0)
+    variance = float(parts.sum())
+    if not variance > 0:
+        return 0.0, float(freedoms.min())
+    return variance, float(variance**2 / (parts**2 / freedoms).sum())
+
+
+_NORMAL = NormalDist().inv_cdf((1 + LEVEL) / 2)

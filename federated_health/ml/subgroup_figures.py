@@ -1,0 +1,157 @@
+"""Figures of subgroups with their intervals, and clear differences between groups.
+
+All intervals have a level of 95 %. Groups are compared over all hospitals together, since a hospital's own are small.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from math import exp, log, sqrt
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from federated_health.data.subgroups import Subgroup
+from federated_health.ml.subgroups import GroupFigures, merge_groups
+from federated_health.ml.verdicts import SIGNIFICANCE, Interval, holm
+from federated_health.names import FEDERATION
+
+Z = NormalDist().inv_cdf(0.975)
+
+COMPARED = ("roc_auc", "sensitivity", "specificity", "observed_expected")
+"""Figures by which groups are compared."""
+
+Figures = Mapping[str, Any]
+"""Figures of one group, as in metrics.json."""
+
+
+def wilson(share: float, number: float) -> Interval:
+    """A share of an effective number of patients, with its interval (Wilson 1927)."""
+    centre, spread = share + Z**2 / (2 * number), Z * sqrt(share * (1 - share) / number + Z**2 / (4 * number**2))
+    low, high = ((centre + sign * spread) / (1 + Z**2 / number) for sign in (-1, 1))
+    return Interval(value=share, low=min(max(low, 0.0), share), high=max(min(high, 1.0), share))
+
+
+def figures_of(group: GroupFigures) -> dict[str, Any]:
+    """Figures of one group as in metrics.json: numbers, then intervals; those that are not defined are all None."""
+    found = {
+        **{name: wilson(*share) if share[1] > 0 else Interval() for name, share in group.shares.items()},
+        "observed_expected": _observed_expected(group),
+        "calibration_intercept": _normal(group.intercept, group.intercept_variance),
+        "calibration_slope": _normal(group.slope, group.slope_variance),
+    }
+    return {
+        "rows": round(group.positives + group.negatives),
+        "positives": round(group.positives),
+        **{name: asdict(interval) for name, interval in found.items()},
+    }
+
+
+def _normal(value: float, variance: float) -> Interval:
+    half = Z * sqrt(variance)
+    return Interval(value=value, low=value - half, high=value + half) if variance > 0 else Interval()
+
+
+def _observed_expected(group: GroupFigures) -> Interval:
+    """Observed per expected events, whose logarithm has about a normal distribution (Debray et al. 2017)."""
+    if not group.positives or not group.expected:
+        return Interval()
+    value, factor = group.positives / group.expected, exp(Z * _log_deviation(group))
+    return Interval(value=value, low=value / factor, high=value * factor)
+
+
+def _log_deviation(group: GroupFigures) -> float:
+    return sqrt(group.excess_variance) / group.positives
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupDifference:
+    """A clear difference of one figure between two groups of a column.
+
+    Attributes:
+        lower, higher: names of the groups; `lower` has the smaller value.
+        p_value: adjusted for the number of comparisons (Holm 1979).
+    """
+
+    column: str
+    figure: str
+    lower: str
+    higher: str
+    p_value: float
+
+
+def clear_differences(groups: Sequence[Subgroup], merged: Sequence[GroupFigures]) -> tuple[list[GroupDifference], int]:
+    """The clear differences between groups, and the number of comparisons for which their p-values are adjusted.
+
+    Compared are all pairs of groups of a column by each of COMPARED that both have: shares by their score test,
+    observed per expected events on the logarithmic scale.
+    """
+    found = []
+    for (first, one), (second, two) in combinations(zip(groups, merged, strict=True), 2):
+        if first.column != second.column:
+            continue
+        for figure in COMPARED:
+            values = [figures_of(of)[figure]["value"] for of in (one, two)]
+            if None in values:
+                continue
+            p_value = _p_value(figure, one, two)
+            lower, higher = (first, second) if values[0] <= values[1] else (second, first)
+            found.append(
+                GroupDifference(
+                    column=first.column, figure=figure, lower=lower.name, higher=higher.name, p_value=p_value
+                )
+            )
+    adjusted = holm(difference.p_value for difference in found)
+    clear = [
+        GroupDifference(**{**vars(difference), "p_value": p_value})
+        for difference, p_value in zip(found, adjusted, strict=True)
+        if p_value < SIGNIFICANCE
+    ]
+    return clear, len(found)
+
+
+def _p_value(figure: str, one: GroupFigures, two: GroupFigures) -> float:
+    """Two-sided p-value of the hypothesis that a figure is the same in two groups."""
+    if figure == "observed_expected":
+        values = [log(of.positives / of.expected) for of in (one, two)]
+        variance = sum(_log_deviation(of) ** 2 for of in (one, two))
+    else:
+        shares = [of.shares[figure] for of in (one, two)]
+        values, numbers = [value for value, _ in shares], [number for _, number in shares]
+        common = float(np.average(values, weights=numbers))
+        variance = common * (1 - common) * sum(1 / number for number in numbers)
+    if variance <= 0:
+        return 1.0
+    return 2 * NormalDist().cdf(-abs(values[0] - values[1]) / sqrt(variance))
+
+
+def summarise_subgroups(groups: Sequence[Subgroup], hospitals: Mapping[str, Sequence[GroupFigures]]) -> dict[str, Any]:
+    """`subgroups` as in metrics.json and evidence.json; nothing if no hospital has figures of any group.
+
+    Returns:
+        `hospitals`: name -> column -> group -> figures (see `figures_of`).
+        FEDERATION: the same of all hospitals together, each group with `hospitals`, the number of those in it.
+        `comparisons`: number of comparisons of groups; `differences`: those that are clear.
+    """
+    if not any(sum(of.cells) for parts in hospitals.values() for of in parts):
+        return {}
+    merged, numbers = [], []
+    for parts in zip(*hospitals.values(), strict=True):
+        merged.append(merge_groups(parts))
+        numbers.append(sum(sum(part.cells) > 0 for part in parts))
+    clear, comparisons = clear_differences(groups, merged)
+    of_all = [figures_of(of) | {"hospitals": number} for of, number in zip(merged, numbers, strict=True)]
+    return {
+        "hospitals": {name: _by_column(groups, map(figures_of, parts)) for name, parts in hospitals.items()},
+        FEDERATION: _by_column(groups, of_all),
+        "comparisons": comparisons,
+        "differences": [asdict(difference) for difference in clear],
+    }
+
+
+def _by_column(groups: Sequence[Subgroup], figures: Iterable[Figures]) -> dict[str, dict[str, Figures]]:
+    table: dict[str, dict[str, Figures]] = {}
+    for group, of in zip(groups, figures, strict=True):
+        table.setdefault(group.column, {})[group.name] = of
+    return table

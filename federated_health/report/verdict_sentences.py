@@ -1,0 +1,98 @@
+"""Sentences on what a hospital gains by joining, for pages and terminals."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from federated_health.ml.metrics import figure_title
+from federated_health.ml.targets import Target
+from federated_health.ml.verdicts import SIGNIFICANCE, Verdict
+from federated_health.report.formatting import capitalise, figure, with_minus
+
+MIN_FAULT = 0.1
+"""Smallest deviation of a calibration intercept from 0, or of a slope from 1, that a sentence names."""
+
+_PREDICTIONS = {"binary": "risks", "classes": "probabilities"}
+"""What a model gives a patient, in the plural, by the kind of label; predictions of other kinds."""
+
+_OWN = "the hospital's own model"
+
+
+def describe_verdict(target: Target[Any], entry: Mapping[str, Any]) -> str:
+    """What the verdicts on a hospital mean, in one to three plain sentences.
+
+    Args:
+        entry: of the hospital, in `joining` of metrics.json or among the hospitals of evidence.json: its `comparisons`
+            with the verdict on each figure, and `calibration` of both models where it is known.
+    """
+    known = {name: of for name, of in entry["comparisons"].items() if of["verdict"] != Verdict.UNDEFINED}
+    if not known:
+        return f"{capitalise(target.no_verdict)}: too few for a verdict."
+    clear = {name: of for name, of in known.items() if of["verdict"] != Verdict.UNCLEAR}
+    unclear = {name: of for name, of in known.items() if name not in clear}
+    predictions = _PREDICTIONS.get(target.label.kind, "predictions")
+    sentences = [_clear_sentence(clear, predictions, entry)] if clear else [_no_difference(unclear, predictions)]
+    if clear:
+        sentences += [_open_question(name, of, predictions) for name, of in unclear.items()]
+    if adjusted := [figure_title(name) for name, of in unclear.items() if of["difference"]["p_value"] < SIGNIFICANCE]:
+        titles = " and of the ".join(adjusted)
+        is_clear = "the difference would be clear" if len(adjusted) == 1 else "the differences would be clear"
+        sentences.append(f"Without the adjustment for the number of hospitals, {is_clear}: that of the {titles}.")
+    return " ".join(sentences)
+
+
+def _clear_sentence(clear: Mapping[str, Mapping[str, Any]], predictions: str, entry: Mapping[str, Any]) -> str:
+    """In which respects the federated model is better or worse."""
+    text, last = "", None
+    for name, comparison in clear.items():
+        gains, values = comparison["verdict"] == Verdict.GAINS, _values(name, comparison)
+        if _is_ranking(name):
+            text = f"The federated model ranks patients {'better' if gains else 'worse'} than {_OWN} ({values})"
+        else:
+            quality = "more accurate" if gains else "less accurate"
+            if text:
+                text += f"{', and' if gains is last else ', but'} its {predictions} are {quality} ({values})"
+            else:
+                text = f"The federated model's {predictions} are {quality} than those of {_OWN} ({values})"
+            if faults := [] if gains else list(_faults(entry.get("calibration", {}))):
+                text += f": they are {' and '.join(faults)}"
+        last = gains
+    return f"{text}."
+
+
+def _no_difference(unclear: Mapping[str, Mapping[str, Any]], predictions: str) -> str:
+    subjects = [
+        f"{'ranking patients' if _is_ranking(name) else f'the accuracy of {predictions}'} ({_values(name, comparison)})"
+        for name, comparison in unclear.items()
+    ]
+    where = f"neither in {' nor in '.join(subjects)}" if len(subjects) > 1 else f"in {subjects[0]}"
+    return f"No clear difference between the federated model and {_OWN}{',' if len(subjects) > 1 else ''} {where}."
+
+
+def _open_question(name: str, comparison: Mapping[str, Any], predictions: str) -> str:
+    question = "it ranks patients better or worse"
+    if not _is_ranking(name):
+        question = f"its {predictions} are more or less accurate"
+    return f"Whether {question} is not clear ({_values(name, comparison)})."
+
+
+def _faults(calibration: Mapping[str, Mapping[str, float | None]]) -> Iterator[str]:
+    """What is wrong with the risks of the federated model, and less or not at all with those of the own one."""
+    if not calibration:
+        return
+    federated, own = calibration["federated"], calibration["own"]
+    intercept, slope = federated["intercept"], federated["slope"]
+    if intercept is not None and abs(intercept) > max(MIN_FAULT, abs(own["intercept"] or 0.0)):
+        low = "too low" if intercept > 0 else "too high"
+        yield f"{low} (calibration intercept {with_minus(f'{intercept:+.2f}')})"
+    if slope is not None and abs(slope - 1) > max(MIN_FAULT, abs((own["slope"] or 1.0) - 1)):
+        extreme = "too extreme" if slope < 1 else "not extreme enough"
+        yield f"{extreme} (calibration slope {with_minus(f'{slope:.2f}')})"
+
+
+def _is_ranking(name: str) -> bool:
+    return name == "roc_auc"
+
+
+def _values(name: str, comparison: Mapping[str, Any]) -> str:
+    federated, own = (figure(comparison[model]["value"]) for model in ("federated", "own"))
+    return f"{figure_title(name)} {federated} against {own}"
