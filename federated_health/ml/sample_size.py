@@ -2,7 +2,8 @@
 
 Sources: Riley et al. 2019 (Statistics in Medicine 38:1276-1296) and 2020 (BMJ 368:m441) for development, 2021
 (Statistics in Medicine 40:859-864) for the R-squared of an expected ROC-AUC, and 2021 (Statistics in Medicine
-40:4230-4251) for external validation. All count independent patients and the parameters of a regression without penalty.
+40:4230-4251) for external validation. All count independent patients, and the parameters of a regression without
+penalty.
 """
 
 import math
