@@ -392,7 +392,7 @@ def test_the_console_shows_the_saved_figures(
     lines = [" ".join(line.split()) for line in output.splitlines()]
     assert "gaining 0.000 1.000 1.000 1.000" in lines
     assert "gaining 30 +1.000 (+1.000 to +1.000) gains" in lines
-    assert "few 20 +1.000 (+1.000 to +1.000) too few patients to tell *" in lines
+    assert "few 20 +1.000 (+1.000 to +1.000) too few patients *" in lines
     assert "study/evidence.json" in lines[-1]
     json.loads(Path("study/evidence.json").read_text())
 
