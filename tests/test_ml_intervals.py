@@ -163,7 +163,8 @@ def test_equal_rows_of_a_patient_do_not_narrow_an_interval(figure: str) -> None:
     target, (scores, labels) = target_of(task_of("binary")), binormal(6, 20, 45)
     once = target.estimate_figure(figure, scores, labels)
 
-    fourfold = target.estimate_figure(figure, *(np.repeat(part, 4) for part in (scores, labels, np.arange(65))))
+    scores, labels, ids = np.repeat(scores, 4), np.repeat(labels, 4), np.repeat(np.arange(65), 4)
+    fourfold = target.estimate_figure(figure, scores, labels, ids)
 
     assert bounds(interval_of(fourfold)) == pytest.approx(bounds(interval_of(once)))
 
