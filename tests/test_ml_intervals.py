@@ -320,6 +320,17 @@ def test_two_different_models_that_rank_perfectly_may_still_differ() -> None:
     assert 0.1 < high < 0.6
 
 
+@pytest.mark.parametrize("loss", [1e3, 1e150, 1e200, 1.7e308, np.inf, np.nan])
+def test_absurd_losses_have_a_finite_interval_or_none(loss: float) -> None:
+    absurd = estimate_mean(np.append(np.arange(1.0, 20.0), loss), is_share=False)
+
+    interval = interval_of(absurd)
+    difference = difference_of(absurd, estimate_mean(np.arange(1.0, 21.0), is_share=False))
+
+    ends = [*vars(interval).values(), *vars(difference).values()]
+    assert ends == [None] * 7 if loss > 1e150 or np.isnan(loss) else np.isfinite(ends).all()
+
+
 # Means
 
 
