@@ -20,7 +20,7 @@ from federated_health.ml.targets.binary_figures import SCORE_FIGURES
 from federated_health.ml.verdicts import Interval
 from federated_health.names import FEDERATION, MODEL
 from federated_health.report import overview, sections
-from federated_health.report.cells import Cell, Marked
+from federated_health.report.cells import Cell, Marked, figure_cell
 from federated_health.report.charts import draw_forest
 from federated_health.report.decision_curves import sections_of_run
 from federated_health.report.formatting import (
@@ -28,6 +28,7 @@ from federated_health.report.formatting import (
     MAX_ROWS,
     SUPPRESSED,
     capitalise,
+    describe_missed,
     describe_rows,
     describe_small_in_mean,
     figure,
@@ -315,11 +316,14 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
     if suppressed := [name for name, row in run.evaluations.items() if not row.has_counts]:
         notes.append(f"{SUPPRESSED}: {list_some(suppressed, ', ')}; see Participants for the reasons.")
     if few := [name for name, row in run.evaluations.items() if row.counts.is_small and row.has_counts]:
-        notes.append(f"{panels.noisy}: {list_some(few, ', ')}.")
+        mark = "* " if panels.target.has_classes else ""
+        notes.append(f"{mark}{panels.noisy}: {list_some(few, ', ')}.")
     notes += [*filter(None, [panels.decisions_explained]), panels.explained]
     notes += [load_private_runs().explain_noise(panels)] if run.config.privacy else []
     caption = f"Figures on held-out patients{', after the last completed round' if run.stopped else ''}"
     blocks: list[Block] = [sections.figures_table(caption, rows, last=last, note=" ".join(notes))]
+    known = run.figures["hospitals"] or {FEDERATION: federation}
+    blocks += map(Caution, describe_missed(run.task.label, known))
     if not run.hospital:
         blocks += _intervals(run, panels)
         if federation.get("roc_auc", 0) is not None:
@@ -332,7 +336,7 @@ def _figures(row: Mapping[str, float | None], panels: Panels) -> dict[str, Cell]
         noisy = load_private_runs().with_noise(row)
         known = [key for key in _key_figures_first(panels) if row.get(key) is not None or key not in SCORE_FIGURES]
         return {panels.title(key): noisy.get(key) for key in known}
-    return {panels.title(key): row.get(key) for key in _key_figures_first(panels)}
+    return {panels.title(key): figure_cell(row, key) for key in _key_figures_first(panels)}
 
 
 def _key_figures_first(panels: Panels) -> list[str]:
