@@ -17,9 +17,9 @@ from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.messages.content import Evaluation
 from federated_health.messages.records import MalformedMessageError
 from federated_health.messages.validation import read_evaluation
-from federated_health.ml.bootstrap import compare_models, resample
 from federated_health.ml.class_weights import balance_classes
-from federated_health.ml.metrics import merge_counts
+from federated_health.ml.intervals import compare_models
+from federated_health.ml.metrics import LESS_IS_BETTER, merge_counts
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.rounds import HospitalRound, Round, read_round, write_round
@@ -168,29 +168,27 @@ def test_a_saved_model_predicts_as_the_target_does(kind: str) -> None:
 # Comparisons
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_draw_has_the_figure_of_its_rows(kind: str) -> None:
+COMPARISONS = [(kind, figure) for kind in KINDS for figure in target_of(task_of(kind)).comparisons]
+
+
+@pytest.mark.parametrize(("kind", "figure"), COMPARISONS)
+def test_an_estimate_has_the_figure_of_its_rows(kind: str, figure: str) -> None:
     target, outputs, labels = sample(kind)
-    times = resample(target.strata(labels), 3, seed=1)
+    sums = target.measure(outputs, labels, 0.5)
+    figures = {**target.figures(sums, 0, target.roc_auc(outputs, labels)), "log_loss": sums.loss}
 
-    draws = target.compared_draws(outputs, labels, times)
-
-    for draw, number in zip(draws, times.T.astype(int), strict=True):
-        rows = np.repeat(np.arange(len(labels)), number)
-        sums = target.measure(outputs[rows], labels[rows], 0.5)
-        figures = target.figures(sums, 0, target.roc_auc(outputs[rows], labels[rows]))
-        assert draw == pytest.approx(figures[target.compared], rel=1e-5)
+    assert target.estimate_figure(figure, outputs, labels).value == pytest.approx(figures[figure], rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_draw_of_repeats_has_the_mean_of_their_figures(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "figure"), COMPARISONS)
+def test_an_estimate_of_repeats_is_the_mean_of_their_figures(kind: str, figure: str) -> None:
     target, outputs, labels = sample(kind)
-    times, repeats = resample(target.strata(labels), 5, seed=1), np.stack([outputs, 0.3 * outputs[::-1]])
+    repeats = np.stack([outputs, 0.3 * outputs[::-1]])
 
-    draws = target.compared_draws(repeats, labels, times)
+    estimate = target.estimate_figure(figure, repeats, labels)
 
-    single = [target.compared_draws(part, labels, times) for part in repeats]
-    np.testing.assert_allclose(draws, np.mean(single, axis=0))
+    single = [target.estimate_figure(figure, part, labels).value for part in repeats]
+    assert estimate.value == pytest.approx(np.mean(single))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -198,13 +196,16 @@ def test_a_difference_is_positive_where_the_model_is_better(kind: str) -> None:
     target, outputs, labels = sample(kind)
     others = np.random.default_rng(2).normal(size=outputs.shape).astype(np.float32)
 
-    comparison = compare_models(target, outputs, others, labels, [1])
+    compared = compare_models(target, outputs, others, labels)
 
-    difference, value = comparison.difference, comparison.value.value
-    assert difference.low is not None
-    assert difference.high is not None
-    assert value is not None
-    assert 0 < difference.low < abs(value - comparison.other) < difference.high
+    assert tuple(compared) == target.comparisons
+    for comparison in compared.values():
+        own, federated = comparison.own.value, comparison.federated.value
+        assert own is not None
+        assert federated is not None
+        assert comparison.difference.low is not None
+        assert comparison.difference.high is not None
+        assert 0 < comparison.difference.low < abs(federated - own) < comparison.difference.high
 
 
 def test_classes_of_fewer_than_five_patients_do_not_count_in_a_comparison() -> None:
@@ -212,7 +213,7 @@ def test_classes_of_fewer_than_five_patients_do_not_count_in_a_comparison() -> N
     labels = np.repeat([0.0, 1.0, 3.0], [6, 5, 4])
     outputs = np.random.default_rng(3).normal(size=(15, 3))
 
-    (value,) = target.compared_draws(outputs, labels, np.ones((15, 1)))
+    value = target.estimate_figure("roc_auc", outputs, labels).value
 
     log_odds = outputs - np.log(np.exp(outputs).sum(axis=1, keepdims=True) - np.exp(outputs))
     expected = [reference.roc_auc_score(labels == code, log_odds[:, k]) for k, code in enumerate([0, 1])]
@@ -399,10 +400,13 @@ def test_a_run_reports_figures_and_the_benefit_of_joining(kind: str) -> None:
     target = target_of(task_of(kind))
     assert set(figures["hospitals"]) == set(figures["joining"]) == {"north", "south", "east"}
     for benefit in figures["joining"].values():
-        federated, own = benefit[target.compared]["value"], benefit[f"own_{target.compared}"]
-        sign = -1 if target.less_is_better else 1
-        assert benefit["difference"]["value"] == pytest.approx(sign * (federated - own))
-        assert benefit["difference"]["low"] <= benefit["difference"]["value"] <= benefit["difference"]["high"]
+        assert tuple(benefit["comparisons"]) == target.comparisons
+        for figure, comparison in benefit["comparisons"].items():
+            federated, own, difference = (comparison[part] for part in ("federated", "own", "difference"))
+            sign = -1 if figure in LESS_IS_BETTER else 1
+            assert difference["value"] == pytest.approx(sign * (federated["value"] - own["value"]))
+            for interval in (federated, own, difference):
+                assert interval["low"] <= interval["value"] <= interval["high"]
     assert max(figures["importance"], key=figures["importance"].__getitem__) == "age"
 
 
