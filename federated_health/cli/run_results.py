@@ -101,7 +101,7 @@ def _print_and_save(folder: RunFolder, run: FederatedRun, figures: Mapping[str, 
         console.say("saving the results, which takes some seconds")
     finally:
         folder.finish(run, figures, stopped=stopped)
-    files = "model.keras, report.html, metrics.json, rounds.csv and settings.json"
+    files = "model.keras, report.html, tables/, metrics.json, rounds.csv and settings.json"
     console.say(f"saved {folder.path}/{files}")
 
 

@@ -30,6 +30,7 @@ class Panels(ABC):
 
     Attributes:
         figures: names of the figures in tables (see also `shown_figures`).
+        large_figures: names of the two figures on the first screen, and how to read each.
         estimate: what the model estimates; the label's meaning follows.
         prediction: what a prediction is, after the word predicted.
         compared_explained, explained: sentences about the figures by which models are compared, and about the others.
@@ -40,6 +41,7 @@ class Panels(ABC):
     """
 
     figures: ClassVar[tuple[str, ...]]
+    large_figures: ClassVar[Mapping[str, str]]
     estimate: str
     prediction: ClassVar[str]
     compared_explained: str
