@@ -73,5 +73,5 @@ def study_of(
         protocol=protocol,
         results=results,
         scores=scores,
-        figures=compare_models(scores, protocol.settings.seed, draws=200),
+        figures=compare_models(scores),
     )

@@ -1,43 +1,46 @@
 """The report of a study: the benefit of joining per hospital, and how the figures were obtained."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, figure_title, merge_counts
-from federated_health.ml.verdicts import Difference, Interval
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, merge_counts
+from federated_health.ml.verdicts import Interval
 from federated_health.report import formatting, sections
+from federated_health.report.cells import Cell
 from federated_health.report.charts import draw_intervals
-from federated_health.report.formatting import describe_small_in_mean
-from federated_health.report.page import Block, Caution, Page, Picture, Section, Table
+from federated_health.report.page import Block, Caution, Page, Picture, Section
 from federated_health.report.panels import Panels, panels_of
+from federated_health.studies.benefit.benefit_tables import (
+    MEAN,
+    NAMES,
+    Figures,
+    by_hospital,
+    decisions_at_thresholds,
+    difference_of,
+    estimates_table,
+    external_validation,
+    figure_table,
+    interval_of,
+    means_table,
+    of_hospital,
+    uncertainty,
+)
 from federated_health.studies.benefit.binary_charts import READING, curves_and_decisions
 from federated_health.studies.benefit.cohort import Cohort
-from federated_health.studies.benefit.comparison import Scores, difference_name
-from federated_health.studies.benefit.estimates import estimate_names
+from federated_health.studies.benefit.comparison import FEDERATED, OWN, Scores
 from federated_health.studies.benefit.journal import Results
 from federated_health.studies.benefit.training_setups import INNER_FOLDS, EvaluationProtocol, TrainingSetup
 
-Figures = Mapping[str, Any]
-"""The content of evidence.json, or of one of its entries (see `compare_models`)."""
-
-MEAN = "mean over hospitals"
-NAMES = {
-    TrainingSetup.OWN: "own patients only",
-    TrainingSetup.FEDERATED: "federated",
-    TrainingSetup.POOLED: "pooled",
-    TrainingSetup.LEAVE_ONE_OUT: "without it",
-}
-OTHERS = {TrainingSetup.OWN: "own only", TrainingSetup.LEAVE_ONE_OUT: "without it", TrainingSetup.POOLED: "pooled"}
+OTHERS = {TrainingSetup.OWN: "own", TrainingSetup.LEAVE_ONE_OUT: "without it", TrainingSetup.POOLED: "pooled"}
 """Models that are compared with the federated one."""
 
 SETUPS = [
     "own patients only: a model trained on that hospital's patients alone",
     "federated: one model of all hospitals' training patients, whose records stay where they are",
     "pooled: one model of all training patients in one place, as if records could be shared",
-    "without it: the federated model of the other hospitals, which is what a hospital gets if it does not join",
+    "without it: the federated model of the other hospitals, tested on a hospital that it never saw (external "
+    "validation), which is what a hospital gets if it does not join",
 ]
 
 
@@ -66,6 +69,8 @@ def benefit_page(
         sections=[
             _verdicts(panels, figures),
             _models(panels, figures),
+            *([decisions_at_thresholds(figures, panels)] if panels.target.has_threshold else []),
+            external_validation(figures, panels),
             *_strategies(panels, protocol, figures),
             *_curves_and_decisions(panels, scores, figures),
             _holdings(panels, cohort, scores),
@@ -75,7 +80,8 @@ def benefit_page(
                 panels,
             ),
             _method(panels, protocol),
-            Section("All other figures", [_all_estimates(panels, figures)], folded=True),
+            uncertainty(figures, panels),
+            Section("All other figures", [estimates_table(figures, panels, _reading(panels))], folded=True),
             sections.settings_section(
                 protocol.settings,
                 {**facts, **network.facts},
@@ -95,127 +101,87 @@ def _number_of_patients(entry: Figures) -> str:
     return of_patients if rows == patients else f"{formatting.number_of(rows, 'row')} of {of_patients}"
 
 
-def _figure(panels: Panels, entry: Figures, model: str) -> Interval:
-    return Interval(**entry["models"][model][panels.target.compared])
+def _reading(panels: Panels) -> str:
+    return f"{panels.explained} {READING}" if panels.target.has_threshold else panels.explained
 
 
-def _difference(panels: Panels, entry: Figures, other: str, model: str = TrainingSetup.FEDERATED) -> Difference:
-    return Difference(**entry["differences"][difference_name(panels.target, other, model)])
+def _verdicts(panels: Panels, figures: Figures) -> Section:
+    hospitals, mean, comparisons = figures["hospitals"], figures["mean"], panels.target.comparisons
+    details = {name: f"{_number_of_patients(of)}{panels.describe_labels(of)}." for name, of in hospitals.items()}
+    means = [
+        f"{panels.difference('federated', 'own', name)} {panels.title(name)} {_signed(difference)}"
+        for name in comparisons
+        if (difference := difference_of(mean, OWN, name)).value is not None
+    ]
+    return Section(
+        "Benefit per hospital",
+        [
+            f"Four training setups, each tested on held-out patients. {panels.compared_explained}",
+            SETUPS,
+            *sections.verdict_cards(hospitals, panels, details),
+            *([f"Means over hospitals: {'; '.join(means)}."] if means else []),
+            *(_differences(name, panels, figures) for name in comparisons),
+            panels.verdict_rule,
+        ],
+    )
+
+
+def _differences(name: str, panels: Panels, figures: Figures) -> Picture:
+    """How much better the federated model is than those of other setups, by one of the `comparisons`."""
+    labels = {setup: panels.difference("federated", other, name) for setup, other in OTHERS.items()}
+    differences = {
+        of_hospital(hospital, entry, panels): {
+            label: difference_of(entry, setup, name) for setup, label in labels.items()
+        }
+        for hospital, entry in figures["hospitals"].items()
+    }
+    alt = formatting.list_some(
+        f"{hospital}: {', '.join(f'{label} {_signed(interval)}' for label, interval in of.items())}"
+        for hospital, of in differences.items()
+    )
+    title = formatting.capitalise(panels.title(name))
+    caption = f"{title}: differences between models on the same patients, with their {formatting.INTERVAL}s."
+    return Picture(
+        svg=draw_intervals(differences, quantity=f"difference of {panels.title(name)}", reference=0.0),
+        alt=f"{caption} {alt}.",
+        caption=f"{caption} Right of 0 the federated model is better.",
+        title=title,
+    )
 
 
 def _signed(interval: Interval) -> str:
     return formatting.with_interval(interval, signed=True)
 
 
-def _reading(panels: Panels) -> str:
-    return f"{panels.explained} {READING}" if panels.target.has_threshold else panels.explained
-
-
-def _verdicts(panels: Panels, figures: Figures) -> Section:
-    benefits, details, differences = {}, {}, {}
-    compared, is_less = panels.target.compared, panels.target.less_is_better
-    labels = {setup: f"{name} minus it" if is_less else f"minus {name}" for setup, name in OTHERS.items()}
-    without = formatting.capitalise(panels.difference("federated", "the federation without it"))
-    for name, entry in figures["hospitals"].items():
-        benefits[name] = {
-            **entry,
-            "comparisons": {
-                compared: {
-                    "verdict": entry["verdict"],
-                    "own": entry["models"][TrainingSetup.OWN][compared],
-                    "federated": entry["models"][TrainingSetup.FEDERATED][compared],
-                    "difference": asdict(_difference(panels, entry, TrainingSetup.OWN)),
-                }
-            },
-        }
-        details[name] = f"{_number_of_patients(entry)}{panels.describe_labels(entry)}."
-        left_out = _signed(_difference(panels, entry, TrainingSetup.LEAVE_ONE_OUT))
-        if left_out != formatting.NOT_DEFINED:
-            details[name] = f"{without}: {left_out}. {details[name]}"
-        differences[name] = {label: _difference(panels, entry, setup) for setup, label in labels.items()}
-    alt = formatting.list_some(
-        f"{name}: {', '.join(f'{label} {_signed(interval)}' for label, interval in of_hospital.items())}"
-        for name, of_hospital in differences.items()
-    )
-    title = formatting.capitalise(panels.compared)
-    pair = ("the federated model", "another model")
-    first, second = reversed(pair) if is_less else pair
-    caption = f"{title} of {first} minus that of {second} on the same patients, with its {formatting.INTERVAL}."
-    blocks: list[Block] = [
-        f"Four training setups, each tested on held-out patients. {panels.compared_explained}",
-        SETUPS,
-        *sections.verdict_cards(benefits, panels, details),
-    ]
-    if (mean := _signed(_difference(panels, figures["mean"], TrainingSetup.OWN))) != formatting.NOT_DEFINED:
-        blocks.append(f"Mean over hospitals, {panels.difference('federated', 'own patients only')}: {mean}.")
-    quantity = f"{panels.difference('federated', 'another')}: {figure_title(compared)}"
-    picture = Picture(
-        svg=draw_intervals(differences, quantity=quantity, reference=0.0),
-        alt=f"{caption} {alt}.",
-        caption=f"{caption} Right of 0 the federated model is better.",
-    )
-    return Section("Benefit per hospital", [*blocks, picture, panels.verdict_rule])
-
-
 def _models(panels: Panels, figures: Figures) -> Section:
     last = {MEAN: figures["mean"], sections.ALL: figures["all"]}
-    intervals = {
-        name: {label: _figure(panels, entry, setup) for setup, label in NAMES.items()}
-        for name, entry in {**figures["hospitals"], **last}.items()
-    }
-    means = {label: _estimates(panels, figures["mean"], setup) for setup, label in NAMES.items()}
-    title = formatting.capitalise(panels.compared)
+    blocks: list[Block] = []
+    for name in panels.target.comparisons:
+        intervals = {
+            of_hospital(hospital, entry, panels): {
+                label: interval_of(entry, setup, name) for setup, label in NAMES.items()
+            }
+            for hospital, entry in {**figures["hospitals"], **last}.items()
+        }
+        title = formatting.capitalise(panels.title(name))
+        blocks.append(
+            Picture(
+                svg=draw_intervals(intervals, quantity=panels.title(name), reference=None),
+                alt=f"The same figures as in the table of {title} by hospital and model.",
+                caption=f"{title} on held-out patients, with its {formatting.INTERVAL}.",
+                title=title,
+            )
+        )
+    blocks += [figure_table(name, figures, panels) for name in panels.target.comparisons]
+    models = {label: str(setup) for setup, label in NAMES.items()}
     return Section(
         "How good the models are",
         [
-            Picture(
-                svg=draw_intervals(intervals, quantity=panels.compared, reference=None),
-                alt=f"The same figures as in the table of {figure_title(panels.target.compared)}s below.",
-                caption=f"{title} on held-out patients, with its {formatting.INTERVAL}.",
-            ),
-            _table(
-                f"{title} ({formatting.INTERVAL})",
-                lambda entry: {
-                    label: formatting.with_interval(_figure(panels, entry, setup)) for setup, label in NAMES.items()
-                },
-                figures,
-                panels,
-            ),
+            *blocks,
             Caution(panels.pooled_explained),
-            sections.figures_table(
-                "Other figures, as means over hospitals", means, first="model", note=_reading(panels)
-            ),
+            means_table(models, figures, panels, first="model", note=_reading(panels)),
         ],
     )
-
-
-def _table(
-    caption: str, cells: Callable[[Figures], Mapping[str, str]], figures: Figures, panels: Panels, note: str = ""
-) -> Table:
-    """A table with one row per hospital, then the mean over hospitals and all patients."""
-    rows = {name: cells(entry) for name, entry in figures["hospitals"].items()}
-    is_marked = figures["mean"]["small"] and panels.target.has_classes
-    last = {f"{MEAN} *" if is_marked else MEAN: cells(figures["mean"]), sections.ALL: cells(figures["all"])}
-    note = f"{note} {describe_small_in_mean(figures['mean']['small']) if is_marked else ''}".strip()
-    return sections.figures_table(caption, rows, last=last, note=note)
-
-
-def _all_estimates(panels: Panels, figures: Figures) -> Table:
-    rows, last = (
-        {
-            f"{name}: {label}": _estimates(panels, entry, setup)
-            for name, entry in part.items()
-            for setup, label in NAMES.items()
-        }
-        for part in (figures["hospitals"], {sections.ALL: figures["all"]})
-    )
-    note = _reading(panels)
-    return sections.figures_table("By hospital and model", rows, last=last, first="hospital and model", note=note)
-
-
-def _estimates(panels: Panels, entry: Figures, model: str) -> dict[str, str]:
-    names = estimate_names(panels.target)
-    return {panels.title(key): formatting.figure(entry["models"][model][key]) for key in names}
 
 
 def _strategies(panels: Panels, protocol: EvaluationProtocol, figures: Figures) -> Iterator[Section]:
@@ -223,24 +189,35 @@ def _strategies(panels: Panels, protocol: EvaluationProtocol, figures: Figures) 
     first, *further = protocol.strategies
     if not further:
         return
-    compared = _table(
-        f"{formatting.capitalise(panels.compared)} of {first}, and the difference that other strategies make "
-        f"({formatting.INTERVAL})",
-        lambda entry: {
-            first: formatting.figure(_figure(panels, entry, TrainingSetup.FEDERATED).value),
-            **{
-                panels.difference(name, first): _signed(_difference(panels, entry, TrainingSetup.FEDERATED, name))
-                for name in further
-            },
-        },
-        figures,
-        panels,
-        note="By chance, about 1 in 20 strategies that make no difference has an interval without 0.",
-    )
-    models = {first: TrainingSetup.FEDERATED, **{strategy: strategy for strategy in further}}
-    means = {strategy: _estimates(panels, figures["mean"], model) for strategy, model in models.items()}
-    others = sections.figures_table("Other figures of strategies, as means over hospitals", means, first="strategy")
-    yield Section("Strategies", [compared, others])
+    blocks: list[Block] = []
+    for name in panels.target.comparisons:
+        title = formatting.capitalise(panels.title(name))
+
+        def row(entry: Figures, name: str = name) -> dict[str, Cell]:
+            differences = {
+                panels.difference(strategy, first, name): difference_of(entry, strategy, name) for strategy in further
+            }
+            return {first: interval_of(entry, FEDERATED, name), **differences}
+
+        note = "Above 0 the further strategy is better. Not adjusted for the number of strategies or hospitals: by "
+        note += "chance, about 1 in 20 strategies that make no difference has an interval without 0."
+        blocks.append(
+            by_hospital(f"{title} of {first}, and differences ({formatting.INTERVAL})", row, figures, panels, note=note)
+        )
+        corrected = {
+            strategy: {
+                panels.difference("it", first, name): difference_of(figures["mean"], strategy, name),
+                "corrected": difference_of(figures["mean"], strategy, name, "corrected_differences"),
+            }
+            for strategy in further
+        }
+        blocks.append(
+            sections.figures_table(
+                f"{title}: mean difference over hospitals, over patients and corrected", corrected, first="strategy"
+            )
+        )
+    models = {first: str(FEDERATED), **{strategy: strategy for strategy in further}}
+    yield Section("Strategies", [*blocks, means_table(models, figures, panels, first="strategy")])
 
 
 def _curves_and_decisions(panels: Panels, scores: Scores, figures: Figures) -> Iterator[Section]:
@@ -301,9 +278,13 @@ def _method(panels: Panels, protocol: EvaluationProtocol) -> Section:
         "The same apps and strategies train every model in process as over the network; own and pooled models are "
         "runs of one hospital.",
         "A repeat scores every patient once, by a model that was not trained on that patient. Each figure is computed "
-        "on these concatenated scores, as the mean over repeats.",
-        "There is no correction for multiple tests: of many hospitals without a difference, about 1 in 20 gains or "
-        "loses by chance.",
+        "on these scores, as the mean over repeats.",
+        *_of_pairs(panels),
+        "Intervals are over patients: other patients of the same hospitals would have given other figures. They treat "
+        "the fitted models and their folds as fixed. The corrected intervals of Nadeau and Bengio (2003) include the "
+        "variation between training sets, as far as folds that share training patients show it.",
+        "P-values of the verdicts are adjusted for the number of hospitals (Holm 1979), for each figure on its own. "
+        "Intervals are not adjusted, and neither are comparisons of strategies and of subgroups.",
     ]
     if panels.task.patient:
         items.append(
@@ -311,3 +292,12 @@ def _method(panels: Panels, protocol: EvaluationProtocol) -> Section:
             "labels and decisions. Intervals draw patients, each with all rows."
         )
     return Section("Methods", [items])
+
+
+def _of_pairs(panels: Panels) -> Iterator[str]:
+    if panels.target.has_classes:
+        yield (
+            "The ROC-AUC compares pairs of patients who were held out in the same fold and repeat only, each scored by "
+            "one model. Models of different folds do not share an exact scale; over all pairs, the models of few "
+            "patients, which differ most between folds, would look worse than they are."
+        )

@@ -80,7 +80,7 @@ def run(
     scores = collect_scores(cohort, protocol, results)
     figures = {
         "study": {**fingerprint, "strategies": list(labels)},
-        **compare_models(scores, protocol.settings.seed),
+        **compare_models(scores),
     }
     write_json(out / EVIDENCE, figures)
     write_report(out / REPORT, lambda: benefit_page(cohort, protocol, results, scores, figures))

@@ -1,0 +1,248 @@
+"""Tables of a study's page, and the sentences that go with them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from federated_health.ml.metrics import SMALL_CLASS
+from federated_health.ml.verdicts import Difference, Interval
+from federated_health.report import formatting, sections
+from federated_health.report.cells import Cell, Marked
+from federated_health.report.formatting import INTERVAL, capitalise, figure, list_some
+from federated_health.report.page import Block, Section, Table
+from federated_health.report.panels import Panels
+from federated_health.studies.benefit.estimates import SIGNED, estimate_names
+from federated_health.studies.benefit.training_setups import TrainingSetup
+
+Figures = Mapping[str, Any]
+"""The content of evidence.json, or of one of its entries (see `compare_models`)."""
+
+MEAN = "mean over hospitals"
+NAMES = {
+    TrainingSetup.OWN: "own patients only",
+    TrainingSetup.FEDERATED: "federated",
+    TrainingSetup.POOLED: "pooled",
+    TrainingSetup.LEAVE_ONE_OUT: "without it",
+}
+"""Training setups as tables name them."""
+
+LOW = 0.5
+"""Sensitivity or specificity below which a sentence says so: the model is wrong for most patients of that class."""
+
+
+def interval_of(entry: Figures, model: str, name: str) -> Interval:
+    """One of the `comparisons` of a model with its interval."""
+    return Interval(**entry["models"][model][name])
+
+
+def difference_of(entry: Figures, name: str, figure: str, kind: str = "differences") -> Difference:
+    """A difference of `comparisons` by the name that it has in evidence.json."""
+    return Difference(**entry[kind][name][figure])
+
+
+def by_hospital(
+    caption: str,
+    cells: Callable[[Figures], Mapping[str, Cell]],
+    figures: Figures,
+    panels: Panels,
+    *,
+    note: str = "",
+    mark: bool = False,
+) -> Table:
+    """A table with one row per hospital, then the mean over hospitals and all patients.
+
+    Args:
+        cells: a row, of the entry of a hospital or of all.
+        mark: whether figures of hospitals with few patients of a class are marked, and means that include them.
+    """
+    rows = {name: cells(entry) for name, entry in figures["hospitals"].items()}
+    last = {MEAN: cells(figures["mean"]), sections.ALL: cells(figures["all"])}
+    if mark and panels.target.has_classes:
+        small = [name for name, entry in figures["hospitals"].items() if entry["small"]]
+        rows |= {name: marked(rows[name]) for name in small}
+        last |= {MEAN: marked(last[MEAN])} if small else {}
+        note = f"{note} {_SMALL}" if small else note
+    return sections.figures_table(caption, rows, last=last, note=note.strip())
+
+
+_SMALL = f"* Fewer than {SMALL_CLASS} patients of a class, or a mean that includes such a hospital: very noisy."
+
+
+def marked(row: Mapping[str, Cell]) -> dict[str, Cell]:
+    """A row whose figures have the mark *."""
+    return {name: Marked(cell) if isinstance(cell, float | Interval) else cell for name, cell in row.items()}
+
+
+def figure_table(name: str, figures: Figures, panels: Panels) -> Table:
+    """One of the `comparisons`, of every training setup."""
+    return by_hospital(
+        f"{capitalise(panels.title(name))} by hospital and model ({INTERVAL})",
+        lambda entry: {label: interval_of(entry, setup, name) for setup, label in NAMES.items()},
+        figures,
+        panels,
+        mark=name == "roc_auc",
+    )
+
+
+def means_table(models: Mapping[str, str], figures: Figures, panels: Panels, *, first: str, note: str = "") -> Table:
+    """Estimates as means over hospitals; of those that are best in the middle, the lowest and the highest.
+
+    Args:
+        models: name of a row -> model.
+        first: what the rows are.
+    """
+    mean = figures["mean"]
+    rows: dict[str, dict[str, Cell]] = {}
+    for label, model in models.items():
+        ranges = {name: mean["ranges"][model][name] for name in estimate_names(panels.target) if name in SIGNED}
+        rows[label] = {
+            panels.title(name): _range(ranges[name]) if name in ranges else mean["models"][model][name]
+            for name in estimate_names(panels.target)
+        }
+    lowest = " Of calibration and observed/expected, the hospitals' lowest and highest value, since opposite faults "
+    lowest += "would cancel in a mean."
+    has_ranges = any(name in SIGNED for name in estimate_names(panels.target))
+    caption = f"Other figures by {first}, as means over hospitals"
+    return sections.figures_table(caption, rows, first=first, note=f"{note}{lowest if has_ranges else ''}".strip())
+
+
+def _range(ends: Mapping[str, float | None]) -> str:
+    low, high = ends["low"], ends["high"]
+    return formatting.NOT_DEFINED if low is None or high is None else f"{figure(low)} to {figure(high)}"
+
+
+def estimates_table(figures: Figures, panels: Panels, note: str) -> Table:
+    """All estimates by hospital and model."""
+    rows: list[dict[str, Mapping[str, Cell]]] = [
+        {
+            f"{name}: {label}": {
+                panels.title(key): entry["models"][setup][key] for key in estimate_names(panels.target)
+            }
+            for name, entry in part.items()
+            for setup, label in NAMES.items()
+        }
+        for part in (figures["hospitals"], {sections.ALL: figures["all"]})
+    ]
+    return sections.figures_table(
+        "Other figures by hospital and model", rows[0], last=rows[1], first="hospital and model", note=note
+    )
+
+
+def decisions_at_thresholds(figures: Figures, panels: Panels) -> Section:
+    """Sensitivity and specificity of every model at its own threshold, and where one of them is low."""
+    table = by_hospital(
+        "Sensitivity and specificity by hospital and model",
+        lambda entry: {
+            f"{label}: {name}": entry["models"][setup][key]
+            for setup, label in NAMES.items()
+            for name, key in (("sensitivity", "recall"), ("specificity", "specificity"))
+        },
+        figures,
+        panels,
+        mark=True,
+        note="Each model at its own threshold, which maximises F1 over its training patients.",
+    )
+    low = list(_low_shares(figures))
+    return Section("Sensitivity and specificity", [*([list_some(low, " ")] if low else []), table])
+
+
+def _low_shares(figures: Figures) -> Iterator[str]:
+    """A sentence on each share of the federated model that is below LOW at a hospital."""
+    for name, entry in figures["hospitals"].items():
+        federated = entry["models"][TrainingSetup.FEDERATED]
+        positives, rows = entry["positives"], entry["rows"]
+        for key, title, number, kind in (
+            ("recall", "sensitivity", positives, "positive"),
+            ("specificity", "specificity", rows - positives, "negative"),
+        ):
+            share = federated[key]
+            if share is not None and share < LOW:
+                own = entry["models"][TrainingSetup.OWN][key]
+                yield (
+                    f"At {name} the federated model predicts {100 * share:.0f} % of the {number:,} {kind} patients "
+                    f"correctly ({title} {figure(share)}; own model {figure(own)}): most of them are predicted "
+                    f"{'negative' if kind == 'positive' else 'positive'}."
+                )
+
+
+def external_validation(figures: Figures, panels: Panels) -> Section:
+    """The federated model of the other hospitals, tested on the hospital that it never saw."""
+    setup, target = TrainingSetup.LEAVE_ONE_OUT, panels.target
+    names = [key for key in estimate_names(target) if key not in ("accuracy", "average_precision")]
+
+    def row(entry: Figures) -> dict[str, Cell]:
+        models = entry["models"][setup]
+        shown: dict[str, Cell] = {panels.title(name): interval_of(entry, setup, name) for name in target.comparisons}
+        return shown | {
+            panels.title(key): models[key] if key in models else _range(entry["ranges"][setup][key]) for key in names
+        }
+
+    change = by_hospital(
+        f"Figures of the federated model minus those of the external validation ({INTERVAL})",
+        lambda entry: {panels.title(name): difference_of(entry, setup, name) for name in target.comparisons},
+        figures,
+        panels,
+        note="Above 0 the model that was also trained on the hospital's own patients is better.",
+    )
+    return Section(
+        "External validation",
+        [
+            "Each hospital is left out once: the federated model of the other hospitals is tested on the patients of "
+            "the hospital that it never saw (leave-one-hospital-out). This is what a hospital gets that does not join, "
+            "and what a new hospital can expect.",
+            by_hospital("External validation at the hospital left out", row, figures, panels, mark=True),
+            change,
+        ],
+    )
+
+
+def uncertainty(figures: Figures, panels: Panels) -> Section:
+    """The differences with intervals over patients and over training sets, and figures of every repeat."""
+    blocks: list[Block] = [
+        "An interval over patients says how much a difference depends on which patients were tested. It treats the "
+        "models as fixed. The corrected interval (Nadeau and Bengio 2003) is over folds and repeats, and includes that "
+        "other training patients and seeds give other models; it is wider. Verdicts rest on the interval over "
+        "patients. Each repeat has its own folds and its own seed of training, so the standard deviation over repeats "
+        "is also that over seeds.",
+    ]
+    for name in panels.target.comparisons:
+        blocks += [_difference_table(name, figures, panels), _repeats_table(name, figures, panels)]
+    return Section("Uncertainty", blocks)
+
+
+def _difference_table(name: str, figures: Figures, panels: Panels) -> Table:
+    """The differences between federated and own models by one of the `comparisons`, with both intervals."""
+
+    def row(entry: Figures) -> dict[str, Cell]:
+        difference = difference_of(entry, TrainingSetup.OWN, name)
+        adjusted: Cell = entry["comparisons"][name]["adjusted_p_value"] if "comparisons" in entry else ""
+        corrected = difference_of(entry, TrainingSetup.OWN, name, "corrected_differences")
+        return {"over patients": difference, "p": difference.p_value, "p, Holm": adjusted, "corrected": corrected}
+
+    caption = f"{capitalise(panels.title(name))}: {panels.difference(figure=name)} ({INTERVAL})"
+    return by_hospital(caption, row, figures, panels)
+
+
+def _repeats_table(name: str, figures: Figures, panels: Panels) -> Table:
+    """One of the `comparisons` of every repeat."""
+
+    def rows(places: Mapping[str, str]) -> dict[str, dict[str, Cell]]:
+        found: dict[str, dict[str, Cell]] = {}
+        for key, place in places.items():
+            for setup, label in NAMES.items():
+                of = figures["repeats"][key][setup][name]
+                values: dict[str, Cell] = {f"repeat {number + 1}": value for number, value in enumerate(of["values"])}
+                found[f"{place}: {label}"] = {"mean": of["mean"], "SD": of["sd"], **values}
+        return found
+
+    return sections.figures_table(
+        f"{capitalise(panels.title(name))} of every repeat",
+        rows({key: key for key in figures["hospitals"]}),
+        last=rows({"mean": MEAN, "all": sections.ALL}),
+        first="hospital and model",
+        note="SD: standard deviation over repeats.",
+    )
+
+
+def of_hospital(name: str, entry: Figures, panels: Panels) -> str:
+    """A hospital's name in pictures, marked with * if it has few patients of a class."""
+    return f"{name} *" if entry.get("small") and panels.target.has_classes else name
