@@ -6,7 +6,7 @@ import numpy as np
 
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, merge_counts
 from federated_health.ml.verdicts import Interval
-from federated_health.report import formatting, sections
+from federated_health.report import formatting, overview, sections
 from federated_health.report.cells import Cell
 from federated_health.report.charts import draw_intervals
 from federated_health.report.page import Block, Caution, Page, Picture, Section
@@ -118,7 +118,7 @@ def _verdicts(panels: Panels, figures: Figures) -> Section:
         [
             f"Four training setups, each tested on held-out patients. {panels.compared_explained}",
             SETUPS,
-            *sections.verdict_cards(hospitals, panels, details),
+            *overview.verdict_blocks(hospitals, panels, details),
             *([f"Means over hospitals: {'; '.join(means)}."] if means else []),
             *(_differences(name, panels, figures) for name in comparisons),
             panels.verdict_rule,
@@ -230,7 +230,7 @@ def _curves_and_decisions(panels: Panels, scores: Scores, figures: Figures) -> I
     groups = {name: target.group_scores(outputs[name], labels) for name, labels in scores.labels.items()}
     yield from panels.curves(groups)
     sums = {name: target.measure(outputs[name], labels, DEFAULT_THRESHOLD) for name, labels in scores.labels.items()}
-    drawn, more = sections.first_panels(sums)
+    drawn, more = sections.largest_panels(sums, {name: part.examples for name, part in sums.items()})
     drawn[sections.ALL] = merge_counts(sums.values())
     caption = f"Held-out patients of the first repeat, by the federated models. {more}"
     yield from panels.decisions(drawn, caption.strip())
