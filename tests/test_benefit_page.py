@@ -9,10 +9,10 @@ import pytest
 
 from federated_health import __version__
 from federated_health.data.task_files import HEART_DISEASE
-from federated_health.ml.verdicts import Difference, Verdict, verdict_text
+from federated_health.ml.verdicts import Difference, Interval, Verdict, verdict_text
+from federated_health.report import formatting
 from federated_health.report.cells import Marked
-from federated_health.report.formatting import list_verdicts
-from federated_health.report.page import Cards, Page, Picture, Table, render
+from federated_health.report.page import Cards, Caution, Numbers, Page, Picture, Strip, Table, render
 from federated_health.report.verdict_sentences import describe_verdict
 from federated_health.studies.benefit.comparison import compare_models
 from tests.support.example_run import blocks, facts, rows, section, titles
@@ -46,12 +46,24 @@ def study() -> Study:
     return study_of(LABELS, score)
 
 
-def test_the_summary_counts_verdicts_and_names_the_label() -> None:
-    page = usual_page()
+def test_the_first_screen_has_question_facts_verdicts_numbers_and_differences(study: Study) -> None:
+    page = study.page
     assert page.title == "Benefit of joining: heart-disease"
-    assert page.lead.startswith(list_verdicts(set(Verdict) - {Verdict.MIXED}))
-    assert "104 patients" in page.lead
-    assert HEART_DISEASE.label.meaning in page.lead
+    assert page.lead.endswith(f"{HEART_DISEASE.label.meaning}.")
+    assert page.byline == [formatting.today(), "4 hospitals", "104 patients", "1 repeat of 2-fold cross-validation"]
+    strip, numbers, forest = page.summary
+    assert isinstance(strip, Strip)
+    assert {share.text: share.number for share in strip.parts} == {
+        "gains": 1,
+        "no clear difference": 1,
+        "loses": 1,
+        "too few patients": 1,
+    }
+    assert isinstance(numbers, Numbers)
+    assert [number.value for number in numbers.items] == ["0.750", "0.205", "1.000"]
+    assert "own models 0.500; federated minus own +0.250" in numbers.items[0].text
+    assert isinstance(forest, Picture)
+    assert f"losing {MINUS}0.762" in forest.alt
 
 
 def test_a_page_of_stays_counts_rows_and_patients(study: Study) -> None:
@@ -61,7 +73,7 @@ def test_a_page_of_stays_counts_rows_and_patients(study: Study) -> None:
 
     page = replace(study, cohort=cohort, scores=scores, figures=compare_models(scores)).page
 
-    assert "104 rows of 52 patients" in page.lead
+    assert "104 rows of 52 patients" in page.byline
     methods = " ".join(str(block) for block in section(page, "Methods").blocks)
     assert "rows of one patient are never on both sides" in methods
     assert "count rows" in methods
@@ -74,10 +86,14 @@ def test_a_page_with_strategies_has_all_sections() -> None:
         "How good the models are",
         "Sensitivity and specificity",
         "External validation",
+        "Recalibration",
         "Strategies",
         "ROC curves",
         "Calibration",
         "Decisions at the threshold",
+        "Decision curves",
+        "Subgroups",
+        "Subgroups by hospital",
         "Data of each hospital",
         "Which columns matter most",
         "Methods",
@@ -95,7 +111,7 @@ def test_cards_have_the_verdicts_of_evidence_json(study: Study) -> None:
         name: verdict_text(verdict) for name, verdict in verdicts.items()
     }
     assert verdicts["few"] == Verdict.UNDEFINED  # its difference is clear, but it has too few patients
-    assert [card.tone for card in cards.items] == ["good", "bad", "neutral", "neutral"]
+    assert [card.tone for card in cards.items] == ["good", "bad", "neutral", "unknown"]
     gaining, losing, _, few = (card.text for card in cards.items)
     assert describe_verdict(study.scores.target, study.figures["hospitals"]["gaining"]) in gaining
     assert "30 patients, 15 positive" in gaining
@@ -113,11 +129,12 @@ def test_the_alternative_text_lists_all_differences_of_both_figures() -> None:
 
 def test_tables_of_models_match_hand_calculation() -> None:
     aucs, briers, others = blocks(section(usual_page(), "How good the models are"), Table)
-    assert aucs.columns == briers.columns == ("hospital", "own patients only", "federated", "pooled", "without it")
+    models = ("own patients only", "federated", "pooled", "without it", "federated, recalibrated")
+    assert aucs.columns == briers.columns == ("hospital", *models)
     assert list(rows(aucs)) == [*LABELS, "mean over hospitals", "all patients"]
     # (0.881 - 1)^2 = 0.0142 for perfect scores, (0.119 - 1)^2 = 0.776 for reversed ones
     means = {
-        table: [cell.value.value if isinstance(cell, Marked) else cell.value for cell in row[1:]]
+        table: [cell.value.value if isinstance(cell, Marked) else cell.value for cell in row[1:5]]
         for table, row in (("aucs", aucs.rows[-2]), ("briers", briers.rows[-2]))
     }
     assert means["aucs"] == [0.5, 0.75, 1.0, 1.0]
@@ -125,7 +142,7 @@ def test_tables_of_models_match_hand_calculation() -> None:
     assert isinstance(aucs.rows[3][1], Marked)  # few
     assert not isinstance(aucs.rows[0][1], Marked)
     accuracy = others.columns.index("accuracy")
-    assert [row[accuracy] for row in others.rows] == [0.5, 0.75, 1.0, 1.0]
+    assert [row[accuracy] for row in others.rows][:4] == [0.5, 0.75, 1.0, 1.0]
     ratio = others.columns.index("observed/expected")
     # 3 of 20 patients are positive, and expected are 3 * 0.881 + 17 * 0.119
     assert others.rows[2][ratio] == "0.643 to 1.000"
@@ -152,6 +169,24 @@ def test_external_validation_shows_the_models_of_the_other_hospitals() -> None:
     figures, change = blocks(section(usual_page(), "External validation"), Table)
     assert rows(figures)["losing"][0].startswith("1.000")
     assert [cell.value for cell in change.rows[1][1:]] == pytest.approx([-1.0, -0.762], abs=1e-3)
+
+
+def test_recalibration_shows_figures_before_and_after(study: Study) -> None:
+    changes, lines, own = blocks(section(study.page, "Recalibration"), Table)
+    entries = study.figures["hospitals"]
+    assert [row[0] for row in changes.rows] == ["gaining", "losing", "same"]  # few has 3 positive patients
+    assert rows(changes)["losing"][0] == "0.776"
+    assert changes.rows[1][2] == entries["losing"]["models"]["recalibrated"]["brier"]["value"]
+    assert lines.rows[1][1] == Interval(**entries["losing"]["recalibration"]["intercept"])
+    assert [row[0] for row in own.rows][-1] == "mean over hospitals"
+    assert "few" in str(section(study.page, "Recalibration").blocks[0])
+
+
+def test_hospitals_that_were_left_out_are_named(study: Study) -> None:
+    cohort = replace(study.cohort, left_out={"tiny": "expected at least 10 patients, got 3"})
+    cautions = blocks(replace(study, cohort=cohort).page.sections[0], Caution)
+    assert "tiny (expected at least 10 patients, got 3)" in cautions[0].text
+    assert not blocks(study.page.sections[0], Caution)
 
 
 def test_uncertainty_shows_both_intervals_and_every_repeat(study: Study) -> None:
@@ -235,7 +270,8 @@ def test_methods_and_settings_describe_the_protocol(tune: bool, words: str) -> N
 
 def test_a_page_of_60_hospitals_shows_the_first_40_and_stays_small() -> None:
     page = study_of({f"h{number:03}": [1, 0] * 2 for number in range(60)}, score).page
-    assert len(blocks(page.sections[0], Cards)[0].items) == 40
+    assert not blocks(page.sections[0], Cards)
+    assert len(blocks(page.sections[0], Table)[0].shown_rows) == 40
     for title in ("How good the models are", "All other figures"):
         table = blocks(section(page, title), Table)[0]
         assert " more, " in table.shown_note

@@ -9,10 +9,10 @@ from federated_health.cli.console import console
 from federated_health.cli.tables import difference, print_figures
 from federated_health.ml.metrics import LESS_IS_BETTER, SMALL_CLASS, figure_title
 from federated_health.ml.targets import Target
-from federated_health.ml.verdicts import Verdict, verdict_text
+from federated_health.ml.verdicts import verdict_text
 from federated_health.report.cells import Marked
 from federated_health.report.formatting import capitalise, describe_small_in_mean, first_of, number_of
-from federated_health.report.verdict_sentences import describe_verdict
+from federated_health.report.verdict_sentences import describe_verdict, has_news
 from federated_health.studies.benefit.estimates import SIGNED
 from federated_health.studies.benefit.training_setups import TrainingSetup
 
@@ -87,13 +87,12 @@ def _print_benefit(figures: Mapping[str, Any], target: Target[Any], name: str) -
 
 
 def _print_sentences(hospitals: Mapping[str, Any], target: Target[Any]) -> None:
-    """What the verdicts mean where there is a difference."""
-    clear = {name: of for name, of in hospitals.items() if of["verdict"] not in (Verdict.UNCLEAR, Verdict.UNDEFINED)}
-    shown, more = first_of(clear)
+    """What the verdicts mean, where that says more than the tables."""
+    shown, more = first_of({name: entry for name, entry in hospitals.items() if has_news(entry)})
     for name, entry in shown.items():
-        console.print(escape(f"{name}: {verdict_text(entry['verdict'])}. {describe_verdict(target, entry)}"))
+        console.print(escape(f"- {name}: {verdict_text(entry['verdict'])}. {describe_verdict(target, entry)}"))
     if more:
-        console.print(f"and {number_of(more, 'more hospital')}, in report.html")
+        console.print(f"- and {number_of(more, 'more hospital')}, in report.html")
 
 
 def _print_strategies(figures: Mapping[str, Any], name: str) -> None:

@@ -9,11 +9,12 @@ from federated_health.ml.verdicts import Interval
 from federated_health.report import formatting, overview, sections
 from federated_health.report.cells import Cell
 from federated_health.report.charts import draw_intervals
-from federated_health.report.page import Block, Caution, Page, Picture, Section
+from federated_health.report.decision_curves import decision_sections
+from federated_health.report.page import Block, Caution, Number, Numbers, Page, Picture, Section
 from federated_health.report.panels import Panels, panels_of
+from federated_health.report.subgroups import subgroup_sections
 from federated_health.studies.benefit.benefit_tables import (
     MEAN,
-    NAMES,
     Figures,
     by_hospital,
     decisions_at_thresholds,
@@ -23,14 +24,19 @@ from federated_health.studies.benefit.benefit_tables import (
     figure_table,
     interval_of,
     means_table,
+    models_of,
     of_hospital,
+    recalibration,
     uncertainty,
 )
 from federated_health.studies.benefit.binary_charts import READING, curves_and_decisions
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.comparison import FEDERATED, OWN, Scores
+from federated_health.studies.benefit.decision_curves import study_decision_curves
 from federated_health.studies.benefit.journal import Results
+from federated_health.studies.benefit.subgroups import EVERYONE
 from federated_health.studies.benefit.training_setups import INNER_FOLDS, EvaluationProtocol, TrainingSetup
+from federated_health.studies.study import describe_left_out
 
 OTHERS = {TrainingSetup.OWN: "own", TrainingSetup.LEAVE_ONE_OUT: "without it", TrainingSetup.POOLED: "pooled"}
 """Models that are compared with the federated one."""
@@ -63,16 +69,25 @@ def benefit_page(
     network = protocol.settings.network_declaration
     return Page(
         title=f"Benefit of joining: {cohort.task.name}",
-        lead=f"{formatting.list_verdicts(entry['verdict'] for entry in hospitals.values())} "
-        f"{_number_of_patients(figures['all'])}; the models estimate {panels.estimate} this: "
+        lead=f"What does each hospital gain by joining? The models estimate {panels.estimate} this: "
         f"{cohort.task.label.meaning}.",
+        byline=[
+            formatting.today(),
+            formatting.number_of(len(hospitals), "hospital"),
+            _number_of_patients(figures["all"]),
+            f"{formatting.number_of(protocol.repeats, 'repeat')} of {protocol.folds}-fold cross-validation",
+        ],
+        summary=list(_overview(panels, figures)),
         sections=[
-            _verdicts(panels, figures),
+            _verdicts(panels, figures, cohort),
             _models(panels, figures),
             *([decisions_at_thresholds(figures, panels)] if panels.target.has_threshold else []),
             external_validation(figures, panels),
+            *recalibration(figures, panels),
             *_strategies(panels, protocol, figures),
             *_curves_and_decisions(panels, scores, figures),
+            *_decision_curves(scores),
+            *subgroup_sections(cohort.task, figures, everyone=EVERYONE, patients="out-of-fold"),
             _holdings(panels, cohort, scores),
             sections.importance_section(
                 _importance(cohort, protocol, results),
@@ -105,7 +120,47 @@ def _reading(panels: Panels) -> str:
     return f"{panels.explained} {READING}" if panels.target.has_threshold else panels.explained
 
 
-def _verdicts(panels: Panels, figures: Figures) -> Section:
+def _overview(panels: Panels, figures: Figures) -> Iterator[Block]:
+    """The answer at a glance."""
+    hospitals = figures["hospitals"]
+    yield overview.verdict_strip(hospitals)
+    yield Numbers(list(_large_numbers(panels, figures)))
+    yield from overview.forest(hospitals, {name: entry["patients"] for name, entry in hospitals.items()}, panels)
+
+
+def _large_numbers(panels: Panels, figures: Figures) -> Iterator[Number]:
+    """The figures by which models are compared, as means over hospitals, and that of the external validation."""
+    mean, first = figures["mean"], panels.target.comparisons[0]
+
+    def value_of(setup: TrainingSetup, name: str) -> str:
+        return formatting.figure(interval_of(mean, setup, name).value)
+
+    for name in panels.target.comparisons:
+        difference = _signed(difference_of(mean, OWN, name))
+        yield Number(
+            name=f"{formatting.capitalise(panels.title(name))}, mean over hospitals",
+            value=value_of(FEDERATED, name),
+            text=f"own models {value_of(OWN, name)}; {panels.difference(figure=name)} {difference}",
+        )
+    yield Number(
+        name=f"{formatting.capitalise(panels.title(first))} in external validation",
+        value=value_of(TrainingSetup.LEAVE_ONE_OUT, first),
+        text="mean over hospitals, each tested with the model of the others, which never saw it",
+    )
+
+
+def _decision_curves(scores: Scores) -> Iterator[Section]:
+    """Net benefits of the federated and the own models, of the largest hospitals and of all together."""
+    curves = study_decision_curves(scores)
+    if not curves:
+        return
+    everyone = curves.pop(sections.ALL)
+    drawn, which = sections.largest_panels(curves, {name: len(scores.labels[name]) for name in curves})
+    patients = f"Out-of-fold risks of all repeats. {which}".strip()
+    yield from decision_sections({**drawn, sections.ALL: everyone}, patients, sections.ALL)
+
+
+def _verdicts(panels: Panels, figures: Figures, cohort: Cohort) -> Section:
     hospitals, mean, comparisons = figures["hospitals"], figures["mean"], panels.target.comparisons
     details = {name: f"{_number_of_patients(of)}{panels.describe_labels(of)}." for name, of in hospitals.items()}
     means = [
@@ -122,6 +177,7 @@ def _verdicts(panels: Panels, figures: Figures) -> Section:
             *([f"Means over hospitals: {'; '.join(means)}."] if means else []),
             *(_differences(name, panels, figures) for name in comparisons),
             panels.verdict_rule,
+            *([Caution(f"{formatting.capitalise(describe_left_out(cohort.left_out))}.")] if cohort.left_out else []),
         ],
     )
 
@@ -159,7 +215,7 @@ def _models(panels: Panels, figures: Figures) -> Section:
     for name in panels.target.comparisons:
         intervals = {
             of_hospital(hospital, entry, panels): {
-                label: interval_of(entry, setup, name) for setup, label in NAMES.items()
+                label: interval_of(entry, setup, name) for setup, label in models_of(figures).items()
             }
             for hospital, entry in {**figures["hospitals"], **last}.items()
         }
@@ -173,7 +229,7 @@ def _models(panels: Panels, figures: Figures) -> Section:
             )
         )
     blocks += [figure_table(name, figures, panels) for name in panels.target.comparisons]
-    models = {label: str(setup) for setup, label in NAMES.items()}
+    models = {label: model for model, label in models_of(figures).items()}
     return Section(
         "How good the models are",
         [

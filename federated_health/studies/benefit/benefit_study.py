@@ -18,10 +18,12 @@ from federated_health.studies.benefit import training_setups
 from federated_health.studies.benefit.benefit_page import benefit_page
 from federated_health.studies.benefit.cohort import Cohort, read_cohort
 from federated_health.studies.benefit.compared_strategies import choose_strategies, settings_of
-from federated_health.studies.benefit.comparison import collect_scores, compare_models
+from federated_health.studies.benefit.comparison import collect_scores
 from federated_health.studies.benefit.journal import JOURNAL, Journal, Results, fingerprint_of
 from federated_health.studies.benefit.learning_curves import LEARNING_CURVES, write_learning_curves
+from federated_health.studies.benefit.recalibrated import add_recalibrated
 from federated_health.studies.benefit.score_file import SCORES, write_scores
+from federated_health.studies.benefit.study_figures import study_figures
 from federated_health.studies.benefit.training_setups import EvaluationProtocol, TrainingSetup
 from federated_health.studies.study import describe_left_out, prepare_folder, remove_results
 from federated_health.studies.workers import run_tasks
@@ -95,11 +97,11 @@ def run(
     if cohort.left_out:
         announce(describe_left_out(cohort.left_out))
     results = run_fits(cohort, protocol, journal, jobs=jobs, show=show)
-    scores = collect_scores(cohort, protocol, results)
+    scores = add_recalibrated(collect_scores(cohort, protocol, results))
     figures = {
         "study": {**fingerprint, "strategies": list(labels)},
         "left_out": dict(cohort.left_out),
-        **compare_models(scores),
+        **study_figures(cohort, scores),
     }
     write_json(out / EVIDENCE, figures)
     write_learning_curves(out / LEARNING_CURVES, results, scores.target)

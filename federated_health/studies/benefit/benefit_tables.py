@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from federated_health.ml.metrics import SMALL_CLASS
-from federated_health.ml.verdicts import Difference, Interval
+from federated_health.ml.verdicts import Difference, Interval, verdict_text
 from federated_health.report import formatting, sections
 from federated_health.report.cells import Cell, Marked
 from federated_health.report.formatting import INTERVAL, capitalise, figure, list_some
 from federated_health.report.page import Block, Section, Table
 from federated_health.report.panels import Panels
+from federated_health.studies.benefit.comparison import RECALIBRATED, RECALIBRATED_AGAINST_OWN
 from federated_health.studies.benefit.estimates import SIGNED, estimate_names
 from federated_health.studies.benefit.training_setups import TrainingSetup
 
@@ -24,6 +25,14 @@ NAMES = {
     TrainingSetup.LEAVE_ONE_OUT: "without it",
 }
 """Training setups as tables name them."""
+
+
+def models_of(figures: Figures) -> dict[str, str]:
+    """The models that tables show: model -> its name; with the recalibrated one, if there is one."""
+    names = {str(setup): name for setup, name in NAMES.items()}
+    is_recalibrated = RECALIBRATED in figures["all"]["models"]
+    return {**names, RECALIBRATED: "federated, recalibrated"} if is_recalibrated else names
+
 
 LOW = 0.5
 """Sensitivity or specificity below which a sentence says so: the model is wrong for most patients of that class."""
@@ -76,7 +85,7 @@ def figure_table(name: str, figures: Figures, panels: Panels) -> Table:
     """One of the `comparisons`, of every training setup."""
     return by_hospital(
         f"{capitalise(panels.title(name))} by hospital and model ({INTERVAL})",
-        lambda entry: {label: interval_of(entry, setup, name) for setup, label in NAMES.items()},
+        lambda entry: {label: interval_of(entry, setup, name) for setup, label in models_of(figures).items()},
         figures,
         panels,
         mark=name == "roc_auc",
@@ -118,7 +127,7 @@ def estimates_table(figures: Figures, panels: Panels, note: str) -> Table:
                 panels.title(key): entry["models"][setup][key] for key in estimate_names(panels.target)
             }
             for name, entry in part.items()
-            for setup, label in NAMES.items()
+            for setup, label in models_of(figures).items()
         }
         for part in (figures["hospitals"], {sections.ALL: figures["all"]})
     ]
@@ -133,7 +142,7 @@ def decisions_at_thresholds(figures: Figures, panels: Panels) -> Section:
         "Sensitivity and specificity by hospital and model",
         lambda entry: {
             f"{label}: {name}": entry["models"][setup][key]
-            for setup, label in NAMES.items()
+            for setup, label in models_of(figures).items()
             for name, key in (("sensitivity", "recall"), ("specificity", "specificity"))
         },
         figures,
@@ -195,6 +204,68 @@ def external_validation(figures: Figures, panels: Panels) -> Section:
     )
 
 
+def recalibration(figures: Figures, panels: Panels) -> Iterator[Section]:
+    """The federated model before and after recalibration at each hospital; nothing where no hospital has one."""
+    entries = {name: of["recalibration"] for name, of in figures["hospitals"].items() if "recalibration" in of}
+    if not entries:
+        return
+    lines: dict[str, dict[str, Cell]] = {}
+    changes: dict[str, dict[str, Cell]] = {}
+    own: dict[str, dict[str, Cell]] = {}
+    for name, of in entries.items():
+        lines[name] = {
+            "intercept": Interval(**of["intercept"]),
+            "slope": "1" if of["slope"] is None else Interval(**of["slope"]),
+            **{
+                f"{panels.title(key)} {when}": of[when][key]
+                for key in ("calibration_intercept", "calibration_slope", "observed_expected")
+                for when in ("before", "after")
+            },
+        }
+        hospital = figures["hospitals"][name]
+        changes[name] = {
+            "before": hospital["models"][TrainingSetup.FEDERATED]["brier"]["value"],
+            "after": hospital["models"][RECALIBRATED]["brier"]["value"],
+            f"before minus after ({INTERVAL})": difference_of(hospital, RECALIBRATED, "brier"),
+            "log-loss before": of["before"]["log_loss"],
+            "log-loss after": of["after"]["log_loss"],
+        }
+        for key, compared in of["comparisons"].items():
+            difference = f"{panels.difference('recalibrated', 'own', key)} {panels.title(key)}"
+            own.setdefault(name, {})[difference] = Difference(**compared["difference"])
+            own[name][f"{panels.title(key)}: verdict"] = verdict_text(compared["verdict"])
+    mean = figures["mean"]["differences"]
+    last: dict[str, dict[str, Cell]] = {
+        MEAN: {
+            f"{panels.difference('recalibrated', 'own', key)} {panels.title(key)}": Difference(**of)
+            for key, of in mean[RECALIBRATED_AGAINST_OWN].items()
+        }
+    }
+    lacking = [name for name in figures["hospitals"] if name not in entries]
+    without = f" Without one, since a class has too few patients: {list_some(lacking, ', ')}." if lacking else ""
+    yield Section(
+        "Recalibration",
+        [
+            "A hospital can correct the federated model's risks for its own patients: to the log-odds it adds an "
+            "intercept, and multiplies them by a slope where that is clearly below 1 (logistic recalibration). Here "
+            "the correction for a fold is fitted to the hospital's out-of-fold scores of the other folds, so no "
+            f"patient is scored by a correction that was fitted to this patient.{without}",
+            sections.figures_table("Brier score before and after recalibration", changes),
+            sections.figures_table(
+                "Recalibration line and calibration before and after",
+                lines,
+                note="Intercept and slope are fitted to all out-of-fold scores; a slope of 1 is not fitted.",
+            ),
+            sections.figures_table(
+                f"The recalibrated federated model against the own model ({INTERVAL})",
+                own,
+                last=last,
+                note="Above 0 the recalibrated model is better; the verdicts are adjusted for the number of hospitals.",
+            ),
+        ],
+    )
+
+
 def uncertainty(figures: Figures, panels: Panels) -> Section:
     """The differences with intervals over patients and over training sets, and figures of every repeat."""
     blocks: list[Block] = [
@@ -228,7 +299,7 @@ def _repeats_table(name: str, figures: Figures, panels: Panels) -> Table:
     def rows(places: Mapping[str, str]) -> dict[str, dict[str, Cell]]:
         found: dict[str, dict[str, Cell]] = {}
         for key, place in places.items():
-            for setup, label in NAMES.items():
+            for setup, label in models_of(figures).items():
                 of = figures["repeats"][key][setup][name]
                 values: dict[str, Cell] = {f"repeat {number + 1}": value for number, value in enumerate(of["values"])}
                 found[f"{place}: {label}"] = {"mean": of["mean"], "SD": of["sd"], **values}

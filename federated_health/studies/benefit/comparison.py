@@ -56,6 +56,12 @@ FEDERATED, OWN = TrainingSetup.FEDERATED, TrainingSetup.OWN
 OTHERS = (TrainingSetup.OWN, TrainingSetup.POOLED, TrainingSetup.LEAVE_ONE_OUT)
 """Setups with which the federated model is compared."""
 
+RECALIBRATED = "recalibrated"
+"""Model whose scores are the federated one's, recalibrated for each hospital (see `recalibrated`)."""
+
+RECALIBRATED_AGAINST_OWN = "recalibrated_against_own"
+"""Name of its difference from the own model."""
+
 
 @dataclass(frozen=True, eq=False)
 class OutOfFold:
@@ -78,7 +84,7 @@ class Scores:
         target: of the task.
         labels: hospital -> [rows].
         models: model -> hospital -> scores. A model is named for its training setup, or for its strategy if that is
-            a further one.
+            a further one, or RECALIBRATED.
         folds: hospital -> number of the fold that held each row out, [repeats, rows].
         ids: hospital -> number of each row's patient, [rows]; empty if each row is a patient of its own.
     """
@@ -345,6 +351,8 @@ def _pairs(models: _Models) -> Iterator[tuple[str, str, str]]:
     """Name of each difference, the model that is better where it is above 0, and the other one."""
     yield from ((other, FEDERATED, other) for other in OTHERS)
     yield from ((model, model, FEDERATED) for model in models if model not in [*TrainingSetup])
+    if RECALIBRATED in models:
+        yield RECALIBRATED_AGAINST_OWN, RECALIBRATED, OWN
 
 
 def _judge(scores: Scores, hospitals: Mapping[str, Any]) -> None:
@@ -352,28 +360,47 @@ def _judge(scores: Scores, hospitals: Mapping[str, Any]) -> None:
     target = scores.target
     for entry in hospitals.values():
         entry |= {"verdict": Verdict.UNDEFINED, "verdicts": {}, "comparisons": {}}
-    can_compare = [name for name in hospitals if target.can_compare(scores.labels_of_patients(name))]
-    for figure in target.comparisons:
-        of_hospitals = {name: Difference(**entry["differences"][OWN][figure]) for name, entry in hospitals.items()}
-        p_values = {name: p_value for name in can_compare if (p_value := of_hospitals[name].p_value) is not None}
-        adjusted = dict(zip(p_values, holm(p_values.values()), strict=True))
-        for name, entry in hospitals.items():
-            verdict = judge(of_hospitals[name], adjusted[name]) if name in adjusted else Verdict.UNDEFINED
-            entry["verdicts"][figure] = verdict
-            entry["comparisons"][figure] = {
-                "verdict": verdict,
-                "own": entry["models"][OWN][figure],
-                "federated": entry["models"][FEDERATED][figure],
-                "difference": entry["differences"][OWN][figure],
-                "adjusted_p_value": adjusted.get(name),
-            }
-    for entry in hospitals.values():
-        entry["verdict"] = combine(entry["verdicts"].values())
         if target.has_threshold:
             entry["calibration"] = {
                 str(setup): {part: entry["models"][setup][f"calibration_{part}"] for part in ("slope", "intercept")}
                 for setup in (OWN, FEDERATED)
             }
+    for figure in target.comparisons:
+        for name, judgement in judge_differences(scores, hospitals, OWN, figure).items():
+            entry = hospitals[name]
+            entry["verdicts"][figure] = judgement["verdict"]
+            entry["comparisons"][figure] = {
+                "own": entry["models"][OWN][figure],
+                "federated": entry["models"][FEDERATED][figure],
+                **judgement,
+            }
+    for entry in hospitals.values():
+        entry["verdict"] = combine(entry["verdicts"].values())
+
+
+def judge_differences(
+    scores: Scores, hospitals: Mapping[str, Any], difference: str, figure: str
+) -> dict[str, dict[str, Any]]:
+    """The verdict on a difference by one figure: hospital -> `verdict`, `difference` and `adjusted_p_value`.
+
+    P-values are adjusted for the number of hospitals with enough patients for a verdict.
+
+    Args:
+        hospitals: name -> entry, as in evidence.json.
+        difference: its name there.
+    """
+    can_judge = [name for name in hospitals if scores.target.can_compare(scores.labels_of_patients(name))]
+    differences = {name: Difference(**entry["differences"][difference][figure]) for name, entry in hospitals.items()}
+    p_values = {name: p_value for name in can_judge if (p_value := differences[name].p_value) is not None}
+    adjusted = dict(zip(p_values, holm(p_values.values()), strict=True))
+    return {
+        name: {
+            "verdict": judge(of, adjusted[name]) if name in adjusted else Verdict.UNDEFINED,
+            "difference": asdict(of),
+            "adjusted_p_value": adjusted.get(name),
+        }
+        for name, of in differences.items()
+    }
 
 
 def _ranges(target: Target[Any], hospitals: Mapping[str, Any]) -> dict[str, Any]:
