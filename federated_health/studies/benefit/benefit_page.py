@@ -38,15 +38,19 @@ from federated_health.studies.benefit.subgroups import EVERYONE
 from federated_health.studies.benefit.training_setups import INNER_FOLDS, EvaluationProtocol, TrainingSetup
 from federated_health.studies.study import describe_left_out
 
-OTHERS = {TrainingSetup.OWN: "own", TrainingSetup.LEAVE_ONE_OUT: "without it", TrainingSetup.POOLED: "pooled"}
-"""Models that are compared with the federated one."""
+OTHERS = {
+    TrainingSetup.OWN: "own",
+    TrainingSetup.LEAVE_ONE_OUT: "external validation",
+    TrainingSetup.POOLED: "pooled",
+}
+"""Models with which the federated one is compared."""
 
 SETUPS = [
     "own patients only: a model trained on that hospital's patients alone",
     "federated: one model of all hospitals' training patients, whose records stay where they are",
     "pooled: one model of all training patients in one place, as if records could be shared",
-    "without it: the federated model of the other hospitals, tested on a hospital that it never saw (external "
-    "validation), which is what a hospital gets if it does not join",
+    "external validation: the federated model of the other hospitals, tested on a hospital that it never saw, which "
+    "is what a hospital gets if it does not join",
 ]
 
 
@@ -184,10 +188,9 @@ def _verdicts(panels: Panels, figures: Figures, cohort: Cohort) -> Section:
 
 def _differences(name: str, panels: Panels, figures: Figures) -> Picture:
     """How much better the federated model is than those of other setups, by one of the `comparisons`."""
-    labels = {setup: panels.difference("federated", other, name) for setup, other in OTHERS.items()}
     differences = {
         of_hospital(hospital, entry, panels): {
-            label: difference_of(entry, setup, name) for setup, label in labels.items()
+            label: difference_of(entry, setup, name) for setup, label in OTHERS.items()
         }
         for hospital, entry in figures["hospitals"].items()
     }
@@ -196,7 +199,8 @@ def _differences(name: str, panels: Panels, figures: Figures) -> Picture:
         for hospital, of in differences.items()
     )
     title = formatting.capitalise(panels.title(name))
-    caption = f"{title}: differences between models on the same patients, with their {formatting.INTERVAL}s."
+    direction = panels.difference("the federated model", "another", name)
+    caption = f"{title}: {direction} on the same patients, with its {formatting.INTERVAL}."
     return Picture(
         svg=draw_intervals(differences, quantity=f"difference of {panels.title(name)}", reference=0.0),
         alt=f"{caption} {alt}.",

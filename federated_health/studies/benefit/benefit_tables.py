@@ -22,7 +22,7 @@ NAMES = {
     TrainingSetup.OWN: "own patients only",
     TrainingSetup.FEDERATED: "federated",
     TrainingSetup.POOLED: "pooled",
-    TrainingSetup.LEAVE_ONE_OUT: "without it",
+    TrainingSetup.LEAVE_ONE_OUT: "external validation",
 }
 """Training setups as tables name them."""
 
@@ -31,8 +31,11 @@ def models_of(figures: Figures) -> dict[str, str]:
     """The models that tables show: model -> its name; with the recalibrated one, if there is one."""
     names = {str(setup): name for setup, name in NAMES.items()}
     is_recalibrated = RECALIBRATED in figures["all"]["models"]
-    return {**names, RECALIBRATED: "federated, recalibrated"} if is_recalibrated else names
+    return {**names, RECALIBRATED: "recalibrated"} if is_recalibrated else names
 
+
+SMALL = f"* Fewer than {SMALL_CLASS} patients of a class, or a mean that includes such a hospital: very noisy."
+"""What the mark * means."""
 
 LOW = 0.5
 """Sensitivity or specificity below which a sentence says so: the model is wrong for most patients of that class."""
@@ -69,11 +72,8 @@ def by_hospital(
         small = [name for name, entry in figures["hospitals"].items() if entry["small"]]
         rows |= {name: marked(rows[name]) for name in small}
         last |= {MEAN: marked(last[MEAN])} if small else {}
-        note = f"{note} {_SMALL}" if small else note
+        note = f"{note} {SMALL}" if small else note
     return sections.figures_table(caption, rows, last=last, note=note.strip())
-
-
-_SMALL = f"* Fewer than {SMALL_CLASS} patients of a class, or a mean that includes such a hospital: very noisy."
 
 
 def marked(row: Mapping[str, Cell]) -> dict[str, Cell]:
@@ -138,20 +138,22 @@ def estimates_table(figures: Figures, panels: Panels, note: str) -> Table:
 
 def decisions_at_thresholds(figures: Figures, panels: Panels) -> Section:
     """Sensitivity and specificity of every model at its own threshold, and where one of them is low."""
-    table = by_hospital(
-        "Sensitivity and specificity by hospital and model",
-        lambda entry: {
-            f"{label}: {name}": entry["models"][setup][key]
-            for setup, label in models_of(figures).items()
-            for name, key in (("sensitivity", "recall"), ("specificity", "specificity"))
-        },
-        figures,
-        panels,
-        mark=True,
-        note="Each model at its own threshold, which maximises F1 over its training patients.",
-    )
+    shares = {"Sensitivity": "recall", "Specificity": "specificity"}
+    tables = [_share_table(title, key, figures, panels) for title, key in shares.items()]
     low = list(_low_shares(figures))
-    return Section("Sensitivity and specificity", [*([list_some(low, " ")] if low else []), table])
+    text = (
+        "Each model at its own threshold, which maximises F1 over its training patients. Sensitivity (recall) is the "
+        "share of positive patients who are predicted positive, specificity the share of negative patients who are "
+        "predicted negative."
+    )
+    return Section("Sensitivity and specificity", [*([list_some(low, " ")] if low else []), text, *tables])
+
+
+def _share_table(title: str, key: str, figures: Figures, panels: Panels) -> Table:
+    def row(entry: Figures) -> dict[str, Cell]:
+        return {label: entry["models"][model][key] for model, label in models_of(figures).items()}
+
+    return by_hospital(f"{title} by hospital and model", row, figures, panels, mark=True)
 
 
 def _low_shares(figures: Figures) -> Iterator[str]:
@@ -176,7 +178,7 @@ def _low_shares(figures: Figures) -> Iterator[str]:
 def external_validation(figures: Figures, panels: Panels) -> Section:
     """The federated model of the other hospitals, tested on the hospital that it never saw."""
     setup, target = TrainingSetup.LEAVE_ONE_OUT, panels.target
-    names = [key for key in estimate_names(target) if key not in ("accuracy", "average_precision")]
+    names = [key for key in estimate_names(target) if key not in ("accuracy", "average_precision", "log_loss")]
 
     def row(entry: Figures) -> dict[str, Cell]:
         models = entry["models"][setup]
@@ -186,11 +188,11 @@ def external_validation(figures: Figures, panels: Panels) -> Section:
         }
 
     change = by_hospital(
-        f"Figures of the federated model minus those of the external validation ({INTERVAL})",
+        f"Federated model against external validation: by how much it is better ({INTERVAL})",
         lambda entry: {panels.title(name): difference_of(entry, setup, name) for name in target.comparisons},
         figures,
         panels,
-        note="Above 0 the model that was also trained on the hospital's own patients is better.",
+        note="Above 0 the model that was also trained on patients of the hospital is better.",
     )
     return Section(
         "External validation",
@@ -218,7 +220,7 @@ def recalibration(figures: Figures, panels: Panels) -> Iterator[Section]:
             "slope": "1" if of["slope"] is None else Interval(**of["slope"]),
             **{
                 f"{panels.title(key)} {when}": of[when][key]
-                for key in ("calibration_intercept", "calibration_slope", "observed_expected")
+                for key in ("calibration_intercept", "calibration_slope")
                 for when in ("before", "after")
             },
         }
@@ -252,7 +254,7 @@ def recalibration(figures: Figures, panels: Panels) -> Iterator[Section]:
             f"patient is scored by a correction that was fitted to this patient.{without}",
             sections.figures_table("Brier score before and after recalibration", changes),
             sections.figures_table(
-                "Recalibration line and calibration before and after",
+                "Recalibration, and calibration before and after",
                 lines,
                 note="Intercept and slope are fitted to all out-of-fold scores; a slope of 1 is not fitted.",
             ),
