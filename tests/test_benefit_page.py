@@ -98,6 +98,7 @@ def test_a_page_with_strategies_has_all_sections() -> None:
         "Which columns matter most",
         "Methods",
         "Uncertainty",
+        "Every repeat",
         "All other figures",
         "Settings, versions and hashes",
         "Intended use and limits",
@@ -185,7 +186,8 @@ def test_hospitals_that_were_left_out_are_named(study: Study) -> None:
 
 
 def test_uncertainty_shows_both_intervals_and_every_repeat(study: Study) -> None:
-    ranking, aucs, *_ = blocks(section(study.page, "Uncertainty"), Table)
+    ranking, _ = blocks(section(study.page, "Uncertainty"), Table)
+    aucs, _ = blocks(section(study.page, "Every repeat"), Table)
     assert ranking.columns == ("hospital", "over patients", "p", "p, Holm", "corrected")
     assert ranking.rows[0][1:] == (
         Difference(**study.figures["hospitals"]["gaining"]["differences"]["own"]["roc_auc"]),

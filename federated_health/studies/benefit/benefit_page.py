@@ -20,6 +20,7 @@ from federated_health.studies.benefit.benefit_tables import (
     decisions_at_thresholds,
     difference_of,
     estimates_table,
+    every_repeat,
     external_validation,
     figure_table,
     interval_of,
@@ -100,6 +101,7 @@ def benefit_page(
             ),
             _method(panels, protocol),
             uncertainty(figures, panels),
+            every_repeat(figures, panels),
             Section("All other figures", [estimates_table(figures, panels, _reading(panels))], folded=True),
             sections.settings_section(
                 protocol.settings,
@@ -107,7 +109,10 @@ def benefit_page(
                 leave_out=frozenset({"appraisal", "strategy"}) | network.unused_settings,
             ),
             sections.model_card(
-                panels, list(hospitals), ["This study does not keep its models; server.py makes the one to use."]
+                panels,
+                list(hospitals),
+                ["This study does not keep its models; server.py makes the one to use."],
+                has_subgroups="subgroups" in figures,
             ),
         ],
     )

@@ -175,10 +175,14 @@ def _low_shares(figures: Figures) -> Iterator[str]:
                 )
 
 
+_ELSEWHERE = ("accuracy", "recall", "specificity", "average_precision", "log_loss")
+"""Estimates that the table of the external validation leaves to other tables."""
+
+
 def external_validation(figures: Figures, panels: Panels) -> Section:
     """The federated model of the other hospitals, tested on the hospital that it never saw."""
     setup, target = TrainingSetup.LEAVE_ONE_OUT, panels.target
-    names = [key for key in estimate_names(target) if key not in ("accuracy", "average_precision", "log_loss")]
+    names = [key for key in estimate_names(target) if key not in _ELSEWHERE]
 
     def row(entry: Figures) -> dict[str, Cell]:
         models = entry["models"][setup]
@@ -216,7 +220,7 @@ def recalibration(figures: Figures, panels: Panels) -> Iterator[Section]:
     own: dict[str, dict[str, Cell]] = {}
     for name, of in entries.items():
         lines[name] = {
-            "intercept": Interval(**of["intercept"]),
+            "intercept": Difference(**of["intercept"]),  # with its sign
             "slope": "1" if of["slope"] is None else Interval(**of["slope"]),
             **{
                 f"{panels.title(key)} {when}": of[when][key]
@@ -269,17 +273,26 @@ def recalibration(figures: Figures, panels: Panels) -> Iterator[Section]:
 
 
 def uncertainty(figures: Figures, panels: Panels) -> Section:
-    """The differences with intervals over patients and over training sets, and figures of every repeat."""
+    """The differences with intervals over patients and over training sets."""
     blocks: list[Block] = [
         "An interval over patients says how much a difference depends on which patients were tested. It treats the "
         "models as fixed. The corrected interval (Nadeau and Bengio 2003) is over folds and repeats, and includes that "
-        "other training patients and seeds give other models; it is wider. Verdicts rest on the interval over "
-        "patients. Each repeat has its own folds and its own seed of training, so the standard deviation over repeats "
-        "is also that over seeds.",
+        "other training patients and seeds give other models. Verdicts rest on the interval over patients. A corrected "
+        "interval that contains 0 where the other does not says that with other training patients the difference could "
+        "be another.",
     ]
-    for name in panels.target.comparisons:
-        blocks += [_difference_table(name, figures, panels), _repeats_table(name, figures, panels)]
+    blocks += [_difference_table(name, figures, panels) for name in panels.target.comparisons]
     return Section("Uncertainty", blocks)
+
+
+def every_repeat(figures: Figures, panels: Panels) -> Section:
+    """The `comparisons` of every repeat, with their standard deviation."""
+    text = (
+        "Each repeat has its own folds and its own seed of training, so the standard deviation over repeats is also "
+        "that over seeds. Other figures of every repeat are in evidence.json."
+    )
+    tables = [_repeats_table(name, figures, panels) for name in panels.target.comparisons]
+    return Section("Every repeat", [text, *tables], folded=True)
 
 
 def _difference_table(name: str, figures: Figures, panels: Panels) -> Table:
