@@ -1,6 +1,6 @@
 """Figures of subgroups that leave a hospital whose data are not public: no subtraction shows few patients."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, replace
 from itertools import product
 from pathlib import Path
@@ -114,7 +114,7 @@ def test_no_attacker_bounds_a_count_below_the_minimum_cell(seed: int) -> None:
         equations = np.array([mask.ravel() for mask in masks], dtype=np.float64)
         known = [joint[:, :, cell][mask].sum() for mask in masks]
         rows, columns = range(levels[0]), range(levels[1])
-        wanted: list[tuple[Iterable[int], Iterable[int]]] = [([row], columns) for row in rows]
+        wanted: list[tuple[Sequence[int], Sequence[int]]] = [([row], columns) for row in rows]
         wanted += [(rows, [column]) for column in columns]
         wanted += [([row], [column]) for row, column in product(rows, columns)]
         for chosen in wanted:
