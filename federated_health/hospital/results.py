@@ -19,7 +19,7 @@ from federated_health.messages.validation import read_evaluation
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.subgroup_figures import summarise_subgroups
 from federated_health.ml.targets import target_of
-from federated_health.names import METRICS, MODEL, REPORT, SECURE_AGGREGATION
+from federated_health.names import METRICS, MODEL, REPORT, SECURE_AGGREGATION, TABLES
 from federated_health.report.saved_model import save_final_model
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def save_results(
     folder: Path, context: Context, config: TrainConfig, weights: Weights, sent: "tuple[Path, int] | None" = None
 ) -> str:
-    """Write model.keras, metrics.json and report.html: the final model, and this hospital's own figures.
+    """Write model.keras, metrics.json, report.html and its tables: the final model, and this hospital's own figures.
 
     The figures of the other hospitals are not known to it.
 
@@ -66,9 +66,10 @@ def save_results(
         privacy_spent=budget_of(context).summary().describe() if config.privacy else "",
         sent=_list_sent(*sent) if sent else (),
         facts={"SHA-256 of the weights": weights_hash(weights)},
+        date=report.load().formatting.today(),
     )
     run_page.write_run_report(folder / REPORT, summary)
-    return ", ".join([MODEL, METRICS, REPORT])
+    return ", ".join([MODEL, METRICS, REPORT, f"{TABLES}/"])
 
 
 def _read_evaluation(context: Context, task: Task) -> Evaluation | None:
