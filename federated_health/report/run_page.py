@@ -430,6 +430,11 @@ def _sent_by_hospitals(run: RunSummary, panels: Panels) -> Section:
                 f"In each round: its model's weights and mean training loss; {panels.sent_sums}.",
                 f"At the end: {panels.sent_groups.format(scores='training and of ')}.",
             ]
+            if run.figures.get("subgroups"):
+                items.append(
+                    "At the end: of its held-out patients in each subgroup, numbers predicted correctly and wrongly in "
+                    "either class, and ROC-AUC, expected events and calibration with their precision."
+                )
         if run.settings is not None and run.settings.appraisal and not private:
             items.append(
                 "At the end: the benefit of joining, how much each column matters on its held-out patients, and the "
