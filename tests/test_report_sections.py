@@ -120,7 +120,7 @@ def test_the_first_forty_entries_of_a_long_list_are_named() -> None:
 
 def test_verdicts_are_counted_in_their_order() -> None:
     text = list_verdicts([Verdict.UNDEFINED, Verdict.UNCLEAR, *["gains"] * 1200])
-    assert text == "1,200 hospitals: gains; 1: no clear difference; 1: too few patients to tell."
+    assert text == "1,200 hospitals: gains; 1: no clear difference; 1: too few patients."
     assert list_verdicts([Verdict.LOSES]) == "1 hospital: loses."
 
 

@@ -22,6 +22,7 @@ from federated_health.names import FEDERATION, MODEL
 from federated_health.report import overview, sections
 from federated_health.report.cells import Cell, Marked
 from federated_health.report.charts import draw_forest
+from federated_health.report.decision_curves import sections_of_run
 from federated_health.report.formatting import (
     INTERVAL,
     MAX_ROWS,
@@ -37,6 +38,7 @@ from federated_health.report.formatting import (
 )
 from federated_health.report.page import Block, Caution, Folded, Number, Numbers, Page, Picture, Section, write_report
 from federated_health.report.panels import Panels, panels_of
+from federated_health.report.subgroups import subgroup_sections
 from federated_health.settings import Settings
 
 
@@ -140,6 +142,8 @@ def page_of_run(run: RunSummary) -> Page:
             _quality(run, panels),
             *_curves_and_decisions(run, panels),
             *sections.learning_curves(run.rounds, panels),
+            *sections_of_run(run),
+            *subgroup_sections(run.task, run.figures, _why_no_subgroups(run)),
             *_holdings(run, panels),
             *_importance(run, panels),
             *_participants(run),
@@ -356,6 +360,15 @@ def _decisions(run: RunSummary, panels: Panels) -> Iterator[Section]:
     yield from panels.decisions(drawn, f"Held-out patients. {more}".strip())
 
 
+def _why_no_subgroups(run: RunSummary) -> str:
+    """Why a run has no figures of the task's subgroups; empty if it is a plain one that was not stopped."""
+    if run.config.privacy:
+        return "differential privacy leaves no budget for them"
+    if run.secure and not run.hospital:
+        return "with secure aggregation they stay at each hospital, whose own page shows them"
+    return "the run was stopped before hospitals computed them" if run.stopped else ""
+
+
 def _holdings(run: RunSummary, panels: Panels) -> Iterator[Section]:
     """Labels and missing values of every hospital, as far as they were released."""
     sums = {name: part.counts for name, part in run.evaluations.items() if part.has_counts and name != FEDERATION}
@@ -439,4 +452,4 @@ def _limits(run: RunSummary, panels: Panels) -> Section:
         limits.append("The run was stopped before its last round.")
     if run.settings is None:
         limits += [f"{name}: {value}" for name, value in run.facts.items()]
-    return sections.model_card(panels, hospitals, limits)
+    return sections.model_card(panels, hospitals, limits, has_subgroups="subgroups" in run.figures)

@@ -207,8 +207,13 @@ def _is_off(field: "Field[Any]", value: object) -> bool:
     return value == field.default and (not value or value == "none" or (field.name, value) == ("max_share", 1.0))
 
 
-def model_card(panels: "Panels", hospitals: Sequence[str], extra: Sequence[str]) -> Section:
+def model_card(
+    panels: "Panels", hospitals: Sequence[str], extra: Sequence[str], *, has_subgroups: bool = False
+) -> Section:
     """Intended use and limits (Mitchell et al. 2019); `extra` holds further limits."""
+    groups = "No figures by age, sex or other groups were computed: the model may be worse for some groups."
+    if has_subgroups:
+        groups = "Figures of other subgroups than those above were not computed: the model may be worse for some."
     shown = ", ".join(hospitals[:8]) + (f" and {len(hospitals) - 8:,} more" if len(hospitals) > 8 else "")
     use = (
         f"The model estimates {panels.estimate}: {panels.task.label.meaning}. It is meant for learning about federated "
@@ -219,7 +224,7 @@ def model_card(panels: "Panels", hospitals: Sequence[str], extra: Sequence[str])
         "here do not hold for them.",
         f"A predicted {panels.prediction} can be trusted only if the calibration of that hospital is good; see the "
         "curves.",
-        "No figures by age, sex or other groups were computed: the model may be worse for some groups.",
+        groups,
         "Missing values are an input of their own. If a hospital starts or stops measuring something, the model is "
         "used on data that it was not trained on.",
         "Records that stay at the hospital do not guarantee privacy: weights and small aggregates can reveal something "

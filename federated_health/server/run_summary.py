@@ -73,7 +73,7 @@ def write_metrics(folder: Path, run: "FederatedRun", figures: Mapping[str, Any],
 def write_model_and_report(
     folder: Path, run: "FederatedRun", figures: Mapping[str, Any], saver: "ModelSaver", *, stopped: bool
 ) -> None:
-    """Write model.keras and report.html.
+    """Write model.keras, and report.html with its tables.
 
     Raises:
         RunError: one could not be made or written.
