@@ -334,14 +334,9 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
 def _figures(row: Mapping[str, float | None], panels: Panels) -> dict[str, Cell]:
     if any(key.endswith("_noise") for key in row):
         noisy = load_private_runs().with_noise(row)
-        known = [key for key in _key_figures_first(panels) if row.get(key) is not None or key not in SCORE_FIGURES]
+        known = [key for key in panels.shown_figures if row.get(key) is not None or key not in SCORE_FIGURES]
         return {panels.title(key): noisy.get(key) for key in known}
-    return {panels.title(key): figure_cell(row, key) for key in _key_figures_first(panels)}
-
-
-def _key_figures_first(panels: Panels) -> list[str]:
-    """Names of the figures in tables; a phone shows the first ones."""
-    return list(dict.fromkeys([*panels.large_figures, *panels.shown_figures]))
+    return {panels.title(key): figure_cell(row, key) for key in panels.shown_figures}
 
 
 def _curves_and_decisions(run: RunSummary, panels: Panels) -> Iterator[Section]:

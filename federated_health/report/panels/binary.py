@@ -51,14 +51,14 @@ class BinaryPanels(Panels):
     """What pages say and draw of a label of 0 or 1."""
 
     figures: ClassVar[tuple[str, ...]] = (
+        "roc_auc",
+        "brier",
         "accuracy",
         "precision",
         "recall",
         "specificity",
         "f1",
-        "roc_auc",
         "average_precision",
-        "brier",
     )
     rare_figures: ClassVar[tuple[str, ...]] = (*RARE_FIGURES[1:], "accuracy")
     large_figures = MappingProxyType(
