@@ -9,6 +9,9 @@ HOSPITAL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 SETTINGS, ROUNDS, METRICS, MODEL, REPORT = "settings.json", "rounds.csv", "metrics.json", "model.keras", "report.html"
 """Files of a run."""
 
+TABLES, TABLES_INDEX = "tables", "index.json"
+"""Folder beside a report with its tables, and the file in it that lists them."""
+
 DEFAULT_ADDRESS, DEFAULT_WAIT, DEFAULT_DATA = "127.0.0.1:8080", 300.0, "data"
 """The server's address, seconds to wait for the other side, and the folder that create_dataset.py writes."""
 
@@ -99,6 +102,11 @@ def hospital_name_from(title: str) -> str:
     plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode()
     name = re.sub(r"[^a-z0-9]+", "-", plain.lower())[:63].strip("-")
     return name if is_hospital_name(name) else ""
+
+
+def slug_of(title: str) -> str:
+    """Lower-case ASCII letters, digits and hyphens of a title, for names of files and ids; may be empty."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 def node_id_of(name: str) -> int:

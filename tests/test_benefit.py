@@ -99,10 +99,10 @@ def test_a_benefit_survives_the_wire(benefit: Benefit) -> None:
 
 
 BOUNDS = ("value", "low", "high")
-FIGURES = [f"{figure}_{of}_{end}" for figure in ("roc_auc", "brier") for of in ("own", "federated") for end in BOUNDS]
-DIFFERENCES = [f"{figure}_difference_{end}" for figure in ("roc_auc", "brier") for end in BOUNDS]
-P_VALUES = ["roc_auc_difference_p_value", "brier_difference_p_value"]
-INTERCEPTS = ["calibration_own_intercept", "calibration_federated_intercept"]
+FIGURES = [f"{of}_{figure}_{end}" for figure in ("roc_auc", "brier") for of in ("own", "federated") for end in BOUNDS]
+DIFFERENCES = [f"difference_{figure}_{end}" for figure in ("roc_auc", "brier") for end in BOUNDS]
+P_VALUES = ["difference_roc_auc_p_value", "difference_brier_p_value"]
+INTERCEPTS = ["own_calibration_intercept", "federated_calibration_intercept"]
 
 
 @pytest.mark.parametrize(
@@ -111,13 +111,13 @@ INTERCEPTS = ["calibration_own_intercept", "calibration_federated_intercept"]
         *({key: value} for key in (*FIGURES, *P_VALUES) for value in (-0.01, 1.01, float("nan"), 1, [0.5])),
         *({key: value} for key in DIFFERENCES for value in (-1.01, 1.01, float("inf"))),
         *({key: value} for key in INTERCEPTS for value in (1.1e39, -2e39, float("nan"), float("-inf"), 0)),
-        *({"calibration_federated_slope": value} for value in (-101.0, 101.0, float("nan"), 1)),
+        *({"federated_calibration_slope": value} for value in (-101.0, 101.0, float("nan"), 1)),
         *({"observed": value} for value in (None, [30.0, 0.0], [30.0, 0.0, 5.0, 5.0], 30.0)),
         *({"observed": [value, 0.0, 5.0]} for value in (31.0, 5.5, -1.0, 4.0, 1.0, float("nan"))),
         *({"importance": value} for value in (None, [0.5, 0.5], [0.5, float("nan"), 0.5], 0.5)),
         *({"importance": [sign * (TEST * MAX_LOSS + 1), 0.0, 0.0]} for sign in (1, -1)),
         {"accuracy": 0.9},
-        {"mae_own_value": 0.9},
+        {"own_mae_value": 0.9},
     ],
     ids=str,
 )
@@ -138,33 +138,33 @@ def test_a_difference_that_contradicts_the_figures_is_refused(figure: str, shift
     value = BENEFIT.comparisons[figure].difference.value
     assert value is not None
     with pytest.raises(MalformedMessageError, match="difference of its figures"):
-        read(content_with(**{f"{figure}_difference_value": value + shift}))
+        read(content_with(**{f"difference_{figure}_value": value + shift}))
 
 
 def test_a_mean_loss_may_be_rounded_to_three_decimals_and_a_roc_auc_may_not() -> None:
-    read(content_with(brier_difference_value=-0.1265))
+    read(content_with(difference_brier_value=-0.1265))
     with pytest.raises(MalformedMessageError):
-        read(content_with(brier_difference_value=-0.1267))
+        read(content_with(difference_brier_value=-0.1267))
     with pytest.raises(MalformedMessageError):
-        read(content_with(roc_auc_difference_value=0.0501))
+        read(content_with(difference_roc_auc_value=0.0501))
 
 
-@pytest.mark.parametrize("low", ["roc_auc_own_low", "roc_auc_difference_low", "brier_federated_low"])
+@pytest.mark.parametrize("low", ["own_roc_auc_low", "difference_roc_auc_low", "federated_brier_low"])
 def test_a_value_outside_of_its_interval_is_refused(low: str) -> None:
     with pytest.raises(MalformedMessageError, match="outside of its interval"):
         read(content_with(**{low: 0.8}))
     with pytest.raises(MalformedMessageError, match="outside of its interval"):
-        read(content_with(**{low.replace("low", "high"): 0.01 if "own" in low or "federated" in low else -0.2}))
+        read(content_with(**{low.replace("low", "high"): -0.2 if low.startswith("difference") else 0.01}))
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"roc_auc_difference_p_value": 0.049},  # the interval contains 0
-        {"brier_difference_p_value": 0.05},  # it does not
-        {"brier_difference_p_value": 1.0},
-        {"roc_auc_difference_low": 0.001},
-        {"brier_difference_high": 0.001},
+        {"difference_roc_auc_p_value": 0.049},  # the interval contains 0
+        {"difference_brier_p_value": 0.05},  # it does not
+        {"difference_brier_p_value": 1.0},
+        {"difference_roc_auc_low": 0.001},
+        {"difference_brier_high": 0.001},
     ],
     ids=str,
 )
@@ -176,21 +176,21 @@ def test_a_p_value_that_contradicts_the_interval_is_refused(changes: dict[str, A
 
 @pytest.mark.parametrize("p_value", [0.001, 0.4])
 def test_an_interval_that_rounding_moved_to_zero_agrees_with_either_verdict(p_value: float) -> None:
-    read(content_with(brier_difference_high=0.0, brier_difference_p_value=p_value))
+    read(content_with(difference_brier_high=0.0, difference_brier_p_value=p_value))
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"roc_auc_federated_low": 0.75},
-        {"roc_auc_federated_high": 1.0},
-        {"roc_auc_federated_low": 0.0},
-        {"roc_auc_difference_low": -1.0},
-        {"roc_auc_difference_high": 1.0},
-        {"roc_auc_difference_p_value": 1.0},
-        {"brier_difference_p_value": 0.0},
-        {"calibration_federated_slope": -100.0},
-        {"calibration_federated_slope": None},
+        {"federated_roc_auc_low": 0.75},
+        {"federated_roc_auc_high": 1.0},
+        {"federated_roc_auc_low": 0.0},
+        {"difference_roc_auc_low": -1.0},
+        {"difference_roc_auc_high": 1.0},
+        {"difference_roc_auc_p_value": 1.0},
+        {"difference_brier_p_value": 0.0},
+        {"federated_calibration_slope": -100.0},
+        {"federated_calibration_slope": None},
         {"observed": [30.0, 0.0, 5.0]},
         {"importance": [TEST * MAX_LOSS, 0.0, 0.0]},
     ],
@@ -217,7 +217,7 @@ def test_each_kind_of_label_has_its_own_figures(kind: str) -> None:
     assert Benefit.from_content(content, task, TRAIN, TEST).comparisons == compared
     with pytest.raises(MalformedMessageError):
         read(content)
-    content.metric_records[METRICS]["calibration-own-intercept"] = 0.0
+    content.metric_records[METRICS]["own-calibration-intercept"] = 0.0
     with pytest.raises(MalformedMessageError):
         Benefit.from_content(content, task, TRAIN, TEST)
 

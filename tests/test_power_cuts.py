@@ -4,6 +4,7 @@ Expected is what `tests.support.power_cuts` rebuilds. A real disk is in tests/in
 """
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -21,6 +22,8 @@ from federated_health.hospital.ledger import Ledger
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.privacy.budget import PrivacyBudget
 from federated_health.report import run_page, saved_model
+from federated_health.report.page import Page, Section, Table
+from federated_health.report.tables_folder import write_tables
 from federated_health.server.resuming import read_checkpoint
 from tests.support.power_cuts import Record, nothing_lost, recorded
 from tests.support.script_calls import RunScript
@@ -262,6 +265,27 @@ def test_a_run_ends_with_the_same_results_after_a_power_cut_at_any_event(
 # Every writer
 
 
+def test_tables_of_a_page_are_listed_and_whole_after_a_power_cut_at_any_event(
+    disk: Path, record: Recording, tmp_path: Path
+) -> None:
+    def page(*captions: str) -> Page:
+        tables = [Table(caption=caption, columns=("x", "y"), rows=(("a", 1),)) for caption in captions]
+        return Page(title="t", lead="l", sections=[Section("s", list(tables))])
+
+    after = tmp_path / "after" / "tables"
+    write_tables(disk / "tables", page("Old", "Kept"))
+    found = record(lambda: write_tables(disk / "tables", page("Kept", "New")))
+    assert found.losses() == []
+    for number in range(len(found.events)):
+        for keep_names in (True, False):
+            found.after_power_cut(number, tmp_path / "after", keep_names=keep_names)
+            present = {path.name for path in after.iterdir() if not path.name.startswith(".")}
+            listed = {entry["name"] for entry in json.loads((after / "index.json").read_text())["tables"]}
+            assert {name.split(".")[0] for name in present} <= listed | {"index"}
+            assert {f"kept.{extension}" for extension in ("csv", "tex", "json")} <= present
+    assert listed == {"kept", "new"}
+
+
 def test_a_dataset_is_whole_old_or_new_after_a_power_cut_at_any_event(
     run_script: RunScript, in_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -326,6 +350,7 @@ ALLOWED = {
     "files.py": "the functions that the others use",
     "file_access.py": "syncs each line",
     "server/checkpoint.py": "tested above",
+    "report/tables_folder.py": "tested above",
     "server/run_folder.py": "tested above",
     "server/checkpoint_removal.py": "tested above",
     "data/dataset_folder.py": "tested above",

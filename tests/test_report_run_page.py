@@ -135,7 +135,7 @@ def test_cards_show_verdict_tone_and_figures() -> None:
     assert [(card.name, card.verdict, card.tone) for card in cards.items] == [
         ("a", "gains", "good"),
         ("b", "loses", "bad"),
-        ("c", "too few patients to tell", "neutral"),
+        ("c", "too few patients", "neutral"),
     ]
     small, losing, undefined = (card.text for card in cards.items)
     assert "0.850 against 0.800" in small

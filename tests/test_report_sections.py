@@ -121,7 +121,7 @@ def test_the_first_forty_entries_of_a_long_list_are_named() -> None:
 
 def test_verdicts_are_counted_in_their_order() -> None:
     text = list_verdicts([Verdict.UNDEFINED, Verdict.UNCLEAR, *["gains"] * 1200])
-    assert text == "1,200 hospitals: gains; 1: no clear difference; 1: too few patients to tell."
+    assert text == "1,200 hospitals: gains; 1: no clear difference; 1: too few patients."
     assert list_verdicts([Verdict.LOSES]) == "1 hospital: loses."
 
 
@@ -157,7 +157,7 @@ def card_of(difference: Interval, verdict: str, small: bool = False, details: st
 def test_a_card_shows_the_verdict_that_it_is_given_whatever_its_interval() -> None:
     # A difference of very few patients has no verdict; see `verdicts.MIN_CLASS_SIZE`.
     card = card_of(Interval(value=0.2, low=0.1, high=0.3), Verdict.UNDEFINED, small=True, details="5 patients.")
-    assert (card.name, card.verdict, card.tone) == ("a", "too few patients to tell", "neutral")
+    assert (card.name, card.verdict, card.tone) == ("a", "too few patients", "neutral")
     assert card.text.startswith("Fewer than 5 held-out patients")
     assert card.text.endswith("+0.200 (+0.100 to +0.300). 5 patients.")
 

@@ -103,11 +103,15 @@ class Result:
         return Model(keras_model, self.task, self._run.threshold, description)
 
     def write_report(self, path: str | Path) -> None:
-        """Write the page report.html of the run, which loads nothing else; RunError if it cannot be written."""
+        """Write the page of the run, and its tables to a folder beside it; RunError if they cannot be written.
+
+        The folder is `tables` beside a page report.html, else NAME-tables beside NAME.html.
+        """
         self._write_report(Path(path), {"SHA-256 of the weights": weights_hash(self._weights)})
 
     def save(self, folder: str | Path) -> None:
-        """Write the files of a run's folder: model.keras, metrics.json, rounds.csv, settings.json and report.html.
+        """Write the files of a run's folder: model.keras, metrics.json, rounds.csv, settings.json, report.html and its
+        tables.
 
         A task that does not come with the package is written, too, to task.toml.
 
@@ -142,7 +146,8 @@ class Result:
         return self._run.weights
 
     def _write_report(self, path: Path, facts: Mapping[str, str]) -> None:
-        summary = summarise(self._run, self._figures, stopped=False, facts=facts)
+        date = report.load().formatting.today()
+        summary = summarise(self._run, self._figures, stopped=False, facts=facts, date=date)
         report.load().run_page.write_run_report(path, summary)
 
     def _size(self) -> str:

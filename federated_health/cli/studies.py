@@ -105,7 +105,7 @@ def evidence() -> None:
     flags = parser.parse_args()
     task, _, _ = find_hospitals(flags.data, flags.task_file)
     _print_evidence(_run(benefit_study.run, flags, "models"), target_of(task))
-    say(f"wrote {flags.out}/{benefit_study.EVIDENCE} and report.html")
+    say(f"wrote {flags.out}/{benefit_study.EVIDENCE}, report.html and tables/")
 
 
 def audit() -> None:
@@ -137,7 +137,7 @@ def audit() -> None:
     results = _run(audit_study.run, flags, "runs")
     _print_audit(results["privacies"])
     print_figures("Sums over few patients that have one solution", sums_of_few_rows(results["sums_of_few"]))
-    say(f"wrote {flags.out}/{audit_study.AUDIT} and report.html")
+    say(f"wrote {flags.out}/{audit_study.AUDIT}, report.html and tables/")
 
 
 def _add_folders(group: Any, *, out: Path, out_help: str) -> None:
@@ -163,7 +163,7 @@ def _run(study: Callable[..., dict[str, Any]], flags: argparse.Namespace, noun: 
     }
     own = {name.replace("-", "_"): value for name, value in given.items()}
     with _progress(noun) as show:
-        return study(**own, settings=settings, show=show)
+        return study(**own, settings=settings, show=show, announce=say)
 
 
 @contextmanager

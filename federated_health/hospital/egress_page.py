@@ -34,9 +34,9 @@ _CHECK = (
 
 
 def write_egress_page(path: Path, summary: Summary) -> None:
-    """Write the page of a ledger as HTML, as `write_report` does."""
+    """Write the page of a ledger as HTML, as `write_report` does, without tables: the ledger is a file of values."""
     file_hash = hash_file(summary.path)
-    write_report(path, lambda: page_of_ledger(summary, file_hash))
+    write_report(path, lambda: page_of_ledger(summary, file_hash), with_tables=False)
 
 
 def page_of_ledger(summary: Summary, file_hash: str) -> Page:

@@ -14,12 +14,13 @@ from federated_health.hospital.handlers import task_of
 from federated_health.hospital.private_training import budget_of
 from federated_health.hospital.recalibration import kept_recalibration
 from federated_health.messages.benefit import Benefit, summarise_benefits
-from federated_health.messages.content import BENEFIT, NUM_EXAMPLES, Evaluation, TrainConfig
+from federated_health.messages.content import BENEFIT, NUM_EXAMPLES, SUBGROUPS, Evaluation, TrainConfig
 from federated_health.messages.records import METRICS as METRICS_RECORD
 from federated_health.messages.validation import read_evaluation
 from federated_health.ml.networks import Weights, weights_hash
+from federated_health.ml.subgroup_figures import summarise_subgroups
 from federated_health.ml.targets import target_of
-from federated_health.names import METRICS, MODEL, REPORT, SECURE_AGGREGATION
+from federated_health.names import METRICS, MODEL, REPORT, SECURE_AGGREGATION, TABLES
 from federated_health.report.saved_model import save_final_model, sites_of
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 def save_results(
     folder: Path, context: Context, config: TrainConfig, weights: Weights, sent: "tuple[Path, int] | None" = None
 ) -> str:
-    """Write model.keras, metrics.json and report.html: the final model, and this hospital's own figures.
+    """Write model.keras, metrics.json, report.html and its tables: the final model, and this hospital's own figures.
 
     The figures of the other hospitals are not known to it.
 
@@ -52,6 +53,8 @@ def save_results(
         "hospitals": {name: dict(own)} if own else {},
         **_summarise_benefit(context, task, name, evaluation),
     }
+    if evaluation is not None and (groups := summarise_subgroups(task, {name: evaluation.subgroups}, everyone="")):
+        figures[SUBGROUPS] = groups
     described = run_page.metrics_of(config, stopped=False)
     if not target_of(task).has_threshold:
         described.pop("threshold")
@@ -66,9 +69,10 @@ def save_results(
         privacy_spent=budget_of(context).summary().describe() if config.privacy else "",
         sent=_list_sent(*sent) if sent else (),
         facts={"SHA-256 of the weights": weights_hash(weights)},
+        date=report.load().formatting.today(),
     )
     run_page.write_run_report(folder / REPORT, summary)
-    return ", ".join([MODEL, METRICS, REPORT])
+    return ", ".join([MODEL, METRICS, REPORT, f"{TABLES}/"])
 
 
 def _read_evaluation(context: Context, task: Task) -> Evaluation | None:

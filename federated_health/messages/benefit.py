@@ -42,7 +42,7 @@ MAX_FIGURES = {"roc_auc": 1.0, "brier": 1.0, "log_loss": MAX_LOSS}
 """Largest possible value of figures that have one."""
 
 MODELS = ("own", "federated")
-SLOPE, INTERCEPT = "calibration-{}-slope", "calibration-{}-intercept"
+SLOPE, INTERCEPT = "{}-calibration-slope", "{}-calibration-intercept"
 """Names of the calibration of a model, on the wire."""
 
 Vector = npt.NDArray[np.float64]
@@ -53,7 +53,7 @@ class Benefit(Disclosed):
     """A hospital's comparison of the final model with a model of its own rows alone, on its held-out rows.
 
     Attributes:
-        comparisons: both models by each of the target's `comparisons`, paired (see `ml.bootstrap`); nothing with too
+        comparisons: both models by each of the target's `comparisons`, paired (see `ml.intervals`); nothing with too
             few held-out rows (see `Target.can_compare`).
         calibration: of both models, `own` and `federated`; nothing without comparisons, or of a label that is not
             binary.
@@ -208,7 +208,7 @@ def _as_dicts(calibration: Mapping[str, "Calibration"]) -> dict[str, dict[str, f
 
 
 def _key(figure: str, part: str, bound: str) -> str:
-    return f"{figure}-{part}-{bound}".replace("_", "-")
+    return f"{part}-{figure}-{bound}".replace("_", "-")
 
 
 def _read_comparison(metrics: MetricRecord, figure: str) -> Comparison:

@@ -40,7 +40,7 @@ VALUES: dict[str, tuple[str, tuple[str, ...]]] = {
     "appraisal": (
         BENEFIT,
         (
-            *("metrics/*-own-*", "metrics/*-federated-*", "metrics/*-difference-*"),
+            *("metrics/own-*", "metrics/federated-*", "metrics/difference-*"),
             *("metrics/importance", "metrics/observed", "metrics/recalibration-*"),
         ),
     ),

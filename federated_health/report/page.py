@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from federated_health import __version__
-from federated_health.errors import RunError
+from federated_health.errors import RunError, StorageError
 from federated_health.files import write_text
+from federated_health.names import slug_of
+from federated_health.report import tables_folder
 from federated_health.report.cells import Cell, show
 from federated_health.report.formatting import MAX_ROWS
 from federated_health.report.svg import own_ids
@@ -23,6 +25,8 @@ SYMBOLS = {"good": "▲", "mixed": "◆", "neutral": "●", "bad": "▼", "unkno
 """Tone of a verdict -> the symbol that tells it apart even without colour."""
 
 FOOTER = f"Made by Federated Health {__version__}. This page is one file: it loads nothing and sends nothing."
+
+TABLES_BESIDE = "Its tables, with figures that are not rounded, are in the folder {} beside it, as CSV, LaTeX and JSON."
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +46,14 @@ class Table:
 
     Attributes:
         last: number of rows at the end that sum up the others.
+        words: columns of words besides the first, by name; others hold numbers.
     """
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
+    words: tuple[str, ...] = ()
     last: int = 0
 
     @property
@@ -107,9 +113,9 @@ class Cards:
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """How many there are of one kind, with a tone (one of SYMBOLS)."""
+    """How many there are of one kind, None where they need not be counted, with a tone (one of SYMBOLS)."""
 
-    number: int
+    number: int | None
     text: str
     tone: str
 
@@ -161,7 +167,7 @@ class Section:
     @property
     def slug(self) -> str:
         """Id of the section, as unique as its title."""
-        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+        return slug_of(self.title)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,28 +186,43 @@ class Page:
     byline: Sequence[str] = ()
     summary: Sequence[Block] = ()
 
+    @property
+    def tables(self) -> list[tuple[Section, Table]]:
+        """Its tables, each with its section."""
+        return [(part, block) for part in self.sections for block in part.blocks if isinstance(block, Table)]
 
-def render(page: Page) -> str:
-    """The page as HTML, with all text escaped. Equal pages give equal HTML."""
+
+def render(page: Page, tables: str = "") -> str:
+    """The page as HTML, with all text escaped. Equal pages give equal HTML.
+
+    Args:
+        tables: name of the folder beside the page that holds its tables, if there is one.
+    """
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415  # most processes render nothing
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["own_ids"] = own_ids
-    return environment.from_string(TEMPLATE).render(page=page, style=STYLE, footer=FOOTER, symbols=SYMBOLS)
+    footer = f"{FOOTER} {TABLES_BESIDE.format(tables)}" if tables else FOOTER
+    return environment.from_string(TEMPLATE).render(page=page, style=STYLE, footer=footer, symbols=SYMBOLS)
 
 
-def write_report(path: Path, make: Callable[[], Page]) -> None:
-    """Write a page.
+def write_report(path: Path, make: Callable[[], Page], *, with_tables: bool = True) -> None:
+    """Write a page, and its tables to a folder beside it (see `tables_folder`).
 
     Raises:
         RunError: the page could not be made or written; all other results are saved.
     """
+    folder = tables_folder.folder_of(path)
     try:
-        text = render(make())
+        page = make()
+        write_text(path, render(page, folder.name if with_tables and page.tables else ""))
+        if with_tables:
+            tables_folder.write_tables(folder, page)
+    except StorageError:
+        raise
     except Exception as error:
         # Only the place of the error, since the exception's text may hold patients' values.
         frames = traceback.extract_tb(error.__traceback__)
         logger.debug("".join(traceback.format_list(frames)))
         what = f"{type(error).__name__} in {Path(frames[-1].filename).name}, line {frames[-1].lineno}"
         raise RunError(f"{path}: could not be written ({what}); all other results are saved") from error
-    write_text(path, text)

@@ -11,7 +11,7 @@ from federated_health.errors import RunError, StorageError
 from federated_health.files import locked_folder, make_folder, path_exists, sync_folder, write_json
 from federated_health.ml.rounds import Round, append_round, write_rounds
 from federated_health.ml.targets import Target, target_of
-from federated_health.names import METRICS, MODEL, REPORT, ROUNDS, SETTINGS
+from federated_health.names import METRICS, MODEL, REPORT, ROUNDS, SETTINGS, TABLES, TABLES_INDEX
 from federated_health.server.checkpoint import CHECKPOINTS, Checkpoint, CheckpointFolder
 from federated_health.server.run import FederatedRun
 from federated_health.settings import Settings
@@ -122,6 +122,10 @@ class RunFolder:
             sync_folder(self.path)
         except OSError as error:
             raise StorageError(f"{self.path}: cannot be written to ({error.strerror})") from None
+        if path_exists(self.path / TABLES / TABLES_INDEX):
+            from federated_health.report.tables_folder import remove_tables  # noqa: PLC0415  # of an earlier run only
+
+            remove_tables(self.path / TABLES)
 
     def _write_rounds(self, history: Sequence[Round]) -> None:
         """Write settings.json and rounds.csv; they are on disk when this returns."""
@@ -132,7 +136,7 @@ class RunFolder:
         write_rounds(self.path / ROUNDS, history, self._target)
 
     def finish(self, run: FederatedRun, figures: Mapping[str, Any], *, stopped: bool) -> None:
-        """Write settings.json, rounds.csv, metrics.json, model.keras and report.html, in this order.
+        """Write settings.json, rounds.csv, metrics.json, model.keras, report.html and tables/, in this order.
 
         Only then are checkpoints removed, except for the last one, from which a finished run can be extended. A run
         with differential privacy leaves none, since its rounds are planned.
@@ -154,6 +158,7 @@ class RunFolder:
 
 
 def files_of_run(path: Path) -> list[str]:
-    """Names of a run's files in a folder, and of its checkpoints' folder if it holds any."""
+    """Names of a run's files in a folder, and of the folders of its tables and of its checkpoints."""
     files = [name for name in _FILES if path_exists(path / name)]
+    files += [TABLES] if path_exists(path / TABLES / TABLES_INDEX) else []
     return files if CheckpointFolder(path / CHECKPOINTS).is_empty() else [*files, CHECKPOINTS]

@@ -79,7 +79,7 @@ def write_metrics(folder: Path, run: "FederatedRun", figures: Mapping[str, Any],
 def write_model_and_report(
     folder: Path, run: "FederatedRun", figures: Mapping[str, Any], saver: "ModelSaver", *, stopped: bool
 ) -> None:
-    """Write model.keras and report.html.
+    """Write model.keras, and report.html with its tables.
 
     Raises:
         RunError: one could not be made or written.
@@ -88,12 +88,12 @@ def write_model_and_report(
     sites = report.load().saved_model.sites_of(recalibrations_of(figures))
     saver.save(folder / MODEL, run.settings.task_declaration, run.train_config(), run.weights, sites)
     facts = report.load().run_page.hashes_of_model(folder / MODEL, run.weights)
-    summary = summarise(run, figures, stopped=stopped, facts=facts)
+    summary = summarise(run, figures, stopped=stopped, facts=facts, date=report.load().formatting.today())
     report.load().run_page.write_run_report(folder / REPORT, summary)
 
 
 def summarise(
-    run: "FederatedRun", figures: Mapping[str, Any], *, stopped: bool, facts: Mapping[str, str]
+    run: "FederatedRun", figures: Mapping[str, Any], *, stopped: bool, facts: Mapping[str, str], date: str = ""
 ) -> "RunSummary":
     """A run as its server knows it, for its report (see `RunSummary`)."""
     summary: RunSummary = report.load().run_page.RunSummary(
@@ -108,5 +108,6 @@ def summarise(
         stopped=stopped,
         secure=run.settings.secure_aggregation,
         facts=facts,
+        date=date,
     )
     return summary

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from math import log
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,6 +30,9 @@ class ClassPanels(Panels):
     """What pages say and draw of a label of several classes."""
 
     figures: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "roc_auc", "brier")
+    large_figures = MappingProxyType(
+        {"roc_auc": "mean over classes; 1 is perfect, 0.5 is guessing", "brier": "0 is perfect"}
+    )
     estimate = "the probability of each class of"
     prediction: ClassVar[str] = "probability"
     compared_explained = (

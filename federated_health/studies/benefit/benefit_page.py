@@ -8,7 +8,7 @@ import numpy as np
 
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, figure_title, merge_counts
 from federated_health.ml.verdicts import Difference, Interval
-from federated_health.report import formatting, sections
+from federated_health.report import formatting, overview, sections
 from federated_health.report.charts import draw_intervals
 from federated_health.report.formatting import describe_small_in_mean
 from federated_health.report.page import Block, Caution, Page, Picture, Section, Table
@@ -144,7 +144,7 @@ def _verdicts(panels: Panels, figures: Figures) -> Section:
     blocks: list[Block] = [
         f"Four training setups, each tested on held-out patients. {panels.compared_explained}",
         SETUPS,
-        *sections.verdict_cards(benefits, panels, details),
+        *overview.verdict_blocks(benefits, panels, details),
     ]
     if (mean := _signed(_difference(panels, figures["mean"], TrainingSetup.OWN))) != formatting.NOT_DEFINED:
         blocks.append(f"Mean over hospitals, {panels.difference('federated', 'own patients only')}: {mean}.")
@@ -253,7 +253,7 @@ def _curves_and_decisions(panels: Panels, scores: Scores, figures: Figures) -> I
     groups = {name: target.group_scores(outputs[name], labels) for name, labels in scores.labels.items()}
     yield from panels.curves(groups)
     sums = {name: target.measure(outputs[name], labels, DEFAULT_THRESHOLD) for name, labels in scores.labels.items()}
-    drawn, more = sections.first_panels(sums)
+    drawn, more = sections.largest_panels(sums, {name: part.examples for name, part in sums.items()})
     drawn[sections.ALL] = merge_counts(sums.values())
     caption = f"Held-out patients of the first repeat, by the federated models. {more}"
     yield from panels.decisions(drawn, caption.strip())

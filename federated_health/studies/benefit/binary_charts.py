@@ -33,7 +33,7 @@ def _roc_curves(scores: Scores, seed: int) -> Section:
     places = {name: place for place, (name, labels) in enumerate(scores.labels.items()) if rarer_class(labels) > 0}
     if not places:
         return Section("ROC curves", ["No hospital has patients of both classes."])
-    drawn, more = sections.first_panels(places)
+    drawn, more = sections.largest_panels(places, {name: len(scores.labels[name]) for name in places})
     curves = {}
     for name, place in drawn.items():
         resampled = Resampled.of(scores.labels[name], [seed, place], CURVE_DRAWS, scores.ids.get(name))
@@ -47,7 +47,7 @@ def _roc_curves(scores: Scores, seed: int) -> Section:
 def _calibration(scores: Scores, figures: Mapping[str, Any]) -> Section:
     """Predicted risk against the observed share, of federated models."""
     federated = TrainingSetup.FEDERATED
-    drawn, more = sections.first_panels(scores.labels)
+    drawn, more = sections.largest_panels(scores.labels, {name: len(of) for name, of in scores.labels.items()})
     parts = {
         **{name: (scores.models[federated][name], drawn[name], figures["hospitals"][name]) for name in drawn},
         sections.ALL: (scores.all_rows(federated), scores.all_labels, figures["all"]),
@@ -67,7 +67,7 @@ def _calibration(scores: Scores, figures: Mapping[str, Any]) -> Section:
 
 def _decisions(scores: Scores) -> Section:
     """Confusion matrices of the first repeat."""
-    drawn, more = sections.first_panels(scores.labels)
+    drawn, more = sections.largest_panels(scores.labels, {name: len(of) for name, of in scores.labels.items()})
     matrices = {}
     for name, labels in drawn.items():
         out_of_fold = scores.models[TrainingSetup.FEDERATED][name]

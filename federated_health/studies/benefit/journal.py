@@ -37,6 +37,7 @@ class Journal:
 
     Attributes:
         results: the finished fits, by their `Fit.key`.
+        is_new: whether the file was made anew, so that no fit of the study was finished before.
 
     Raises:
         RunError: the folder holds another study, or the file cannot be written.
@@ -53,6 +54,7 @@ class Journal:
         except UnicodeDecodeError:
             raise RunError(f"{self._path}: expected a study's journal; --force does not overwrite it") from None
         is_same = lines[:1] == [first]
+        self.is_new = not is_same
         if lines and not is_same and not force:
             raise RunError(f"{self._path}: belongs to another study (other data or settings); --force starts anew")
         whole = [first, *(self._read(lines[1:]) if is_same else [])]
