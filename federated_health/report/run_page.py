@@ -19,7 +19,7 @@ from federated_health.ml.rounds import Round
 from federated_health.ml.targets.binary_figures import SCORE_FIGURES
 from federated_health.ml.verdicts import Interval
 from federated_health.names import FEDERATION, MODEL
-from federated_health.report import overview, sections
+from federated_health.report import overview, recalibration, sections
 from federated_health.report.cells import Cell, Marked
 from federated_health.report.charts import draw_forest
 from federated_health.report.decision_curves import sections_of_run
@@ -143,6 +143,7 @@ def page_of_run(run: RunSummary) -> Page:
             *_curves_and_decisions(run, panels),
             *sections.learning_curves(run.rounds, panels),
             *sections_of_run(run),
+            *recalibration.sections_of_run(run),
             *subgroup_sections(run.task, run.figures, _why_no_subgroups(run)),
             *_holdings(run, panels),
             *_importance(run, panels),
