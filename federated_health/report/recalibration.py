@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from federated_health.ml.bootstrap import Array
     from federated_health.report.run_page import RunSummary
 
+CALIBRATION = "Calibration before and after recalibration"
+
 TITLE = "Risks recalibrated at each hospital"
 
 READING = (
@@ -97,12 +99,7 @@ def recalibration_sections(
         *_curves(known, patients),
         Folded(
             "More figures, and how to read them",
-            [
-                figures_table(
-                    "Calibration before and after recalibration", {name: _more(of) for name, of in known.items()}
-                )
-            ]
-            + [READING],
+            [figures_table(CALIBRATION, {name: _more(of) for name, of in known.items()}), READING],
         ),
     ]
     yield Section(TITLE, blocks)
