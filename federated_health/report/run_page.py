@@ -19,7 +19,7 @@ from federated_health.ml.rounds import Round
 from federated_health.ml.targets.binary_figures import SCORE_FIGURES
 from federated_health.ml.verdicts import Interval
 from federated_health.names import FEDERATION, MODEL
-from federated_health.report import overview, sections
+from federated_health.report import checklist, overview, recalibration, sample_size, sections
 from federated_health.report.cells import Cell, Marked, figure_cell
 from federated_health.report.charts import draw_forest
 from federated_health.report.decision_curves import sections_of_run
@@ -133,7 +133,7 @@ def page_of_run(run: RunSummary) -> Page:
     panels = panels_of(run.task, **options)
     model = f"a model of {number_of(run.hospital_count, 'hospital')}"
     title = model if run.hospital_count else f"{run.hospital} in a federation"
-    return Page(
+    page = Page(
         title=f"{run.task.name}: {title}",
         lead=_question(run, panels),
         byline=_byline(run),
@@ -144,6 +144,8 @@ def page_of_run(run: RunSummary) -> Page:
             *_curves_and_decisions(run, panels),
             *sections.learning_curves(run.rounds, panels),
             *sections_of_run(run),
+            *recalibration.sections_of_run(run),
+            *sample_size.sections_of_run(run),
             *subgroup_sections(run.task, run.figures, _why_no_subgroups(run)),
             *_holdings(run, panels),
             *_importance(run, panels),
@@ -155,6 +157,7 @@ def page_of_run(run: RunSummary) -> Page:
             _limits(run, panels),
         ],
     )
+    return checklist.with_checklist(page, checklist.known_of_run(run))
 
 
 def _question(run: RunSummary, panels: Panels) -> str:
