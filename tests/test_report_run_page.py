@@ -217,11 +217,11 @@ def test_a_page_of_a_rare_outcome_leads_with_what_positive_patients_say() -> Non
 def test_learning_curves_end_with_the_last_round_and_have_a_dash_for_missing_losses() -> None:
     hospitals = three()
     hospitals["a"].losses = (0.6, None)
-    held_out, accuracy, training = alts(page_of(hospitals), "Learning curves")
+    held_out, brier, training = alts(page_of(hospitals), "Learning curves")
     # Means over rows: (60 x 0.3 + 40 x 0.5) / 100 in training, (0.4 + 0.6) / 2 held out
     assert training.endswith(f"after the last round: a {DASH}, b 0.300, c 0.500, federation 0.380.")
     assert held_out.endswith(f"after the last round: a {DASH}, b 0.400, c 0.600, federation 0.500.")
-    assert accuracy.startswith("Accuracy on held-out patients after the last round: a ")
+    assert brier.endswith(f"after the last round: a {DASH}, b 0.000, c 0.000, federation 0.000.")  # nobody is positive
 
 
 def test_curves_use_released_cells_and_hospitals_without_a_curve_are_named() -> None:
