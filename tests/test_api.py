@@ -176,12 +176,13 @@ def test_benefits_have_a_row_per_hospital_and_figure_with_intervals_as_columns()
     table = result_of().benefit
 
     assert table.index.tolist() == [(name, figure) for name in ("north", "south") for figure in ("roc_auc", "brier")]
-    north = table.loc[("north", "roc_auc")]
-    assert north[["difference", "difference_low", "difference_high", "p_value"]].tolist() == [0.05, -0.01, 0.11, 0.4]
+    north = table.iloc[0].to_dict()
+    assert [north[f"difference{end}"] for end in ("", "_low", "_high")] == [0.05, -0.01, 0.11]
+    assert north["p_value"] == 0.4
     assert north["federated"] - north["own"] == pytest.approx(0.05)
     assert (north["federated_low"], north["federated_high"]) == pytest.approx((0.7, 0.95))
-    assert table["verdict"].tolist() == [*["no clear difference"] * 2, *["too few patients to tell"] * 2]
-    assert table.loc["south", "difference"].isna().all()
+    assert table["verdict"].tolist() == [*["no clear difference"] * 2, *["too few patients"] * 2]
+    assert table["difference"].isna().tolist() == [False, False, True, True]
     assert table["p_value"].dtype.kind == "f"
 
 
@@ -233,7 +234,7 @@ def test_a_run_gives_figures_and_the_warnings_of_the_data_check(
     assert (result.metrics["train_examples"] + result.metrics["test_examples"]).to_dict() == rows
     assert result.metrics["roc_auc"]["federation"] > 0.8
     assert result.curves["round"].max() == ROUNDS_RUN
-    assert result.benefit.index.tolist() == ["east", "north", "south"]
+    assert result.verdicts.index.tolist() == ["east", "north", "south"]
     assert result.threshold is not None
     assert 0 < result.threshold < 1
     assert any(line.startswith("east: ca has one value") for line in result.problems)
@@ -298,7 +299,7 @@ def test_a_file_builds_the_network(hospitals: dict[str, pd.DataFrame], tmp_path:
     network = PROJECT / "examples" / "networks" / "batch_norm.py"
     result = fh.federate(hospitals, HEART_DISEASE, rounds=2, network=network)
     assert any(layer.name.startswith("batch_normalization") for layer in result.model.keras_model._flatten_layers())
-    assert len(result.benefit) == len(hospitals)
+    assert len(result.verdicts) == len(hospitals)
     result.save(tmp_path / "run")
     patients = hospitals["north"].head()
     loaded = fh.load_model(tmp_path / "run" / MODEL)
@@ -334,7 +335,7 @@ def test_labels_of_other_kinds_have_their_own_figures_and_predictions(
     assert result.threshold is None
     assert result.metrics[figure].notna().all()
     assert figure in repr(result)
-    assert result.benefit.index.tolist() == ["east", "north", "south"]
+    assert result.verdicts.index.tolist() == ["east", "north", "south"]
     assert column in result.model.predict(tables["east"])
 
 
@@ -383,6 +384,25 @@ def test_the_model_predicts_what_predict_py_writes(
     written = pd.read_csv(tmp_path / "risk.csv")[list(predicted.columns)]
     pd.testing.assert_frame_equal(predicted.reset_index(drop=True), written, check_exact=True)
     assert predicted.index.equals(patients.index)
+
+
+@pytest.mark.slow
+def test_a_model_recalibrates_risks_for_the_hospitals_of_its_run(
+    result: Result, hospitals: dict[str, pd.DataFrame], tmp_path: Path
+) -> None:
+    result.model.save(tmp_path / "model.keras")
+    model, patients = fh.load_model(tmp_path / "model.keras"), hospitals["south"]
+
+    before, after = model.predict(patients), model.predict(patients, site="south")
+
+    assert model.sites == result.model.sites == sorted(hospitals)
+    # The mean risk of most of its patients, the training rows, is the share of positives, up to a slope.
+    shares = [abs(table["risk"].mean() - patients["disease"].mean()) for table in (before, after)]
+    assert shares[1] < shares[0]
+    assert after["risk"].rank().equals(before["risk"].rank())
+    assert after["prediction"].equals(before["prediction"])
+    with pytest.raises(fh.UserError, match="expected one of"):
+        model.predict(patients, site="bern")
 
 
 @pytest.mark.slow

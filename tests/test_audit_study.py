@@ -11,9 +11,6 @@ from typing import Any
 
 import pytest
 
-from federated_health.data.dataset_folder import write_hospitals
-from federated_health.data.partitions import Partition, divide
-from federated_health.data.sources.source import Source
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.task_writing import write_task
 from federated_health.errors import RunError
@@ -21,6 +18,7 @@ from federated_health.studies.audit import audit_study
 from federated_health.studies.audit.membership import measure_attack
 from federated_health.studies.audit.shadow_runs import AuditPlan, ShadowRun, ShadowRunResult
 from tests.support.audits import LEAKS, Audit
+from tests.support.cohorts import patients, write_tables
 from tests.support.power_cuts import nothing_lost
 from tests.support.script_calls import RunScript, assert_refused
 from tests.support.targets import write_dataset
@@ -83,23 +81,37 @@ def test_invalid_requests_are_refused_in_one_line_and_nothing_is_written(
     assert list(Path().iterdir()) == []
 
 
-def test_a_hospital_that_is_too_small_to_join_a_run_is_refused(
-    audit: RunScript, uci: Source, plans: list[AuditPlan]
+def test_a_hospital_that_is_too_small_to_join_a_run_is_left_out_and_named(
+    audit: RunScript, in_folder: Path, plans: list[AuditPlan]
 ) -> None:
-    partition = Partition(by="iid", hospitals=3, seed=1)
-    write_hospitals(Path("data"), uci, divide(uci, partition), partition=partition.describe())
-    path = Path("data/client_2.csv")
-    path.write_text("\n".join(path.read_text().splitlines()[:4]))
-    assert_refused(audit("--data", "data"), 1, "data/client_2.csv", "3", "8")
+    write_tables(in_folder / "data", {"a": patients(40, 1), "small": patients(3, 2), "b": patients(50, 3)})
+    result = audit("--data", "data", "--out", "out", "--shadows", 6, "--epsilons", 8)
+    assert result.succeeded, result.error
+    assert list(plans[0].hospitals) == ["a", "b"]
+    assert len([line for line in result.output.splitlines() if "left out: small" in line]) == 1
+    written = json.loads(Path("out/audit.json").read_text())
+    assert list(written["left_out"]) == ["small"]
+    assert set(written["audit"]["hospitals"]) == {"a", "b"}
+    assert "left out: small" in Path("out/report.html").read_text().lower()
+
+
+def test_an_audit_needs_two_hospitals_that_are_large_enough(
+    audit: RunScript, in_folder: Path, plans: list[AuditPlan]
+) -> None:
+    write_tables(in_folder / "data", {"a": patients(40, 1), "small": patients(3, 2)})
+    assert_refused(audit("--data", "data"), 1, "at least 2", "got 1", "small", "got 3")
     assert plans == []
+    assert [path.name for path in Path().iterdir()] == ["data"]
 
 
-def test_a_hospital_with_too_few_training_rows_to_halve_is_refused(
+def test_hospitals_with_too_few_training_rows_to_halve_are_left_out(
     audit: RunScript, hospitals_folder: Path, plans: list[AuditPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit_study, "MIN_ROWS", 100)
-    assert_refused(audit("--data", hospitals_folder), 1, "client_3.csv", "at least 100", "got 92")
-    assert plans == []
+    assert audit("--data", hospitals_folder, "--shadows", 6, "--epsilons", 8).succeeded
+    assert "switzerland" not in plans[0].hospitals
+    monkeypatch.setattr(audit_study, "MIN_ROWS", 225)
+    assert_refused(audit("--data", hospitals_folder, "--out", "b"), 1, "got 1", "hungary", "at least 225")
 
 
 @pytest.mark.parametrize("kind", ["classes", "number", "count"])
@@ -166,7 +178,7 @@ def test_an_audit_writes_strict_json_and_a_page_and_prints_its_figures(
     assert few[:2] == [1.0, 1.0]
     assert few[-1] == 0.0
     assert set(written["audit"]["hospitals"]) == {"cleveland", "hungary", "switzerland", "va-long-beach"}
-    assert sorted(path.name for path in Path("out").iterdir()) == ["audit.json", "report.html"]
+    assert sorted(path.name for path in Path("out").iterdir()) == ["audit.json", "report.html", "tables"]
     lines = [" ".join(line.split()) for line in output.splitlines()]
     assert "plain 0.900 0.900" in lines
     assert "epsilon 8 0.890 0.890" in lines

@@ -18,11 +18,15 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.tasks import Task
 from federated_health.hospital import handlers
 from federated_health.hospital.benefit import describe_benefit, measure_benefit, score_alone, weigh_columns
+from federated_health.hospital.disclosure import disclose
 from federated_health.hospital.handlers import InMemoryHospital
+from federated_health.hospital.policy import Policy
 from federated_health.messages.benefit import Benefit, summarise_benefits
 from federated_health.messages.content import Evaluation, TrainConfig
 from federated_health.messages.records import METRICS, MalformedMessageError
-from federated_health.ml.calibration import Calibration
+from federated_health.ml.bootstrap import labels_of_patients
+from federated_health.ml.calibration import Calibration, calibration
+from federated_health.ml.intervals import compare_models
 from federated_health.ml.metrics import MAX_LOSS
 from federated_health.ml.networks import Network, initial_weights
 from federated_health.ml.normalisation import Normalisation
@@ -33,7 +37,8 @@ from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from tests.support.example_run import benefit as example_benefit
-from tests.support.targets import task_of
+from tests.support.example_targets import outputs_of
+from tests.support.targets import patients_of, task_of
 from tests.test_messages import over_the_wire
 
 Bounds = tuple[float, float, float]
@@ -99,10 +104,10 @@ def test_a_benefit_survives_the_wire(benefit: Benefit) -> None:
 
 
 BOUNDS = ("value", "low", "high")
-FIGURES = [f"{figure}_{of}_{end}" for figure in ("roc_auc", "brier") for of in ("own", "federated") for end in BOUNDS]
-DIFFERENCES = [f"{figure}_difference_{end}" for figure in ("roc_auc", "brier") for end in BOUNDS]
-P_VALUES = ["roc_auc_difference_p_value", "brier_difference_p_value"]
-INTERCEPTS = ["calibration_own_intercept", "calibration_federated_intercept"]
+FIGURES = [f"{of}_{figure}_{end}" for figure in ("roc_auc", "brier") for of in ("own", "federated") for end in BOUNDS]
+DIFFERENCES = [f"difference_{figure}_{end}" for figure in ("roc_auc", "brier") for end in BOUNDS]
+P_VALUES = ["difference_roc_auc_p_value", "difference_brier_p_value"]
+INTERCEPTS = ["own_calibration_intercept", "federated_calibration_intercept"]
 
 
 @pytest.mark.parametrize(
@@ -111,13 +116,13 @@ INTERCEPTS = ["calibration_own_intercept", "calibration_federated_intercept"]
         *({key: value} for key in (*FIGURES, *P_VALUES) for value in (-0.01, 1.01, float("nan"), 1, [0.5])),
         *({key: value} for key in DIFFERENCES for value in (-1.01, 1.01, float("inf"))),
         *({key: value} for key in INTERCEPTS for value in (1.1e39, -2e39, float("nan"), float("-inf"), 0)),
-        *({"calibration_federated_slope": value} for value in (-101.0, 101.0, float("nan"), 1)),
+        *({"federated_calibration_slope": value} for value in (-101.0, 101.0, float("nan"), 1)),
         *({"observed": value} for value in (None, [30.0, 0.0], [30.0, 0.0, 5.0, 5.0], 30.0)),
         *({"observed": [value, 0.0, 5.0]} for value in (31.0, 5.5, -1.0, 4.0, 1.0, float("nan"))),
         *({"importance": value} for value in (None, [0.5, 0.5], [0.5, float("nan"), 0.5], 0.5)),
         *({"importance": [sign * (TEST * MAX_LOSS + 1), 0.0, 0.0]} for sign in (1, -1)),
         {"accuracy": 0.9},
-        {"mae_own_value": 0.9},
+        {"own_mae_value": 0.9},
     ],
     ids=str,
 )
@@ -138,33 +143,33 @@ def test_a_difference_that_contradicts_the_figures_is_refused(figure: str, shift
     value = BENEFIT.comparisons[figure].difference.value
     assert value is not None
     with pytest.raises(MalformedMessageError, match="difference of its figures"):
-        read(content_with(**{f"{figure}_difference_value": value + shift}))
+        read(content_with(**{f"difference_{figure}_value": value + shift}))
 
 
 def test_a_mean_loss_may_be_rounded_to_three_decimals_and_a_roc_auc_may_not() -> None:
-    read(content_with(brier_difference_value=-0.1265))
+    read(content_with(difference_brier_value=-0.1265))
     with pytest.raises(MalformedMessageError):
-        read(content_with(brier_difference_value=-0.1267))
+        read(content_with(difference_brier_value=-0.1267))
     with pytest.raises(MalformedMessageError):
-        read(content_with(roc_auc_difference_value=0.0501))
+        read(content_with(difference_roc_auc_value=0.0501))
 
 
-@pytest.mark.parametrize("low", ["roc_auc_own_low", "roc_auc_difference_low", "brier_federated_low"])
+@pytest.mark.parametrize("low", ["own_roc_auc_low", "difference_roc_auc_low", "federated_brier_low"])
 def test_a_value_outside_of_its_interval_is_refused(low: str) -> None:
     with pytest.raises(MalformedMessageError, match="outside of its interval"):
         read(content_with(**{low: 0.8}))
     with pytest.raises(MalformedMessageError, match="outside of its interval"):
-        read(content_with(**{low.replace("low", "high"): 0.01 if "own" in low or "federated" in low else -0.2}))
+        read(content_with(**{low.replace("low", "high"): -0.2 if low.startswith("difference") else 0.01}))
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"roc_auc_difference_p_value": 0.049},  # the interval contains 0
-        {"brier_difference_p_value": 0.05},  # it does not
-        {"brier_difference_p_value": 1.0},
-        {"roc_auc_difference_low": 0.001},
-        {"brier_difference_high": 0.001},
+        {"difference_roc_auc_p_value": 0.049},  # the interval contains 0
+        {"difference_brier_p_value": 0.05},  # it does not
+        {"difference_brier_p_value": 1.0},
+        {"difference_roc_auc_low": 0.001},
+        {"difference_brier_high": 0.001},
     ],
     ids=str,
 )
@@ -176,21 +181,21 @@ def test_a_p_value_that_contradicts_the_interval_is_refused(changes: dict[str, A
 
 @pytest.mark.parametrize("p_value", [0.001, 0.4])
 def test_an_interval_that_rounding_moved_to_zero_agrees_with_either_verdict(p_value: float) -> None:
-    read(content_with(brier_difference_high=0.0, brier_difference_p_value=p_value))
+    read(content_with(difference_brier_high=0.0, difference_brier_p_value=p_value))
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"roc_auc_federated_low": 0.75},
-        {"roc_auc_federated_high": 1.0},
-        {"roc_auc_federated_low": 0.0},
-        {"roc_auc_difference_low": -1.0},
-        {"roc_auc_difference_high": 1.0},
-        {"roc_auc_difference_p_value": 1.0},
-        {"brier_difference_p_value": 0.0},
-        {"calibration_federated_slope": -100.0},
-        {"calibration_federated_slope": None},
+        {"federated_roc_auc_low": 0.75},
+        {"federated_roc_auc_high": 1.0},
+        {"federated_roc_auc_low": 0.0},
+        {"difference_roc_auc_low": -1.0},
+        {"difference_roc_auc_high": 1.0},
+        {"difference_roc_auc_p_value": 1.0},
+        {"difference_brier_p_value": 0.0},
+        {"federated_calibration_slope": -100.0},
+        {"federated_calibration_slope": None},
         {"observed": [30.0, 0.0, 5.0]},
         {"importance": [TEST * MAX_LOSS, 0.0, 0.0]},
     ],
@@ -203,9 +208,8 @@ def test_values_at_their_bounds_are_allowed(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", ["classes", "number", "count"])
 def test_each_kind_of_label_has_its_own_figures(kind: str) -> None:
     task = task_of(kind)
-    highest = 28.0 if kind == "classes" else 1e6  # a log-loss is at most MAX_LOSS
     loss = Comparison(
-        own=Interval(value=24.0, low=20.0, high=highest),
+        own=Interval(value=24.0, low=20.0, high=1e6),
         federated=Interval(value=20.0, low=10.0, high=25.0),
         difference=Difference(value=4.0, low=1.0, high=15.0, p_value=0.0),
     )
@@ -217,7 +221,7 @@ def test_each_kind_of_label_has_its_own_figures(kind: str) -> None:
     assert Benefit.from_content(content, task, TRAIN, TEST).comparisons == compared
     with pytest.raises(MalformedMessageError):
         read(content)
-    content.metric_records[METRICS]["calibration-own-intercept"] = 0.0
+    content.metric_records[METRICS]["own-calibration-intercept"] = 0.0
     with pytest.raises(MalformedMessageError):
         Benefit.from_content(content, task, TRAIN, TEST)
 
@@ -257,6 +261,38 @@ def test_a_hospital_judges_both_figures(auc: Bounds, brier: Bounds, verdict: Ver
     assert example_benefit(auc, brier).verdict is verdict
 
 
+@pytest.mark.parametrize("kind", ["binary", "classes", "number", "count"])
+@pytest.mark.parametrize("is_rounded", [False, True], ids=["exact", "rounded"])
+def test_no_honest_report_is_refused(kind: str, is_rounded: bool) -> None:
+    """Models that are equal, perfect, useless or far off; few rows, and patients with several rows."""
+    task, reports = task_of(kind), 0
+    target, columns = target_of(task), np.zeros(len(task.columns))
+    hospital = Hospital(name="a", task=task, train=patients_of(kind, 40), test=patients_of(kind, 60))
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        rows = int(generator.choice([12, 20, 60]))
+        labels, ids = patients_of(kind, rows, seed=seed).labels, generator.integers(0, rows // 2, rows)
+        patients = ids if seed % 3 == 0 else None
+        if not target.can_compare(labels_of_patients(labels, patients)):
+            continue
+        noise = generator.choice([0.0, 0.01, 1.0, 5.0], 2)
+        federated, own = (outputs_of(task, labels, of, seed + place) for place, of in enumerate(noise))
+        models = {"own": federated if seed % 7 == 0 else own, "federated": federated}
+        benefit = Benefit(
+            comparisons=compare_models(target, federated, models["own"], labels, patients),
+            calibration={name: calibration(of, labels) for name, of in models.items() if kind == "binary"},
+            importance=columns,
+            observed=columns,
+        )
+        disclosed = disclose(benefit, hospital, Policy(public=not is_rounded))
+
+        received = Benefit.from_content(over_the_wire(disclosed.to_content()), task, 40, rows)
+
+        assert received.verdict == benefit.verdict
+        reports += 1
+    assert reports > 20
+
+
 def test_an_undefined_benefit_is_described_by_its_reason() -> None:
     assert UNDEFINED.verdict is Verdict.UNDEFINED
     assert re.search(r"too few patients.*fewer than 5 held-out patients", describe_benefit(UNDEFINED, target_of(TINY)))
@@ -275,6 +311,9 @@ class AgeAlone:
 
     def score(self, _: Any) -> npt.NDArray[np.float32]:
         return ((self.hospital.test.values[:, 0] - 55) / 10).astype(np.float32)
+
+    def score_training(self, _: Any) -> npt.NDArray[np.float32]:
+        return ((self.hospital.train.values[:, 0] - 55) / 10).astype(np.float32)
 
     def score_shuffled(self, weights: Any, column: int, order: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
         return self.score(weights)[order] if column == 0 else self.score(weights)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from federated_health.errors import DataError
+from federated_health.errors import DataError, SettingsError
 from federated_health.files import hash_file
 from federated_health.studies.benefit.cohort import Cohort, HospitalSplit, read_cohort
 from tests.support.cohorts import cohort_of, patients
@@ -136,8 +136,32 @@ def test_a_study_needs_two_hospitals(folder: Path) -> None:
         read_cohort(folder)
 
 
-def test_a_hospital_whose_data_may_not_join_a_run_is_refused(folder: Path) -> None:
-    patients(5, seed=1).to_csv(folder / "client_2.csv", index=False)
+def test_hospitals_with_too_few_patients_are_left_out_with_the_reason(folder: Path) -> None:
+    patients(7, seed=1).to_csv(folder / "client_3.csv", index=False)
+    patients(20, seed=1).to_csv(folder / "client_4.csv", index=False)
+    write_manifest(folder, ("north", "south", "east", "west"))
+
+    cohort = read_cohort(folder, folds=25)
+
+    assert list(cohort.tables) == list(cohort.hashes) == ["north", "south"]
+    assert list(cohort.left_out) == ["east", "west"]
+    assert "25 folds, got 20" in cohort.left_out["west"]
+    assert list(read_cohort(folder, folds=20).left_out) == ["east"]
+
+
+def test_a_hospital_of_one_class_stays_as_in_a_run(folder: Path) -> None:
+    patients(30, seed=1).assign(disease=1.0).to_csv(folder / "client_2.csv", index=False)
+
+    assert list(read_cohort(folder, folds=5).tables) == ["north", "south"]
+
+
+def test_folds_that_leave_no_two_hospitals_are_refused(folder: Path) -> None:
+    with pytest.raises(SettingsError, match="folds: expected at most 30"):
+        read_cohort(folder, folds=31)
+
+
+def test_a_csv_that_cannot_be_read_ends_a_study(folder: Path) -> None:
+    (folder / "client_2.csv").write_text("age,sex\n1,2\n")
 
     with pytest.raises(DataError, match=r"client_2\.csv"):
         read_cohort(folder)

@@ -239,11 +239,15 @@ def test_fits_of_another_strategy_do_not_count_as_finished(tmp_path: Path, train
     assert shown == [(15, 16), (16, 16)]
 
 
-def test_a_further_value_of_a_sweep_trains_only_its_own_models(
-    tmp_path: Path, trained: list[Fit], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_further_value_of_a_sweep_trains_only_its_own_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where an earlier study named a strategy without the argument that has the default value."""
-    monkeypatch.setattr(training_setups, "run_fit", lambda fit, **_: trained.append(fit) or result_of(len(trained)))
+    trained: list[Fit] = []
+
+    def run(fit: Fit, **_: Any) -> FitResult:
+        trained.append(fit)
+        return result_of(len(trained))
+
+    monkeypatch.setattr(training_setups, "run_fit", run)
     before = run_in(tmp_path, replace(PROTOCOL, strategies=("fedavg", "fedprox")))
     trained.clear()
 

@@ -9,19 +9,25 @@ from typing import Any
 import pytest
 
 from federated_health.cli import studies
+from federated_health.cli.tables import difference
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.task_writing import write_task
 from federated_health.errors import RunError
+from federated_health.ml.metrics import LESS_IS_BETTER
 from federated_health.ml.targets import target_of
-from federated_health.studies.benefit import benefit_study
+from federated_health.ml.verdicts import verdict_text
+from federated_health.studies.benefit import benefit_study, training_setups
+from federated_health.studies.benefit.benefit_study import FILES
+from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.journal import JOURNAL
-from federated_health.studies.benefit.training_setups import EvaluationProtocol
+from federated_health.studies.benefit.training_setups import EvaluationProtocol, Fit, FitResult
+from tests.support.cohorts import patients, write_tables
 from tests.support.power_cuts import nothing_lost
 from tests.support.script_calls import RunScript, assert_refused
-from tests.support.studies import Study, study_of
+from tests.support.studies import Study, made_up_result, study_of
 from tests.support.targets import task_of, write_dataset
 from tests.test_benefit_page import LABELS, score
 
@@ -65,7 +71,9 @@ def test_a_study_takes_the_training_settings_of_the_task(
     [
         ("--folds 1", 2, ["folds", "at least 2", "got 1"]),
         ("--folds 0", 2, ["--folds", "'0'"]),
-        ("--folds 124", 2, ["folds", "at most 123", "got 124"]),
+        ("--folds 295", 2, ["folds", "at most 293", "second largest", "got 295"]),
+        ("--repeats 1001", 2, ["repeats", "1,000", "got 1001"]),
+        ("--seed 2147483647 --repeats 2", 2, ["seed", "at most 2147483646", "got 2147483647"]),
         ("--repeats 0", 2, ["--repeats", "'0'"]),
         ("--jobs 0", 2, ["--jobs", "'0'"]),
         ("--jobs many", 2, ["--jobs", "'many'"]),
@@ -124,11 +132,12 @@ def test_a_strategy_that_needs_more_hospitals_is_refused_before_anything_is_writ
 
 @pytest.mark.usefixtures("never_fitted")
 def test_equal_rows_count_once_since_they_share_a_fold(evidence: RunScript, three_hospitals: Path) -> None:
-    path = three_hospitals / "client_2.csv"
-    head, *lines = path.read_text().splitlines()
-    path.write_text("\n".join([head, *lines[:9], *[lines[0]] * 50]))
-    result = evidence("--data", three_hospitals, "--folds", 10)
-    assert_refused(result, 2, "folds", "at most 9", "got 10")
+    for number in (2, 3):
+        path = three_hospitals / f"client_{number}.csv"
+        head, *lines = path.read_text().splitlines()
+        path.write_text("\n".join([head, *lines[: 7 + number], *[lines[0]] * 50]))
+    result = evidence("--data", three_hospitals, "--folds", 11)
+    assert_refused(result, 2, "folds", "at most 10", "got 11")
 
 
 @pytest.mark.usefixtures("never_fitted")
@@ -168,6 +177,81 @@ def test_the_report_of_a_run_is_not_replaced_without_force(evidence: RunScript, 
     assert Path("run", "report.html").read_text() == "a run's"
 
 
+# Hospitals that are left out
+
+
+@pytest.fixture
+def twenty_hospitals(in_folder: Path) -> Path:
+    """Hospitals h-1 to h-20 of 12 to 31 patients each; h-7 has 3, and h-9 has no patient with the disease."""
+    tables = {f"h-{number}": patients(11 + number, number) for number in range(1, 21)}
+    tables["h-7"] = tables["h-7"].head(3)
+    tables["h-9"]["disease"] = 0.0
+    return write_tables(in_folder / "data", tables)
+
+
+def test_one_small_hospital_of_twenty_is_left_out_and_named(
+    evidence: RunScript, twenty_hospitals: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[tuple[str, set[str]]] = []
+
+    def fit(fit: Fit, cohort: Cohort, protocol: EvaluationProtocol, **_: object) -> FitResult:
+        trained.append((fit.subject, set(cohort.tables)))
+        return made_up_result(fit, cohort, protocol)
+
+    monkeypatch.setattr(training_setups, "run_fit", fit)
+    flags = ["--data", twenty_hospitals, "--out", "out", "--folds", 10, "--repeats", 1, "--jobs", 1]
+
+    first = evidence(*flags)
+
+    assert first.succeeded, first.error
+    (line,) = [line for line in first.output.splitlines() if "left out" in line]
+    assert "h-7" in line
+    assert "at least 10 for 10 folds, got 3" in line
+    others = {f"h-{number}" for number in range(1, 21)} - {"h-7"}
+    written = json.loads(Path("out/evidence.json").read_text())
+    assert list(written["left_out"]) == ["h-7"]
+    assert set(written["hospitals"]) == set(written["study"]["hospitals"]) == others
+    assert all(hospitals == others for _, hospitals in trained)
+    assert "h-7" not in {subject for subject, _ in trained}
+
+    trained.clear()
+    assert evidence(*flags).succeeded
+    assert trained == []  # the same study resumes
+
+
+@pytest.mark.usefixtures("never_fitted")
+def test_a_study_whose_hospitals_are_too_small_is_refused(evidence: RunScript, in_folder: Path) -> None:
+    write_tables(in_folder / "data", {"a": patients(20, 1), "b": patients(7, 2), "c": patients(5, 3)})
+    result = evidence("--data", "data", "--folds", 2)
+    assert_refused(result, 1, "at least 2", "got 1", "b (", "got 7", "c (", "got 5")
+    assert [path.name for path in Path().iterdir()] == ["data"]
+
+
+@pytest.mark.usefixtures("never_fitted")
+def test_an_invalid_cell_of_a_small_hospital_is_a_mistake_to_correct(evidence: RunScript, in_folder: Path) -> None:
+    small = patients(3, 2)
+    small.loc[1, "age"] = -500.0
+    write_tables(in_folder / "data", {"a": patients(20, 1), "b": small, "c": patients(30, 3)})
+    result = evidence("--data", "data")
+    assert_refused(result, 1, "client_2.csv", "age")
+    assert "500" not in result.error
+
+
+@pytest.mark.usefixtures("never_fitted")
+def test_a_strategy_that_lacks_a_hospital_that_was_left_out_names_it(evidence: RunScript, in_folder: Path) -> None:
+    tables = {name: patients(20, seed) for seed, name in enumerate("abcd")}
+    write_tables(in_folder / "data", {**tables, "small": patients(3, 9)})
+    assert_refused(evidence("--data", "data", "--strategies", "fedavg,krum:num-malicious-nodes=1"), 2, "krum", "small")
+    assert [path.name for path in Path().iterdir()] == ["data"]
+
+
+@pytest.mark.usefixtures("never_fitted")
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_study_needs_two_hospitals(evidence: RunScript, in_folder: Path, number: int) -> None:
+    write_tables(in_folder / "data", {"a": patients(20, 1)} if number else {})
+    assert_refused(evidence("--data", "data"), 1, "at least 2 hospitals", f"got {number}")
+
+
 # Files and console
 
 
@@ -181,16 +265,23 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Study:
     return study
 
 
-def run(study: Study, out: Path, *, force: bool = False) -> dict[str, Any]:
+def run(
+    study: Study,
+    out: Path,
+    *,
+    force: bool = False,
+    seed: int | None = None,
+    strategies: tuple[str, ...] | None = None,
+) -> dict[str, Any]:
     return benefit_study.run(
         data=out,
         out=out,
         force=force,
         folds=2,
         repeats=1,
-        strategies=study.protocol.strategies,
+        strategies=strategies or study.protocol.strategies,
         tune=False,
-        settings={"seed": study.protocol.settings.seed},
+        settings={"seed": study.protocol.settings.seed if seed is None else seed},
         jobs=1,
         show=lambda *_: None,
     )
@@ -213,7 +304,7 @@ def test_a_study_writes_strict_json_and_a_page(made_up: Study, tmp_path: Path) -
     }
     assert written["study"]["strategies"] == ["fedavg"]
     assert "Benefit of joining" in (tmp_path / "report.html").read_text()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["evidence.json", JOURNAL, "report.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, JOURNAL, "tables"])
 
 
 def test_a_study_replaces_its_own_report_and_that_of_a_run_with_force_only(made_up: Study, tmp_path: Path) -> None:
@@ -227,10 +318,44 @@ def test_a_study_replaces_its_own_report_and_that_of_a_run_with_force_only(made_
     assert "Benefit of joining" in (tmp_path / "report.html").read_text()
 
 
+def test_another_study_leaves_nothing_of_the_one_that_it_replaces(
+    made_up: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(made_up, tmp_path)
+    assert (tmp_path / "tables" / "index.json").exists()
+    (tmp_path / "mine.txt").write_text("a note")
+
+    def fail(*_: object, **__: object) -> None:
+        raise RunError("training diverged")
+
+    monkeypatch.setattr(benefit_study, "run_fits", fail)
+    with pytest.raises(RunError, match="another study"):
+        run(made_up, tmp_path, seed=1)
+    assert set(FILES) < {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(RunError, match="diverged"):
+        run(made_up, tmp_path, seed=1, force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [JOURNAL, "mine.txt"]
+
+
+def test_an_interrupted_addition_to_a_study_keeps_its_results(
+    made_up: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(made_up, tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in FILES}
+
+    def fail(*_: object, **__: object) -> None:
+        raise RunError("training diverged")
+
+    monkeypatch.setattr(benefit_study, "run_fits", fail)
+    with pytest.raises(RunError, match="diverged"):
+        run(made_up, tmp_path, strategies=(*made_up.protocol.strategies, "fedprox"))
+    assert {name: (tmp_path / name).read_bytes() for name in FILES} == before
+
+
 def test_the_same_study_gives_the_same_bytes(made_up: Study, tmp_path: Path) -> None:
     for name in ("one", "two"):
         run(made_up, tmp_path / name)
-    for file in ("evidence.json", "report.html", JOURNAL):
+    for file in (*FILES, JOURNAL):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
 
 
@@ -258,7 +383,7 @@ def test_a_report_that_cannot_be_made_loses_no_figure_and_shows_no_value(
     with pytest.raises(RunError, match=r"report\.html.*ValueError in test_benefit_study\.py.*saved") as caught:
         run(made_up, tmp_path)
     assert "271" not in str(caught.value)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["evidence.json", JOURNAL]
+    assert {path.name for path in tmp_path.iterdir()} == {*FILES, JOURNAL} - {"report.html"}
 
 
 def test_the_console_shows_the_saved_figures(
@@ -269,9 +394,15 @@ def test_the_console_shows_the_saved_figures(
     assert (code, errors) == (0, "")
     assert made_up.figures["hospitals"]["gaining"]["verdict"] == "gains"
     lines = [" ".join(line.split()) for line in output.splitlines()]
-    assert "gaining 0.000 1.000 1.000 1.000" in lines
-    assert "gaining 30 +1.000 (+1.000 to +1.000) gains" in lines
-    assert "few 20 +1.000 (+1.000 to +1.000) too few patients to tell *" in lines
+    assert "gaining 0.000 1.000 1.000 1.000 1.000" in lines
+    for figure in ("roc_auc", "brier"):
+        for name, shown in (("gaining", "gaining 30"), ("few", "few * 20")):
+            compared = made_up.figures["hospitals"][name]["comparisons"][figure]
+            p_value = "0.000" if name == "gaining" else "-"
+            verdict = verdict_text(compared["verdict"])
+            assert f"{shown} {difference(compared['difference'])} {p_value} {verdict}" in lines
+    assert any(line.startswith("- losing: loses. The federated model ranks patients worse") for line in lines)
+    assert not any(line.startswith("- same: ") for line in lines)
     assert "study/evidence.json" in lines[-1]
     json.loads(Path("study/evidence.json").read_text())
 
@@ -290,12 +421,12 @@ def test_a_study_of_another_kind_of_label_end_to_end(
     assert result.succeeded, result.error
     target = target_of(task_of(kind))
     figures = json.loads(Path("out/evidence.json").read_text())
-    difference = "own_minus_federated" if target.less_is_better else "federated_minus_own"
     for entry in figures["hospitals"].values():
-        own, federated = (entry["models"][model][target.compared] for model in ("own", "federated"))
-        better = own["value"] - federated["value"] if target.less_is_better else federated["value"] - own["value"]
-        assert entry["differences"][difference]["value"] == pytest.approx(better)
-        assert f"{federated['value']:.3f}" in result.output
+        for name in target.comparisons:
+            own, federated = (entry["models"][model][name] for model in ("own", "federated"))
+            better = own["value"] - federated["value"] if name in LESS_IS_BETTER else federated["value"] - own["value"]
+            assert entry["differences"]["own"][name]["value"] == pytest.approx(better)
+            assert f"{federated['value']:.3f}" in result.output
     html = Path("out/report.html").read_text()
     assert "threshold" not in html
     assert ("ROC curves" in html) is (kind == "classes")

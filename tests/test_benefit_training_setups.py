@@ -220,7 +220,9 @@ def test_no_setup_trains_on_held_out_rows(
     reference, other = (fit(rows, setup, subject, tune=tune, rounds=2) for rows in (cohort, changed))
 
     assert (other.weights, other.normalisation) == (reference.weights, reference.normalisation)
-    figures: dict[str, Any] = {"scores": {}, "importance": {}}  # of held-out rows
+    figures: dict[str, Any] = {"scores": {}, "importance": {}, "curve": []}  # of held-out rows
+    train_losses = [[of_round[0] for of_round in trained.result.curve] for trained in (reference, other)]
+    assert train_losses[0] == train_losses[1]
     assert replace(other.result, **figures) == replace(reference.result, **figures)
     if "b" in reference.result.scores:
         assert other.result.scores["b"] == reference.result.scores["b"]

@@ -12,6 +12,7 @@ from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.hospital.results import save_results
 from federated_health.ml.networks import weights_hash
 from federated_health.ml.targets.binary_figures import SCORE_FIGURES
+from federated_health.ml.verdicts import Difference, judge
 from federated_health.names import METRICS, REPORT
 from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
@@ -66,7 +67,12 @@ def test_a_hospital_s_figures_are_those_that_the_server_has_of_it(kind: str, tmp
     assert own.keys() == known.keys()
     for name, value in known.items():  # the server has some from groups of scores only
         assert own[name] == (pytest.approx(value, abs=0.1) if name in SCORE_FIGURES else value), name
-    assert metrics["joining"] == {"south": json.loads(json.dumps(of_server["joining"]["south"]))}
+    entry, of_south = metrics["joining"].pop("south"), json.loads(json.dumps(of_server["joining"]["south"]))
+    assert metrics["joining"] == {}
+    for name, comparison in entry["comparisons"].items():  # the server adjusts its verdicts for three hospitals
+        assert comparison.pop("verdict") == judge(Difference(**comparison["difference"])), name
+        of_south["comparisons"][name].pop("verdict")
+    assert {**entry, "verdict": ""} == {**of_south, "verdict": ""}
     assert metrics["observed"] == {"south": of_server["observed"]["south"]}
     assert "federation" not in metrics
     assert ("threshold" in metrics) == (kind == "binary")

@@ -14,7 +14,7 @@ from federated_health.cli.create_dataset import describe_patients
 from federated_health.data.associations import measure_associations
 from federated_health.data.columns import Label, Measurement
 from federated_health.data.csv_reading import check_cells, parse_csv, read_cells
-from federated_health.data.data_check import check_data
+from federated_health.data.data_check import check_data, check_table
 from federated_health.data.data_check_page import DataCheckPage
 from federated_health.data.hospital import Hospital, Patients, load_hospital
 from federated_health.data.partitions import Partition, count_patients, divide
@@ -29,6 +29,7 @@ from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.ml.scores import microaggregate
 from federated_health.privacy.budget import PrivacyBudget
 from federated_health.privacy.message_checks import agree_on_plan
+from federated_health.studies import study
 from federated_health.studies.benefit.cohort import Cohort, read_cohort
 from federated_health.studies.benefit.folds import assign_folds
 from federated_health.studies.benefit.training_setups import Fit, TrainingSetup, training_hospitals
@@ -195,16 +196,14 @@ def test_a_cohort_keeps_patients_in_one_fold(stays: pd.DataFrame) -> None:
             assert ids_of(stays, split.train).isdisjoint(ids_of(stays, split.test))
 
 
-def test_a_cohort_counts_patients(stays: pd.DataFrame) -> None:
-    cells = check_cells(stays, TASK.labelled_columns, patient="patient")
-    assert cells.patients is not None
-    numbers = cells.numbers.assign(age=50.0)
+def test_patients_of_a_study_are_counted_by_their_ids(stays: pd.DataFrame) -> None:
+    stays["age"] = "50"
 
-    known = Cohort(TASK, {"a": numbers}, {"a": ""}, ids={"a": cells.patients})
+    known = check_table("a.csv", TASK, check_cells(stays, TASK.labelled_columns, patient="patient"))
+    unknown = check_table("a.csv", TASK, check_cells(stays, TASK.labelled_columns))
 
-    assert known.count_patients("a") == 12
-    unknown = numbers[list(TASK.column_names)].drop_duplicates()
-    assert Cohort(TASK, {"a": numbers}, {"a": ""}).count_patients("a") == len(unknown)
+    assert study.count_patients(known) == 12
+    assert study.count_patients(unknown) == len(stays[list(TASK.column_names)].drop_duplicates()) != 12
 
 
 def test_a_cohort_reads_the_identifiers(tmp_path: Path, stays: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:

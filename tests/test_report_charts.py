@@ -15,6 +15,7 @@ from federated_health.ml.verdicts import Interval
 from federated_health.report.charts import (
     draw_calibration,
     draw_confusion,
+    draw_forest,
     draw_heat_map,
     draw_importance,
     draw_intervals,
@@ -25,7 +26,10 @@ from federated_health.report.charts import (
 from federated_health.report.formatting import MAX_ROWS, MINUS, short_number, short_percent
 from federated_health.report.svg import (
     MAX_LINES,
+    MUTED,
+    PANEL,
     SERIES,
+    TONES,
     VARIABLES,
     WIDTH,
     limits_of,
@@ -41,14 +45,19 @@ XML = "{http://www.w3.org/2000/svg}"
 nan = float("nan")
 
 
-def words_of(svg: str) -> list[str]:
-    return [text.text or "" for text in ElementTree.fromstring(svg).iter(f"{XML}text")]
+def drawings_of(picture: str) -> list[ElementTree.Element]:
+    """The <svg> elements of a picture."""
+    return list(ElementTree.fromstring(f"<div>{picture}</div>").iter(f"{XML}svg"))
+
+
+def words_of(picture: str) -> list[str]:
+    return [text.text or "" for drawing in drawings_of(picture) for text in drawing.iter(f"{XML}text")]
 
 
 def paths_of(svg: str, color: str) -> list[str]:
     """The outlines that are drawn in a colour."""
     variable = f"var({VARIABLES[color]})"
-    found = ElementTree.fromstring(svg).iter(f"{XML}path")
+    found = (path for drawing in drawings_of(svg) for path in drawing.iter(f"{XML}path"))
     return [path.attrib["d"] for path in found if variable in path.get("style", "")]
 
 
@@ -69,6 +78,9 @@ def charts_of(names: list[str]) -> dict[str, Callable[[], str]]:
         "intervals": lambda: draw_intervals(
             {name: {"setup": Interval(value=0.5, low=0.4, high=0.6)} for name in names}, quantity="q", reference=0
         ),
+        "forest": lambda: draw_forest(
+            {name: (Interval(value=0.5, low=0.4, high=0.6), "good") for name in names}, quantity="q"
+        ),
     }
 
 
@@ -85,10 +97,9 @@ def _settings_of_matplotlib_stay() -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_chart_is_an_svg_element_in_the_style_of_the_page(kind: str) -> None:
     svg = charts_of(["a"])[kind]()
-    root = ElementTree.fromstring(svg)
+    (root,) = drawings_of(svg)
 
-    assert svg.startswith("<svg ")
-    assert root.attrib["viewBox"].startswith(f"0 0 {WIDTH} ")
+    assert PANEL <= float(root.attrib["viewBox"].split()[2]) <= WIDTH
     assert set(root.attrib) == {"viewBox", "stroke-linejoin"}
     assert not re.search(r"<style|<metadata|<!--|font-family|<!DOCTYPE|<\?xml|#0101", svg)
     assert set(re.findall(r"#[0-9a-f]{6}\b", svg)) == set()
@@ -132,12 +143,32 @@ def test_the_first_hospitals_are_shown_and_the_others_counted(kind: str, most: i
     assert not [word for word in words_of(charts_of(names[:most])[kind]()) if "not shown" in word]
 
 
+@pytest.mark.parametrize("kind", ["roc", "calibration", "confusion"])
+def test_each_name_has_a_small_drawing_of_its_own(kind: str) -> None:
+    picture = charts_of(["a", "b", "c"])[kind]()
+    drawings = drawings_of(picture)
+
+    assert {drawing.attrib["viewBox"].split()[2] for drawing in drawings} == {str(PANEL)}
+    assert ["abc"[place] in {text.text for text in of.iter(f"{XML}text")} for place, of in enumerate(drawings)] == [
+        True
+    ] * 3
+    ids = re.findall(r' id="([^"]+)"', picture)
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_text_is_smaller_than_11_units(kind: str) -> None:
+    sizes = re.findall(r"font(?:-size)?:[^;\"]*?([\d.]+)px", charts_of(["a", "b"])[kind]())
+
+    assert sizes
+    assert min(map(float, sizes)) >= 11
+
+
 def test_text_stays_inside_the_picture() -> None:
     """Widths are those of matplotlib's font; the browser test uses those of the page."""
-    for picture in strained_pictures():
-        root = ElementTree.fromstring(picture.svg)
-        height = float(root.attrib["viewBox"].split()[3])
-        for text in root.iter(f"{XML}text"):
+    for picture, drawing in ((of, drawing) for of in strained_pictures() for drawing in drawings_of(of.svg)):
+        across, height = map(float, drawing.attrib["viewBox"].split()[2:])
+        for text in drawing.iter(f"{XML}text"):
             if "x" in text.attrib and "rotate" not in text.get("transform", ""):
                 style = text.attrib["style"]
                 size = float(re.findall(r"font(?:-size)?:.*?([\d.]+)px", style)[0])
@@ -145,7 +176,7 @@ def test_text_stays_inside_the_picture() -> None:
                 anchor = 0.5 if "middle" in style else 1 if "end" in style else 0
                 start = float(text.attrib["x"]) - anchor * width
                 assert start >= -2, (picture.alt, text.text)
-                assert start + width <= WIDTH + 2, (picture.alt, text.text)
+                assert start + width <= across + 2, (picture.alt, text.text)
                 assert size <= float(text.attrib["y"]) + 3 <= height + 3, (picture.alt, text.text)
 
 
@@ -245,7 +276,7 @@ def test_many_columns_continue_below() -> None:
     svg = draw_heat_map({"a": [0.0] * 30}, names)
 
     assert [word for word in words_of(svg) if word in names] == names
-    assert words_of(svg).count("a") == 2
+    assert words_of(svg).count("a") == 3
 
 
 def test_bars_are_as_long_as_their_counts() -> None:
@@ -268,9 +299,10 @@ def test_bars_are_as_long_as_their_counts() -> None:
 
 
 def test_every_bar_of_importance_has_its_value() -> None:
-    words = words_of(draw_importance({"c": 0.25, "d": 0.0, "a": -0.5}, quantity="q"))
+    picture = draw_importance({"c": 0.25, "d": 0.0, "a": -0.5}, quantity="q")
 
-    assert words == ["c", "0.25", "d", "0", "a", f"{MINUS}0.5", "q"]
+    assert words_of(picture) == ["c", "0.25", "d", "0", "a", f"{MINUS}0.5"]
+    assert ">q<" in picture
 
 
 def test_an_undefined_interval_is_a_note() -> None:
@@ -290,6 +322,24 @@ def test_whiskers_are_as_long_as_their_interval() -> None:
 
     assert whisker(0.0, 1.0) == pytest.approx(0.5, abs=0.01)
     assert whisker(0.5, 1.0) == pytest.approx(0.25, abs=0.01)
+
+
+def test_a_difference_above_zero_is_drawn_right_of_the_line() -> None:
+    gain, loss = Interval(value=0.1, low=0.05, high=0.2), Interval(value=-0.1, low=-0.2, high=-0.05)
+    svg = draw_forest({"a": (gain, "good"), "b": (loss, "bad")}, quantity="q")
+    zero, right, left = (numbers_in(paths_of(svg, color)[0])[::2] for color in (MUTED, TONES["good"], TONES["bad"]))
+
+    assert max(left) < min(zero) == max(zero) < min(right)
+    assert words_of(svg)[-2:] == ["\N{LEFTWARDS ARROW} own better", "federated better \N{RIGHTWARDS ARROW}"]
+
+
+def test_a_forest_plot_keeps_the_row_of_a_hospital_without_a_figure() -> None:
+    known = (Interval(value=0.1, low=0.0, high=0.2), "neutral")
+    words = words_of(draw_forest({"a": (Interval(), "unknown"), "b": known}, quantity="q", is_difference=False))
+
+    assert words.index("too few patients") == words.index("a") + 1
+    assert "b" in words
+    assert not [word for word in words if "better" in word]
 
 
 def test_a_training_setup_looks_the_same_in_every_group() -> None:
@@ -340,11 +390,11 @@ def test_an_axis_has_room_around_its_values() -> None:
 
 
 def test_a_long_name_loses_its_middle() -> None:
-    short = shorten(LONG_NAME, 100)
+    short = shorten(LONG_NAME, 120)
 
     assert short.startswith("st-mary")
     assert short.endswith("annex")
-    assert 80 < text_width(short) <= 100
+    assert 100 < text_width(short) <= 120
     assert text_width("東" * 4, 10) >= 40
 
 

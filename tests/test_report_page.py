@@ -10,7 +10,22 @@ import pytest
 from federated_health import __version__
 from federated_health.report import template
 from federated_health.report.formatting import MINUS
-from federated_health.report.page import Card, Cards, Caution, Page, Picture, Section, Table, render
+from federated_health.report.page import (
+    SYMBOLS,
+    Card,
+    Cards,
+    Caution,
+    Folded,
+    Number,
+    Numbers,
+    Page,
+    Picture,
+    Section,
+    Share,
+    Strip,
+    Table,
+    render,
+)
 from federated_health.report.svg import DARKEST, VARIABLES
 from tests.support.example_report import page
 
@@ -88,20 +103,27 @@ def test_text_of_every_block_is_escaped() -> None:
                         Picture(svg=SVG, alt=NASTY, caption=NASTY),
                         Cards([Card(name=NASTY, verdict=NASTY, tone="good", text=NASTY)]),
                         {NASTY: NASTY},
+                        Folded(NASTY, [NASTY]),
                     ],
                 ),
                 Section(f"Another {NASTY}", [], folded=True),
+            ],
+            byline=[NASTY],
+            summary=[
+                Strip(title=NASTY, parts=[Share(number=1, text=NASTY, tone="bad")]),
+                Numbers([Number(name=NASTY, value=NASTY, text=NASTY)]),
             ],
         )
     )
     page = Reader(html)
 
-    # title twice, lead, two sections each with an entry of the contents, and the blocks
-    assert "".join(page.words).count(NASTY) == 2 + 1 + 2 * 2 + 3 + 6 + 1 + 3 + 2
+    # title twice, lead, byline, strip, numbers, two sections each with an entry of the contents, and the blocks
+    assert "".join(page.words).count(NASTY) == 2 + 1 + 1 + 2 + 3 + 2 * 2 + 3 + 6 + 1 + 3 + 2 + 2
     assert [attributes for tag, attributes in page.elements if tag == "b"] == []
     assert {attributes["aria-label"] for _, attributes in page.elements if "aria-label" in attributes} == {
         f"Table 1: {NASTY}",
         NASTY,
+        "Overview",
     }
 
 
@@ -174,10 +196,41 @@ def test_ids_of_a_repeated_picture_differ() -> None:
 
 
 def test_every_tone_has_its_own_symbol() -> None:
-    cards = [Card(name="n", verdict="v", tone=tone, text="w") for tone in ("good", "neutral", "bad")]
-    page_ = read(Section("A", [Cards(cards)]))
+    cards = [Card(name="n", verdict="v", tone=tone, text="w") for tone in SYMBOLS]
+    strip = Strip(title="s", parts=[Share(number=1, text="w", tone=tone) for tone in SYMBOLS])
+    page_ = read(Section("A", [Cards(cards), strip]))
 
-    assert [word for word in page_.words if word in "▲●▼"] == ["▲", "●", "▼"]
+    symbols = list(SYMBOLS.values())
+    assert len(set(symbols)) == len(symbols)
+    assert [word for word in page_.words if word in symbols] == symbols * 2
+
+
+def test_parts_of_a_strip_are_as_wide_as_their_numbers() -> None:
+    parts = [Share(number=number, text="w", tone="good") for number in (3, 12)]
+    page_ = read(Section("A", [Strip(title="s", parts=parts)]))
+
+    assert [item["style"] for item in page_.of("li") if "style" in item] == ["flex-grow: 3", "flex-grow: 12"]
+
+
+def test_the_overview_comes_before_the_contents() -> None:
+    html = render(Page(title="T", lead="L", byline=["a day"], summary=[Numbers([])], sections=[Section("A", [])]))
+
+    places = [html.index(part) for part in ("<h1>", "a day", 'class="numbers"', "<nav", "<main")]
+    assert places == sorted(places)
+
+
+def test_columns_of_words_are_marked() -> None:
+    table = Table(caption="c", columns=("hospital", "verdict", "n"), rows=(("a", "gains", "1"),), words=("verdict",))
+    page_ = read(Section("A", [table]))
+
+    assert [cell.get("class") for tag in ("th", "td") for cell in page_.of(tag)] == [
+        None,
+        "words",
+        None,
+        None,
+        "words",
+        None,
+    ]
 
 
 def test_a_folded_section_is_a_closed_details_element_with_its_heading() -> None:
@@ -198,7 +251,7 @@ def test_the_footer_states_the_version_of_the_program() -> None:
 
 
 def test_every_color_is_defined_in_both_modes() -> None:
-    used = set(re.findall(r"var\((--[\w-]+)\)", render(page())))
+    used = set(re.findall(r"var\((--[\w-]+)\)", render(page()))) - {"--width"}
     light, dark = template.STYLE.split("@media screen and (prefers-color-scheme: dark)", 1)
 
     assert used >= set(VARIABLES.values()) - {"--series-5", "--series-6"}
@@ -219,7 +272,7 @@ def test_text_and_lines_have_enough_contrast(mode: int) -> None:
     assert contrast(color["--ink"], shade) >= 4.5
     assert contrast(color["--ink"], color["--note"]) >= 4.5
     assert contrast(color["--ink"], color["--panel"]) >= 4.5
-    for tone in ("good", "neutral", "bad"):
+    for tone in ("good", "mixed", "neutral", "bad"):
         assert contrast(color[f"--{tone}"], color[f"--{tone}-back"]) >= 4.5
     for number in range(1, 7):
         assert contrast(color[f"--series-{number}"], color["--paper"]) >= 3

@@ -18,7 +18,7 @@ from federated_health.ml.verdicts import verdict_text
 from federated_health.names import FEDERATION
 from federated_health.report.cells import Marked
 from federated_health.report.formatting import SUPPRESSED, describe_rows, describe_small_in_mean, first_of, number_of
-from federated_health.report.verdict_sentences import describe_verdict
+from federated_health.report.verdict_sentences import describe_verdict, has_news
 from federated_health.server.run import FederatedRun
 from federated_health.server.run_folder import RunFolder
 
@@ -147,14 +147,15 @@ def print_benefit(joining: Mapping[str, Any], target: "Target[Any]") -> None:
         order = "own minus federated" if name in LESS_IS_BETTER else "federated minus own"
         rows = {hospital: _row(of["comparisons"][name], small=of["small"]) for hospital, of in joining.items()}
         tables.print_figures(f"Benefit of joining: {figure_title(name)} on held-out patients, {order}", rows)
-    shown, more = first_of(joining)
+    shown, more = first_of({hospital: benefit for hospital, benefit in joining.items() if has_news(benefit)})
     sentences = [f"{hospital}: {describe_verdict(target, benefit)}" for hospital, benefit in shown.items()]
     sentences += [f"and {number_of(more, 'more hospital')}, in report.html"] if more else []
     for sentence in sentences:
-        console.console.print(escape(sentence))
+        console.console.print(escape(f"- {sentence}"))
     warned = [name for name, benefit in joining.items() if benefit.get("data_warnings")]
     note = f"\nSee {', '.join(warned)} under 'Problems in this run', which may explain the verdict." if warned else ""
-    console.console.print(escape(f"\n{BENEFIT_NOTE.format(few=target.describe_few(SMALL_CLASS))}{note}"), "")
+    start = "\n" if sentences else ""
+    console.console.print(escape(f"{start}{BENEFIT_NOTE.format(few=target.describe_few(SMALL_CLASS))}{note}"), "")
 
 
 def _row(comparison: Mapping[str, Any], *, small: bool) -> dict[str, Any]:

@@ -52,16 +52,16 @@ def subgroups_of(task: Task) -> tuple[Subgroup, ...]:
         if isinstance(column, Category):
             bounds = [(text, float(code), float(code + 1)) for code, text in column.codes.items()]
         else:
-            bounds = _bands(column, edges)
+            bounds = _bands(edges)
         groups += [Subgroup(name, text, position, low, high) for text, low, high in bounds]
     return tuple(groups)
 
 
-def _bands(column: Measurement, edges: Sequence[float]) -> list[tuple[str, float, float]]:
+def _bands(edges: Sequence[float]) -> list[tuple[str, float, float]]:
     """Name and bounds of each band of a measurement."""
-    unit, first, last = column.unit, write_number(edges[0]), write_number(edges[-1])
-    inner = [(f"{write_number(low)} to below {write_number(high)} {unit}", low, high) for low, high in pairwise(edges)]
-    return [(f"below {first} {unit}", -np.inf, edges[0]), *inner, (f"{last} {unit} and above", edges[-1], np.inf)]
+    words = [write_number(edge) for edge in edges]
+    names = [f"under {words[0]}", *(f"{low} to under {high}" for low, high in pairwise(words)), f"{words[-1]} and over"]
+    return [(name, low, high) for name, (low, high) in zip(names, pairwise([-np.inf, *edges, np.inf]), strict=True)]
 
 
 def check_subgroups(
@@ -69,9 +69,8 @@ def check_subgroups(
 ) -> None:
     """Raise a DataError if the table [subgroups] of a task file is not valid."""
     if label.kind != "binary":
-        raise top.error(
-            f"only a binary label has figures by subgroup, and this one is of the kind {label.kind}", "subgroups"
-        )
+        problem = f"expected none, since only a binary label has subgroups, got a label of the kind {label.kind}"
+        raise top.error(problem, "subgroups")
     by_name, number = {column.name: column for column in columns}, 0
     for name, value in groups.items():
         column = by_name.get(name)

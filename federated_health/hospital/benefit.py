@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from federated_health.hospital.recalibration import recalibrate
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import TrainConfig
-from federated_health.ml.bootstrap import PERMUTATIONS, compare_models, labels_of_patients
+from federated_health.ml.bootstrap import PERMUTATIONS, labels_of_patients
 from federated_health.ml.calibration import calibration
+from federated_health.ml.intervals import compare_models
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, LESS_IS_BETTER, figure_title
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import MIN_OBSERVED, column_sums, normalisation_from
@@ -33,7 +35,7 @@ def measure_benefit(local: "LocalModel", weights: Weights, train_config: TrainCo
     comparisons, calibrations = {}, {}
     if local.target.can_compare(labels_of_patients(held_out.labels, held_out.ids)):
         outputs, alone = local.score(weights), score_alone(local, train_config)
-        comparisons = compare_models(local.target, outputs, alone, held_out.labels, seed, held_out.ids)
+        comparisons = compare_models(local.target, outputs, alone, held_out.labels, held_out.ids)
         if hospital.task.label.kind == "binary":
             scores = {"own": alone, "federated": outputs}
             calibrations = {model: calibration(of, held_out.labels) for model, of in scores.items()}
@@ -44,6 +46,7 @@ def measure_benefit(local: "LocalModel", weights: Weights, train_config: TrainCo
         calibration=calibrations,
         importance=weigh_columns(local, weights, seed),
         observed=np.where(observed >= minimum, observed, 0).astype(np.float64),
+        recalibration=recalibrate(local, weights),
     )
 
 

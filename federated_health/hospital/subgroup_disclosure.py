@@ -73,6 +73,6 @@ def round_figures(figures: GroupFigures) -> GroupFigures:
 
 
 _ROUNDED_TO_DIGITS = (
-    *("excess_variance", "sensitivity_number", "specificity_number", "auc_number"),
+    *("excess_variance", "sensitivity_number", "specificity_number", "auc_variance"),
     *("intercept_variance", "slope_variance"),
 )

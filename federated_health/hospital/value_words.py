@@ -48,7 +48,6 @@ WORDS: Mapping[str, str] = {
     "metrics/roc_auc": f"how well the model ranks the {_HELD_OUT}, from 0 to 1",
     "metrics/subgroups": f"figures of subgroups of the {_HELD_OUT}, such as women; 0 where they are suppressed",
     "metrics/predictions": "groups of patients: number, mean prediction, mean outcome",
-    "metrics/own": f"figure of a model of its own on the {_HELD_OUT}",
     "metrics/importance": "per column: how much worse the model is without it",
     "offers/content": "public key for secure aggregation, with the hospital's certificate and signature",
     "metrics/last-round": "number of the last round whose sum it was part of",
@@ -60,8 +59,13 @@ WORDS: Mapping[str, str] = {
 _BEGINNINGS: Mapping[str, str] = {
     "metrics/positives": "groups of patients with the outcome: number, mean score and spread",
     "metrics/negatives": "groups of patients without the outcome: number, mean score and spread",
+    "metrics/own-": f"figure of a model of its own rows on the {_HELD_OUT}; low, high: its interval",
     "metrics/federated-": f"figure of the common model on the {_HELD_OUT}; low, high: its interval",
-    "metrics/difference-": "common model minus own model; low, high: its interval",
+    "metrics/recalibration-intercept": "what is added to the log-odds of its patients; low, high: its interval",
+    "metrics/recalibration-slope": "factor of the log-odds of its patients; low, high: its interval",
+    "metrics/recalibration-before": f"figure of the common model's risks on the {_HELD_OUT}",
+    "metrics/recalibration-after": f"the same figure after recalibration on the {_HELD_OUT}",
+    "metrics/difference-": "by how much the common model is better than its own; low, high: the interval",
 }
 
 KINDS: Mapping[str, str] = {

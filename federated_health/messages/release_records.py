@@ -40,8 +40,8 @@ VALUES: dict[str, tuple[str, tuple[str, ...]]] = {
     "appraisal": (
         BENEFIT,
         (
-            *("metrics/*-own-*", "metrics/*-federated-*", "metrics/*-difference-*"),
-            *("metrics/importance", "metrics/observed"),
+            *("metrics/own-*", "metrics/federated-*", "metrics/difference-*"),
+            *("metrics/importance", "metrics/observed", "metrics/recalibration-*"),
         ),
     ),
 }

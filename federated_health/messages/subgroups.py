@@ -14,10 +14,13 @@ from federated_health.messages.records import MalformedMessageError
 from federated_health.messages.validation import MAX_LOG_ODDS, read_floats
 from federated_health.ml.calibration import MAX_SLOPE
 from federated_health.ml.metrics import EvaluationSums
-from federated_health.ml.subgroups import MAX_AUC_NUMBER, MAX_VARIANCE, NAMES, GroupFigures
+from federated_health.ml.subgroups import MAX_VARIANCE, NAMES, GroupFigures
 
 SLACK = 1 + 1e-2
 """Room for rounding of what hospitals send with three significant digits."""
+
+MAX_AUC_VARIANCE = 0.25
+"""Variance of a figure that is 0 or 1."""
 
 
 def read_subgroups(
@@ -58,7 +61,7 @@ def _is_possible(of: GroupFigures) -> bool:
         "sensitivity_number": (0, of.positives * SLACK),
         "specificity_number": (0, of.negatives * SLACK),
         "roc_auc": (0, 1),
-        "auc_number": (0, MAX_AUC_NUMBER * smallest * SLACK),
+        "auc_variance": (0, MAX_AUC_VARIANCE),
         "intercept": (-MAX_LOG_ODDS, MAX_LOG_ODDS),
         "slope": (-MAX_SLOPE, MAX_SLOPE),
         "intercept_variance": (0, MAX_VARIANCE),
@@ -68,6 +71,6 @@ def _is_possible(of: GroupFigures) -> bool:
     is_within = all(low <= values[name] <= high for name, (low, high) in bounds.items())
     if not is_within or any(cell % 1 for cell in of.cells):
         return False
-    estimates = {"roc_auc": of.auc_number, "intercept": of.intercept_variance, "slope": of.slope_variance}
+    estimates = {"roc_auc": of.auc_variance, "intercept": of.intercept_variance, "slope": of.slope_variance}
     is_known = all(precision > 0 or values[name] == 0 for name, precision in estimates.items())
     return is_known and (smallest > 0 or not any(estimates.values()))

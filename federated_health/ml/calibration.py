@@ -48,7 +48,7 @@ def calibration(log_odds: Floats, labels: Floats, weights: Floats | None = None)
     if min(numbers[labels == 1].sum(), numbers[labels == 0].sum()) < MIN_CLASS_SIZE:
         return Calibration()
     shares = numbers / numbers.sum()
-    (intercept,) = _fit(np.ones((len(x), 1)), x, labels, shares)
+    (intercept,) = fit_logistic(np.ones((len(x), 1)), x, labels, shares)
     high, low = x[labels == 1], x[labels == 0]
     is_separated = high.min() >= low.max() or high.max() <= low.min()
     slope = np.inf if is_separated else _fit_slope(x, labels, shares)
@@ -59,10 +59,10 @@ def _fit_slope(x: Array, labels: Floats, weights: Array) -> float:
     middle = float(weights @ x)
     deviation = float(np.sqrt(weights @ (x - middle) ** 2))
     design = np.column_stack([np.ones_like(x), (x - middle) / deviation])
-    return float(_fit(design, np.zeros_like(x), labels, weights)[1] / deviation)
+    return float(fit_logistic(design, np.zeros_like(x), labels, weights)[1] / deviation)
 
 
-def _fit(design: Array, offset: Array, labels: Floats, weights: Array) -> Array:
+def fit_logistic(design: Array, offset: Array, labels: Floats, weights: Array) -> Array:
     """Coefficients of a logistic regression without penalty, [variables], by Newton's method.
 
     A step that would make the loss larger is halved, so that the fit converges from anywhere: the loss is convex.

@@ -7,8 +7,8 @@ themselves. Rows of one patient are not independent, so their influences are add
 These methods were chosen by `benchmarks/coverage.py`:
 
 - A figure has an interval on the logit scale, or on the log scale if it has no upper limit, and so keeps its limits.
-- A ROC-AUC varies at least half as much as scores with exponential distributions would. Otherwise two classes that are
-  ranked perfectly would have an interval without width.
+- A ROC-AUC is drawn in slightly, and varies at least half as much as if scores had exponential distributions. Otherwise
+  a perfect ranking would have an interval without width.
 - A difference has an interval of Student's t, whose degrees of freedom are those of Satterthwaite 1946 over the classes
   (Brunner and Munzel 2000).
 - A ROC-AUC takes the number of patients of each class as given. A mean loss does not: a model that gains in one class
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 MIN_SHARE_OF_MODEL = 0.5
 """Smallest variance of a ROC-AUC, as a share of that of scores with exponential distributions."""
 
+MORE_PAIRS = 0.2
+"""Pairs of patients per patient that are added to a ROC-AUC before it is put on the logit scale, half of them in order.
+"""
+
 ROUNDING = 1e-12
 """Differences of this size, relative to what is subtracted, are rounding errors."""
 
@@ -48,10 +52,10 @@ class Estimate:
     """A figure of some patients.
 
     Attributes:
-        value: NaN where the figure is not defined.
+        value: NaN where there is nothing to compute it from.
         influence: [patients], how far each patient moves the figure: the value is nearly the true one plus their sum.
         stratum: [patients], number of each patient's stratum, from 0. The number of patients of a stratum is given.
-        middle: the value, or one slightly further inside its limits if it can be at a limit by chance.
+        middle: value from which the interval extends; of a ROC-AUC slightly inside, since a sample's may be at a limit.
         is_share: whether the figure is between 0 and 1; otherwise it is at least 0.
         min_variance: variance of the figure if its influences have less.
     """
@@ -63,9 +67,11 @@ class Estimate:
     is_share: bool
     min_variance: float = 0.0
 
-    @property
+    @cached_property
     def is_defined(self) -> bool:
-        return not np.isnan(self.value)
+        """Whether the figure is a number, of which the variance is one, too."""
+        with np.errstate(over="ignore"):
+            return bool(np.isfinite([self.value, (self.influence**2).sum()]).all())
 
     @cached_property
     def spread(self) -> tuple[float, float]:
@@ -102,8 +108,8 @@ def estimate_roc_auc(
     classes = labels_of_patients(labels, patients)
     positives = int((classes == 1).sum())
     negatives = len(classes) - positives
-    pairs = positives * negatives
-    middle = (float(value) * pairs + 0.5) / (pairs + 1)
+    pairs, more = positives * negatives, len(classes) * MORE_PAIRS
+    middle = (float(value) * pairs + more / 2) / (pairs + more)
     share = MIN_SHARE_OF_MODEL if min(positives, negatives) > 1 else 1.0  # one patient has no variance
     return Estimate(
         float(value),
@@ -152,9 +158,10 @@ def estimate_mean(losses: Array, patients: PatientIds | None = None, *, is_share
         patients: as of `estimate_roc_auc`.
         is_share: whether losses are between 0 and 1.
     """
-    mean_losses = np.atleast_2d(losses).mean(axis=0)
-    value = float(mean_losses.mean())
-    influence = _by_patient((mean_losses - value) / len(mean_losses), patients)
+    with np.errstate(over="ignore", invalid="ignore"):  # of infinite losses, the estimate is not defined
+        mean_losses = np.atleast_2d(losses).mean(axis=0)
+        value = float(mean_losses.mean())
+        influence = _by_patient((mean_losses - value) / len(mean_losses), patients)
     return Estimate(value, influence, np.zeros(len(influence), dtype=np.intp), value, is_share)
 
 
@@ -211,7 +218,8 @@ def difference_of(first: Estimate, second: Estimate) -> Difference:
     if abs(value) <= ROUNDING * abs(first.value):
         value = 0.0
     variance, freedom = _spread(influence, first.stratum)
-    if first.variance > first.spread[0] or second.variance > second.spread[0]:
+    varies_less = first.variance > first.spread[0] or second.variance > second.spread[0]
+    if varies_less and (variance or not first.spread[0]):  # not of models with the same ranking
         variance = _variance_with_minimum(first, second, variance)
     half = quantile_of(LEVEL, freedom) * variance**0.5
     limit = 1.0 if first.is_share else np.inf
@@ -282,7 +290,7 @@ def _spread(influence: Array, stratum: Strata) -> tuple[float, float]:
     variance = float(parts.sum())
     if not variance > 0:
         return 0.0, float(freedoms.min())
-    return variance, float(variance**2 / (parts**2 / freedoms).sum())
+    return variance, float(1 / ((parts / variance) ** 2 / freedoms).sum())
 
 
 _NORMAL = NormalDist().inv_cdf((1 + LEVEL) / 2)

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from federated_health.data.subgroups import Subgroup
-from federated_health.ml.subgroups import GroupFigures, merge_groups
+from federated_health.data.subgroups import Subgroup, subgroups_of
+from federated_health.data.tasks import Task
+from federated_health.ml.intervals import Estimate, interval_of
+from federated_health.ml.subgroups import GroupFigures, merge_groups, ratio_of
 from federated_health.ml.verdicts import SIGNIFICANCE, Interval, holm
 from federated_health.names import FEDERATION
 
@@ -36,7 +38,9 @@ def wilson(share: float, number: float) -> Interval:
 def figures_of(group: GroupFigures) -> dict[str, Any]:
     """Figures of one group as in metrics.json: numbers, then intervals; those that are not defined are all None."""
     found = {
-        **{name: wilson(*share) if share[1] > 0 else Interval() for name, share in group.shares.items()},
+        "sensitivity": _share(*_sensitivity(group)),
+        "specificity": _share(*_specificity(group)),
+        "roc_auc": _roc_auc(group),
         "observed_expected": _observed_expected(group),
         "calibration_intercept": _normal(group.intercept, group.intercept_variance),
         "calibration_slope": _normal(group.slope, group.slope_variance),
@@ -46,6 +50,31 @@ def figures_of(group: GroupFigures) -> dict[str, Any]:
         "positives": round(group.positives),
         **{name: asdict(interval) for name, interval in found.items()},
     }
+
+
+def _sensitivity(group: GroupFigures) -> tuple[float, float]:
+    """Share of the positives that are found, and its effective number."""
+    return ratio_of(group.true_positives, group.positives), group.sensitivity_number
+
+
+def _specificity(group: GroupFigures) -> tuple[float, float]:
+    return ratio_of(group.true_negatives, group.negatives), group.specificity_number
+
+
+def _share(share: float, number: float) -> Interval:
+    return wilson(share, number) if number > 0 else Interval()
+
+
+def _roc_auc(group: GroupFigures) -> Interval:
+    """The ROC-AUC with the interval of `ml.intervals`, from its variance."""
+    if not group.auc_variance > 0:
+        return Interval()
+    pairs = group.positives * group.negatives
+    middle = (group.roc_auc * pairs + 0.5) / (pairs + 1)
+    estimate = Estimate(
+        group.roc_auc, np.zeros(1), np.zeros(1, dtype=np.intp), middle, is_share=True, min_variance=group.auc_variance
+    )
+    return interval_of(estimate)
 
 
 def _normal(value: float, variance: float) -> Interval:
@@ -84,8 +113,8 @@ class GroupDifference:
 def clear_differences(groups: Sequence[Subgroup], merged: Sequence[GroupFigures]) -> tuple[list[GroupDifference], int]:
     """The clear differences between groups, and the number of comparisons for which their p-values are adjusted.
 
-    Compared are all pairs of groups of a column by each of COMPARED that both have: shares by their score test,
-    observed per expected events on the logarithmic scale.
+    Compared are all pairs of groups of a column by each of COMPARED that both have: sensitivity and
+    specificity by the score test of two shares, observed per expected events on the logarithmic scale.
     """
     found = []
     for (first, one), (second, two) in combinations(zip(groups, merged, strict=True), 2):
@@ -116,8 +145,10 @@ def _p_value(figure: str, one: GroupFigures, two: GroupFigures) -> float:
     if figure == "observed_expected":
         values = [log(of.positives / of.expected) for of in (one, two)]
         variance = sum(_log_deviation(of) ** 2 for of in (one, two))
+    elif figure == "roc_auc":
+        values, variance = [of.roc_auc for of in (one, two)], one.auc_variance + two.auc_variance
     else:
-        shares = [of.shares[figure] for of in (one, two)]
+        shares = [(_sensitivity if figure == "sensitivity" else _specificity)(of) for of in (one, two)]
         values, numbers = [value for value, _ in shares], [number for _, number in shares]
         common = float(np.average(values, weights=numbers))
         variance = common * (1 - common) * sum(1 / number for number in numbers)
@@ -126,25 +157,35 @@ def _p_value(figure: str, one: GroupFigures, two: GroupFigures) -> float:
     return 2 * NormalDist().cdf(-abs(values[0] - values[1]) / sqrt(variance))
 
 
-def summarise_subgroups(groups: Sequence[Subgroup], hospitals: Mapping[str, Sequence[GroupFigures]]) -> dict[str, Any]:
-    """`subgroups` as in metrics.json and evidence.json; nothing if no hospital has figures of any group.
+def summarise_subgroups(
+    task: Task, hospitals: Mapping[str, Sequence[GroupFigures]], everyone: str = FEDERATION
+) -> dict[str, Any]:
+    """The figures of subgroups, as under the key `subgroups` of metrics.json and evidence.json.
+
+    Args:
+        hospitals: name -> figures of the task's subgroups, in their order; none where all are suppressed.
+        everyone: name of all hospitals together; empty to leave them out.
 
     Returns:
+        Nothing if no hospital has figures of any group. Else:
         `hospitals`: name -> column -> group -> figures (see `figures_of`).
-        FEDERATION: the same of all hospitals together, each group with `hospitals`, the number of those in it.
-        `comparisons`: number of comparisons of groups; `differences`: those that are clear.
+        `everyone`'s name: the same of all hospitals together, each group with `hospitals`, the number of those in it.
+        `comparisons`: number of comparisons of groups, over all hospitals; `differences`: those that are clear.
     """
-    if not any(sum(of.cells) for parts in hospitals.values() for of in parts):
+    groups = subgroups_of(task)
+    known = {name: parts for name, parts in hospitals.items() if any(any(of.cells) for of in parts)}
+    if not known:
         return {}
-    merged, numbers = [], []
-    for parts in zip(*hospitals.values(), strict=True):
-        merged.append(merge_groups(parts))
-        numbers.append(sum(sum(part.cells) > 0 for part in parts))
+    by_group = list(zip(*known.values(), strict=True))
+    merged = [merge_groups(parts) for parts in by_group]
     clear, comparisons = clear_differences(groups, merged)
-    of_all = [figures_of(of) | {"hospitals": number} for of, number in zip(merged, numbers, strict=True)]
+    of_all = [
+        figures_of(of) | {"hospitals": sum(any(part.cells) for part in parts)}
+        for of, parts in zip(merged, by_group, strict=True)
+    ]
     return {
-        "hospitals": {name: _by_column(groups, map(figures_of, parts)) for name, parts in hospitals.items()},
-        FEDERATION: _by_column(groups, of_all),
+        "hospitals": {name: _by_column(groups, map(figures_of, parts)) for name, parts in sorted(known.items())},
+        **({everyone: _by_column(groups, of_all)} if everyone else {}),
         "comparisons": comparisons,
         "differences": [asdict(difference) for difference in clear],
     }

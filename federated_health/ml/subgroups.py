@@ -8,7 +8,6 @@ strata: merged figures say how much depends on the patients, not on which hospit
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from math import inf, sqrt
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from federated_health.data.subgroups import Subgroup
 from federated_health.ml.calibration import calibration
+from federated_health.ml.intervals import estimate_roc_auc
 from federated_health.ml.metrics import SMALL_CLASS, ratio
 from federated_health.ml.targets import Floats, PatientIds
 from federated_health.ml.targets.binary import probability
@@ -29,7 +29,7 @@ class GroupFigures:
     """What a hospital sends of one subgroup; all 0 if it is suppressed or has no patient.
 
     An effective number is the number of independent patients whose share would be as precise. An estimate with a
-    variance or an effective number of 0 is not defined.
+    variance of 0 is not defined, nor is a share of an effective number of 0.
 
     Attributes:
         true_positives, false_positives, true_negatives, false_negatives: numbers of rows; not whole if they are means
@@ -37,7 +37,7 @@ class GroupFigures:
         expected: sum of the predicted risks.
         excess_variance: variance of the observed minus the expected events, these scaled to the same sum.
         sensitivity_number, specificity_number: effective numbers of positives and of negatives.
-        roc_auc, auc_number: ROC-AUC and its effective number.
+        roc_auc, auc_variance: ROC-AUC.
         intercept, intercept_variance: calibration intercept, with the slope at 1.
         slope, slope_variance: calibration slope.
     """
@@ -51,7 +51,7 @@ class GroupFigures:
     sensitivity_number: float = 0.0
     specificity_number: float = 0.0
     roc_auc: float = 0.0
-    auc_number: float = 0.0
+    auc_variance: float = 0.0
     intercept: float = 0.0
     intercept_variance: float = 0.0
     slope: float = 0.0
@@ -70,21 +70,6 @@ class GroupFigures:
         """True positives, false positives, true negatives, false negatives."""
         return self.true_positives, self.false_positives, self.true_negatives, self.false_negatives
 
-    @property
-    def shares(self) -> dict[str, tuple[float, float]]:
-        """Name of a figure that is a share of patients or of pairs -> its value and effective number."""
-        return {
-            "sensitivity": (ratio_of(self.true_positives, self.positives), self.sensitivity_number),
-            "specificity": (ratio_of(self.true_negatives, self.negatives), self.specificity_number),
-            "roc_auc": (self.roc_auc, self.auc_number),
-        }
-
-
-MAX_AUC_NUMBER = 3.0
-"""Largest effective number of a ROC-AUC per patient of the rarer class, which is that of scores without information.
-
-The variance of the placements is 0 where all ranks are right, and too small where most are.
-"""
 
 MAX_VARIANCE = 1e6
 """Largest variance of a calibration intercept or slope; above it the scores tell nothing of it."""
@@ -142,9 +127,8 @@ def _measure(
         "specificity_number": _effective_number(predicted[negative], patients[negative]),
     }
     if smallest >= MIN_CLASS_SIZE:
-        auc, variance = auc_with_variance(scores, labels, patients, folds)
-        # Of so few patients a variance of the ranks alone would be too small, and 0 if all ranks are right.
-        figures |= {"roc_auc": auc, "auc_number": min(_number_for(auc, variance), MAX_AUC_NUMBER * smallest)}
+        ranked = estimate_roc_auc(scores, labels, patients, folds)
+        figures |= {"roc_auc": ranked.value, "auc_variance": ranked.variance} if ranked.is_defined else {}
         figures |= _calibrate(scores, labels, patients, with_slope=smallest >= SMALL_CLASS)
     return GroupFigures(**figures)
 
@@ -165,57 +149,14 @@ def _effective_number(shares: Array, patients: npt.NDArray[Any]) -> float:
     """Effective number of rows of a mean of shares, at most their number; 0 of none."""
     if not len(shares):
         return 0.0
-    mean = float(shares.mean())
-    if 0 < mean < 1:
-        return min(float(len(shares)), _number_for(mean, cluster_variance(shares - mean, patients) / len(shares) ** 2))
-    rows_of = np.unique(patients, return_counts=True)[1]
-    return float(len(shares) ** 2 / (rows_of**2).sum())  # as if the rows of a patient were equal
-
-
-def _number_for(share: float, variance: float) -> float:
-    return share * (1 - share) / variance if variance > 0 and 0 < share < 1 else inf
-
-
-def auc_with_variance(
-    scores: Array, labels: Floats, patients: npt.NDArray[Any], folds: npt.NDArray[Any]
-) -> tuple[float, float]:
-    """ROC-AUC over pairs within folds, as the mean over repeats, and its variance (DeLong et al. 1988).
-
-    The variance is that of the rows' influence on the figure, which is DeLong's if each row is a patient.
-
-    Args:
-        scores, folds: [repeats, rows].
-        labels: [rows], with both classes present.
-    """
-    influence, values = np.zeros(len(labels)), []
-    for of_repeat, of_fold in zip(scores, folds, strict=True):
-        wins, pairs = np.zeros(len(labels)), np.zeros(len(labels))
-        for fold in np.unique(of_fold):
-            high, low = (np.flatnonzero((of_fold == fold) & (labels == value)) for value in (1, 0))
-            wins[high], wins[low] = _wins(of_repeat[high], of_repeat[low])
-            pairs[high], pairs[low] = len(low), len(high)
-        total = pairs[labels == 1].sum()
-        if not total:  # no fold has both classes
-            continue
-        value = wins[labels == 1].sum() / total
-        values.append(value)
-        influence += (wins - value * pairs) / total
-    if not values:
-        return 0.0, 0.0
-    influence /= len(values)
-    for of in (labels == 1, labels == 0):  # as the unbiased variance of each class
-        number = len(np.unique(patients[of]))
-        influence[of] *= sqrt(number / max(number - 1, 1))
-    sums = np.bincount(np.unique(patients, return_inverse=True)[1], influence)
-    return float(np.mean(values)), float((sums**2).sum())
-
-
-def _wins(positives: Array, negatives: Array) -> tuple[Array, Array]:
-    """Number of pairs of each positive and of each negative in which the positive scores higher; ties count half."""
-    ordered, reverse = np.sort(negatives), np.sort(positives)
-    below = [np.searchsorted(ordered, positives, side=side) for side in ("left", "right")]
-    above = [len(positives) - np.searchsorted(reverse, negatives, side=side) for side in ("left", "right")]
-    return np.mean(below, axis=0), np.mean(above, axis=0)
+    mean, (patient_of_row, rows_of) = (
+        float(shares.mean()),
+        np.unique(patients, return_inverse=True, return_counts=True)[1:],
+    )
+    if not 0 < mean < 1:  # as if the rows of a patient were equal
+        return float(len(shares) ** 2 / (rows_of**2).sum())
+    sums = np.bincount(patient_of_row, shares - mean)
+    return min(float(len(shares)), mean * (1 - mean) * len(shares) ** 2 / float((sums**2).sum()))
 
 
 def _calibrate(scores: Array, labels: Floats, patients: npt.NDArray[Any], *, with_slope: bool) -> dict[str, float]:
@@ -261,19 +202,16 @@ def merge_groups(parts: Iterable[GroupFigures]) -> GroupFigures:
     summed = {name: sum(getattr(part, name) for part in parts) for name in NAMES[:6]}
     sensitivity = [(part.positives, part.sensitivity_number) for part in parts]
     specificity = [(part.negatives, part.specificity_number) for part in parts]
-    ranked = [part for part in parts if part.auc_number > 0]
-    pairs = [(part.positives * part.negatives, part.auc_number) for part in ranked]
-    total = sum(weight for weight, _ in pairs)
+    ranked = [(part, part.positives * part.negatives) for part in parts if part.auc_variance > 0]
+    pairs = sum(of_part for _, of_part in ranked)
     intercept, intercept_variance = _merge([(part.intercept, part.intercept_variance) for part in parts])
     slope, slope_variance = _merge([(part.slope, part.slope_variance) for part in parts])
     return GroupFigures(
         **summed,
         sensitivity_number=_merge_numbers(sensitivity),
         specificity_number=_merge_numbers(specificity),
-        roc_auc=sum(weight * part.roc_auc for (weight, _), part in zip(pairs, ranked, strict=True)) / total
-        if total
-        else 0.0,
-        auc_number=_merge_numbers(pairs),
+        roc_auc=ratio_of(sum(part.roc_auc * of_part for part, of_part in ranked), pairs),
+        auc_variance=ratio_of(sum(part.auc_variance * of_part**2 for part, of_part in ranked), pairs**2),
         intercept=intercept,
         intercept_variance=intercept_variance,
         slope=slope,

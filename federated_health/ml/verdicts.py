@@ -67,7 +67,7 @@ class Verdict(StrEnum):
 
 def verdict_text(verdict: str) -> str:
     """A verdict as people read it; files hold the value."""
-    return "too few patients to tell" if verdict == Verdict.UNDEFINED else str(verdict)
+    return "too few patients" if verdict == Verdict.UNDEFINED else str(verdict)
 
 
 def judge(difference: Difference, p_value: float | None = None) -> Verdict:

@@ -112,11 +112,10 @@ def draw_importance(columns: Mapping[str, float], *, quantity: str) -> str:
     shown, more = first_of(columns, MAX_COLUMNS)
     low, high = min(0.0, *shown.values()), max(0.0, *shown.values())
     bars = {name: (max(value, 0.0), short_number(value)) for name, value in shown.items()}
-    with bar_chart(bars, (low, high if high > low else low + 1), 20.0, more, "columns") as (paper, axes, _):
+    with bar_chart(bars, (low, high if high > low else low + 1), 2.0, more, "columns") as (paper, axes, _):
         axes.barh(range(len(shown)), list(shown.values()), height=BAR_HEIGHT, color=svg.SERIES[0])
         axes.axvline(0, color=svg.MUTED, linewidth=0.8, clip_on=False)
-        paper.write(0, 8, svg.shorten(quantity, svg.WIDTH))
-        return paper.svg()
+        return svg.flow([paper.svg()], above=quantity)
 
 
 @contextmanager
@@ -187,39 +186,49 @@ def draw_intervals(groups: Mapping[str, Mapping[str, Interval]], *, quantity: st
         return paper.svg()
 
 
-def draw_forest(rows: Mapping[str, tuple[Interval, str]], *, quantity: str) -> str:
-    """Differences of two models with a vertical line at 0: one row per hospital, by name with its tone.
+def draw_forest(rows: Mapping[str, tuple[Interval, str]], *, quantity: str, is_difference: bool = True) -> str:
+    """Dots with whiskers: one row per hospital, by name with its tone.
 
     Args:
-        rows: name -> difference, above 0 where the federated model is better, and a tone of `svg.TONES` or another.
+        rows: name -> figure, and a tone of `svg.TONES` or another.
+        is_difference: whether figures are differences of two models, above 0 where the federated one is better.
     """
     names = [svg.shorten(name, _MAX_NAME_WIDTH) for name in rows]
-    left, step = max(map(svg.text_width, names)) + 10, 24.0 if len(rows) <= MAX_CARDS else 14.5
-    horizontal = svg.limits_of([0.0, *(end for part, _ in rows.values() for end in (part.low, part.value, part.high))])
+    left, step = max(map(svg.text_width, names)) + 10, 14.5
+    if len(rows) <= MAX_CARDS:
+        step = 30.0 if is_difference else 20.0
+    zero = [0.0] if is_difference else []
+    horizontal = svg.limits_of(
+        [*zero, *(end for part, _ in rows.values() for end in (part.low, part.value, part.high))]
+    )
     top, room, height = 22.0, svg.WIDTH - left - 8, step * len(rows) + 4
-    with svg.canvas(top + height + 40) as paper:
+    with svg.canvas(top + height + (40 if is_difference else 22)) as paper:
         axes = paper.axes(left, top, room, height)
         axes.set_ylim(height, 0)
         axes.set_xlim(*horizontal)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
-        svg.set_ticks(axes, "x", svg.ticks_between(*horizontal, most=4))
-        axes.axvline(0, color=svg.MUTED, linewidth=1.2, zorder=1)
+        ticks = svg.ticks_between(*horizontal, most=4)
+        axes.set_xticks(list(ticks), list(ticks.values()))
         for place, (name, (interval, tone)) in enumerate(zip(names, rows.values(), strict=True)):
-            middle = 2 + step * (place + 0.5)
+            start, middle = 2 + step * place, 2 + step * (place + 0.5)
             paper.write(left - 10, top + middle, name, ha="right", color=svg.INK)
             if interval.value is None or interval.low is None or interval.high is None:
                 paper.write(left + 4, top + middle, "too few patients", style="italic")
                 continue
+            # Vertical lines in rows with a figure only, where they do not cross words.
+            axes.vlines(list(ticks), start, start + step, color=svg.GRID, linewidth=0.8, zorder=1)
+            axes.vlines(zero, start, start + step, color=svg.MUTED, linewidth=1.2, zorder=1)
             color = svg.TONES.get(tone, svg.MUTED)
             axes.plot([interval.low, interval.high], [middle] * 2, color=color, linewidth=1.8)
             axes.plot(interval.value, middle, color=color, marker=_TONE_MARKERS.get(tone, "o"), markersize=6)
         paper.write(0, 8, svg.shorten(quantity, svg.WIDTH / svg.BOLD), color=svg.INK, weight="bold")
-        zero = left + room * (0 - horizontal[0]) / (horizontal[1] - horizontal[0])
-        words, y = ("\N{LEFTWARDS ARROW} own better", "federated better \N{RIGHTWARDS ARROW}"), top + height + 30
-        edge = min(max(zero, svg.text_width(words[0]) + 6), svg.WIDTH - svg.text_width(words[1]) - 6)
-        paper.write(edge - 6, y, words[0], ha="right")
-        paper.write(edge + 6, y, words[1], ha="left")
+        if is_difference:
+            words, y = ("\N{LEFTWARDS ARROW} own better", "federated better \N{RIGHTWARDS ARROW}"), top + height + 30
+            middle = left + room * (0 - horizontal[0]) / (horizontal[1] - horizontal[0])
+            edge = min(max(middle, svg.text_width(words[0]) + 6), svg.WIDTH - svg.text_width(words[1]) - 6)
+            paper.write(edge - 6, y, words[0], ha="right")
+            paper.write(edge + 6, y, words[1], ha="left")
         return paper.svg()
 
 

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any, TypeVar
 
 from federated_health.data.columns import Label
@@ -79,6 +80,21 @@ def first_of(entries: Mapping[str, T], most: int = MAX_ROWS) -> tuple[dict[str, 
     return dict(list(entries.items())[:most]), max(0, len(entries) - most)
 
 
+def largest_of(
+    entries: Mapping[str, T], sizes: Mapping[str, int], most: int, noun: str = "hospital"
+) -> tuple[dict[str, T], str]:
+    """The entries of the hospitals with the most patients, in the given order, and a sentence that says which.
+
+    Args:
+        sizes: hospital -> number of patients, or 0 if it is not there.
+    """
+    if len(entries) <= most:
+        return dict(entries), ""
+    kept = set(sorted(entries, key=lambda name: -sizes.get(name, 0))[:most])
+    sentence = f"Drawn: the {number_of(most, noun)} with the most patients, of {len(entries):,}."
+    return {name: entry for name, entry in entries.items() if name in kept}, sentence
+
+
 def list_some(parts: Iterable[str], joint: str = "; ") -> str:
     """The first MAX_ROWS parts, and the number of the others."""
     parts = list(parts)
@@ -93,6 +109,12 @@ def list_verdicts(verdicts: Iterable[str]) -> str:
     parts = [f"{number_of(counts[first], 'hospital')}: {verdict_text(first)}"]
     parts += [f"{counts[verdict]:,}: {verdict_text(verdict)}" for verdict in others]
     return f"{'; '.join(parts)}."
+
+
+def today() -> str:
+    """This day as pages show it, such as 1 December 2026."""
+    now = datetime.now().astimezone()
+    return f"{now.day} {now:%B %Y}"
 
 
 def describe_rows(task: Task) -> str:

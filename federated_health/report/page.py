@@ -46,12 +46,14 @@ class Table:
 
     Attributes:
         last: number of rows at the end that sum up the others.
+        words: columns of words besides the first, by name; others hold numbers.
     """
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
+    words: tuple[str, ...] = ()
     last: int = 0
 
     @property
@@ -111,9 +113,9 @@ class Cards:
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """How many there are of one kind, with a tone (one of SYMBOLS)."""
+    """How many there are of one kind, None where they need not be counted, with a tone (one of SYMBOLS)."""
 
-    number: int
+    number: int | None
     text: str
     tone: str
 

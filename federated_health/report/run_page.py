@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import nan
 from pathlib import Path
 from types import ModuleType
@@ -17,11 +17,12 @@ from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.ml.rounds import Round
 from federated_health.ml.targets.binary_figures import SCORE_FIGURES
-from federated_health.ml.verdicts import Difference, Interval
+from federated_health.ml.verdicts import Interval
 from federated_health.names import FEDERATION, MODEL
-from federated_health.report import sections
+from federated_health.report import checklist, overview, recalibration, sample_size, sections
 from federated_health.report.cells import Cell, Marked, figure_cell
-from federated_health.report.charts import draw_intervals
+from federated_health.report.charts import draw_forest
+from federated_health.report.decision_curves import sections_of_run
 from federated_health.report.formatting import (
     INTERVAL,
     MAX_ROWS,
@@ -30,14 +31,15 @@ from federated_health.report.formatting import (
     describe_missed,
     describe_rows,
     describe_small_in_mean,
-    first_of,
+    figure,
+    largest_of,
     list_some,
-    list_verdicts,
     number_of,
     with_interval,
 )
-from federated_health.report.page import Block, Caution, Page, Picture, Section, write_report
+from federated_health.report.page import Block, Caution, Folded, Number, Numbers, Page, Picture, Section, write_report
 from federated_health.report.panels import Panels, panels_of
+from federated_health.report.subgroups import subgroup_sections
 from federated_health.settings import Settings
 
 
@@ -59,6 +61,7 @@ class RunSummary:
         privacy_spent: the differential privacy that `hospital` has spent, in a sentence.
         sent: what left `hospital`, from its ledger; empty for a summary of what every hospital sends.
         facts: further names and values, such as hashes of files.
+        date: when the run ended, as the page shows it.
     """
 
     task: Task
@@ -76,6 +79,7 @@ class RunSummary:
     privacy_spent: str = ""
     sent: Sequence[Section] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
+    date: str = ""
 
     @property
     def rounds_trained(self) -> Counter[str]:
@@ -129,39 +133,94 @@ def page_of_run(run: RunSummary) -> Page:
     panels = panels_of(run.task, **options)
     model = f"a model of {number_of(run.hospital_count, 'hospital')}"
     title = model if run.hospital_count else f"{run.hospital} in a federation"
-    return Page(
+    page = Page(
         title=f"{run.task.name}: {title}",
-        lead=_lead(run, panels),
+        lead=_question(run, panels),
+        byline=_byline(run),
+        summary=list(_overview(run, panels)),
         sections=[
-            *_participants(run),
             *_benefit(run, panels),
             _quality(run, panels),
+            *_curves_and_decisions(run, panels),
             *sections.learning_curves(run.rounds, panels),
-            *_curves(run, panels),
-            *_decisions(run, panels),
+            *sections_of_run(run),
+            *recalibration.sections_of_run(run),
+            *sample_size.sections_of_run(run),
+            *subgroup_sections(run.task, run.figures, _why_no_subgroups(run)),
             *_holdings(run, panels),
             *_importance(run, panels),
+            *_participants(run),
+            sections.network_section(run.task, run.config),
             *([load_private_runs().privacy_section(run, panels)] if run.config.privacy else []),
-            *(run.sent or [_sent_by_hospitals(run, panels)]),
+            *([replace(section, folded=True) for section in run.sent] or [_sent_by_hospitals(run, panels)]),
             *_settings(run, panels),
             _limits(run, panels),
         ],
     )
+    return checklist.with_checklist(page, checklist.known_of_run(run))
 
 
-def _lead(run: RunSummary, panels: Panels) -> str:
-    parts = [number_of(run.hospital_count, "hospital")] if run.hospital_count else []
-    parts += [number_of(run.config.rounds, "round"), f"strategy {run.config.strategy}"]
-    parts += ["stopped before its last round"] if run.stopped else []
-    qualifier = ""
-    if run.secure:
-        qualifier = ", with secure aggregation: the server learned sums over all hospitals only"
-    elif run.config.privacy is not None and run.hospital:
-        qualifier = ", with differential privacy"
-    lead = f"Estimates {panels.estimate}: {run.task.label.meaning}. {', '.join(parts)}{qualifier}."
-    if not run.hospital and (benefits := run.figures.get("joining")):
-        lead += f" Benefit of joining: {list_verdicts(benefit['verdict'] for benefit in benefits.values())}"
-    return lead
+def _question(run: RunSummary, panels: Panels) -> str:
+    model = f"a model of {number_of(run.hospital_count, 'hospital')}" if run.hospital_count else "the federated model"
+    whose = f"{run.hospital}'s own model" if run.hospital else "each hospital's own model"
+    known = "joining" in run.figures
+    question = f"Does {model} estimate this better than {whose}" if known else f"How well does {model} estimate this"
+    return f"{question}: {panels.estimate} {run.task.label.meaning}?"
+
+
+def _byline(run: RunSummary) -> list[str]:
+    """Short facts of a run, the date first."""
+    facts = [run.date] if run.date else []
+    facts += [number_of(run.hospital_count, "hospital")] if run.hospital_count else []
+    facts += [number_of(run.config.rounds, "round"), f"strategy {run.config.strategy}"]
+    facts += ["stopped before its last round"] if run.stopped else []
+    facts += ["secure aggregation: the server learned sums over all hospitals only"] if run.secure else []
+    return facts + (["differential privacy"] if run.config.privacy else [])
+
+
+def _overview(run: RunSummary, panels: Panels) -> Iterator[Block]:
+    """The first screen: verdicts, large numbers, and the difference that joining makes."""
+    entries = run.figures.get("joining", {})
+    if entries:
+        yield overview.verdict_strip(entries, of_one=bool(run.hospital))
+    if numbers := [*_large_numbers(run, panels)]:
+        yield Numbers(numbers)
+    yield from overview.forest(entries, _sizes(run), panels)
+
+
+def _large_numbers(run: RunSummary, panels: Panels) -> Iterator[Number]:
+    """The figures that say most, over hospitals, and the number of patients."""
+    hospitals = run.figures["hospitals"]
+    row = (hospitals.get(run.hospital) if run.hospital else run.figures["federation"]) or {}
+    noise = {key: value for key, value in row.items() if key.endswith("_noise")}
+    for key, explained in panels.large_figures.items():
+        value, name = row.get(key), capitalise(panels.title(key))
+        within = [of[key] for of in hospitals.values() if of.get(key) is not None]
+        spread = f"{figure(min(within))} to {figure(max(within))} within hospitals" if len(within) > 1 else ""
+        if key == "roc_auc" and row.get("mean_roc_auc") is not None:
+            value, name = row["mean_roc_auc"], f"Mean {name}"
+        if run.hospital and (compared := _comparison(run, run.hospital, key)):
+            spread = f"{INTERVAL} {figure(compared['low'])} to {figure(compared['high'])}"
+        if key + "_noise" in noise:
+            spread = f"\N{PLUS-MINUS SIGN} {figure(noise[key + '_noise'])} by noise"
+        if value is not None:
+            yield Number(name=name, value=figure(value), text="; ".join(filter(None, [spread, explained])))
+    train, test = row.get("train_examples"), row.get("test_examples")
+    if train is not None and test is not None:
+        where = f"{number_of(run.hospital_count, 'hospital')}: " if run.hospital_count else ""
+        text = f"{where}{train:,} to train the model, {test:,} held out to test it"
+        yield Number(name=capitalise(run.task.noun), value=f"{train + test:,}", text=text)
+
+
+def _comparison(run: RunSummary, hospital: str, key: str) -> Mapping[str, float] | None:
+    """The federated model's figure with its interval at a hospital; None where it is not known."""
+    compared = run.figures.get("joining", {}).get(hospital, {}).get("comparisons", {}).get(key)
+    return None if compared is None or compared["federated"]["value"] is None else compared["federated"]
+
+
+def _sizes(run: RunSummary) -> dict[str, int]:
+    """Hospital -> number of its held-out patients, as far as they are known."""
+    return {name: row.get("test_examples") or 0 for name, row in run.figures["hospitals"].items()}
 
 
 def _participants(run: RunSummary) -> Iterator[Section]:
@@ -196,43 +255,47 @@ def _benefit(run: RunSummary, panels: Panels) -> Iterator[Section]:
     benefits = run.figures.get("joining")
     if not benefits:
         return
-    blocks: list[Block] = [
-        f"{'This' if run.hospital else 'Each'} hospital also trained a model on its own patients alone, with the same "
-        f"settings, and compared both models on its held-out patients. {panels.compared_explained}",
-        *sections.verdict_cards(benefits, panels),
-        *(picture for name in panels.target.comparisons for picture in _differences(benefits, name, panels)),
-        panels.verdict_rule,
-        Caution(
-            "One split of few patients gives wide intervals. If records may be collected in one place, the command "
-            "python -m federated_health evidence tests models on every patient, several times."
-        ),
-    ]
-    yield Section("Benefit of joining", blocks)
-
-
-def _differences(benefits: Mapping[str, Any], name: str, panels: Panels) -> Iterator[Picture]:
-    """The differences by one of the target's `comparisons`."""
-    differences = {of: Difference(**benefit["comparisons"][name]["difference"]) for of, benefit in benefits.items()}
-    yield from _intervals(
-        differences, panels.difference(figure=name), f"difference of {panels.title(name)}", reference=0.0
+    yield Section(
+        "Benefit of joining",
+        [
+            f"{'This' if run.hospital else 'Each'} hospital also trained a model on its own patients alone, with the "
+            f"same settings, and compared both models on its held-out patients. {panels.compared_explained}",
+            *overview.verdict_blocks(benefits, panels),
+            Folded(
+                "How verdicts are reached",
+                [
+                    panels.verdict_rule,
+                    Caution(
+                        "One split of few patients gives wide intervals. If records may be collected in one place, the "
+                        "command python -m federated_health evidence tests models on every patient, several times."
+                    ),
+                ],
+            ),
+        ],
     )
 
 
-def _intervals(
-    intervals: Mapping[str, Interval], model: str, quantity: str, *, reference: float | None = None
-) -> Iterator[Picture]:
-    """One row per hospital, for the first MAX_ROWS; nothing if the figure is not defined for any hospital."""
-    if all(interval.value is None for interval in intervals.values()):
-        return
-    caption = f"{capitalise(quantity)}, {model}, on each hospital's held-out patients, with its {INTERVAL}."
-    signed = reference is not None
-    figures = list_some(f"{name} {with_interval(interval, signed=signed)}" for name, interval in intervals.items())
-    shown, _ = first_of(intervals)
-    yield Picture(
-        svg=draw_intervals({model: shown}, quantity=quantity, reference=reference),
-        alt=f"{caption} {figures}.",
-        caption=f"{caption} Right of 0 the federated model is better." if signed else caption,
-    )
+def _intervals(run: RunSummary, panels: Panels) -> Iterator[Picture]:
+    """The federated model's figures by hospital with their intervals, where hospitals sent them."""
+    for name in panels.target.comparisons:
+        known = {
+            hospital: Interval(**entry["comparisons"][name]["federated"])
+            for hospital, entry in run.figures.get("joining", {}).items()
+        }
+        if all(interval.value is None for interval in known.values()):
+            continue
+        shown, which = largest_of(known, _sizes(run), MAX_ROWS)
+        title = capitalise(panels.title(name))
+        quantity = f"{title} of the federated model"
+        caption = f"{title} of the federated model on each hospital's held-out patients, with its {INTERVAL}. {which}"
+        figures = list_some(f"{hospital} {with_interval(interval)}" for hospital, interval in known.items())
+        yield Picture(
+            svg=draw_forest(
+                {name: (of, "neutral") for name, of in shown.items()}, quantity=quantity, is_difference=False
+            ),
+            alt=f"{caption} {figures}.",
+            caption=caption.strip(),
+        )
 
 
 def _quality(run: RunSummary, panels: Panels) -> Section:
@@ -265,10 +328,7 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
     known = run.figures["hospitals"] or {FEDERATION: federation}
     blocks += map(Caution, describe_missed(run.task.label, known))
     if not run.hospital:
-        compared = {name: benefit["comparisons"] for name, benefit in run.figures.get("joining", {}).items()}
-        for shown in panels.target.comparisons:
-            federated = {name: Interval(**of[shown]["federated"]) for name, of in compared.items()}
-            blocks += _intervals(federated, "federated model", panels.title(shown))
+        blocks += _intervals(run, panels)
         if federation.get("roc_auc", 0) is not None:
             blocks.append(Caution(panels.pooled_explained))
     return Section(title, blocks)
@@ -282,8 +342,12 @@ def _figures(row: Mapping[str, float | None], panels: Panels) -> dict[str, Cell]
     return {panels.title(key): figure_cell(row, key) for key in panels.shown_figures}
 
 
+def _curves_and_decisions(run: RunSummary, panels: Panels) -> Iterator[Section]:
+    """Curves of the released groups of scores, and confusion matrices, as charts of one section."""
+    yield from sections.abreast("Curves and decisions", [*_curves(run, panels), *_decisions(run, panels)])
+
+
 def _curves(run: RunSummary, panels: Panels) -> Iterator[Section]:
-    """Curves of the released groups of scores."""
     groups = {name: evaluation.scores for name, evaluation in run.evaluations.items()}
     yield from panels.curves(groups)
 
@@ -297,10 +361,19 @@ def _decisions(run: RunSummary, panels: Panels) -> Iterator[Section]:
         sums = {name: part.counts for name, part in parts.items() if part.counts}
     if not sums:
         return
-    drawn, more = sections.first_panels(sums)
+    drawn, more = sections.largest_panels(sums, {name: part.examples for name, part in sums.items()})
     if not run.hospital:
         drawn.setdefault(FEDERATION, merge_counts(sums.values()))
     yield from panels.decisions(drawn, f"Held-out patients. {more}".strip())
+
+
+def _why_no_subgroups(run: RunSummary) -> str:
+    """Why a run has no figures of the task's subgroups; empty if it is a plain one that was not stopped."""
+    if run.config.privacy:
+        return "differential privacy leaves no budget for them"
+    if run.secure and not run.hospital:
+        return "with secure aggregation they stay at each hospital, whose own page shows them"
+    return "the run was stopped before hospitals computed them" if run.stopped else ""
 
 
 def _holdings(run: RunSummary, panels: Panels) -> Iterator[Section]:
@@ -312,9 +385,12 @@ def _holdings(run: RunSummary, panels: Panels) -> Iterator[Section]:
     for name, observed in run.figures.get("observed", {}).items():
         rows = run.figures["hospitals"][name]["train_examples"]
         missing[name] = [1.0 - observed[key] / rows if observed[key] else nan for key in run.task.column_names]
+    sums, which = largest_of(sums, _sizes(run), MAX_ROWS)
+    missing = {name: missing[name] for name in sums if name in missing}
     whose = "this hospital" if run.hospital else "each hospital"
-    labels = panels.holdings(sums, f"{whose.capitalize()}'s held-out patients.")
+    labels = panels.holdings(sums, f"{whose.capitalize()}'s held-out patients. {which}".strip())
     of_missing = f"{whose.capitalize()}'s training patients; not released if fewer than {MIN_OBSERVED} have a value."
+    of_missing = f"{of_missing} {which}".strip()
     yield sections.holdings_section(run.task, labels, missing, of_missing, whose)
 
 
@@ -352,12 +428,17 @@ def _sent_by_hospitals(run: RunSummary, panels: Panels) -> Section:
                 f"In each round: its model's weights and mean training loss; {panels.sent_sums}.",
                 f"At the end: {panels.sent_groups.format(scores='training and of ')}.",
             ]
+            if run.figures.get("subgroups"):
+                items.append(
+                    "At the end: of its held-out patients in each subgroup, numbers predicted correctly and wrongly in "
+                    "either class, and ROC-AUC, expected events and calibration with their precision."
+                )
         if run.settings is not None and run.settings.appraisal and not private:
             items.append(
                 "At the end: the benefit of joining, how much each column matters on its held-out patients, and the "
                 "number of training patients with a value in each column."
             )
-    return Section("What each hospital sent", [items, f"No patient's record left a hospital. {own}"])
+    return Section("What each hospital sent", [items, f"No patient's record left a hospital. {own}"], folded=True)
 
 
 def _settings(run: RunSummary, panels: Panels) -> Iterator[Section]:
@@ -383,4 +464,4 @@ def _limits(run: RunSummary, panels: Panels) -> Section:
         limits.append("The run was stopped before its last round.")
     if run.settings is None:
         limits += [f"{name}: {value}" for name, value in run.facts.items()]
-    return sections.model_card(panels, hospitals, limits)
+    return sections.model_card(panels, hospitals, limits, has_subgroups="subgroups" in run.figures)

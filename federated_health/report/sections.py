@@ -3,23 +3,26 @@
 import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import Field, fields, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from federated_health import __version__
 from federated_health.data.tasks import Task
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, LESS_IS_BETTER, SMALL_CLASS
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, LESS_IS_BETTER
+from federated_health.ml.networks import FILE, number_of_weights
 from federated_health.ml.rounds import HospitalRound, Round
-from federated_health.ml.verdicts import Difference, Verdict, verdict_text
+from federated_health.ml.targets import target_of
 from federated_health.names import FEDERATION
 from federated_health.report import charts, formatting
 from federated_health.report.cells import Cell
-from federated_health.report.page import Block, Card, Cards, Caution, Picture, Section, Table
+from federated_health.report.page import Block, Caution, Folded, Picture, Section, Table
 from federated_health.report.svg import MAX_LINES
-from federated_health.report.verdict_sentences import describe_verdict
+from federated_health.setting_fields import flag_of
 from federated_health.settings import OPERATIONAL, Settings
 
 if TYPE_CHECKING:
+    from federated_health.messages.content import TrainConfig
     from federated_health.report.panels import Panels
 
 T = TypeVar("T")
@@ -46,39 +49,6 @@ def figures_table(
     columns = tuple(dict.fromkeys(column for _, row in named for column in row))
     cells = tuple((name, *(row.get(column, "") for column in columns)) for name, row in named)
     return Table(caption=caption, columns=(first, *columns), rows=cells, note=note, last=len(last or {}))
-
-
-def verdict_cards(
-    benefits: Mapping[str, Mapping[str, Any]], panels: "Panels", details: Mapping[str, str] | None = None
-) -> list[Block]:
-    """Cards of the first MAX_ROWS hospitals, and the number of the others.
-
-    Args:
-        benefits: hospital -> its entry of `joining` in metrics.json.
-        details: hospital -> text after its figures.
-    """
-    shown, more = formatting.first_of(benefits)
-    cards = [_verdict_card(name, benefit, panels, (details or {}).get(name, "")) for name, benefit in shown.items()]
-    return [Cards(cards), *([f"And {formatting.number_of(more, 'more hospital')}, not shown."] if more else [])]
-
-
-def _verdict_card(name: str, benefit: Mapping[str, Any], panels: "Panels", details: str) -> Card:
-    verdict, target = benefit["verdict"], panels.target
-    parts = [describe_verdict(target, benefit)]
-    differences = {name: Difference(**of["difference"]) for name, of in benefit["comparisons"].items()}
-    known = [
-        f"{panels.difference(figure=name)} {panels.title(name)} {formatting.with_interval(difference, signed=True)}"
-        for name, difference in differences.items()
-        if difference.value is not None
-    ]
-    parts += [f"{formatting.capitalise('; '.join(known))}."] if known else []
-    parts += [details] if details else []
-    if verdict != Verdict.UNDEFINED and benefit["small"]:
-        few = formatting.capitalise(target.describe_few(SMALL_CLASS))
-        parts.append(f"{few}: one patient more or less would change these figures considerably.")
-    parts += [f"Problem in this run: {text}" for text in benefit.get("data_warnings", ())]
-    tone = "good" if verdict == Verdict.GAINS else "bad" if verdict == Verdict.LOSES else "neutral"
-    return Card(name=name, verdict=verdict_text(verdict), tone=tone, text=" ".join(parts))
 
 
 def learning_curves(rounds: Sequence[Round], panels: "Panels") -> Iterator[Section]:
@@ -141,10 +111,26 @@ def _describe_round_figure(figure: str, panels: "Panels") -> str:
     return f"{title} on held-out patients after each round{at}. {better}."
 
 
-def first_panels(hospitals: Mapping[str, T]) -> tuple[dict[str, T], str]:
-    """The hospitals that get a panel, and a sentence with the number of the others."""
-    shown, more = formatting.first_of(hospitals, MAX_PANELS)
-    return shown, f"Not drawn: {formatting.number_of(more, 'more hospital')}." if more else ""
+def abreast(title: str, parts: Sequence[Section]) -> Iterator[Section]:
+    """Several sections as one: their pictures under the sections' titles, then how to read them, folded."""
+    if len(parts) < 2:
+        yield from parts
+        return
+    pictures = [
+        replace(block, title=block.title or part.title)
+        for part in parts
+        for block in part.blocks
+        if isinstance(block, Picture)
+    ]
+    others = [block for part in parts for block in part.blocks if not isinstance(block, Picture)]
+    cautions = [block for block in others if isinstance(block, Caution)]
+    reading = [block for block in others if block not in cautions]
+    yield Section(title, [*pictures, *cautions, *([Folded("How to read these charts", reading)] if reading else [])])
+
+
+def largest_panels(hospitals: Mapping[str, T], sizes: Mapping[str, int]) -> tuple[dict[str, T], str]:
+    """The hospitals that get a panel, and a sentence that says which if those are not all."""
+    return formatting.largest_of(hospitals, sizes, MAX_PANELS)
 
 
 def holdings_section(
@@ -202,25 +188,63 @@ def importance_section(importance: Mapping[str, float], patients: str, panels: "
         "and of two columns with the same information each alone matters little. A column that matters need not be a "
         f"cause. {panels.unit_explained}"
     )
-    return Section("Which columns matter most", [picture, reading])
+    return Section("Which columns matter most", [picture, Folded("How to read this chart", [reading])])
+
+
+def network_section(task: Task, config: "TrainConfig") -> Section:
+    """The network: its layers, weights and inputs, and how it was trained."""
+    network = config.network
+    facts: dict[str, str] = {}
+    if network.model == FILE:
+        facts |= {"model": "built by the network file", **network.facts}
+    else:
+        layers = [f"{units} units" for units in network.hidden]
+        facts |= {"model": {"mlp": "multi-layer perceptron", "logistic": "logistic regression"}[network.model]}
+        facts |= {"hidden layers": ", ".join(layers), "activation": network.activation} if layers else {}
+        facts |= {"dropout": f"{network.dropout:g}"} if network.dropout else {}
+    if network.model != FILE or network.path is not None:
+        facts["weights"] = f"{number_of_weights(task, network):,}"
+    columns, features = len(task.columns), task.feature_width
+    facts["inputs"] = f"{formatting.number_of(features, 'feature')} of {formatting.number_of(columns, 'column')}"
+    facts |= {"outputs": str(target_of(task).outputs), "loss": target_of(task).loss_name}
+    steps = "all rows" if not config.batch_size else f"{config.batch_size} rows"
+    facts["training"] = (
+        f"{config.optimizer}, learning rate {config.learning_rate:g}, "
+        f"{formatting.number_of(config.local_epochs, 'epoch')} per round, {steps} per step"
+    )
+    return Section("Network", [facts])
 
 
 def settings_section(
     settings: Settings, others: Mapping[str, str], *, leave_out: frozenset[str] = frozenset()
 ) -> Section:
-    """Everything needed to repeat the run or study: settings that apply, other facts, and versions."""
+    """Everything needed to repeat the run or study: settings that apply and are not off, other facts, and versions."""
+    config = settings.to_config()
+    off = {flag_of(field) for field in fields(settings) if _is_off(field, config[flag_of(field)])}
+    off |= set() if settings.dp_epsilon else {name for name in config if name.startswith("dp-")}
     applied = {
         name: "yes" if value is True else "no" if value is False else str(value) or formatting.NOT_DEFINED
-        for name, value in settings.to_config().items()
-        if name not in OPERATIONAL | leave_out
+        for name, value in config.items()
+        if name not in OPERATIONAL | leave_out | off
     }
     versions = {"federated-health": __version__, "Python": platform.python_version()}
     versions |= {name: version(name) for name in _PACKAGES}
-    return Section("Settings, versions and hashes", [{**applied, **others}, versions])
+    note = "What is not listed is off, as it is by default."
+    return Section("Settings, versions and hashes", [{**applied, **others}, versions, note], folded=True)
 
 
-def model_card(panels: "Panels", hospitals: Sequence[str], extra: Sequence[str]) -> Section:
+def _is_off(field: "Field[Any]", value: object) -> bool:
+    """Whether a feature is not used, unless somebody asks for it."""
+    return value == field.default and (not value or value == "none" or (field.name, value) == ("max_share", 1.0))
+
+
+def model_card(
+    panels: "Panels", hospitals: Sequence[str], extra: Sequence[str], *, has_subgroups: bool = False
+) -> Section:
     """Intended use and limits (Mitchell et al. 2019); `extra` holds further limits."""
+    groups = "No figures by age, sex or other groups were computed: the model may be worse for some groups."
+    if has_subgroups:
+        groups = "Figures of other subgroups than those above were not computed: the model may be worse for some."
     shown = ", ".join(hospitals[:8]) + (f" and {len(hospitals) - 8:,} more" if len(hospitals) > 8 else "")
     use = (
         f"The model estimates {panels.estimate}: {panels.task.label.meaning}. It is meant for learning about federated "
@@ -231,7 +255,7 @@ def model_card(panels: "Panels", hospitals: Sequence[str], extra: Sequence[str])
         "here do not hold for them.",
         f"A predicted {panels.prediction} can be trusted only if the calibration of that hospital is good; see the "
         "curves.",
-        "No figures by age, sex or other groups were computed: the model may be worse for some groups.",
+        groups,
         "Missing values are an input of their own. If a hospital starts or stops measuring something, the model is "
         "used on data that it was not trained on.",
         "Records that stay at the hospital do not guarantee privacy: weights and small aggregates can reveal something "
@@ -239,4 +263,6 @@ def model_card(panels: "Panels", hospitals: Sequence[str], extra: Sequence[str])
         *extra,
     ]
     caution = Caution("Not a medical device. No decision about a patient may rest on it.")
-    return Section("Intended use and limits", [use, caution, limits])
+    return Section(
+        "Intended use and limits", [use, caution, Folded("Limits of the model and of its figures", [limits])]
+    )

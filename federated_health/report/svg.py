@@ -1,7 +1,7 @@
 """The canvas of all charts: matplotlib drawings as SVG in the colours and the font of the page around them.
 
-One unit of a canvas is one unit of the picture's viewBox, and at least one CSS pixel on a phone that is 360 pixels wide:
-a drawing is WIDTH or PANEL wide there, and no text of it is smaller than SMALL. On a desktop it is up to 1.4 times as large.
+A unit of a canvas is one of the picture's viewBox, and at least a CSS pixel on a phone of 360 pixels, where no text is
+smaller than SMALL. On a desktop a drawing is up to 1.3 times as large.
 """
 
 import io
@@ -109,7 +109,9 @@ class Canvas:
         self.figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
         body = _as_part_of_page(file.getvalue())
         namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-        return f'<svg {namespaces} viewBox="0 0 {self.width:g} {self.height:g}" stroke-linejoin="round">\n{body}\n</svg>'
+        return (
+            f'<svg {namespaces} viewBox="0 0 {self.width:g} {self.height:g}" stroke-linejoin="round">\n{body}\n</svg>'
+        )
 
 
 @contextmanager

@@ -28,7 +28,8 @@ TEMPLATE = """\
 {% elif kind == "Strip" %}
 <div class="strip"><h2>{{ block.title }}</h2><ul>
 {% for part in block.parts %}
-<li class="{{ part.tone }}" style="flex-grow: {{ part.number }}"><strong>{{ part.number }}</strong>
+<li class="{{ part.tone }}" style="flex-grow: {{ part.number or 1 }}">
+{% if part.number is not none %}<strong>{{ part.number }}</strong>{% endif %}
 {{ verdict(part.tone, part.text) }}</li>
 {% endfor %}
 </ul></div>
@@ -43,10 +44,14 @@ TEMPLATE = """\
 <div class="table">
 <div class="scroll" role="region" tabindex="0" aria-label="Table {{ numbers.table }}: {{ block.caption }}">
 <table><caption><div><span>Table {{ numbers.table }}</span> {{ block.caption }}</div></caption>
-<thead><tr>{% for column in block.columns %}<th scope="col">{{ column }}</th>{% endfor %}</tr></thead>
+<thead><tr>{% for column in block.columns %}
+<th scope="col"{{ " class=words"|safe if column in block.words }}>{{ column }}</th>
+{% endfor %}</tr></thead>
 <tbody>
 {% for row in block.shown_rows %}
-<tr><th scope="row">{{ row[0] }}</th>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
+<tr><th scope="row">{{ row[0] }}</th>{% for cell in row[1:] %}
+<td{{ " class=words"|safe if block.columns[loop.index] in block.words }}>{{ cell }}</td>
+{% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
 {% if block.shown_note %}<p class="aside">{{ block.shown_note }}</p>{% endif %}
@@ -142,11 +147,12 @@ a { color: var(--link); text-underline-offset: .2em; text-decoration-thickness: 
 .skip { position: absolute; left: 1rem; top: -5rem; padding: .5rem 1rem; background: var(--paper); }
 .skip:focus { top: 1rem; z-index: 2; }
 h1, h2, h3 { line-height: 1.2; text-wrap: balance; }
-h1 { margin: 0 0 .5rem; font-size: clamp(1.625rem, 1.4rem + 1.2vw, 2.125rem); font-weight: 650; letter-spacing: -.02em; }
+h1 { margin: 0 0 .5rem; font-size: clamp(1.625rem, 1.4rem + 1.2vw, 2.125rem); }
+h1 { font-weight: 650; letter-spacing: -.02em; }
 .lead { margin: 0; max-width: 56rem; font-size: 1.125rem; line-height: 1.45; text-wrap: pretty; }
 .byline { display: flex; flex-wrap: wrap; margin: .5rem 0 0; padding: 0; max-width: none; list-style: none; }
 .byline li { margin: 0; color: var(--muted); font-size: .9375rem; }
-.byline li + li::before { content: "·"; margin: 0 .5rem; }
+.byline li:not(:last-child)::after { content: "·"; margin: 0 .5rem; }
 p, ul, ol, dl { margin: 0 0 1rem; max-width: 42rem; }
 li + li { margin-top: .3rem; }
 main { min-width: 0; }
@@ -155,7 +161,8 @@ main:focus { outline: none; }
 .overview > * { margin: 0; min-width: 0; }
 .strip h2 { margin: 0 0 .5rem; color: var(--muted); font-size: .9375rem; font-weight: 600; }
 .strip ul { display: flex; flex-wrap: wrap; gap: .25rem; margin: 0; padding: 0; max-width: none; list-style: none; }
-.strip li { flex: 1 1 auto; margin: 0; padding: .5rem .9rem; border-radius: .35rem; font-size: .9375rem; white-space: nowrap; }
+.strip li { flex: 1 1 auto; margin: 0; padding: .5rem .9rem; border-radius: .35rem; }
+.strip li { font-size: .9375rem; white-space: nowrap; }
 .strip strong { margin-right: .25rem; font-size: 1.25rem; font-weight: 650; }
 .numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 12rem), 1fr)); gap: 1rem 2.5rem; }
 .numbers { max-width: none; }
@@ -215,14 +222,15 @@ tbody th {
   position: sticky; left: 0; min-width: 7rem; max-width: 14rem; background: var(--paper); overflow-wrap: anywhere;
 }
 td { min-width: 4rem; max-width: 22rem; white-space: nowrap; }
-td, thead th + th { text-align: right; }
+td:not(.words), thead th + th:not(.words) { text-align: right; }
 .picture { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--width)), 1fr)); gap: .75rem; }
 .picture svg {
-  display: block; width: 100%; max-width: calc(1.4 * var(--width)); height: auto; font-family: inherit; overflow: visible;
+  display: block; width: 100%; max-width: calc(1.3 * var(--width)); height: auto;
+  font-family: inherit; overflow: visible;
 }
 .axis { grid-column: 1 / -1; margin: 0; color: var(--muted); font-size: .8125rem; line-height: 1.3; }
 .cards {
-  display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap: 1rem;
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); gap: 1rem;
   padding: 0; max-width: none; list-style: none;
 }
 .card {
@@ -240,17 +248,18 @@ td, thead th + th { text-align: right; }
 .neutral .verdict, .strip .neutral { color: var(--neutral); background: var(--neutral-back); }
 .bad .verdict, .strip .bad { color: var(--bad); background: var(--bad-back); }
 .unknown .verdict, .strip .unknown { color: var(--muted); background: var(--panel); }
-.facts { max-width: none; border-top: 1px solid var(--grid); }
-.facts div { display: grid; grid-template-columns: 12rem 1fr; gap: 1rem; border-bottom: 1px solid var(--grid); }
-.facts div { padding: .4rem 0; font-size: .9375rem; line-height: 1.45; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 2rem; }
+.facts { max-width: none; }
+.facts div { display: grid; grid-template-columns: 10rem minmax(0, 1fr); gap: 1rem; }
+.facts div { padding: .4rem 0; border-bottom: 1px solid var(--grid); font-size: .9375rem; line-height: 1.45; }
 dt { color: var(--muted); overflow-wrap: anywhere; }
 dd { margin: 0; min-width: 0; overflow-wrap: anywhere; }
 footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--muted); }
 footer p { margin: 0; font-size: .875rem; }
 @media screen and (min-width: 64rem) {
-  .overview:has(> .numbers + figure) { grid-template-columns: 14rem 1fr; }
+  .overview:has(> .numbers + figure) { grid-template-columns: 14.5rem minmax(0, 1fr); }
   .overview > .strip { grid-column: 1 / -1; }
-  .overview > .numbers:has(+ figure) { grid-template-columns: 1fr; align-content: space-between; }
+  .overview > .numbers:has(+ figure) { grid-template-columns: 1fr; align-content: start; }
   .columns { display: grid; grid-template-columns: 10.5rem minmax(0, 1fr); gap: 0 2.5rem; }
   nav { position: sticky; top: 0; align-self: start; max-height: 100vh; overflow-y: auto; padding: 2.5rem 0 1rem; }
   nav ol { columns: auto; font-size: .875rem; }
@@ -260,13 +269,13 @@ footer p { margin: 0; font-size: .875rem; }
   .blocks > :not(figure) { grid-column: 1 / -1; }
   /* A picture without another beside it has its caption there. */
   .blocks > figure:not(figure + figure):not(:has(+ figure)) {
-    grid-column: 1 / -1; display: grid; grid-template-columns: inherit; gap: 0 2rem; align-items: end;
+    grid-column: 1 / -1; display: grid; grid-template-columns: inherit; gap: 0 2rem; align-items: start;
   }
   .blocks > figure:not(figure + figure):not(:has(+ figure)) > h3 { grid-column: 1 / -1; }
 }
 @media (max-width: 34rem) {
   body { padding: 1.25rem .9rem 3rem; }
-  tbody th { min-width: 5rem; max-width: 7.5rem; }
+  tbody th { min-width: 6.25rem; max-width: 7.5rem; }
   .facts div { grid-template-columns: 1fr; gap: 0; }
 }
 @media (prefers-reduced-motion: reduce) { html { scroll-behavior: auto; } }

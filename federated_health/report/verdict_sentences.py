@@ -9,7 +9,10 @@ from federated_health.ml.verdicts import SIGNIFICANCE, Verdict
 from federated_health.report.formatting import capitalise, figure, with_minus
 
 MIN_FAULT = 0.1
-"""Smallest deviation of a calibration intercept from 0, or of a slope from 1, that a sentence names."""
+"""Smallest deviation of a calibration intercept from 0, or of a slope from 1, that explains less accurate risks."""
+
+MIN_LONE_FAULT = 0.5
+"""The same of risks that are less accurate, but not clearly so: odds are wrong by a factor of 1.6."""
 
 _PREDICTIONS = {"binary": "risks", "classes": "probabilities"}
 """What a model gives a patient, in the plural, by the kind of label; predictions of other kinds."""
@@ -33,11 +36,18 @@ def describe_verdict(target: Target[Any], entry: Mapping[str, Any]) -> str:
     sentences = [_clear_sentence(clear, predictions, entry)] if clear else [_no_difference(unclear, predictions)]
     if clear:
         sentences += [_open_question(name, of, predictions) for name, of in unclear.items()]
+    if faults := _lone_faults(entry):
+        sentences.append(f"On these patients, the federated model's {predictions} are {' and '.join(faults)}.")
     if adjusted := [figure_title(name) for name, of in unclear.items() if of["difference"]["p_value"] < SIGNIFICANCE]:
         titles = " and of the ".join(adjusted)
         is_clear = "the difference would be clear" if len(adjusted) == 1 else "the differences would be clear"
         sentences.append(f"Without the adjustment for the number of hospitals, {is_clear}: that of the {titles}.")
     return " ".join(sentences)
+
+
+def has_news(entry: Mapping[str, Any]) -> bool:
+    """Whether the sentences say more than that there is no clear difference, or that patients are too few."""
+    return entry["verdict"] not in (Verdict.UNCLEAR, Verdict.UNDEFINED) or bool(_lone_faults(entry))
 
 
 def _clear_sentence(clear: Mapping[str, Mapping[str, Any]], predictions: str, entry: Mapping[str, Any]) -> str:
@@ -53,7 +63,7 @@ def _clear_sentence(clear: Mapping[str, Mapping[str, Any]], predictions: str, en
                 text += f"{', and' if gains is last else ', but'} its {predictions} are {quality} ({values})"
             else:
                 text = f"The federated model's {predictions} are {quality} than those of {_OWN} ({values})"
-            if faults := [] if gains else list(_faults(entry.get("calibration", {}))):
+            if faults := [] if gains else list(_faults(entry.get("calibration", {}), MIN_FAULT)):
                 text += f": they are {' and '.join(faults)}"
         last = gains
     return f"{text}."
@@ -75,18 +85,28 @@ def _open_question(name: str, comparison: Mapping[str, Any], predictions: str) -
     return f"Whether {question} is not clear ({_values(name, comparison)})."
 
 
-def _faults(calibration: Mapping[str, Mapping[str, float | None]]) -> Iterator[str]:
+def _lone_faults(entry: Mapping[str, Any]) -> list[str]:
+    """What is wrong with risks that are less accurate, but not clearly so."""
+    of_risks = [comparison for name, comparison in entry["comparisons"].items() if not _is_ranking(name)]
+    if all(of["verdict"] == Verdict.UNCLEAR and of["difference"]["value"] < 0 for of in of_risks):
+        return list(_faults(entry.get("calibration", {}), MIN_LONE_FAULT))
+    return []
+
+
+def _faults(calibration: Mapping[str, Mapping[str, float | None]], minimum: float) -> Iterator[str]:
     """What is wrong with the risks of the federated model, and less or not at all with those of the own one."""
     if not calibration:
         return
-    federated, own = calibration["federated"], calibration["own"]
-    intercept, slope = federated["intercept"], federated["slope"]
-    if intercept is not None and abs(intercept) > max(MIN_FAULT, abs(own["intercept"] or 0.0)):
-        low = "too low" if intercept > 0 else "too high"
-        yield f"{low} (calibration intercept {with_minus(f'{intercept:+.2f}')})"
-    if slope is not None and abs(slope - 1) > max(MIN_FAULT, abs((own["slope"] or 1.0) - 1)):
-        extreme = "too extreme" if slope < 1 else "not extreme enough"
-        yield f"{extreme} (calibration slope {with_minus(f'{slope:.2f}')})"
+    for name, ideal, sign, below, above in (
+        ("intercept", 0.0, "+", "too high", "too low"),
+        ("slope", 1.0, "", "too extreme", "not extreme enough"),
+    ):
+        value, of_own = calibration["federated"][name], calibration["own"][name]
+        own_fault = 0.0 if of_own is None else abs(of_own - ideal)
+        if value is not None and abs(value - ideal) >= minimum and abs(value - ideal) > own_fault:
+            shown, other = (with_minus(f"{number or 0.0:{sign}.2f}") for number in (value, of_own))
+            known = "" if of_own is None else f", own model {other}"
+            yield f"{below if value < ideal else above} (calibration {name} {shown}{known})"
 
 
 def _is_ranking(name: str) -> bool:

@@ -58,6 +58,11 @@ def evaluate_final_weights(run: PlainRun) -> dict[str, Any]:
     if evaluations:
         counts = {name: evaluation.counts for name, evaluation in run.evaluations.items()}
         check_for_harm(run, counts, figures["federation"].get("roc_auc"))
+    if task.subgroups:
+        from federated_health.ml.subgroup_figures import summarise_subgroups  # noqa: PLC0415  # where there are any
+
+        groups = summarise_subgroups(task, {name: of.subgroups for name, of in run.evaluations.items()})
+        figures |= {messages.SUBGROUPS: groups} if groups else {}
     return figures | summarise_benefits(gained, run.evaluations, task, run.problems.data_warnings)
 
 

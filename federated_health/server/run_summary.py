@@ -59,6 +59,12 @@ def summarise_run(
     return {"hospitals": hospitals, "federation": federation}
 
 
+def recalibrations_of(figures: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The entries `recalibration` in metrics.json, of hospitals that have one, by name."""
+    joining = figures.get("joining", {})
+    return {name: entry["recalibration"] for name, entry in joining.items() if "recalibration" in entry}
+
+
 def _pool_groups(target: Target[Any], evaluations: Iterable[Evaluation]) -> ScoreGroups:
     """All hospitals' groups of scores together; none if some kind of group was not sent by any hospital."""
     names = target.rows_of_groups(target.no_sums)
@@ -84,14 +90,15 @@ def write_model_and_report(
         RunError: one could not be made or written.
     """
     report.load().svg.warm_up()  # while the other process gets ready
-    saver.save(folder / MODEL, run.settings.task_declaration, run.train_config(), run.weights)
+    sites = report.load().saved_model.sites_of(recalibrations_of(figures))
+    saver.save(folder / MODEL, run.settings.task_declaration, run.train_config(), run.weights, sites)
     facts = report.load().run_page.hashes_of_model(folder / MODEL, run.weights)
-    summary = summarise(run, figures, stopped=stopped, facts=facts)
+    summary = summarise(run, figures, stopped=stopped, facts=facts, date=report.load().formatting.today())
     report.load().run_page.write_run_report(folder / REPORT, summary)
 
 
 def summarise(
-    run: "FederatedRun", figures: Mapping[str, Any], *, stopped: bool, facts: Mapping[str, str]
+    run: "FederatedRun", figures: Mapping[str, Any], *, stopped: bool, facts: Mapping[str, str], date: str = ""
 ) -> "RunSummary":
     """A run as its server knows it, for its report (see `RunSummary`)."""
     summary: RunSummary = report.load().run_page.RunSummary(
@@ -106,5 +113,6 @@ def summarise(
         stopped=stopped,
         secure=run.settings.secure_aggregation,
         facts=facts,
+        date=date,
     )
     return summary

@@ -1,7 +1,9 @@
 """Made-up hospitals for tests of studies: heart patients whose age and cholesterol predict the disease, or do not."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,17 @@ def patients(number: int, seed: int, mechanism: Mechanism = clear) -> pd.DataFra
 
 def cohort_of(hospitals: Mapping[str, pd.DataFrame]) -> Cohort:
     return Cohort(HEART_DISEASE, dict(hospitals), {name: f"hash of {name}" for name in hospitals})
+
+
+def write_tables(folder: Path, hospitals: Mapping[str, pd.DataFrame]) -> Path:
+    """A folder as create_dataset.py writes it, with the CSVs client_1.csv, client_2.csv, ... of these hospitals."""
+    folder.mkdir()
+    for number, table in enumerate(hospitals.values(), 1):
+        table.to_csv(folder / f"client_{number}.csv", index=False)
+    entries = [{"name": name, "file": f"client_{number}.csv", "sha256": ""} for number, name in enumerate(hospitals, 1)]
+    manifest = {"task": HEART_DISEASE.name, "source": {"name": "made up"}, "hospitals": entries}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
 
 
 def protocol_of(*, folds: int = 3, repeats: int = 1, tune: bool = False, **settings: Any) -> EvaluationProtocol:

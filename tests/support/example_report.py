@@ -9,6 +9,7 @@ from federated_health.ml.verdicts import Interval
 from federated_health.report.charts import (
     draw_calibration,
     draw_confusion,
+    draw_forest,
     draw_heat_map,
     draw_importance,
     draw_intervals,
@@ -17,7 +18,22 @@ from federated_health.report.charts import (
     draw_roc,
 )
 from federated_health.report.formatting import MINUS
-from federated_health.report.page import Block, Card, Cards, Caution, Page, Picture, Section, Table
+from federated_health.report.page import (
+    Block,
+    Card,
+    Cards,
+    Caution,
+    Folded,
+    Number,
+    Numbers,
+    Page,
+    Picture,
+    Section,
+    Share,
+    Strip,
+    Table,
+)
+from federated_health.report.svg import flow
 
 HOSPITALS = ("cleveland", "hungary", "switzerland", "va-long-beach")
 COLUMNS = (
@@ -133,7 +149,20 @@ def pictures() -> tuple[Picture, ...]:
             alt="Dots with whiskers: federated training is above training alone everywhere.",
             caption="ROC-AUC by hospital and regime, with 95 % intervals.",
         ),
+        forest(HOSPITALS),
     )
+
+
+def forest(names: tuple[str, ...]) -> Picture:
+    """Two drawings beside each other, of differences in every tone."""
+    tones = ("good", "bad", "neutral", "mixed")
+    rows = {
+        name: (Interval(value=0.02 * (place % 5 - 2), low=0.02 * (place % 5 - 3), high=0.05), tones[place % 4])
+        for place, name in enumerate(names)
+    }
+    rows[names[1]] = Interval(), "unknown"
+    drawings = [draw_forest(rows, quantity=f"{name}, federated minus own") for name in ("ROC-AUC", "Brier score")]
+    return Picture(svg=flow(drawings), alt="Differences near 0.", caption="Right of 0 the federated model is better.")
 
 
 @cache
@@ -184,7 +213,32 @@ def page(*, strained: bool = False) -> Page:
         ),
         note="Intervals are of 2,000 bootstrap samples.",
     )
+    overview: list[Block] = [
+        Strip(
+            title="Benefit of joining for 12 hospitals",
+            parts=[
+                Share(number=number, text=text, tone=tone)
+                for number, text, tone in (
+                    (3, "gains", "good"),
+                    (2, "gains and loses", "mixed"),
+                    (4, "no clear difference", "neutral"),
+                    (1, "loses", "bad"),
+                    (2, "too few patients to tell", "unknown"),
+                )
+            ],
+        ),
+        Numbers(
+            [
+                Number(name="Mean ROC-AUC", value="0.850", text="0.744 to 0.977 within hospitals"),
+                Number(name="Brier score", value="0.111", text="0 is perfect"),
+                Number(name="Patients", value="123,456,789" if strained else "920", text="12 hospitals"),
+            ]
+        ),
+        forest((LONG_NAME, *(f"hospital-{number}" for number in range(2, 21))) if strained else HOSPITALS),
+    ]
     return Page(
+        byline=("1 December 2026", "12 hospitals", "30 rounds"),
+        summary=overview,
         title="Four hospitals, one model of heart disease <script>alert(1)</script>",
         lead="What the federation's model is worth to each hospital, on patients whom it was not trained on.",
         sections=[
@@ -213,6 +267,7 @@ def page(*, strained: bool = False) -> Page:
                         "Switzerland holds out two patients without disease: its ROC-AUC is too noisy to interpret."
                     ),
                     ["A demonstrator, not a medical device.", "No patient record left a hospital."],
+                    Folded("How to read this", ["Slowly.", wide]),
                 ],
             ),
             Section("Figures", [wide, wide]),

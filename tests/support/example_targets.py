@@ -12,7 +12,7 @@ from federated_health.data.columns import Label
 from federated_health.data.tasks import Task
 from federated_health.messages.benefit import Benefit, summarise_benefits
 from federated_health.messages.content import Evaluation, Registration, Update
-from federated_health.ml.bootstrap import compare_models
+from federated_health.ml.intervals import compare_models
 from federated_health.ml.metrics import EvaluationSums
 from federated_health.ml.normalisation import ColumnSums, public_normalisation
 from federated_health.ml.targets import target_of
@@ -76,7 +76,7 @@ def run_of_label(label: Label, sizes: Mapping[str, int] = SIZES, **settings: Any
             scores=target.group_scores(outputs, labels),
         )
         benefits[name] = Benefit(
-            comparisons=compare_models(target, outputs, own, labels, [seed]) if target.can_compare(labels) else {},
+            comparisons=compare_models(target, outputs, own, labels) if target.can_compare(labels) else {},
             calibration={},
             importance=np.array([0.3, -0.02]) * rows,
             observed=np.array([3.0 * rows, 2.0 * rows]),

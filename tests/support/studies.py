@@ -11,9 +11,17 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.report.page import Page
 from federated_health.studies.benefit.benefit_page import benefit_page
 from federated_health.studies.benefit.cohort import Cohort
-from federated_health.studies.benefit.comparison import Scores, collect_scores, compare_models
+from federated_health.studies.benefit.comparison import Scores, collect_scores
 from federated_health.studies.benefit.journal import Results
-from federated_health.studies.benefit.training_setups import EvaluationProtocol, FitResult, TrainingSetup, plan_fits
+from federated_health.studies.benefit.recalibrated import add_recalibrated
+from federated_health.studies.benefit.study_figures import study_figures
+from federated_health.studies.benefit.training_setups import (
+    EvaluationProtocol,
+    Fit,
+    FitResult,
+    TrainingSetup,
+    plan_fits,
+)
 from tests.support.cohorts import cohort_of, patients, protocol_of
 
 Labels = npt.NDArray[np.float32]
@@ -34,6 +42,23 @@ class Study:
     @property
     def page(self) -> Page:
         return benefit_page(self.cohort, self.protocol, self.results, self.scores, self.figures)
+
+
+def made_up_result(fit: Fit, cohort: Cohort, protocol: EvaluationProtocol) -> FitResult:
+    """The result of a fit whose scores are random numbers, of a binary label; nothing is trained."""
+    split = cohort.split(folds=protocol.folds, fold=fit.fold, seed=protocol.settings.seed + fit.repeat)
+    names = [fit.subject] if fit.setup in (TrainingSetup.OWN, TrainingSetup.LEAVE_ONE_OUT) else list(split)
+    seed = [fit.repeat, fit.fold, *str(fit).encode()]
+    generator = np.random.default_rng(seed)
+    scores = {name: generator.normal(size=len(split[name].test)).astype(np.float32) for name in names}
+    is_federated = fit.setup is TrainingSetup.FEDERATED
+    importance = {name: [0.5] * len(cohort.task.columns) for name in names if is_federated}
+    return FitResult(
+        scores={name: part.tolist() for name, part in scores.items()},
+        threshold=round(float(generator.uniform(0.3, 0.6)), 3),
+        rounds=3,
+        importance=importance,
+    )
 
 
 def study_of(
@@ -67,11 +92,11 @@ def study_of(
                 if fit.setup is TrainingSetup.FEDERATED
             },
         )
-    scores = collect_scores(cohort, protocol, results)
+    scores = add_recalibrated(collect_scores(cohort, protocol, results))
     return Study(
         cohort=cohort,
         protocol=protocol,
         results=results,
         scores=scores,
-        figures=compare_models(scores, protocol.settings.seed, draws=200),
+        figures=study_figures(cohort, scores),
     )

@@ -30,6 +30,7 @@ class Panels(ABC):
 
     Attributes:
         figures: names of the figures in tables (see also `shown_figures`).
+        large_figures: names of the two figures on the first screen, and how to read each.
         estimate: what the model estimates; the label's meaning follows.
         prediction: what a prediction is, after the word predicted.
         compared_explained, explained: sentences about the figures by which models are compared, and about the others.
@@ -40,6 +41,7 @@ class Panels(ABC):
     """
 
     figures: ClassVar[tuple[str, ...]]
+    large_figures: ClassVar[Mapping[str, str]]
     estimate: str
     prediction: ClassVar[str]
     compared_explained: str
@@ -95,15 +97,15 @@ class Panels(ABC):
         figures = self.target.comparisons
         differences = " and ".join(f"{self.difference(figure=name)} {figure_title(name)}" for name in figures)
         each = "on a figure " if len(figures) > 1 else ""
-        strata = "stratified by class, and " if self.target.has_classes else ""
+        methods = f"{'ROC-AUC: DeLong 1988; mean loss: ' if self.target.has_classes else ''}Student's t over patients"
         return (
             f"Models are compared by {differences}. A hospital gains {each}if the difference is above 0, and loses if "
             f"it is below 0, with a p-value below {SIGNIFICANCE:g}; otherwise there is no clear difference. P-values "
             "are adjusted for the number of hospitals (Holm 1979) on the pages of a server or a study, and not on that "
             "of one hospital. Intervals are never adjusted, so one without 0 need not be a clear difference. There is "
-            f"no verdict with {self.target.no_verdict}. An interval ({INTERVAL}) is a bootstrap over the held-out "
-            f"patients, {strata}paired: both models are compared on the same patients. It treats the two models as "
-            "fixed: other training patients would have given other models."
+            f"no verdict with {self.target.no_verdict}. The {INTERVAL} and the p-value of a difference are paired: "
+            f"both models are compared on the same held-out patients ({methods}). They treat the two models as fixed: "
+            "other training patients would have given other models."
         )
 
     @property

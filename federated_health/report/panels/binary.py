@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import log
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,7 +27,7 @@ from federated_health.report import charts
 from federated_health.report.formatting import figure, list_some, percent_of
 from federated_health.report.page import Block, Caution, Picture, Section
 from federated_health.report.panels import Panels
-from federated_health.report.sections import first_panels
+from federated_health.report.sections import largest_panels
 
 Array = npt.NDArray[np.float64]
 Classes = tuple[Array, Array]
@@ -50,16 +51,22 @@ class BinaryPanels(Panels):
     """What pages say and draw of a label of 0 or 1."""
 
     figures: ClassVar[tuple[str, ...]] = (
+        "roc_auc",
+        "brier",
         "accuracy",
         "precision",
         "recall",
         "specificity",
         "f1",
-        "roc_auc",
         "average_precision",
-        "brier",
     )
     rare_figures: ClassVar[tuple[str, ...]] = (*RARE_FIGURES[1:], "accuracy")
+    large_figures = MappingProxyType(
+        {
+            "roc_auc": "1 is perfect, 0.5 is guessing",
+            "brier": "0 is perfect, 0.25 is a risk of 50 % for everybody",
+        }
+    )
     estimate = "the risk of"
     prediction: ClassVar[str] = "risk"
     compared_explained = (
@@ -120,7 +127,7 @@ class BinaryPanels(Panels):
     def curves(self, groups: Mapping[str, ScoreGroups]) -> Iterator[Section]:
         scores = {name: scores_of_classes(of, "positives", "negatives") for name, of in groups.items()}
         has_both = {name: part for name, part in scores.items() if all(map(len, part))}
-        panels, more = first_panels(has_both)
+        panels, more = largest_panels(has_both, {name: sum(map(len, part)) for name, part in has_both.items()})
         if scores and self.everyone not in scores:
             positives, negatives = (np.concatenate(parts) for parts in zip(*scores.values(), strict=True))
             if len(positives) and len(negatives):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from math import log
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,7 +29,10 @@ _FROM_CELLS = (
 class ClassPanels(Panels):
     """What pages say and draw of a label of several classes."""
 
-    figures: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "roc_auc", "brier")
+    figures: ClassVar[tuple[str, ...]] = ("roc_auc", "brier", "accuracy", "macro_f1")
+    large_figures = MappingProxyType(
+        {"roc_auc": "mean over classes; 1 is perfect, 0.5 is guessing", "brier": "0 is perfect"}
+    )
     estimate = "the probability of each class of"
     prediction: ClassVar[str] = "probability"
     compared_explained = (

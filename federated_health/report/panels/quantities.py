@@ -19,7 +19,7 @@ from federated_health.report.formatting import list_some, short_number
 from federated_health.report.page import Block, Picture, Section
 from federated_health.report.panels import Panels
 from federated_health.report.quantity_charts import draw_quantity_calibration
-from federated_health.report.sections import figures_table, first_panels
+from federated_health.report.sections import figures_table, largest_panels
 
 MAX_POINTS = 10
 """Largest number of points in a calibration panel, into which neighbouring groups are joined."""
@@ -55,7 +55,7 @@ class QuantityPanels(Panels):
         known = {name: part for name, of in groups.items() if len(part := of.get("predictions", np.zeros((0, 3))))}
         if not known:
             return
-        panels, more = first_panels(known)
+        panels, more = largest_panels(known, {name: int(part[:, 0].sum()) for name, part in known.items()})
         if self.everyone not in known:
             panels[self.everyone] = np.concatenate(list(known.values()))
         panels = {name: join_groups(part) for name, part in panels.items()}
@@ -91,6 +91,9 @@ class NumberPanels(QuantityPanels):
     """What pages say and draw of a label that is a number with a unit."""
 
     figures: ClassVar[tuple[str, ...]] = ("mae", "rmse", "r2", "calibration_slope")
+    large_figures = MappingProxyType(
+        {"mae": "mean distance of prediction and outcome", "r2": "1 is perfect, 0 what the mean gives"}
+    )
     prediction: ClassVar[str] = "value"
     pooled_explained: ClassVar[str] = (
         "Over all patients together R\N{SUPERSCRIPT TWO} is too optimistic if hospitals differ in their mean: knowing "
@@ -138,6 +141,9 @@ class CountPanels(QuantityPanels):
     """What pages say and draw of a label that counts events."""
 
     figures: ClassVar[tuple[str, ...]] = ("deviance", "deviance_explained", "observed_expected", "mae")
+    large_figures = MappingProxyType(
+        {"deviance": "0 is perfect", "observed_expected": "1 is perfect; above 1 predictions are too low"}
+    )
     estimate = "the expected number of"
     prediction: ClassVar[str] = "number"
     unit = "events"

@@ -14,6 +14,7 @@ from federated_health.studies.audit.attacks import ATTACKS, SECURE_AGGREGATION
 from federated_health.studies.audit.drawn_hospital import PATIENTS
 from federated_health.studies.audit.membership import FALSE_POSITIVE_RATE, GUESSING, largest_roc_auc
 from federated_health.studies.audit.shadow_runs import AVERAGES, FINAL, HELD_OUT, HELD_OUT_SUM, UPDATES, AuditPlan
+from federated_health.studies.study import describe_left_out
 
 Figures = Mapping[str, Any]
 """Privacy setting -> figures, or a part of these (see `audit_figures`)."""
@@ -69,17 +70,21 @@ INVERSION = (
 )
 
 
-def audit_page(plan: AuditPlan, figures: Figures, few: Mapping[str, float | None]) -> Page:
+def audit_page(
+    plan: AuditPlan, figures: Figures, few: Mapping[str, float | None], left_out: Mapping[str, str] | None = None
+) -> Page:
     """The report of an audit.
 
     Args:
         few: see `sums_of_few`.
+        left_out: hospital that is not in the plan -> why.
     """
     patients = sum(len(hospital.train) for hospital in plan.hospitals.values())
+    others = f" {formatting.capitalise(describe_left_out(left_out))}." if left_out else ""
     return Page(
         title=f"Privacy audit: {plan.task.name}",
         lead=f"{formatting.number_of(patients, 'training patient')} of "
-        f"{formatting.number_of(len(plan.hospitals), 'hospital')}. Who can find out whether a patient's "
+        f"{formatting.number_of(len(plan.hospitals), 'hospital')}.{others} Who can find out whether a patient's "
         "record was used for training, or what it holds? And what does it cost to prevent that?",
         sections=[
             _choice(plan, figures),

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from federated_health import __version__
-from federated_health.data.hospital import Hospital, load_hospital
+from federated_health.data.hospital import Hospital, split_hospital
 from federated_health.data.split import DEFAULT_SPLIT_SEED
 from federated_health.data.task_files import TASK_FILE
-from federated_health.errors import DataError, SettingsError
+from federated_health.errors import SettingsError
 from federated_health.files import hash_file, write_json
 from federated_health.hospital.handlers import answer
 from federated_health.names import REPORT
@@ -26,7 +26,14 @@ from federated_health.studies.audit.shadow_runs import (
     ShadowRunResult,
     train_shadow_run,
 )
-from federated_health.studies.study import find_hospitals, prepare_folder, refuse_duplicates
+from federated_health.studies.study import (
+    check_hospitals,
+    describe_left_out,
+    find_hospitals,
+    prepare_folder,
+    refuse_duplicates,
+    refuse_too_few,
+)
 from federated_health.studies.workers import run_tasks
 
 AUDIT = "audit.json"
@@ -58,6 +65,7 @@ def run(
     settings: Mapping[str, Value],
     jobs: int,
     show: Callable[[int, int], None],
+    announce: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Train and attack the shadow runs, and write the results.
 
@@ -72,22 +80,28 @@ def run(
         epsilons: privacy budgets to attack, besides runs without differential privacy.
         settings: training settings by flag; the others keep their defaults.
         jobs, show: see `run_tasks`. Without differential privacy, the results do not depend on the number of jobs.
+        announce: called before the first run, with a line that names the hospitals that are left out.
 
     Returns:
         The content of audit.json.
 
     Raises:
-        DataError, SettingsError: the request is not valid.
+        DataError, SettingsError: the request is not valid; nothing is written.
         RunError: a run failed, and nothing is written; or a file could not be written.
     """
     task, task_file, files = find_hospitals(data, task_file)
     if task.label.kind != "binary":
         raise SettingsError(f"task: an audit attacks models of a binary label, got a label of kind {task.label.kind}")
-    hospitals = {name: load_hospital(path, task, name, DEFAULT_SPLIT_SEED) for name, path in files.items()}
-    fewest, smallest = min((len(hospital.train), name) for name, hospital in hospitals.items())
-    if fewest < MIN_ROWS:
-        problem = f"expected at least {MIN_ROWS} training patients for an audit, got {fewest}"
-        raise DataError(f"{files[smallest]}: {problem}")
+    checks, left_out = check_hospitals(files, task)
+    hospitals = {name: split_hospital(check, name, DEFAULT_SPLIT_SEED) for name, check in checks.items()}
+    left_out |= {
+        name: f"training rows: expected at least {MIN_ROWS} for an audit, got {len(hospital.train)}"
+        for name, hospital in hospitals.items()
+        if len(hospital.train) < MIN_ROWS
+    }
+    hospitals = {name: hospital for name, hospital in hospitals.items() if name not in left_out}
+    refuse_too_few(hospitals, left_out)
+    fewest = min(len(hospital.train) for hospital in hospitals.values())
     if shadows < MIN_HALF_RUNS or shadows % 2:
         raise SettingsError(f"shadows: expected an even number from {MIN_HALF_RUNS}, got {shadows}")
     privacies = _privacy_settings(hospitals, epsilons, {**settings, "task": task.name, TASK_FILE: str(task_file or "")})
@@ -102,6 +116,8 @@ def run(
         seed=privacies[PLAIN].seed,
     )
     prepare_folder(out, (AUDIT,), force=force)
+    if left_out:
+        announce(describe_left_out(left_out))
     results: dict[ShadowRun, ShadowRunResult] = {}
     run_tasks(
         plan.shadow_runs(),
@@ -123,14 +139,15 @@ def run(
             "small_hospitals": plan.drawn,
             "epsilons": list(epsilons),
             "schema": task.schema_hash,
-            "hospitals": {name: hash_file(path) for name, path in files.items()},
+            "hospitals": {name: hash_file(files[name]) for name in hospitals},
             "smallest": plan.smallest,
         },
+        "left_out": left_out,
         "privacies": by_privacy,
         "sums_of_few": few,
     }
     write_json(out / AUDIT, figures)
-    write_report(out / REPORT, lambda: audit_page(plan, by_privacy, few))
+    write_report(out / REPORT, lambda: audit_page(plan, by_privacy, few, left_out))
     return figures
 
 

@@ -1,6 +1,7 @@
-"""The study of the benefit of joining, from the request to its files: evidence.json and report.html."""
+"""The study of the benefit of joining, from the request to the files of its results."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from federated_health.data.task_files import TASK_FILE
 from federated_health.errors import SettingsError
 from federated_health.files import write_json
 from federated_health.hospital.handlers import answer
-from federated_health.names import REPORT
+from federated_health.names import LARGEST, REPORT
 from federated_health.report.page import write_report
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings
@@ -17,15 +18,26 @@ from federated_health.studies.benefit import training_setups
 from federated_health.studies.benefit.benefit_page import benefit_page
 from federated_health.studies.benefit.cohort import Cohort, read_cohort
 from federated_health.studies.benefit.compared_strategies import choose_strategies, settings_of
-from federated_health.studies.benefit.comparison import collect_scores, compare_models
+from federated_health.studies.benefit.comparison import collect_scores
 from federated_health.studies.benefit.journal import JOURNAL, Journal, Results, fingerprint_of
+from federated_health.studies.benefit.learning_curves import LEARNING_CURVES, write_learning_curves
+from federated_health.studies.benefit.recalibrated import add_recalibrated
+from federated_health.studies.benefit.score_file import SCORES, write_scores
+from federated_health.studies.benefit.study_figures import study_figures
 from federated_health.studies.benefit.training_setups import EvaluationProtocol, TrainingSetup
-from federated_health.studies.study import prepare_folder
+from federated_health.studies.study import describe_left_out, prepare_folder, remove_results
 from federated_health.studies.workers import run_tasks
 from federated_health.transport.app_calls import App
 
 EVIDENCE = "evidence.json"
+
+FILES = (REPORT, SCORES, LEARNING_CURVES, EVIDENCE)
+"""Files of the results, besides the journal and the tables of the report."""
+
 MIN_FOLDS = 2
+
+MAX_REPEATS = 1000
+"""Largest number of repeats, each of which trains every model anew."""
 
 
 def run(
@@ -41,6 +53,7 @@ def run(
     settings: Mapping[str, Value],
     jobs: int,
     show: Callable[[int, int], None],
+    announce: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Run or resume a study, and write its results.
 
@@ -52,6 +65,7 @@ def run(
         strategies: see `choose_strategies`; None for the settings' one.
         settings: training settings by flag; the others keep their defaults.
         jobs, show: see `run_tasks`. The results do not depend on the number of jobs.
+        announce: called before the first model is trained, with a line that names the hospitals that are left out.
 
     Returns:
         The content of evidence.json.
@@ -60,8 +74,9 @@ def run(
         DataError, SettingsError: the request is not valid; nothing is written.
         RunError: a model could not be trained, or a file could not be written; finished models stay in the journal.
     """
-    cohort = read_cohort(data, task_file)
     labels = choose_strategies(strategies, str(settings.get("strategy", "")), str(settings.get("strategy-args", "")))
+    _check_numbers(folds, repeats, int(settings.get("seed", Settings.seed)))
+    cohort = read_cohort(data, task_file, folds)
     strategy, arguments = settings_of(labels[0])
     named: dict[str, Value] = {"task": cohort.task.name, TASK_FILE: str(cohort.task_file or "")}
     first: dict[str, Value] = {"strategy": strategy, "strategy-args": arguments}
@@ -73,16 +88,24 @@ def run(
         strategies=labels,
         tune=tune,
     )
-    _check_protocol(protocol, cohort)
+    _check_strategies(protocol, cohort)
     fingerprint = fingerprint_of(cohort, protocol)
     prepare_folder(out, (JOURNAL, EVIDENCE), force=force)
-    results = run_fits(cohort, protocol, Journal(out, fingerprint, force=force), jobs=jobs, show=show)
-    scores = collect_scores(cohort, protocol, results)
+    journal = Journal(out, fingerprint, force=force)
+    if journal.is_new and (out / EVIDENCE).exists():
+        remove_results(out, FILES)  # another study's, which would stay if this one is interrupted
+    if cohort.left_out:
+        announce(describe_left_out(cohort.left_out))
+    results = run_fits(cohort, protocol, journal, jobs=jobs, show=show)
+    scores = add_recalibrated(collect_scores(cohort, protocol, results))
     figures = {
         "study": {**fingerprint, "strategies": list(labels)},
-        **compare_models(scores, protocol.settings.seed),
+        "left_out": dict(cohort.left_out),
+        **study_figures(cohort, scores),
     }
     write_json(out / EVIDENCE, figures)
+    write_learning_curves(out / LEARNING_CURVES, results, scores.target)
+    write_scores(out / SCORES, scores, scores.folds)
     write_report(out / REPORT, lambda: benefit_page(cohort, protocol, results, scores, figures))
     return figures
 
@@ -115,17 +138,25 @@ def run_fits(
     return {fit: journal.results[fit.key] for fit in fits}  # the journal may also hold fits of other strategies
 
 
-def _check_protocol(protocol: EvaluationProtocol, cohort: Cohort) -> None:
-    """Refuse folds, or a strategy, that need more patients or hospitals than there are."""
-    if protocol.folds < MIN_FOLDS:
-        raise SettingsError(f"folds: expected at least {MIN_FOLDS}, got {protocol.folds}")
-    smallest = min(cohort.count_patients(name) for name in cohort.tables)
-    if smallest < protocol.folds:
-        problem = f"expected at most {smallest}, the distinct patients of the smallest hospital, got {protocol.folds}"
-        raise SettingsError(f"folds: {problem}")
-    for fit in training_setups.plan_fits(list(cohort.tables), protocol):
+def _check_numbers(folds: int, repeats: int, seed: int) -> None:
+    if folds < MIN_FOLDS:
+        raise SettingsError(f"folds: expected at least {MIN_FOLDS}, got {folds}")
+    if not 1 <= repeats <= MAX_REPEATS:
+        raise SettingsError(f"repeats: expected from 1 to {MAX_REPEATS:,}, got {repeats}")
+    if seed + repeats - 1 > LARGEST:
+        problem = (
+            f"expected at most {LARGEST - repeats + 1} with {repeats} repeats, each of which adds 1 to it, got {seed}"
+        )
+        raise SettingsError(f"seed: {problem}")
+
+
+def _check_strategies(protocol: EvaluationProtocol, cohort: Cohort) -> None:
+    """Refuse a strategy that needs more hospitals, or other settings of training, than there are."""
+    for fit in training_setups.plan_fits(list(cohort.tables), replace(protocol, folds=1, repeats=1)):
         try:
             training_setups.settings_for(fit, protocol, len(cohort.tables))
         except SettingsError as error:
-            run_name = f" (the run without {fit.subject})" if fit.setup is TrainingSetup.LEAVE_ONE_OUT else ""
-            raise SettingsError(f"{error}{run_name}") from None
+            notes = [f"strategy {fit.subject}"] if fit.setup is TrainingSetup.FEDERATED else []
+            notes += [f"the run without {fit.subject}"] if fit.setup is TrainingSetup.LEAVE_ONE_OUT else []
+            notes += [describe_left_out(cohort.left_out)] if cohort.left_out else []
+            raise SettingsError(f"{error} ({'; '.join(notes)})") from None

@@ -8,13 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from federated_health.data.data_check import check_data
 from federated_health.data.hospital import Hospital, Patients
 from federated_health.data.split import PatientIds, Positions
 from federated_health.data.tasks import Task
 from federated_health.files import hash_file
 from federated_health.studies.benefit.folds import assign_folds
-from federated_health.studies.study import find_hospitals
+from federated_health.studies.study import check_hospitals, find_hospitals
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ class Cohort:
         hashes: hospital -> SHA-256 of its CSV, in hex.
         task_file: file that declares the task; None for a task that comes with the package.
         ids: hospital -> number of each row's patient, [rows]; empty if no column identifies patients.
+        left_out: hospital that is in no table -> why.
     """
 
     task: Task
@@ -44,16 +44,11 @@ class Cohort:
     hashes: Mapping[str, str]
     task_file: Path | None = None
     ids: Mapping[str, PatientIds] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def labels(self, hospital: str) -> npt.NDArray[np.float32]:
         """Labels of one hospital, [rows]."""
         return Patients.from_table(self.tables[hospital], self.task).labels
-
-    def count_patients(self, hospital: str) -> int:
-        """Number of patients of one hospital; equal rows count once where no column identifies patients."""
-        if hospital in self.ids:
-            return len(np.unique(self.ids[hospital]))
-        return len(self.tables[hospital][list(self.task.column_names)].drop_duplicates())
 
     def hospital(self, name: str, split: HospitalSplit) -> Hospital:
         """A hospital with these training and held-out rows."""
@@ -85,18 +80,22 @@ class Cohort:
         return assign_folds(self.tables[name].iloc[rows], label.name, folds, seed, ids, label.classes)
 
 
-def read_cohort(folder: Path, task_file: Path | None = None) -> Cohort:
+def read_cohort(folder: Path, task_file: Path | None = None, folds: int = 0) -> Cohort:
     """The hospitals that create_dataset.py wrote into a folder; for the task file, see `find_hospitals`.
 
+    Hospitals with too few patients for a run, or for so many folds, are left out (see `check_hospitals`).
+
     Raises:
-        DataError: there are fewer than two, or one has data that could not join a run.
+        DataError: a hospital's data are not valid, or fewer than two hospitals have enough patients.
+        SettingsError: only with fewer folds, two hospitals have enough patients.
     """
     task, own_file, files = find_hospitals(folder, task_file)
-    tables, ids = {}, {}
-    for name, path in files.items():
-        quality = check_data(path, task)
-        quality.raise_obstacle()
-        tables[name] = quality.numbers
-        if quality.cells.patients is not None:
-            ids[name] = quality.cells.patients
-    return Cohort(task, tables, {name: hash_file(path) for name, path in files.items()}, own_file, ids)
+    checks, left_out = check_hospitals(files, task, folds)
+    return Cohort(
+        task,
+        {name: check.numbers for name, check in checks.items()},
+        {name: hash_file(files[name]) for name in checks},
+        own_file,
+        {name: check.cells.patients for name, check in checks.items() if check.cells.patients is not None},
+        left_out,
+    )

@@ -10,15 +10,17 @@ Own and pooled models are runs of one hospital, so that the same code trains eve
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from federated_health.data.hospital import Hospital, Patients
 from federated_health.hospital.benefit import weigh_columns
+from federated_health.ml.targets import target_of
 from federated_health.settings import Settings
 from federated_health.studies.benefit.cohort import Cohort, Split
 from federated_health.studies.benefit.compared_strategies import settings_of, without_defaults
+from federated_health.studies.benefit.learning_curves import Curve, curve_of
 from federated_health.studies.study import forget_local_models, local_model, open_run, require_all_updates
 from federated_health.transport.app_calls import App
 
@@ -76,12 +78,14 @@ class FitResult:
         threshold: probability from which the model predicts positive, chosen from training rows.
         rounds: number of training rounds.
         importance: hospital -> [columns], see `hospital.benefit.Benefit`; of federated models only.
+        curve: loss and figures of every round; of federated models only.
     """
 
     scores: Mapping[str, list[Any]]
     threshold: float
     rounds: int
     importance: Mapping[str, list[float]]
+    curve: Curve = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,14 +135,15 @@ def run_fit(fit: Fit, cohort: Cohort, protocol: EvaluationProtocol, app: App) ->
     run = open_run(hospitals, settings, app)
     run.run()
     require_all_updates(run, hospitals)
-    scores, importance = {}, {}
+    scores, importance, is_federated = {}, {}, fit.setup is TrainingSetup.FEDERATED
     for name in [fit.subject] if fit.setup in (TrainingSetup.OWN, TrainingSetup.LEAVE_ONE_OUT) else split:
         model = local_model(run, hospitals.get(name) or cohort.hospital(name, split[name]))
         scores[name] = model.score(run.weights).tolist()
-        if fit.setup is TrainingSetup.FEDERATED:
+        if is_federated:
             importance[name] = weigh_columns(model, run.weights, [seed, *name.encode()]).tolist()
     forget_local_models()  # no other fit has these rows
-    return FitResult(scores=scores, threshold=run.threshold, rounds=settings.rounds, importance=importance)
+    curve = curve_of((record.federation for record in run.history), target_of(cohort.task)) if is_federated else []
+    return FitResult(scores=scores, threshold=run.threshold, rounds=settings.rounds, importance=importance, curve=curve)
 
 
 def settings_for(fit: Fit, protocol: EvaluationProtocol, hospitals: int) -> Settings:
