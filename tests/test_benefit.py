@@ -312,6 +312,9 @@ class AgeAlone:
     def score(self, _: Any) -> npt.NDArray[np.float32]:
         return ((self.hospital.test.values[:, 0] - 55) / 10).astype(np.float32)
 
+    def score_training(self, _: Any) -> npt.NDArray[np.float32]:
+        return ((self.hospital.train.values[:, 0] - 55) / 10).astype(np.float32)
+
     def score_shuffled(self, weights: Any, column: int, order: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
         return self.score(weights)[order] if column == 0 else self.score(weights)
 

@@ -168,31 +168,47 @@ def test_a_saved_model_predicts_as_the_target_does(kind: str) -> None:
 # Comparisons
 
 
-COMPARISONS = [(kind, figure) for kind in KINDS for figure in target_of(task_of(kind)).comparisons]
-
-
-@pytest.mark.parametrize(("kind", "figure"), COMPARISONS)
-def test_an_estimate_has_the_figure_of_its_rows(kind: str, figure: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_compared_figures_are_those_of_the_rows(kind: str) -> None:
     target, outputs, labels = sample(kind)
     sums = target.measure(outputs, labels, 0.5)
-    figures = {**target.figures(sums, 0, target.roc_auc(outputs, labels)), "log_loss": sums.loss}
+    figures = target.figures(sums, 0, target.roc_auc(outputs, labels)) | {"log_loss": sums.loss}
 
-    assert target.estimate_figure(figure, outputs, labels).value == pytest.approx(figures[figure], rel=1e-5)
+    estimates = {figure: target.estimate_figure(figure, outputs, labels) for figure in target.comparisons}
 
-
-@pytest.mark.parametrize(("kind", "figure"), COMPARISONS)
-def test_an_estimate_of_repeats_is_the_mean_of_their_figures(kind: str, figure: str) -> None:
-    target, outputs, labels = sample(kind)
-    repeats = np.stack([outputs, 0.3 * outputs[::-1]])
-
-    estimate = target.estimate_figure(figure, repeats, labels)
-
-    single = [target.estimate_figure(figure, part, labels).value for part in repeats]
-    assert estimate.value == pytest.approx(np.mean(single))
+    assert {figure: estimate.value for figure, estimate in estimates.items()} == pytest.approx(
+        {figure: figures[figure] for figure in target.comparisons}, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_difference_is_positive_where_the_model_is_better(kind: str) -> None:
+def test_compared_figures_of_repeats_are_means_of_theirs(kind: str) -> None:
+    target, outputs, labels = sample(kind)
+    repeats, ids = np.stack([outputs, 0.3 * outputs[::-1]]), np.arange(len(labels)) // 2
+    for figure in target.comparisons:
+        estimate = target.estimate_figure(figure, repeats, labels, ids)
+
+        single = [target.estimate_figure(figure, part, labels, ids) for part in repeats]
+        assert estimate.value == pytest.approx(np.mean([of.value for of in single]))
+        np.testing.assert_allclose(estimate.influence, np.mean([of.influence for of in single], axis=0), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_influences_are_how_far_each_row_moves_a_figure(kind: str) -> None:
+    """A row that counts slightly more moves the figure by its influence, as the figure of one more such row shows."""
+    target, outputs, labels = sample(kind)
+    copies = 400
+    for figure in target.comparisons:
+        once = target.estimate_figure(figure, outputs, labels)
+        for row in (0, 17, 59):
+            rows = np.append(np.tile(np.arange(60), copies), row)
+            moved = target.estimate_figure(figure, outputs[rows], labels[rows])
+
+            assert (moved.value - once.value) * copies == pytest.approx(once.influence[row], rel=0.05, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_difference_is_positive_where_the_federated_model_is_better(kind: str) -> None:
     target, outputs, labels = sample(kind)
     others = np.random.default_rng(2).normal(size=outputs.shape).astype(np.float32)
 
@@ -200,12 +216,12 @@ def test_a_difference_is_positive_where_the_model_is_better(kind: str) -> None:
 
     assert tuple(compared) == target.comparisons
     for comparison in compared.values():
-        own, federated = comparison.own.value, comparison.federated.value
-        assert own is not None
+        difference, federated, own = comparison.difference, comparison.federated.value, comparison.own.value
+        assert difference.low is not None
+        assert difference.high is not None
         assert federated is not None
-        assert comparison.difference.low is not None
-        assert comparison.difference.high is not None
-        assert 0 < comparison.difference.low < abs(federated - own) < comparison.difference.high
+        assert own is not None
+        assert 0 < difference.low < abs(federated - own) < difference.high
 
 
 def test_classes_of_fewer_than_five_patients_do_not_count_in_a_comparison() -> None:
@@ -213,11 +229,11 @@ def test_classes_of_fewer_than_five_patients_do_not_count_in_a_comparison() -> N
     labels = np.repeat([0.0, 1.0, 3.0], [6, 5, 4])
     outputs = np.random.default_rng(3).normal(size=(15, 3))
 
-    value = target.estimate_figure("roc_auc", outputs, labels).value
+    estimate = target.estimate_figure("roc_auc", outputs, labels)
 
     log_odds = outputs - np.log(np.exp(outputs).sum(axis=1, keepdims=True) - np.exp(outputs))
     expected = [reference.roc_auc_score(labels == code, log_odds[:, k]) for k, code in enumerate([0, 1])]
-    assert value == pytest.approx(np.mean(expected))
+    assert estimate.value == pytest.approx(np.mean(expected))
     assert target.can_compare(labels)
     assert not target.can_compare(labels[5:])  # one patient of class 0
 
@@ -402,11 +418,10 @@ def test_a_run_reports_figures_and_the_benefit_of_joining(kind: str) -> None:
     for benefit in figures["joining"].values():
         assert tuple(benefit["comparisons"]) == target.comparisons
         for figure, comparison in benefit["comparisons"].items():
-            federated, own, difference = (comparison[part] for part in ("federated", "own", "difference"))
+            own, federated, difference = (comparison[key] for key in ("own", "federated", "difference"))
             sign = -1 if figure in LESS_IS_BETTER else 1
             assert difference["value"] == pytest.approx(sign * (federated["value"] - own["value"]))
-            for interval in (federated, own, difference):
-                assert interval["low"] <= interval["value"] <= interval["high"]
+            assert difference["low"] <= difference["value"] <= difference["high"]
     assert max(figures["importance"], key=figures["importance"].__getitem__) == "age"
 
 
