@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from federated_health.data.columns import Label
 from federated_health.data.tasks import Task
-from federated_health.ml.metrics import LESS_IS_BETTER, MAX_CELLS, MAX_LOSS, EvaluationSums, Scores
+from federated_health.ml.metrics import MAX_CELLS, MAX_LOSS, EvaluationSums, Scores
 
 if TYPE_CHECKING:
     from federated_health.ml.intervals import Estimate
@@ -189,17 +189,6 @@ class Target(ABC, Generic[Sums]):
     @abstractmethod
     def can_compare(self, labels: Floats) -> bool:
         """Whether patients of these labels, one of each patient, are enough for a verdict on two models."""
-
-    @property
-    def compared(self) -> str:
-        return self.comparisons[0]
-
-    @property
-    def less_is_better(self) -> bool:
-        return self.compared in LESS_IS_BETTER
-
-    def compared_draws(self, outputs: Floats, labels: Floats, times: Scores) -> npt.NDArray[np.float64]:
-        return self.figure_draws(self.compared, outputs, labels, times)
 
     def is_defined(self, labels: Floats) -> bool:
         """Whether all `comparisons` can be computed on the rows."""
