@@ -304,7 +304,7 @@ def test_a_study_writes_strict_json_and_a_page(made_up: Study, tmp_path: Path) -
     }
     assert written["study"]["strategies"] == ["fedavg"]
     assert "Benefit of joining" in (tmp_path / "report.html").read_text()
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, JOURNAL])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, JOURNAL, "tables"])
 
 
 def test_a_study_replaces_its_own_report_and_that_of_a_run_with_force_only(made_up: Study, tmp_path: Path) -> None:
@@ -322,6 +322,7 @@ def test_another_study_leaves_nothing_of_the_one_that_it_replaces(
     made_up: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(made_up, tmp_path)
+    assert (tmp_path / "tables" / "index.json").exists()
     (tmp_path / "mine.txt").write_text("a note")
 
     def fail(*_: object, **__: object) -> None:

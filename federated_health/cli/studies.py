@@ -96,7 +96,7 @@ def evidence() -> None:
     flags = parser.parse_args()
     task, _, _ = find_hospitals(flags.data, flags.task_file)
     print_evidence(_run(benefit_study.run, flags, "models"), target_of(task))
-    say(f"wrote {flags.out}/{benefit_study.EVIDENCE}, report.html and tables/")
+    say(f"wrote {flags.out}/{benefit_study.EVIDENCE}, scores.csv, learning_curves.csv, report.html and tables/")
 
 
 def audit() -> None:

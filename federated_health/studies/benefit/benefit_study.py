@@ -32,7 +32,7 @@ from federated_health.transport.app_calls import App
 EVIDENCE = "evidence.json"
 
 FILES = (REPORT, SCORES, LEARNING_CURVES, EVIDENCE)
-"""Files of the results, besides the tables of the report."""
+"""Files of the results, besides the journal and the tables of the report."""
 
 MIN_FOLDS = 2
 
@@ -93,7 +93,7 @@ def run(
     prepare_folder(out, (JOURNAL, EVIDENCE), force=force)
     journal = Journal(out, fingerprint, force=force)
     if journal.is_new and (out / EVIDENCE).exists():
-        remove_results(out, FILES)  # another study's, beside which this one would be interrupted
+        remove_results(out, FILES)  # another study's, which would stay if this one is interrupted
     if cohort.left_out:
         announce(describe_left_out(cohort.left_out))
     results = run_fits(cohort, protocol, journal, jobs=jobs, show=show)
