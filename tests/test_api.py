@@ -386,6 +386,25 @@ def test_the_model_predicts_what_predict_py_writes(
 
 
 @pytest.mark.slow
+def test_a_model_recalibrates_risks_for_the_hospitals_of_its_run(
+    result: Result, hospitals: dict[str, pd.DataFrame], tmp_path: Path
+) -> None:
+    result.model.save(tmp_path / "model.keras")
+    model, patients = fh.load_model(tmp_path / "model.keras"), hospitals["south"]
+
+    before, after = model.predict(patients), model.predict(patients, site="south")
+
+    assert model.sites == result.model.sites == sorted(hospitals)
+    # The mean risk of most of its patients, the training rows, is the share of positives, up to a slope.
+    shares = [abs(table["risk"].mean() - patients["disease"].mean()) for table in (before, after)]
+    assert shares[1] < shares[0]
+    assert after["risk"].rank().equals(before["risk"].rank())
+    assert after["prediction"].equals(before["prediction"])
+    with pytest.raises(fh.UserError, match="expected one of"):
+        model.predict(patients, site="bern")
+
+
+@pytest.mark.slow
 def test_a_loaded_model_is_the_saved_one_also_when_saved_again(
     result: Result, hospitals: dict[str, pd.DataFrame], tmp_path: Path
 ) -> None:

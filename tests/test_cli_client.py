@@ -213,8 +213,8 @@ def test_the_final_model_is_saved_even_if_the_server_is_lost_after_it(
         if is_lost:
             raise JoinError("no server within 300 s")
 
-    def save(path: Path, task: Task, config: TrainConfig, weights: Weights) -> None:
-        assert (task, config) == (HEART_DISEASE, train_config)
+    def save(path: Path, task: Task, config: TrainConfig, weights: Weights, sites: object) -> None:
+        assert (task, config, sites) == (HEART_DISEASE, train_config, {})
         models.append((path, sorted(weights)))
 
     models: list[tuple[Path, list[str]]] = []

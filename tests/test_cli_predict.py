@@ -270,3 +270,56 @@ def test_no_column_can_have_the_name_of_an_operation_or_of_a_column_of_predictio
         declared = write_task(task).replace("[columns.age]", f'[columns."{name}"]')
         with pytest.raises(DataError, match="name"):
             parse_task(declared.encode(), "t.toml")
+
+
+# Recalibration at a site
+
+SITES = {"north": {"intercept": 1.5, "slope": 0.5}, "south": {"intercept": -0.25, "slope": None}}
+
+
+@pytest.mark.slow
+def test_risks_are_recalibrated_for_a_site_and_decisions_stay(run_script: RunScript, patients: pd.DataFrame) -> None:
+    save_some_model(Path("model.keras"), threshold=0.4, sites=SITES)
+    path = write_csv(patients.drop(columns="disease"))
+    tables = {}
+    for site, (intercept, slope) in {"": (0.0, 1.0), "north": (1.5, 0.5), "south": (-0.25, 1.0)}.items():
+        result = run_script("predict.py", "model.keras", path, *(["--site", site] if site else []), "--out", "risk.csv")
+        assert (result.code, result.output) == (0, "")
+        assert result.error.count("\n") == bool(site)
+        assert site in result.error
+        tables[site] = pd.read_csv("risk.csv")
+        before = tables[""]["risk"]
+        expected = 1 / (1 + np.exp(-intercept) * ((1 - before) / before) ** slope)
+        np.testing.assert_allclose(tables[site]["risk"], expected, atol=2e-6)
+        assert tables[site]["prediction"].equals(tables[""]["prediction"])
+    assert 0 < tables[""]["prediction"].sum() < len(patients)
+
+
+@pytest.mark.slow
+def test_standard_output_holds_the_table_alone(run_script: RunScript, patients: pd.DataFrame) -> None:
+    save_some_model(Path("model.keras"), sites=SITES)
+    result = run_script("predict.py", "model.keras", write_csv(patients), "--site", "south")
+    assert len(pd.read_csv(io.StringIO(result.output))) == len(patients)
+    assert "south" in result.error
+
+
+@pytest.mark.parametrize(
+    ("sites", "words"),
+    [(SITES, ("north, south", "got bern")), (None, ("holds no recalibration",))],
+    ids=["some", "none"],
+)
+def test_an_unknown_site_is_refused_in_one_line(run_script: RunScript, sites: Any, words: tuple[str, ...]) -> None:
+    description = {"task": "heart-disease", "schema": HEART_DISEASE.schema_hash, **({"sites": sites} if sites else {})}
+    with zipfile.ZipFile("model.keras", "w") as archive:
+        archive.writestr("federated_health.json", json.dumps(description))
+    assert_one_line(run_script("predict.py", "model.keras", "p.csv", "--site", "bern", "--out", "o.csv"), *words)
+    assert not Path("o.csv").exists()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_description_with_damaged_sites_is_read_or_refused_in_one_line(run_script: RunScript, seed: int) -> None:
+    description = {"task": "heart-disease", "schema": HEART_DISEASE.schema_hash, "sites": SITES}
+    damaged = next(damaged_json(json.dumps({"sites": SITES}).encode(), 1, seed))
+    with zipfile.ZipFile("model.keras", "w") as archive:
+        archive.writestr("federated_health.json", json.dumps({**description, **json.loads(damaged)}))
+    assert_one_line(run_script("predict.py", "model.keras", "no.csv", "--site", "north"))

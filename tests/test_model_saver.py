@@ -36,8 +36,10 @@ TRAIN_CONFIG = train_config(
 
 
 def test_a_request_is_read_as_it_was_written() -> None:
-    request = saved_model.write_request(Path("/a b/model.keras"), HEART_DISEASE, TRAIN_CONFIG, WEIGHTS)
-    path, task, config, weights = saved_model.read_request(request)
+    given = {"north": {"intercept": 0.1 + 0.2, "slope": None}}
+    request = saved_model.write_request(Path("/a b/model.keras"), HEART_DISEASE, TRAIN_CONFIG, WEIGHTS, given)
+    path, task, config, weights, sites = saved_model.read_request(request)
+    assert sites == given
     assert task.agreement == HEART_DISEASE.agreement
     assert (path, config) == (Path("/a b/model.keras"), TRAIN_CONFIG)
     assert list(weights) == list(WEIGHTS)
@@ -80,8 +82,9 @@ def test_the_server_saves_the_model_itself_where_the_separate_process_fails(
     monkeypatch.delitem(sys.modules, "keras", raising=False)
     saver = ModelSaver()
     saver.prepare()
-    saver.save(Path("model.keras"), HEART_DISEASE, TRAIN_CONFIG, WEIGHTS)
-    assert calls == [(Path("model.keras"), HEART_DISEASE, TRAIN_CONFIG, WEIGHTS)]
+    sites = {"north": {"intercept": 0.5, "slope": 0.75}}
+    saver.save(Path("model.keras"), HEART_DISEASE, TRAIN_CONFIG, WEIGHTS, sites)
+    assert calls == [(Path("model.keras"), HEART_DISEASE, TRAIN_CONFIG, WEIGHTS, sites)]
     assert failed.is_killed  # so that two processes never write the file
 
 

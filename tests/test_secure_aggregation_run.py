@@ -18,6 +18,7 @@ from federated_health.errors import RunError
 from federated_health.hospital import final_handlers, handlers
 from federated_health.hospital.policy import Policy
 from federated_health.hospital.private_training import budget_of
+from federated_health.hospital.recalibration import kept_recalibration
 from federated_health.messages.content import (
     COLUMN_SUMS,
     FINAL_EVALUATION,
@@ -628,10 +629,11 @@ def test_secure_aggregation_can_be_combined_with_differential_privacy(hospitals:
     assert FEDERATION not in run.history[-1].hospitals
 
 
-def test_a_hospital_keeps_the_final_model(hospitals: Hospitals) -> None:
+def test_a_hospital_keeps_the_final_model_and_its_recalibration(hospitals: Hospitals) -> None:
     run, _ = secure_run(hospitals)
     list(run.rounds())
-    run.evaluate()
+    assert "joining" not in run.evaluate()
+    assert all(kept_recalibration(hospitals.contexts[name]) for name in NAMES)
     for name in NAMES:
         model = final_handlers.final_model(hospitals.contexts[name])
         assert model is not None

@@ -12,10 +12,10 @@ from federated_health.data.data_frames import read_frame
 from federated_health.data.tasks import Task
 from federated_health.errors import StorageError
 from federated_health.ml import model_files
-from federated_health.ml.predictions import load_task_model, predict_columns, read_task
+from federated_health.ml.predictions import find_site, load_task_model, predict_columns, read_sites, read_task
 
-PATIENTS = "patients"
-"""What errors call a DataFrame of patients to score."""
+MODEL, PATIENTS = "model", "patients"
+"""What errors call a model, and a DataFrame of patients to score."""
 
 
 class Model:
@@ -31,20 +31,29 @@ class Model:
         self.keras_model, self.task, self.threshold = keras_model, task, threshold
         self._description = description
 
-    def predict(self, patients: pd.DataFrame) -> pd.DataFrame:
+    @property
+    def sites(self) -> list[str]:
+        """Hospitals for whose patients risks can be recalibrated; DataError if the model's file is not valid."""
+        return sorted(read_sites(self._description, MODEL))
+
+    def predict(self, patients: pd.DataFrame, *, site: str | None = None) -> pd.DataFrame:
         """The columns that `predict.py` adds to a table, such as `risk` and `prediction`, with the patients' index.
 
         Args:
             patients: has the task's columns; cells may be missing, and other columns are ignored.
+            site: one of `sites`: the column `risk` is recalibrated for that hospital's patients. The column
+                `prediction` stays the same, since the threshold belongs to the risks before.
 
         Raises:
-            DataError: a column is missing, or holds a value that the task does not allow.
+            DataError: a column is missing, or holds a value that the task does not allow; or the site is unknown.
         """
+        recalibration = None if site is None else find_site(read_sites(self._description, MODEL), site, MODEL)
         cells = read_frame(patients, PATIENTS, self.task, labelled=False)
         if error := find_invalid_cell(PATIENTS, self.task.columns, cells):
             raise error
         values = cells.numbers.to_numpy(dtype=np.float64)
-        return pd.DataFrame(predict_columns(self.keras_model, self.task, self.threshold, values), index=patients.index)
+        columns = predict_columns(self.keras_model, self.task, self.threshold, values, recalibration)
+        return pd.DataFrame(columns, index=patients.index)
 
     def save(self, path: str | Path) -> None:
         """Write a .keras file for `predict.py`, `load_model` and plain Keras; StorageError if it cannot be written."""

@@ -24,7 +24,7 @@ from federated_health.names import DEFAULT_WAIT, FEDERATION, HOSPITAL_COLUMN, MO
 from federated_health.report.formatting import number_of
 from federated_health.server.run import FederatedRun
 from federated_health.server.run_folder import files_of_run
-from federated_health.server.run_summary import summarise, write_metrics
+from federated_health.server.run_summary import recalibrations_of, summarise, write_metrics
 
 TASK_FILE = "task.toml"
 
@@ -97,7 +97,9 @@ class Result:
 
         config, weights = self._run.train_config(), self._weights
         keras_model = build_model(self.task, config.network, config.normalisation, weights)
-        description = report.load().saved_model.describe_model(self.task, config, weights)
+        saved_model = report.load().saved_model
+        sites = saved_model.sites_of(recalibrations_of(self._figures))
+        description = saved_model.describe_model(self.task, config, weights, sites)
         return Model(keras_model, self.task, self._run.threshold, description)
 
     def write_report(self, path: str | Path) -> None:

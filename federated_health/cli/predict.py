@@ -1,6 +1,7 @@
 """The command `predict.py`: scores the patients of a CSV with a saved model."""
 
 import argparse
+import sys
 
 import numpy as np
 
@@ -9,12 +10,14 @@ from federated_health.cli.output import write_output
 from federated_health.data.patient_table import read_patients
 from federated_health.errors import DataError
 from federated_health.files import write_bytes
-from federated_health.ml.predictions import DECIMALS, load_task_model, predict_columns, read_task
+from federated_health.ml.model_files import read_description
+from federated_health.ml.predictions import DECIMALS, find_site, load_task_model, predict_columns, read_sites, read_task
 from federated_health.ml.targets import target_of
 
 EXAMPLES = (
     "runs/first/model.keras data/example_patients.csv",
     "runs/first/model.keras patients.csv --out risk.csv",
+    "runs/first/model.keras patients.csv --site switzerland",
 )
 
 
@@ -38,6 +41,10 @@ def parse() -> argparse.Namespace:
     help_text = "mapping file that states how PATIENTS writes the task's columns; the output keeps PATIENTS' columns, "
     help_text += "separator, decimal mark and encoding (default: none)"
     parser.add_argument("--mapping", type=parsing.path, metavar="FILE", help=help_text)
+    help_text = "hospital for whose patients the risks are recalibrated, as it was fitted there at the end of the run; "
+    help_text += "prediction stays the same, since the threshold belongs to the risks before (default: no "
+    help_text += "recalibration)"
+    parser.add_argument("--site", metavar="NAME", help=help_text)
     help_text = "file for the CSV with the new columns (default: standard output)"
     parser.add_argument("--out", type=parsing.path, metavar="FILE", help=help_text)
     return parser.parse_args()
@@ -47,6 +54,9 @@ def main() -> None:
     """Read the patients, score them, and write them with their predictions."""
     flags = parse()
     task, threshold = read_task(flags.model, flags.task_file)
+    site = None
+    if flags.site is not None:
+        site = find_site(read_sites(read_description(flags.model), str(flags.model)), flags.site, str(flags.model))
     separator, decimal, encoding = ",", ".", "utf-8"
     if flags.mapping is not None:
         from federated_health.data.exports.mappings import read_export  # noqa: PLC0415  # other CSVs need none
@@ -62,7 +72,11 @@ def main() -> None:
     if flags.out is not None and flags.out.resolve() == flags.patients.resolve():
         raise DataError(f"{flags.out}: is the input file; name another --out")
     model = load_task_model(flags.model, task)
-    table = table.assign(**predict_columns(model, task, threshold, numbers.to_numpy(dtype=np.float64)))
+    table = table.assign(**predict_columns(model, task, threshold, numbers.to_numpy(dtype=np.float64), site))
+    if site is not None:
+        after = float(site.apply_to_risks(np.array([threshold]))[0])
+        kept = f"predictions are as without --site: the threshold {threshold:.3g} is now a risk of {after:.3g}"
+        print(f"risks are recalibrated for {flags.site} ({site}); {kept}", file=sys.stderr)
     text = table.to_csv(index=False, sep=separator, decimal=decimal, float_format=f"%.{DECIMALS}f", lineterminator="\n")
     if flags.out is None:
         write_output(text)

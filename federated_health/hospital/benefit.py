@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from federated_health.hospital.recalibration import recalibrate
 from federated_health.messages.benefit import Benefit
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.bootstrap import PERMUTATIONS, labels_of_patients
@@ -45,6 +46,7 @@ def measure_benefit(local: "LocalModel", weights: Weights, train_config: TrainCo
         calibration=calibrations,
         importance=weigh_columns(local, weights, seed),
         observed=np.where(observed >= minimum, observed, 0).astype(np.float64),
+        recalibration=recalibrate(local, weights),
     )
 
 

@@ -49,6 +49,7 @@ from federated_health.ml.targets import target_of
 from federated_health.ml.verdicts import Comparison
 
 if TYPE_CHECKING:
+    from federated_health.ml.recalibration import MeasuredRecalibration
     from federated_health.ml.subgroups import GroupFigures
 
 DECIMALS = 3
@@ -295,9 +296,24 @@ class _Gate:
             content,
             comparisons=comparisons,
             calibration={model: self._round(of) for model, of in content.calibration.items()},
+            recalibration=self._recalibration(content.recalibration),
             importance=np.array(importance),
             observed=np.where(is_safe, observed, 0.0),
         )
+
+    def _recalibration(self, content: "MeasuredRecalibration | None") -> "MeasuredRecalibration | None":
+        """The recalibration, rounded; None if a class of the training rows is small, or they are exposed."""
+        is_exposed = self.train_is_exposed or self.label_is_exposed
+        if content is None or is_exposed or not _are_safe(self._classes(self.hospital.train), self.of_train):
+            return None
+        fitted = content.recalibration
+        slope = None if fitted.slope is None else self._round(fitted.slope)
+        figures = {
+            side: {name: None if value is None else self._round_mean(value) for name, value in of.items()}
+            for side, of in (("before", content.before), ("after", content.after))
+        }
+        rounded = replace(fitted, intercept=self._round(fitted.intercept), slope=slope)
+        return replace(content, recalibration=rounded, **figures)
 
     def _round_comparison(self, comparison: Comparison) -> Comparison:
         """Mean losses of two models, rounded; not the p-value, which decides the verdict."""

@@ -70,6 +70,10 @@ def evaluate_final(message: Message, context: Context) -> Evaluation:
         )
         figures = target.figures(evaluation.counts, local.train_rows, evaluation.roc_auc)
         figures |= target.score_figures(outputs, held_out.labels)
+        figures |= {"small": int(evaluation.counts.is_small)} if target.has_classes else {}
+        from federated_health.hospital.recalibration import keep_recalibration, recalibrate  # noqa: PLC0415  # at the end
+
+        keep_recalibration(context, recalibrate(local, weights))
         context.state["evaluation"] = evaluation.to_content()[METRICS]
     context.state["figures"] = MetricRecord({key: value for key, value in figures.items() if value is not None})
     return evaluation  # type: ignore[no-any-return]  # of a module that is loaded late

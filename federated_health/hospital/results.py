@@ -12,6 +12,7 @@ from federated_health.errors import LedgerError
 from federated_health.files import write_json
 from federated_health.hospital.handlers import task_of
 from federated_health.hospital.private_training import budget_of
+from federated_health.hospital.recalibration import kept_recalibration
 from federated_health.messages.benefit import Benefit, summarise_benefits
 from federated_health.messages.content import BENEFIT, NUM_EXAMPLES, SUBGROUPS, Evaluation, TrainConfig
 from federated_health.messages.records import METRICS as METRICS_RECORD
@@ -20,7 +21,7 @@ from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.subgroup_figures import summarise_subgroups
 from federated_health.ml.targets import target_of
 from federated_health.names import METRICS, MODEL, REPORT, SECURE_AGGREGATION, TABLES
-from federated_health.report.saved_model import save_final_model
+from federated_health.report.saved_model import save_final_model, sites_of
 
 if TYPE_CHECKING:
     from federated_health.report.page import Section
@@ -43,11 +44,14 @@ def save_results(
         RunError: a file cannot be written.
     """
     task, name, run_page = task_of(context, config.task), str(context.node_config["name"]), report.load().run_page
-    save_final_model(folder / MODEL, task, config, weights)
+    recalibrated = kept_recalibration(context)
+    sites = sites_of({name: recalibrated.to_json()} if recalibrated else {})
+    save_final_model(folder / MODEL, task, config, weights, sites)
     evaluation = _read_evaluation(context, task)
-    own = context.state.metric_records.get("figures")  # none if they were released before a restart
+    own = dict(context.state.metric_records.get("figures", {}))  # none if they were released before a restart
+    own |= {"small": bool(own["small"])} if "small" in own else {}
     figures: dict[str, Any] = {
-        "hospitals": {name: dict(own)} if own else {},
+        "hospitals": {name: own} if own else {},
         **_summarise_benefit(context, task, name, evaluation),
     }
     if evaluation is not None and (groups := summarise_subgroups(task, {name: evaluation.subgroups}, everyone="")):
@@ -69,7 +73,7 @@ def save_results(
         date=report.load().formatting.today(),
     )
     run_page.write_run_report(folder / REPORT, summary)
-    return ", ".join([MODEL, METRICS, REPORT, f"{TABLES}/"])
+    return ", ".join([MODEL, METRICS, REPORT, *([f"{TABLES}/"] if (folder / TABLES).exists() else [])])
 
 
 def _read_evaluation(context: Context, task: Task) -> Evaluation | None:

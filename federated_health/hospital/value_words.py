@@ -61,6 +61,10 @@ _BEGINNINGS: Mapping[str, str] = {
     "metrics/negatives": "groups of patients without the outcome: number, mean score and spread",
     "metrics/own-": f"figure of a model of its own rows on the {_HELD_OUT}; low, high: its interval",
     "metrics/federated-": f"figure of the common model on the {_HELD_OUT}; low, high: its interval",
+    "metrics/recalibration-intercept": "what is added to the log-odds of its patients; low, high: its interval",
+    "metrics/recalibration-slope": "factor of the log-odds of its patients; low, high: its interval",
+    "metrics/recalibration-before": f"figure of the common model's risks on the {_HELD_OUT}",
+    "metrics/recalibration-after": f"the same figure after recalibration on the {_HELD_OUT}",
     "metrics/difference-": "by how much the common model is better than its own; low, high: the interval",
 }
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from federated_health.data.tasks import Task
 from federated_health.messages.content import APPRAISAL, Disclosed, Evaluation
 from federated_health.messages.records import METRICS, MalformedMessageError
 from federated_health.messages.validation import MAX_LOG_ODDS, read_disclosure, read_floats, read_metrics, read_number
-from federated_health.ml.metrics import LESS_IS_BETTER, MAX_LOSS
+from federated_health.ml.metrics import LESS_IS_BETTER
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.ml.targets import Target, target_of
 from federated_health.ml.verdicts import (
@@ -29,6 +30,7 @@ from federated_health.ml.verdicts import (
 
 if TYPE_CHECKING:
     from federated_health.ml.calibration import Calibration
+    from federated_health.ml.recalibration import MeasuredRecalibration
 
 ROUNDING = 1e-9
 """Tolerance for figures that were computed from each other."""
@@ -36,8 +38,8 @@ ROUNDING = 1e-9
 ROUNDED = 0.0015
 """That for mean losses, each of which may be rounded to three decimals (see `hospital.disclosure`)."""
 
-MAX_FIGURES = {"roc_auc": 1.0, "brier": 1.0, "log_loss": MAX_LOSS}
-"""Largest possible value of figures that have one."""
+MAX_FIGURES = {"roc_auc": 1.0, "brier": 1.0}
+"""Largest possible value of figures that have one, which their intervals keep."""
 
 MODELS = ("own", "federated")
 SLOPE, INTERCEPT = "{}-calibration-slope", "{}-calibration-intercept"
@@ -55,6 +57,8 @@ class Benefit(Disclosed):
             few held-out rows (see `Target.can_compare`).
         calibration: of both models, `own` and `federated`; nothing without comparisons, or of a label that is not
             binary.
+        recalibration: fitted to the training rows, and its figures of the held-out rows; None with too few training
+            rows of a class, or of a label that is not binary.
         importance: [columns], increase of the summed loss over the held-out rows when a column's values are
             shuffled among them (permutation importance, Breiman 2001, Fisher et al. 2019). Hospitals' values are added.
         observed: [columns], number of training rows in which the column is not missing; 0 if there are fewer than 5.
@@ -66,6 +70,7 @@ class Benefit(Disclosed):
     calibration: Mapping[str, "Calibration"]
     importance: Vector
     observed: Vector
+    recalibration: "MeasuredRecalibration | None" = None
 
     @property
     def verdict(self) -> Verdict:
@@ -81,6 +86,8 @@ class Benefit(Disclosed):
                 numbers |= {_key(figure, part, bound): value for bound, value in vars(interval).items()}
         for model, of in self.calibration.items():
             numbers |= {SLOPE.format(model): of.slope, INTERCEPT.format(model): of.intercept}
+        if self.recalibration is not None:
+            numbers |= _recalibration().write_recalibration(self.recalibration)
         metrics = MetricRecord({key: value for key, value in numbers.items() if value is not None})
         metrics["importance"] = self.importance.tolist()
         metrics["observed"] = self.observed.tolist()
@@ -100,9 +107,11 @@ class Benefit(Disclosed):
             return cls.suppress(len(task.columns), suppressed)
         target, columns = target_of(task), len(task.columns)
         names, optional = names_of_figures(target)
-        metrics = read_metrics(content, {"importance", "observed"}, names | optional)
+        is_binary = target.label.kind == "binary"
+        of_recalibration = _recalibration().NAMES if is_binary else frozenset[str]()
+        metrics = read_metrics(content, {"importance", "observed"}, names | optional | of_recalibration)
         comparisons, calibration = {}, {}
-        if present := set(metrics) - {"importance", "observed"}:
+        if present := set(metrics) - {"importance", "observed"} - of_recalibration:
             if not names <= present:
                 raise MalformedMessageError("its report of the benefit holds only some of its figures")
             comparisons = {figure: _read_comparison(metrics, figure) for figure in target.comparisons}
@@ -114,7 +123,19 @@ class Benefit(Disclosed):
         importance = read_floats(metrics, "importance", columns)
         if (np.abs(importance) > test_examples * target.max_loss).any():
             raise MalformedMessageError("its column importance is out of range")
-        return cls(comparisons=comparisons, calibration=calibration, importance=importance, observed=observed)
+        return cls(
+            comparisons=comparisons,
+            calibration=calibration,
+            importance=importance,
+            observed=observed,
+            recalibration=_recalibration().read_recalibration(metrics) if is_binary else None,
+        )
+
+
+def _recalibration() -> ModuleType:
+    from federated_health.messages import recalibration  # noqa: PLC0415  # at the end of a run only
+
+    return recalibration
 
 
 def names_of_figures(target: Target[Any]) -> tuple[set[str], set[str]]:
@@ -168,6 +189,7 @@ def summarise_benefits(
                     figure: {"verdict": verdicts[figure][name], **asdict(compared[figure][name])} for figure in figures
                 },
                 **({"calibration": _as_dicts(benefit.calibration)} if benefit.calibration else {}),
+                **({"recalibration": benefit.recalibration.to_json()} if benefit.recalibration else {}),
                 "small": evaluations[name].has_counts and evaluations[name].counts.is_small,
                 **({"data_warnings": list(data_warnings[name])} if name in data_warnings else {}),
             }

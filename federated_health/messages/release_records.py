@@ -41,7 +41,7 @@ VALUES: dict[str, tuple[str, tuple[str, ...]]] = {
         BENEFIT,
         (
             *("metrics/own-*", "metrics/federated-*", "metrics/difference-*"),
-            *("metrics/importance", "metrics/observed"),
+            *("metrics/importance", "metrics/observed", "metrics/recalibration-*"),
         ),
     ),
 }

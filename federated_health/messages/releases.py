@@ -79,8 +79,10 @@ RELEASES: dict[str, Release] = {
     "appraisal": Release(
         "Once, at the end: the benefit of joining, that is how the federated model compares with the hospital's own on "
         "the held-out patients (how well each ranks them, how accurate its predictions are, and the difference, with "
-        "intervals and a p-value; of risks, calibration slope and intercept of each); how much the model depends on "
-        "each column; and how many training patients have a value of each column, 0 if fewer than 5.",
+        "intervals and a p-value; of risks, calibration slope and intercept of each); of risks, how they are corrected "
+        "for the hospital's patients (two numbers with intervals, from the training patients), and how accurate they "
+        "are with and without that; how much the model depends on each column; and how many training patients have a "
+        "value of each column, 0 if fewer than 5.",
         may_be_off=True,
     ),
     "masked": Release(
@@ -104,6 +106,7 @@ def size_of(release: str, task: Task, terms: RunTerms) -> int:
     evaluation = {**write_counts(target.no_sums), "examples": []}  # which is a row count
     sums = sum(len(value) if isinstance(value, list) else 1 for value in evaluation.values())
     scores = 3 * target.max_cells * len(target.rows_of_groups(target.no_sums))
+    recalibration = 14 if target.label.kind == "binary" else 0  # two intervals, twice four figures
     numbers = {
         "row-counts": 2,
         "column-sums": 3 * len(task.measurements),
@@ -116,6 +119,6 @@ def size_of(release: str, task: Task, terms: RunTerms) -> int:
         "scores": scores,
         "threshold-scores": scores if target.has_threshold else 0,
         "subgroups": len(NAMES) * len(subgroups_of(task)),
-        "appraisal": sum(map(len, names_of_figures(target))) + 2 * len(task.columns),
+        "appraisal": sum(map(len, names_of_figures(target))) + recalibration + 2 * len(task.columns),
     }
     return 8 * numbers.get(release, 0)

@@ -5,22 +5,29 @@ too large. So a slope below 1 (risks too extreme) is believed where it is clear,
 docs/evidence.md has the measurements.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from federated_health.data.split import PatientIds
 from federated_health.ml.bootstrap import Array, Floats, labels_of_patients, rarer_class
-from federated_health.ml.calibration import fit_logistic
-from federated_health.ml.targets.binary import probability
+from federated_health.ml.calibration import calibration, fit_logistic
+from federated_health.ml.targets.binary import count_outcomes, probability
 from federated_health.ml.verdicts import MIN_CLASS_SIZE, Interval
+
+MIN_SLOPE = 0.01
+"""Smallest slope that is applied; with a smaller one, the log-odds do not rank the patients."""
 
 MAX_BOUND = 100.0
 """Largest distance from 0 of a coefficient or an end of its interval; beyond, the patients do not determine it."""
 
 MAX_CONDITION = 1e10
 """Condition number of the information matrix from which its inverse is rounding error."""
+
+FIGURES = ("log_loss", "brier", "calibration_slope", "calibration_intercept")
+"""Figures of risks by which a recalibration is measured."""
 
 QUANTILE = 1.959963984540054
 """Quantile of the standard normal distribution at the upper end of a 95 % interval."""
@@ -43,6 +50,16 @@ class Recalibration:
         slope = 1.0 if self.slope is None or self.slope.value is None else self.slope.value
         return slope * np.asarray(log_odds, dtype=np.float64) + (self.intercept.value or 0.0)
 
+    def apply_to_risks(self, risks: Floats) -> Array:
+        """The corrected risks, of the same shape; those of 0 and 1 stay so."""
+        known = np.asarray(risks, dtype=np.float64)
+        with np.errstate(divide="ignore"):
+            return probability(self.apply(np.log(known) - np.log1p(-known)))
+
+    def __str__(self) -> str:
+        slope = "" if self.slope is None else f" x {self.slope.value:.3g}"
+        return f"log-odds{slope} {self.intercept.value:+.3g}"
+
 
 def fit_recalibration(log_odds: Floats, labels: Floats, patients: PatientIds | None = None) -> Recalibration | None:
     """Fit a hospital's recalibration by logistic regression of the outcome on the log-odds, with 95 % Wald intervals.
@@ -60,10 +77,44 @@ def fit_recalibration(log_odds: Floats, labels: Floats, patients: PatientIds | N
         return None
     if line := _fit_line(x, y, patients):
         intercept, slope = line
-        if slope.value > 0 and slope.high < 1:
+        if slope.value >= MIN_SLOPE and slope.high < 1:
             return Recalibration(intercept=intercept.interval, slope=slope.interval)
     fitted = _fit(np.ones((len(x), 1)), x, y, patients, np.eye(1))
     return Recalibration(intercept=fitted[0].interval) if fitted else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredRecalibration:
+    """A hospital's recalibration, and the FIGURES of its held-out patients without it (`before`) and with it (`after`).
+
+    Slope and intercept of calibration are None with too few patients (see `calibration`).
+    """
+
+    recalibration: Recalibration
+    before: Mapping[str, float | None]
+    after: Mapping[str, float | None]
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry `recalibration` of a hospital in metrics.json."""
+        return {**asdict(self.recalibration), "before": dict(self.before), "after": dict(self.after)}
+
+
+def measure_recalibration(recalibration: Recalibration, log_odds: Floats, labels: Floats) -> MeasuredRecalibration:
+    """Measure a recalibration on rows to which it was not fitted.
+
+    Args:
+        log_odds, labels: [rows].
+    """
+    return MeasuredRecalibration(
+        recalibration=recalibration,
+        before=_figures_of(np.asarray(log_odds, dtype=np.float64), labels),
+        after=_figures_of(recalibration.apply(log_odds), labels),
+    )
+
+
+def _figures_of(log_odds: Array, labels: Floats) -> dict[str, float | None]:
+    sums, fitted = count_outcomes(probability(log_odds), labels), calibration(log_odds, labels)
+    return dict(zip(FIGURES, (sums.loss, sums.brier, fitted.slope, fitted.intercept), strict=True))
 
 
 class _Coefficient(NamedTuple):

@@ -19,8 +19,8 @@ from federated_health.ml.rounds import Round
 from federated_health.ml.targets.binary_figures import SCORE_FIGURES
 from federated_health.ml.verdicts import Interval
 from federated_health.names import FEDERATION, MODEL
-from federated_health.report import overview, sections
-from federated_health.report.cells import Cell, Marked
+from federated_health.report import checklist, overview, recalibration, sample_size, sections
+from federated_health.report.cells import Cell, Marked, figure_cell
 from federated_health.report.charts import draw_forest
 from federated_health.report.decision_curves import sections_of_run
 from federated_health.report.formatting import (
@@ -28,6 +28,7 @@ from federated_health.report.formatting import (
     MAX_ROWS,
     SUPPRESSED,
     capitalise,
+    describe_missed,
     describe_rows,
     describe_small_in_mean,
     figure,
@@ -132,7 +133,7 @@ def page_of_run(run: RunSummary) -> Page:
     panels = panels_of(run.task, **options)
     model = f"a model of {number_of(run.hospital_count, 'hospital')}"
     title = model if run.hospital_count else f"{run.hospital} in a federation"
-    return Page(
+    page = Page(
         title=f"{run.task.name}: {title}",
         lead=_question(run, panels),
         byline=_byline(run),
@@ -143,6 +144,8 @@ def page_of_run(run: RunSummary) -> Page:
             *_curves_and_decisions(run, panels),
             *sections.learning_curves(run.rounds, panels),
             *sections_of_run(run),
+            *recalibration.sections_of_run(run),
+            *sample_size.sections_of_run(run),
             *subgroup_sections(run.task, run.figures, _why_no_subgroups(run)),
             *_holdings(run, panels),
             *_importance(run, panels),
@@ -154,6 +157,7 @@ def page_of_run(run: RunSummary) -> Page:
             _limits(run, panels),
         ],
     )
+    return checklist.with_checklist(page, checklist.known_of_run(run))
 
 
 def _question(run: RunSummary, panels: Panels) -> str:
@@ -315,11 +319,14 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
     if suppressed := [name for name, row in run.evaluations.items() if not row.has_counts]:
         notes.append(f"{SUPPRESSED}: {list_some(suppressed, ', ')}; see Participants for the reasons.")
     if few := [name for name, row in run.evaluations.items() if row.counts.is_small and row.has_counts]:
-        notes.append(f"{panels.noisy}: {list_some(few, ', ')}.")
+        mark = "* " if panels.target.has_classes else ""
+        notes.append(f"{mark}{panels.noisy}: {list_some(few, ', ')}.")
     notes += [*filter(None, [panels.decisions_explained]), panels.explained]
     notes += [load_private_runs().explain_noise(panels)] if run.config.privacy else []
     caption = f"Figures on held-out patients{', after the last completed round' if run.stopped else ''}"
     blocks: list[Block] = [sections.figures_table(caption, rows, last=last, note=" ".join(notes))]
+    known = run.figures["hospitals"] or {FEDERATION: federation}
+    blocks += map(Caution, describe_missed(run.task.label, known))
     if not run.hospital:
         blocks += _intervals(run, panels)
         if federation.get("roc_auc", 0) is not None:
@@ -330,14 +337,9 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
 def _figures(row: Mapping[str, float | None], panels: Panels) -> dict[str, Cell]:
     if any(key.endswith("_noise") for key in row):
         noisy = load_private_runs().with_noise(row)
-        known = [key for key in _key_figures_first(panels) if row.get(key) is not None or key not in SCORE_FIGURES]
+        known = [key for key in panels.shown_figures if row.get(key) is not None or key not in SCORE_FIGURES]
         return {panels.title(key): noisy.get(key) for key in known}
-    return {panels.title(key): row.get(key) for key in _key_figures_first(panels)}
-
-
-def _key_figures_first(panels: Panels) -> list[str]:
-    """Names of the figures in tables; a phone shows the first ones."""
-    return list(dict.fromkeys([*panels.large_figures, *panels.shown_figures]))
+    return {panels.title(key): figure_cell(row, key) for key in panels.shown_figures}
 
 
 def _curves_and_decisions(run: RunSummary, panels: Panels) -> Iterator[Section]:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from io import BytesIO
@@ -32,7 +33,13 @@ SAVE_SECONDS = 300.0
 """Longest time for the other process to save the model."""
 
 
-def save_final_model(path: Path, task: Task, config: TrainConfig, weights: Weights) -> None:
+Site = Mapping[str, float | None]
+"""`intercept` and `slope` of a hospital's recalibration, None for a slope of 1."""
+
+
+def save_final_model(
+    path: Path, task: Task, config: TrainConfig, weights: Weights, sites: Mapping[str, Site] = {}
+) -> None:
     """Save the self-contained Keras model of a run, with its task and a description of its training.
 
     Raises:
@@ -43,12 +50,20 @@ def save_final_model(path: Path, task: Task, config: TrainConfig, weights: Weigh
 
     model = build_model(task, config.network, config.normalisation, weights)
     try:
-        save_model(path, model, describe_model(task, config, weights))
+        save_model(path, model, describe_model(task, config, weights, sites))
     except OSError as error:
         raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def describe_model(task: Task, config: TrainConfig, weights: Weights) -> dict[str, Any]:
+def sites_of(recalibrations: Mapping[str, Mapping[str, Any]]) -> dict[str, Site]:
+    """The sites of a model's description, of hospitals' entries `recalibration` in metrics.json."""
+    return {
+        name: {"intercept": of["intercept"]["value"], "slope": of["slope"] and of["slope"]["value"]}
+        for name, of in recalibrations.items()
+    }
+
+
+def describe_model(task: Task, config: TrainConfig, weights: Weights, sites: Mapping[str, Site] = {}) -> dict[str, Any]:
     """The description of a model's training that its file holds."""
     return {
         "version": __version__,
@@ -56,18 +71,22 @@ def describe_model(task: Task, config: TrainConfig, weights: Weights) -> dict[st
         **asdict(config),
         "network": config.network.to_config(),
         "task_file": write_task(task),
+        **({"sites": sites} if sites else {}),
     }
 
 
-def write_request(path: Path, task: Task, config: TrainConfig, weights: Weights) -> bytes:
+def write_request(
+    path: Path, task: Task, config: TrainConfig, weights: Weights, sites: Mapping[str, Site] = {}
+) -> bytes:
     """A request to save a model: JSON beside the weights, as NumPy's npz."""
     file = BytesIO()
-    request = json.dumps({"path": str(path), "task": write_task(task), "config": dict(config.to_record())})
+    parts = {"path": str(path), "task": write_task(task), "config": dict(config.to_record()), "sites": sites}
+    request = json.dumps(parts)
     np.savez(file, allow_pickle=False, request=request, **weights)
     return file.getvalue()
 
 
-def read_request(content: bytes) -> tuple[Path, Task, TrainConfig, Weights]:
+def read_request(content: bytes) -> tuple[Path, Task, TrainConfig, Weights, dict[str, Site]]:
     """The inverse of `write_request`."""
     with np.load(BytesIO(content), allow_pickle=False) as file:
         weights = {name: file[name] for name in file.files}
@@ -76,7 +95,7 @@ def read_request(content: bytes) -> tuple[Path, Task, TrainConfig, Weights]:
         parse_task(request["task"].encode(), "task"),
         read_train_config(ConfigRecord(request["config"])),
     )
-    return Path(request["path"]), task, config, weights
+    return Path(request["path"]), task, config, weights, request["sites"]
 
 
 class ModelSaver:
@@ -98,19 +117,21 @@ class ModelSaver:
                     process_group=0,  # Ctrl-C is for this process
                 )
 
-    def save(self, path: Path, task: Task, config: TrainConfig, weights: Weights) -> None:
+    def save(
+        self, path: Path, task: Task, config: TrainConfig, weights: Weights, sites: Mapping[str, Site] = {}
+    ) -> None:
         """Save the model (see `save_final_model`), in this process if the other one fails or hangs.
 
         If an exception ends this, such as a KeyboardInterrupt, the other process is killed by `close`.
         """
         if (process := self._process) is not None:
             with suppress(OSError, subprocess.TimeoutExpired):
-                request = write_request(path.absolute(), task, config, weights)
+                request = write_request(path.absolute(), task, config, weights, sites)
                 output, _ = process.communicate(request, timeout=SAVE_SECONDS)
                 if process.returncode == 0 and output == SAVED:
                     return
             self.close()
-        save_final_model(path, task, config, weights)
+        save_final_model(path, task, config, weights, sites)
 
     def close(self) -> None:
         """End the other process if it has not ended."""

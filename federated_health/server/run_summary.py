@@ -27,6 +27,8 @@ def summarise_run(
     Of a label of classes, `mean_roc_auc` is the mean of the hospitals' own ROC-AUCs, and `small_in_mean` the number of
     hospitals in it whose rows are too few for one (see `EvaluationSums.is_small`).
 
+    There, `small` says of a hospital or the federation whether its rows are too few for a ROC-AUC.
+
     A hospital that suppresses its sums is left out of all figures of the federation but its number of training rows.
     """
     hospitals = {
@@ -50,8 +52,17 @@ def summarise_run(
     if target.has_classes:
         within = {name: part.roc_auc for name, part in sorted(counted.items()) if part.roc_auc is not None}
         federation["mean_roc_auc"] = float(np.mean(list(within.values()))) if within else None
+        for name, evaluation in counted.items():
+            hospitals[name]["small"] = evaluation.counts.is_small
+        federation["small"] = sums.is_small
         federation["small_in_mean"] = sum(evaluations[name].counts.is_small for name in within)
     return {"hospitals": hospitals, "federation": federation}
+
+
+def recalibrations_of(figures: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The entries `recalibration` in metrics.json, of hospitals that have one, by name."""
+    joining = figures.get("joining", {})
+    return {name: entry["recalibration"] for name, entry in joining.items() if "recalibration" in entry}
 
 
 def _pool_groups(target: Target[Any], evaluations: Iterable[Evaluation]) -> ScoreGroups:
@@ -79,7 +90,8 @@ def write_model_and_report(
         RunError: one could not be made or written.
     """
     report.load().svg.warm_up()  # while the other process gets ready
-    saver.save(folder / MODEL, run.settings.task_declaration, run.train_config(), run.weights)
+    sites = report.load().saved_model.sites_of(recalibrations_of(figures))
+    saver.save(folder / MODEL, run.settings.task_declaration, run.train_config(), run.weights, sites)
     facts = report.load().run_page.hashes_of_model(folder / MODEL, run.weights)
     summary = summarise(run, figures, stopped=stopped, facts=facts, date=report.load().formatting.today())
     report.load().run_page.write_run_report(folder / REPORT, summary)
