@@ -178,7 +178,7 @@ def test_an_audit_writes_strict_json_and_a_page_and_prints_its_figures(
     assert few[:2] == [1.0, 1.0]
     assert few[-1] == 0.0
     assert set(written["audit"]["hospitals"]) == {"cleveland", "hungary", "switzerland", "va-long-beach"}
-    assert sorted(path.name for path in Path("out").iterdir()) == ["audit.json", "report.html"]
+    assert sorted(path.name for path in Path("out").iterdir()) == ["audit.json", "report.html", "tables"]
     lines = [" ".join(line.split()) for line in output.splitlines()]
     assert "plain 0.900 0.900" in lines
     assert "epsilon 8 0.890 0.890" in lines

@@ -18,11 +18,15 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.tasks import Task
 from federated_health.hospital import handlers
 from federated_health.hospital.benefit import describe_benefit, measure_benefit, score_alone, weigh_columns
+from federated_health.hospital.disclosure import disclose
 from federated_health.hospital.handlers import InMemoryHospital
+from federated_health.hospital.policy import Policy
 from federated_health.messages.benefit import Benefit, summarise_benefits
 from federated_health.messages.content import Evaluation, TrainConfig
 from federated_health.messages.records import METRICS, MalformedMessageError
-from federated_health.ml.calibration import Calibration
+from federated_health.ml.bootstrap import labels_of_patients
+from federated_health.ml.calibration import Calibration, calibration
+from federated_health.ml.intervals import compare_models
 from federated_health.ml.metrics import MAX_LOSS
 from federated_health.ml.networks import Network, initial_weights
 from federated_health.ml.normalisation import Normalisation
@@ -33,7 +37,8 @@ from federated_health.server.plain_run import PlainRun
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 from tests.support.example_run import benefit as example_benefit
-from tests.support.targets import task_of
+from tests.support.example_targets import outputs_of
+from tests.support.targets import patients_of, task_of
 from tests.test_messages import over_the_wire
 
 Bounds = tuple[float, float, float]
@@ -203,9 +208,8 @@ def test_values_at_their_bounds_are_allowed(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", ["classes", "number", "count"])
 def test_each_kind_of_label_has_its_own_figures(kind: str) -> None:
     task = task_of(kind)
-    highest = 28.0 if kind == "classes" else 1e6  # a log-loss is at most MAX_LOSS
     loss = Comparison(
-        own=Interval(value=24.0, low=20.0, high=highest),
+        own=Interval(value=24.0, low=20.0, high=1e6),
         federated=Interval(value=20.0, low=10.0, high=25.0),
         difference=Difference(value=4.0, low=1.0, high=15.0, p_value=0.0),
     )
@@ -255,6 +259,38 @@ def test_a_benefit_is_described_by_its_verdict_and_figures() -> None:
 )
 def test_a_hospital_judges_both_figures(auc: Bounds, brier: Bounds, verdict: Verdict) -> None:
     assert example_benefit(auc, brier).verdict is verdict
+
+
+@pytest.mark.parametrize("kind", ["binary", "classes", "number", "count"])
+@pytest.mark.parametrize("is_rounded", [False, True], ids=["exact", "rounded"])
+def test_no_honest_report_is_refused(kind: str, is_rounded: bool) -> None:
+    """Models that are equal, perfect, useless or far off; few rows, and patients with several rows."""
+    task, reports = task_of(kind), 0
+    target, columns = target_of(task), np.zeros(len(task.columns))
+    hospital = Hospital(name="a", task=task, train=patients_of(kind, 40), test=patients_of(kind, 60))
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        rows = int(generator.choice([12, 20, 60]))
+        labels, ids = patients_of(kind, rows, seed=seed).labels, generator.integers(0, rows // 2, rows)
+        patients = ids if seed % 3 == 0 else None
+        if not target.can_compare(labels_of_patients(labels, patients)):
+            continue
+        noise = generator.choice([0.0, 0.01, 1.0, 5.0], 2)
+        federated, own = (outputs_of(task, labels, of, seed + place) for place, of in enumerate(noise))
+        models = {"own": federated if seed % 7 == 0 else own, "federated": federated}
+        benefit = Benefit(
+            comparisons=compare_models(target, federated, models["own"], labels, patients),
+            calibration={name: calibration(of, labels) for name, of in models.items() if kind == "binary"},
+            importance=columns,
+            observed=columns,
+        )
+        disclosed = disclose(benefit, hospital, Policy(public=not is_rounded))
+
+        received = Benefit.from_content(over_the_wire(disclosed.to_content()), task, 40, rows)
+
+        assert received.verdict == benefit.verdict
+        reports += 1
+    assert reports > 20
 
 
 def test_an_undefined_benefit_is_described_by_its_reason() -> None:

@@ -9,9 +9,11 @@ import pytest
 
 from federated_health import __version__
 from federated_health.data.task_files import HEART_DISEASE
-from federated_health.ml.verdicts import Verdict, verdict_text
-from federated_health.report.formatting import list_verdicts
-from federated_health.report.page import Cards, Page, Picture, Table, render
+from federated_health.ml.verdicts import Difference, Interval, Verdict, verdict_text
+from federated_health.report import formatting
+from federated_health.report.cells import Marked
+from federated_health.report.page import Cards, Caution, Numbers, Page, Picture, Strip, Table, render
+from federated_health.report.verdict_sentences import describe_verdict
 from federated_health.studies.benefit.comparison import compare_models
 from tests.support.example_run import blocks, facts, rows, section, titles
 from tests.support.studies import Labels, Study, study_of
@@ -44,12 +46,24 @@ def study() -> Study:
     return study_of(LABELS, score)
 
 
-def test_the_summary_counts_verdicts_and_names_the_label() -> None:
-    page = usual_page()
+def test_the_first_screen_has_question_facts_verdicts_numbers_and_differences(study: Study) -> None:
+    page = study.page
     assert page.title == "Benefit of joining: heart-disease"
-    assert page.lead.startswith(list_verdicts(Verdict))
-    assert "104 patients" in page.lead
-    assert HEART_DISEASE.label.meaning in page.lead
+    assert page.lead.endswith(f"{HEART_DISEASE.label.meaning}.")
+    assert page.byline == [formatting.today(), "4 hospitals", "104 patients", "1 repeat of 2-fold cross-validation"]
+    strip, numbers, forest = page.summary
+    assert isinstance(strip, Strip)
+    assert {share.text: share.number for share in strip.parts} == {
+        "gains": 1,
+        "no clear difference": 1,
+        "loses": 1,
+        "too few patients": 1,
+    }
+    assert isinstance(numbers, Numbers)
+    assert [number.value for number in numbers.items] == ["0.750", "0.205", "1.000"]
+    assert "own models 0.500; federated minus own +0.250" in numbers.items[0].text
+    assert isinstance(forest, Picture)
+    assert f"losing {MINUS}0.762" in forest.alt
 
 
 def test_a_page_of_stays_counts_rows_and_patients(study: Study) -> None:
@@ -57,9 +71,9 @@ def test_a_page_of_stays_counts_rows_and_patients(study: Study) -> None:
     cohort = replace(study.cohort, task=replace(study.cohort.task, patient="patient"), ids=ids)
     scores = replace(study.scores, ids=ids)
 
-    page = replace(study, cohort=cohort, scores=scores, figures=compare_models(scores, 1, draws=20)).page
+    page = replace(study, cohort=cohort, scores=scores, figures=compare_models(scores)).page
 
-    assert "104 rows of 52 patients" in page.lead
+    assert "104 rows of 52 patients" in page.byline
     methods = " ".join(str(block) for block in section(page, "Methods").blocks)
     assert "rows of one patient are never on both sides" in methods
     assert "count rows" in methods
@@ -70,13 +84,21 @@ def test_a_page_with_strategies_has_all_sections() -> None:
     assert titles(page) == [
         "Benefit per hospital",
         "How good the models are",
+        "Sensitivity and specificity",
+        "External validation",
+        "Recalibration",
         "Strategies",
         "ROC curves",
         "Calibration",
         "Decisions at the threshold",
+        "Decision curves",
+        "Subgroups",
+        "Subgroups by hospital",
         "Data of each hospital",
         "Which columns matter most",
         "Methods",
+        "Uncertainty",
+        "Every repeat",
         "All other figures",
         "Settings, versions and hashes",
         "Intended use and limits",
@@ -90,50 +112,100 @@ def test_cards_have_the_verdicts_of_evidence_json(study: Study) -> None:
         name: verdict_text(verdict) for name, verdict in verdicts.items()
     }
     assert verdicts["few"] == Verdict.UNDEFINED  # its difference is clear, but it has too few patients
-    assert [card.tone for card in cards.items] == ["good", "bad", "neutral", "neutral"]
+    assert [card.tone for card in cards.items] == ["good", "bad", "neutral", "unknown"]
     gaining, losing, _, few = (card.text for card in cards.items)
-    assert "1.000 with the federation, 0.000 with its own patients alone" in gaining
-    assert "difference +1.000 (+1.000 to +1.000)" in gaining
-    assert "without it: +0.000 (+0.000 to +0.000). 30 patients, 15 positive" in gaining
-    assert f"difference {MINUS}1.000 ({MINUS}1.000 to {MINUS}1.000)" in losing
-    assert "20 patients, 3 positive. Fewer than 5 held-out patients" in few
+    assert describe_verdict(study.scores.target, study.figures["hospitals"]["gaining"]) in gaining
+    assert "30 patients, 15 positive" in gaining
+    assert "ranks patients worse" in losing
+    assert "20 patients, 3 positive." in few
 
 
-def test_the_alternative_text_lists_all_differences() -> None:
-    (picture,) = blocks(section(usual_page(), "Benefit per hospital"), Picture)
-    same = "+0.000 (+0.000 to +0.000)"
-    assert (
-        f"gaining: minus own only +1.000 (+1.000 to +1.000), minus without it {same}, minus pooled {same};"
-        in picture.alt
-    )
+def test_the_alternative_text_lists_all_differences_of_both_figures() -> None:
+    ranking, risks = blocks(section(usual_page(), "Benefit per hospital"), Picture)
+    assert "gaining: own +1.000 (+0.9" in ranking.alt
+    assert "external validation +0.000" in ranking.alt
+    assert "losing: own \N{MINUS SIGN}0.762" in risks.alt
+    assert "few *: " in risks.alt
 
 
 def test_tables_of_models_match_hand_calculation() -> None:
-    aucs, others = blocks(section(usual_page(), "How good the models are"), Table)
-    assert aucs.columns == ("hospital", "own patients only", "federated", "pooled", "without it")
-    perfect, wrong = f"1.000 (1.000{DASH}1.000)", f"0.000 (0.000{DASH}0.000)"
-    table = rows(aucs)
-    assert table["gaining"] == (wrong, perfect, perfect, perfect)
-    assert table["losing"] == (perfect, wrong, perfect, perfect)
-    assert table["mean over hospitals *"][:2] == (f"0.500 (0.500{DASH}0.500)", f"0.750 (0.750{DASH}0.750)")
-    assert list(table) == [*LABELS, "mean over hospitals *", "all patients"]
+    aucs, briers, others = blocks(section(usual_page(), "How good the models are"), Table)
+    models = ("own patients only", "federated", "pooled", "external validation", "recalibrated")
+    assert aucs.columns == briers.columns == ("hospital", *models)
+    assert list(rows(aucs)) == [*LABELS, "mean over hospitals", "all patients"]
     # (0.881 - 1)^2 = 0.0142 for perfect scores, (0.119 - 1)^2 = 0.776 for reversed ones
-    brier = others.columns.index("Brier score")
-    assert {row[0]: (row[2], row[brier]) for row in others.rows} == {
-        "own patients only": ("0.500", "0.395"),
-        "federated": ("0.750", "0.205"),
-        "pooled": ("1.000", "0.014"),
-        "without it": ("1.000", "0.014"),
+    means = {
+        table: [cell.value.value if isinstance(cell, Marked) else cell.value for cell in row[1:5]]
+        for table, row in (("aucs", aucs.rows[-2]), ("briers", briers.rows[-2]))
     }
-
-
-def test_strategies_are_compared_with_the_first_one(study: Study) -> None:
-    aucs, others = blocks(section(usual_page(), "Strategies"), Table)
-    assert aucs.columns == ("hospital", "fedavg", "fedprox minus fedavg")
-    assert rows(aucs)["same"] == ("1.000", f"{MINUS}1.000 ({MINUS}1.000 to {MINUS}1.000)")
-    assert rows(aucs)["gaining"] == ("1.000", "+0.000 (+0.000 to +0.000)")
+    assert means["aucs"] == [0.5, 0.75, 1.0, 1.0]
+    assert means["briers"] == pytest.approx([0.3950, 0.2046, 0.0142, 0.0142], abs=1e-4)
+    assert isinstance(aucs.rows[3][1], Marked)  # few
+    assert not isinstance(aucs.rows[0][1], Marked)
     accuracy = others.columns.index("accuracy")
-    assert {row[0]: row[accuracy] for row in others.rows} == {"fedavg": "0.750", "fedprox": "0.500"}
+    assert [row[accuracy] for row in others.rows][:4] == [0.5, 0.75, 1.0, 1.0]
+    ratio = others.columns.index("observed/expected")
+    # 3 of 20 patients are positive, and expected are 3 * 0.881 + 17 * 0.119
+    assert others.rows[2][ratio] == "0.643 to 1.000"
+
+
+def test_a_sentence_names_the_class_for_which_the_federated_model_is_mostly_wrong() -> None:
+    low, _, sensitivity, specificity = section(usual_page(), "Sensitivity and specificity").blocks
+    assert isinstance(low, str)
+    assert low.count("At losing the federated model predicts 0 % of the 15 ") == 2
+    assert "gaining" not in low
+    for table in (sensitivity, specificity):
+        assert isinstance(table, Table)
+        assert rows(table)["losing"][:2] == ("1.000", "0.000")
+    perfect = study_of({"a": [1, 0] * 10, "b": [1, 0] * 10}, score).page
+    assert len(blocks(section(perfect, "Sensitivity and specificity"), str)) == 1
+
+
+def test_external_validation_shows_the_models_of_the_other_hospitals() -> None:
+    figures, change = blocks(section(usual_page(), "External validation"), Table)
+    assert rows(figures)["losing"][0].startswith("1.000")
+    assert [cell.value for cell in change.rows[1][1:]] == pytest.approx([-1.0, -0.762], abs=1e-3)
+
+
+def test_recalibration_shows_figures_before_and_after(study: Study) -> None:
+    changes, lines, own = blocks(section(study.page, "Recalibration"), Table)
+    entries = study.figures["hospitals"]
+    assert [row[0] for row in changes.rows] == ["gaining", "losing", "same"]  # few has 3 positive patients
+    assert rows(changes)["losing"][0] == "0.776"
+    assert changes.rows[1][2] == entries["losing"]["models"]["recalibrated"]["brier"]["value"]
+    assert lines.rows[1][1] == Interval(**entries["losing"]["recalibration"]["intercept"])
+    assert [row[0] for row in own.rows][-1] == "mean over hospitals"
+    assert "few" in str(section(study.page, "Recalibration").blocks[0])
+
+
+def test_hospitals_that_were_left_out_are_named(study: Study) -> None:
+    cohort = replace(study.cohort, left_out={"tiny": "expected at least 10 patients, got 3"})
+    cautions = blocks(replace(study, cohort=cohort).page.sections[0], Caution)
+    assert "tiny (expected at least 10 patients, got 3)" in cautions[0].text
+    assert not blocks(study.page.sections[0], Caution)
+
+
+def test_uncertainty_shows_both_intervals_and_every_repeat(study: Study) -> None:
+    ranking, _ = blocks(section(study.page, "Uncertainty"), Table)
+    aucs, _ = blocks(section(study.page, "Every repeat"), Table)
+    assert ranking.columns == ("hospital", "over patients", "p", "p, Holm", "corrected")
+    assert ranking.rows[0][1:] == (
+        Difference(**study.figures["hospitals"]["gaining"]["differences"]["own"]["roc_auc"]),
+        study.figures["hospitals"]["gaining"]["differences"]["own"]["roc_auc"]["p_value"],
+        study.figures["hospitals"]["gaining"]["comparisons"]["roc_auc"]["adjusted_p_value"],
+        Difference(**study.figures["hospitals"]["gaining"]["corrected_differences"]["own"]["roc_auc"]),
+    )
+    assert rows(aucs)["gaining: federated"] == ("1.000", DASH, "1.000")
+
+
+def test_strategies_are_compared_with_the_first_one_by_every_figure(study: Study) -> None:
+    aucs, _, briers, _, others = blocks(section(usual_page(), "Strategies"), Table)
+    assert aucs.columns == ("hospital", "fedavg", "fedprox minus fedavg")
+    assert briers.columns == ("hospital", "fedavg", "fedavg minus fedprox")
+    assert [cell.value for cell in aucs.rows[2][1:]] == [1.0, -1.0]
+    assert [cell.value for cell in aucs.rows[0][1:]] == [1.0, 0.0]
+    accuracy = others.columns.index("accuracy")
+    assert {row[0]: row[accuracy] for row in others.rows} == {"fedavg": 0.75, "fedprox": 0.5}
     assert "Strategies" not in titles(study.page)
 
 
@@ -145,7 +217,7 @@ def test_importance_is_that_of_the_first_strategy() -> None:
 def test_curves_calibration_and_decisions_are_of_the_federated_model() -> None:
     page = usual_page()
     (roc,) = blocks(section(page, "ROC curves"), Picture)
-    assert roc.alt.endswith("10 %: gaining 100 %, losing 0 %, same 100 %, few 100 %.")
+    assert roc.alt.endswith("10 %: gaining 100 %, losing 0 %, same 100 %, few * 100 %.")
     (decisions,) = blocks(section(page, "Decisions at the threshold"), Picture)
     assert "losing: 0 true negatives, 15 false positives, 15 false negatives, 0 true positives" in decisions.alt
     assert "few: 17 true negatives, 0 false positives, 0 false negatives, 3 true positives" in decisions.alt
@@ -164,10 +236,10 @@ def test_a_hospital_of_one_class_has_dashes_no_curve_and_no_verdict() -> None:
     study = study_of({"a": [1, 0] * 10, "b": [1] * 20}, score)
     assert rows(blocks(section(study.page, "How good the models are"), Table)[0])["b"] == (DASH,) * 4
     roc = section(study.page, "ROC curves")
-    assert blocks(roc, str)[0].endswith("of one class: b.")
+    assert blocks(roc, str)[0].endswith("patients of both classes: b.")
     cards = blocks(section(study.page, "Benefit per hospital"), Cards)[0].items
     assert cards[1].verdict == "too few patients"
-    assert cards[1].text.startswith("20 patients, 20 positive. ")
+    assert "20 patients, 20 positive." in cards[1].text
     assert render(study.page)
 
 
@@ -195,13 +267,14 @@ def test_methods_and_settings_describe_the_protocol(tune: bool, words: str) -> N
 
 def test_a_page_of_60_hospitals_shows_the_first_40_and_stays_small() -> None:
     page = study_of({f"h{number:03}": [1, 0] * 2 for number in range(60)}, score).page
-    assert len(blocks(page.sections[0], Cards)[0].items) == 40
+    assert not blocks(page.sections[0], Cards)
+    assert len(blocks(page.sections[0], Table)[0].shown_rows) == 40
     for title in ("How good the models are", "All other figures"):
         table = blocks(section(page, title), Table)[0]
         assert " more, " in table.shown_note
         assert len(table.shown_rows) <= 44
     assert facts_of(page)["further hospitals"].startswith("20; ")
-    assert len(render(page)) < 500_000
+    assert len(render(page)) < 800_000
 
 
 def test_no_value_of_a_patient_is_on_the_page() -> None:

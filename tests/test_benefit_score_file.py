@@ -135,9 +135,12 @@ def test_figures_recomputed_from_the_file_are_those_of_the_study(
         assert value_of(found[name]) == pytest.approx(np.mean(values), abs=1e-8), name
 
 
-def test_the_file_is_for_its_owner_only_and_replaced_whole(study: Path, tmp_path: Path) -> None:
-    path = study / "out" / "scores.csv"
-    assert path.stat().st_mode & 0o077 == 0
+def test_only_the_owner_can_read_scores(study: Path) -> None:
+    for name in ("scores.csv", "fits.jsonl"):
+        assert (study / "out" / name).stat().st_mode & 0o077 == 0
+
+
+def test_a_folder_that_is_missing_is_an_error_of_the_user(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="missing"):
         write_scores(tmp_path / "missing" / "scores.csv", Scores(target_of(HEART_DISEASE), {}, {}), {})
 

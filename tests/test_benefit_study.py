@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 
 from federated_health.cli import studies
+from federated_health.cli.tables import difference
 from federated_health.data.dataset_folder import write_hospitals
 from federated_health.data.partitions import Partition, divide
 from federated_health.data.sources.source import Source
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.task_writing import write_task
 from federated_health.errors import RunError
+from federated_health.ml.metrics import LESS_IS_BETTER
 from federated_health.ml.targets import target_of
+from federated_health.ml.verdicts import verdict_text
 from federated_health.studies.benefit import benefit_study, training_setups
 from federated_health.studies.benefit.benefit_study import FILES
 from federated_health.studies.benefit.cohort import Cohort
@@ -301,7 +304,7 @@ def test_a_study_writes_strict_json_and_a_page(made_up: Study, tmp_path: Path) -
     }
     assert written["study"]["strategies"] == ["fedavg"]
     assert "Benefit of joining" in (tmp_path / "report.html").read_text()
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, JOURNAL])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, JOURNAL, "tables"])
 
 
 def test_a_study_replaces_its_own_report_and_that_of_a_run_with_force_only(made_up: Study, tmp_path: Path) -> None:
@@ -319,6 +322,7 @@ def test_another_study_leaves_nothing_of_the_one_that_it_replaces(
     made_up: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(made_up, tmp_path)
+    assert (tmp_path / "tables" / "index.json").exists()
     (tmp_path / "mine.txt").write_text("a note")
 
     def fail(*_: object, **__: object) -> None:
@@ -390,9 +394,15 @@ def test_the_console_shows_the_saved_figures(
     assert (code, errors) == (0, "")
     assert made_up.figures["hospitals"]["gaining"]["verdict"] == "gains"
     lines = [" ".join(line.split()) for line in output.splitlines()]
-    assert "gaining 0.000 1.000 1.000 1.000" in lines
-    assert "gaining 30 +1.000 (+1.000 to +1.000) gains" in lines
-    assert "few 20 +1.000 (+1.000 to +1.000) too few patients *" in lines
+    assert "gaining 0.000 1.000 1.000 1.000 1.000" in lines
+    for figure in ("roc_auc", "brier"):
+        for name, shown in (("gaining", "gaining 30"), ("few", "few * 20")):
+            compared = made_up.figures["hospitals"][name]["comparisons"][figure]
+            p_value = "0.000" if name == "gaining" else "-"
+            verdict = verdict_text(compared["verdict"])
+            assert f"{shown} {difference(compared['difference'])} {p_value} {verdict}" in lines
+    assert any(line.startswith("- losing: loses. The federated model ranks patients worse") for line in lines)
+    assert not any(line.startswith("- same: ") for line in lines)
     assert "study/evidence.json" in lines[-1]
     json.loads(Path("study/evidence.json").read_text())
 
@@ -411,12 +421,12 @@ def test_a_study_of_another_kind_of_label_end_to_end(
     assert result.succeeded, result.error
     target = target_of(task_of(kind))
     figures = json.loads(Path("out/evidence.json").read_text())
-    difference = "own_minus_federated" if target.less_is_better else "federated_minus_own"
     for entry in figures["hospitals"].values():
-        own, federated = (entry["models"][model][target.compared] for model in ("own", "federated"))
-        better = own["value"] - federated["value"] if target.less_is_better else federated["value"] - own["value"]
-        assert entry["differences"][difference]["value"] == pytest.approx(better)
-        assert f"{federated['value']:.3f}" in result.output
+        for name in target.comparisons:
+            own, federated = (entry["models"][model][name] for model in ("own", "federated"))
+            better = own["value"] - federated["value"] if name in LESS_IS_BETTER else federated["value"] - own["value"]
+            assert entry["differences"]["own"][name]["value"] == pytest.approx(better)
+            assert f"{federated['value']:.3f}" in result.output
     html = Path("out/report.html").read_text()
     assert "threshold" not in html
     assert ("ROC curves" in html) is (kind == "classes")

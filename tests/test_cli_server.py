@@ -144,13 +144,13 @@ def test_figures_with_noise_fit_a_terminal_of_80_columns(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    ratios = ("accuracy", "precision", "recall", "f1", "roc_auc", "brier")
+    ratios = ("accuracy", "precision", "recall", "specificity", "f1", "roc_auc", "brier")
     noise = {"test_examples_noise": 16.111, **{f"{name}_noise": 0.0412 for name in ratios}}
     row = {"train_examples": 689, "test_examples": 1227, **dict.fromkeys(ratios, 0.8321), **noise}
     print_noisy_figures({"va-long-beach": row}, BINARY)
     lines = capsys.readouterr().out.splitlines()
-    assert any(re.fullmatch(r" va-long-beach +689 +1227( +0\.832){6}", line) for line in lines)
-    assert any(re.fullmatch(" \N{PLUS-MINUS SIGN} +16( +0\\.041){6}", line) for line in lines)
+    assert any(re.fullmatch(r" va-long-beach +689 +1227( +0\.832){7}", line) for line in lines)
+    assert any(re.fullmatch(" \N{PLUS-MINUS SIGN} va-long-beach +16( +0\\.041){7}", line) for line in lines)
     assert max(map(len, lines)) <= 80
 
 
@@ -168,12 +168,13 @@ def test_the_table_of_a_rare_outcome_fits_into_80_columns_and_ends_with_what_acc
     run_results.print_final_figures(figures, 0.14, BINARY)
 
     lines = capsys.readouterr().out.splitlines()
-    (head,) = [line.split() for line in lines if "recall" in line]
-    assert head == ["test", "recall", "precision", "f1", "prec.", "slope", "brier", "auc"]
-    (federation,) = [line.split() for line in lines if line.startswith(" federation")]
-    assert federation[1:4] == ["20000", "0.455", "0.200"]  # 1000/2200, 1000/5000
+    heads = [line.split() for line in lines if "recall" in line or "slope" in line]
+    assert heads == [["test", "recall", "specificity", "precision", "f1", "precision"], ["slope", "brier", "auc"]]
+    federation, further = [line.split() for line in lines if line.startswith(" federation")]
+    assert federation[1:5] == ["20000", "0.455", "0.775", "0.200"]  # 1000/2200, 13800/17800, 1000/5000
+    assert len(further) == 4
     assert "-" not in federation
-    assert any(re.fullmatch(r" hospital mean +0\.670 \*", line.rstrip()) for line in lines)
+    assert any(re.fullmatch(r" hospital mean +0\.670\*", line.rstrip()) for line in lines)
     assert max(map(len, lines)) <= 80
     text = " ".join(line.strip() for line in lines)
     assert "11.0 % of these patients are positive" in text
@@ -193,10 +194,10 @@ def test_a_mean_that_includes_hospitals_of_few_patients_is_marked(
 
     lines = capsys.readouterr().out.splitlines()
     (mean,) = [line.split()[2:] for line in lines if "hospital mean" in line]
-    assert mean == ["0.750", *(["*"] if small else [])]  # of a and b: c has one class only
-    assert [re.search(r"includes (\d)", line) is not None for line in lines if line.startswith("* ")] == [True] * bool(
-        small
-    )
+    assert mean == [f"0.750{'*' if small else ''}"]  # of a and b: c has one class only
+    assert len([line for line in lines if re.match(r"\* The mean includes \d", line)]) == bool(small)
+    marks = {line.split()[0]: "*" in line for line in lines if line.startswith((" a ", " b ", " c "))}
+    assert marks == {"a": small > 0, "b": small > 1, "c": False}
 
 
 def test_a_verdict_points_to_the_data_warnings_of_the_hospital(capsys: pytest.CaptureFixture[str]) -> None:

@@ -431,12 +431,13 @@ def test_the_server_reads_what_is_suppressed(own: OwnHospital, table: pd.DataFra
     shapes = weight_shapes(HEART_DISEASE, Network("logistic"))
 
     update = read_update(replies["train"], shapes, registration.train_examples, evaluated=declared, target=TARGET)
-    final = read_evaluation(replies["evaluate.final"], TARGET, declared, final=True)
+    final = read_evaluation(replies["evaluate.final"], TARGET, declared, final=True, task=HEART_DISEASE)
 
     assert update.counts is None
     assert set(update.suppressed) == {"round-evaluation"}
     assert (final.has_counts, final.roc_auc, final.scores) == (False, None, {})
-    assert set(final.suppressed) == {"final-evaluation", "roc-auc", "scores"}
+    assert not any(any(group.cells) for group in final.subgroups)
+    assert set(final.suppressed) == {"final-evaluation", "roc-auc", "scores", "subgroups"}
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def save(kind: str, folder: Path, sent: tuple[Path, int] | None = None, name: st
     context = finished_run(kind).contexts[name]
     model = final_handlers.final_model(context)
     assert model is not None
-    assert save_results(folder, context, *model, sent) == "model.keras, metrics.json, report.html"
+    assert save_results(folder, context, *model, sent) == "model.keras, metrics.json, report.html, tables/"
     return json.loads((folder / METRICS).read_text()), (folder / REPORT).read_text()
 
 

@@ -10,6 +10,7 @@ from sklearn import metrics as reference
 from federated_health.ml.bootstrap import Resampled
 from federated_health.ml.calibration import Calibration, calibration
 from federated_health.ml.curves import GRID_POINTS, calibration_curve, precision_recall_curve, roc_curve
+from federated_health.ml.intervals import estimate_roc_auc
 from federated_health.ml.targets.binary import probability
 from federated_health.ml.verdicts import MIN_CLASS_SIZE
 
@@ -83,6 +84,41 @@ def test_repeats_give_the_mean_curve() -> None:
     mean, *curves = (roc_curve(scores, resampled) for scores in (np.stack([first, second]), first, second))
 
     np.testing.assert_allclose(mean.y, (curves[0].y + curves[1].y) / 2, atol=1e-12)
+
+
+def test_a_curve_of_folds_is_their_mean_weighted_by_pairs() -> None:
+    """Fold 0 has 1 pair, in order; fold 1 has 2 pairs, of which one is in order: 1 at all rates, and 0 up to 1/2."""
+    labels = np.array([1.0, 0.0, 1.0, 0.0, 0.0])
+    scores, folds = np.array([-8.0, -9.0, 5.0, 6.0, 4.0]), np.array([0, 0, 1, 1, 1])
+    resampled = Resampled.of(labels, seed=1, draws=20)
+
+    curve = roc_curve(scores, resampled, folds)
+
+    assert curve.y[[0, 49, 50, 100]] == pytest.approx([1 / 3, 1 / 3, 1.0, 1.0])
+
+
+def test_the_area_under_a_curve_of_folds_is_the_auc_of_pairs_within_folds() -> None:
+    generator = np.random.default_rng(3)
+    labels = (np.arange(300) % 3 == 0).astype(np.float64)
+    folds = np.stack([generator.permutation(300) % 5 for _ in range(2)])
+    scores = generator.normal(labels + 3.0 * folds, 1.0)  # each fold has its own scale
+
+    curve = roc_curve(scores, Resampled.of(labels, seed=1, draws=40), folds)
+
+    expected = estimate_roc_auc(scores, labels, None, folds).value
+    assert np.trapezoid(curve.y, curve.x) == pytest.approx(expected, abs=0.005)
+    assert abs(np.trapezoid(roc_curve(scores, Resampled.of(labels, seed=1, draws=40)).y, curve.x) - expected) > 0.05
+    assert curve.low is not None
+    assert curve.high is not None
+    assert (curve.low <= curve.y + 1e-12).mean() > 0.95
+    assert (curve.high >= curve.y - 1e-12).mean() > 0.95
+
+
+def test_a_draw_without_a_pair_within_a_fold_is_left_out_of_the_band() -> None:
+    labels, folds = np.array([1.0, 0.0, 1.0, 0.0]), np.array([0, 0, 1, 2])
+    curve = roc_curve(np.array([2.0, 1.0, 0.0, 0.0]), Resampled.of(labels, seed=1, draws=100), folds)
+    assert curve.low is not None
+    assert curve.low.tolist() == curve.y.tolist() == [1.0] * len(curve.x)
 
 
 def test_a_band_and_an_interval_use_the_same_draws() -> None:

@@ -163,7 +163,8 @@ def test_equal_rows_of_a_patient_do_not_narrow_an_interval(figure: str) -> None:
     target, (scores, labels) = target_of(task_of("binary")), binormal(6, 20, 45)
     once = target.estimate_figure(figure, scores, labels)
 
-    fourfold = target.estimate_figure(figure, *(np.repeat(part, 4) for part in (scores, labels, np.arange(65))))
+    scores, labels, ids = np.repeat(scores, 4), np.repeat(labels, 4), np.repeat(np.arange(65), 4)
+    fourfold = target.estimate_figure(figure, scores, labels, ids)
 
     assert bounds(interval_of(fourfold)) == pytest.approx(bounds(interval_of(once)))
 
@@ -317,6 +318,17 @@ def test_two_different_models_that_rank_perfectly_may_still_differ() -> None:
     assert (difference.value, difference.p_value) == (0.0, 1.0)
     assert low == -high
     assert 0.1 < high < 0.6
+
+
+@pytest.mark.parametrize("loss", [1e3, 1e150, 1e200, 1.7e308, np.inf, np.nan])
+def test_absurd_losses_have_a_finite_interval_or_none(loss: float) -> None:
+    absurd = estimate_mean(np.append(np.arange(1.0, 20.0), loss), is_share=False)
+
+    interval = interval_of(absurd)
+    difference = difference_of(absurd, estimate_mean(np.arange(1.0, 21.0), is_share=False))
+
+    ends = [*vars(interval).values(), *vars(difference).values()]
+    assert ends == [None] * 7 if loss > 1e150 or np.isnan(loss) else np.isfinite(ends).all()
 
 
 # Means

@@ -200,7 +200,7 @@ def test_a_hospital_saves_the_model_and_a_report_with_its_own_budget(hospitals: 
     assert model is not None
 
     with nothing_lost(tmp_path):
-        assert save_results(tmp_path, contexts["hungary"], *model) == "model.keras, metrics.json, report.html"
+        assert save_results(tmp_path, contexts["hungary"], *model) == "model.keras, metrics.json, report.html, tables/"
 
     assert read_description(tmp_path / "model.keras")["weights_sha256"] == weights_hash(federated_run.weights)
     assert "sites" not in read_description(tmp_path / "model.keras")  # no budget accounts for a recalibration

@@ -299,9 +299,10 @@ def test_bars_are_as_long_as_their_counts() -> None:
 
 
 def test_every_bar_of_importance_has_its_value() -> None:
-    words = words_of(draw_importance({"c": 0.25, "d": 0.0, "a": -0.5}, quantity="q"))
+    picture = draw_importance({"c": 0.25, "d": 0.0, "a": -0.5}, quantity="q")
 
-    assert words == ["c", "0.25", "d", "0", "a", f"{MINUS}0.5", "q"]
+    assert words_of(picture) == ["c", "0.25", "d", "0", "a", f"{MINUS}0.5"]
+    assert ">q<" in picture
 
 
 def test_an_undefined_interval_is_a_note() -> None:

@@ -16,14 +16,14 @@ from federated_health.report.panels import panels_of
 from federated_health.report.panels.quantities import join_groups
 from federated_health.report.run_page import page_of_run
 from federated_health.server.run_summary import summarise, write_metrics
-from tests.support.example_run import blocks, rows, section, titles
+from tests.support.example_run import blocks, pictures, rows, section, titles
 from tests.support.example_targets import page_of_label, run_of_label
 from tests.support.targets import LABELS, task_of
 
 KINDS = ("binary", "classes", "number", "count")
 DASH = "\N{EN DASH}"
 FIGURES = {
-    "classes": ("accuracy", "macro F1", "ROC-AUC", "Brier score"),
+    "classes": ("ROC-AUC", "Brier score", "accuracy", "macro F1"),
     "number": ("mean absolute error (days)", "RMSE (days)", "R\N{SUPERSCRIPT TWO}", "calibration slope"),
     "count": ("mean deviance", "deviance explained", "observed/expected", "mean absolute error (events)"),
 }
@@ -31,7 +31,7 @@ TWELVE = ClassLabel("site", "site of the tumour", {code: f"{'<b>site</b> ' * 12}
 
 
 def alts(page: Page, title: str) -> list[str]:
-    return [picture.alt for picture in blocks(section(page, title), Picture)]
+    return [picture.alt for picture in pictures(page, title)]
 
 
 def table_of(page: Page, title: str) -> Table:
@@ -55,19 +55,22 @@ def test_a_page_has_the_sections_of_its_kind(kind: str) -> None:
         "binary": ["ROC curves", "Precision-recall curves", "Calibration", "Decisions at the threshold"],
         "classes": ["ROC curves", "Calibration", "Confusion matrix"],
     }
+    (together,) = ["Curves and decisions"] if kind in charts else ["Calibration"]
     assert titles(page) == [
-        "Participants",
         "Benefit of joining",
         "How good the model is",
+        together,
         "Learning curves",
-        *charts.get(kind, ["Calibration"]),
         "Data of each hospital",
         "Which columns matter most",
+        "Participants",
+        "Network",
         "What each hospital sent",
         "Settings, versions and hashes",
         "Intended use and limits",
     ]
-    assert page.lead.startswith("Estimates ")
+    assert [picture.title for picture in pictures(page, together)] == charts.get(kind, [""])
+    assert page.lead.endswith("?")
     assert LABELS[kind].meaning in page.lead
 
 
@@ -77,7 +80,7 @@ def test_a_page_speaks_of_a_threshold_and_of_risks_only_if_the_label_is_binary(k
 
     assert "threshold" not in html
     assert "training scores" not in html
-    assert "Estimates the risk" not in html
+    assert "the risk of" not in html
     assert ("ROC-AUC" in html) is (kind == "classes")
 
 
@@ -124,15 +127,15 @@ def test_a_hospital_gains_where_the_difference_is_above_zero(kind: str) -> None:
 
     benefit = section(page, "Benefit of joining")
     (cards,) = blocks(benefit, Cards)
-    captions = [picture.caption for picture in blocks(benefit, Picture)]
+    (forest,) = [block for block in page.summary if isinstance(block, Picture)]
 
-    assert len(names) == len(captions) == (2 if kind in ("binary", "classes") else 1)
-    for name, caption in zip(names, captions, strict=True):
+    assert forest.svg.count("<svg ") == (2 if kind in ("binary", "classes") else 1)
+    for name in names:
         comparison = figures["joining"]["east"]["comparisons"][name]
         own, federated = (comparison[model]["value"] for model in ("own", "federated"))
         assert f"{figure(federated)} against {figure(own)}" in cards.items[0].text
         order = "own minus federated" if name in ("brier", "log_loss", "mae", "deviance") else "federated minus own"
-        assert order in caption
+        assert order in forest.svg
         assert order in cards.items[0].text.lower()
         is_better = own > federated if order == "own minus federated" else federated > own
         assert (comparison["difference"]["value"] > 0) is is_better
@@ -163,9 +166,9 @@ def test_a_private_run_has_no_threshold_either(kind: str) -> None:
 def test_balanced_classes_are_sent_and_make_risks_too_high(kind: str) -> None:
     page, plain = page_of_label(kind, class_weight="balanced"), page_of_label(kind)
 
-    (caution,) = blocks(section(page, "Calibration"), Caution)
+    (caution,) = blocks(section(page, "Curves and decisions"), Caution)
     assert "not calibrated" in caution.text
-    assert not blocks(section(plain, "Calibration"), Caution)
+    assert not blocks(section(plain, "Curves and decisions"), Caution)
     assert "the number of training patients of each class (0 if fewer than 5)" in sent(page)
 
 
@@ -224,7 +227,7 @@ def test_a_class_whose_scores_were_not_released_has_no_curve() -> None:
     page = page_of_run(summarise(run, figures, stopped=False, facts={}))
 
     assert "3: severe" not in alts(page, "ROC curves")[0]
-    assert blocks(section(page, "ROC curves"), str)[0].endswith("were not released: 3: severe.")
+    assert blocks(section(page, "Curves and decisions"), str)[0].endswith("were not released: 3: severe.")
 
 
 def test_twelve_classes_with_long_names_are_drawn_and_escaped() -> None:
@@ -233,7 +236,7 @@ def test_twelve_classes_with_long_names_are_drawn_and_escaped() -> None:
     html = render(page)
 
     assert "<b>" not in html
-    (matrix,) = blocks(section(page, "Confusion matrix"), Picture)
+    (matrix,) = pictures(page, "Confusion matrix")
     assert matrix.svg.count("&lt;b&gt;") == 12  # rows only: columns have the codes
     assert "percentages of a row" in matrix.svg
     assert "counts" not in matrix.svg

@@ -16,11 +16,10 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.messages.content import Evaluation
 from federated_health.ml.privacy_plan import GUARANTEE
 from federated_health.ml.targets.binary import Counts
-from federated_health.ml.verdicts import Verdict
 from federated_health.report import page as page_module
 from federated_health.report import panels, private_runs, run_page, sections
-from federated_health.report.formatting import MAX_ROWS, list_verdicts
-from federated_health.report.page import Cards, Caution, Page, Picture, Table, render
+from federated_health.report.formatting import MAX_ROWS
+from federated_health.report.page import Cards, Caution, Numbers, Page, Picture, Strip, Table, render
 from federated_health.report.panels import binary
 from federated_health.report.run_page import page_of_run
 from federated_health.server.plain_run import PlainRun
@@ -35,7 +34,9 @@ from tests.support.example_run import (
     blocks,
     evaluation,
     facts,
+    figures_of,
     page_of,
+    pictures,
     rounds_of,
     rows,
     run_of,
@@ -47,20 +48,19 @@ MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 
 ALL_SECTIONS = [
-    "Participants",
     "Benefit of joining",
     "How good the model is",
+    "Curves and decisions",
     "Learning curves",
-    "ROC curves",
-    "Precision-recall curves",
-    "Calibration",
-    "Decisions at the threshold",
     "Data of each hospital",
     "Which columns matter most",
+    "Participants",
+    "Network",
     "What each hospital sent",
     "Settings, versions and hashes",
     "Intended use and limits",
 ]
+CURVES = ["ROC curves", "Precision-recall curves", "Calibration", "Decisions at the threshold"]
 
 
 def three() -> dict[str, Replies]:
@@ -84,7 +84,7 @@ def stopped_page(hospitals: dict[str, Replies]) -> Page:
 
 
 def alts(page: Page, title: str) -> list[str]:
-    return [picture.alt for picture in blocks(section(page, title), Picture)]
+    return [picture.alt for picture in pictures(page, title)]
 
 
 # Sections with data
@@ -95,8 +95,48 @@ def test_a_complete_run_has_all_sections_and_a_summary() -> None:
     assert titles(page) == ALL_SECTIONS
     assert page.title == "heart-disease: a model of 3 hospitals"
     assert HEART_DISEASE.label.meaning in page.lead
-    assert "3 hospitals, 2 rounds, strategy fedavg" in page.lead
-    assert list_verdicts([Verdict.GAINS, Verdict.LOSES, Verdict.UNDEFINED]) in page.lead
+    assert page.byline == ["3 hospitals", "2 rounds", "strategy fedavg"]
+    assert [picture.title for picture in pictures(page, "Curves and decisions")] == CURVES
+
+
+def test_the_overview_has_verdicts_three_numbers_and_the_differences() -> None:
+    strip, numbers, picture = usual_page().summary
+    assert isinstance(strip, Strip)
+    assert [(part.number, part.tone) for part in strip.parts] == [(1, "good"), (1, "bad"), (1, "unknown")]
+    assert isinstance(numbers, Numbers)
+    assert [(number.name, number.value) for number in numbers.items] == [
+        ("Mean ROC-AUC", "0.817"),  # 2.45/3
+        ("Brier score", "0.125"),
+        ("Patients", "200"),  # 140 to train, 60 held out
+    ]
+    assert numbers.items[0].text.startswith("0.750 to 0.850 within hospitals")
+    assert isinstance(picture, Picture)
+    assert picture.svg.count("<svg ") == 2
+    assert f"a +0.050 (+0.010 to +0.090); b {MINUS}0.100 ({MINUS}0.200 to {MINUS}0.000); c {DASH}" in picture.alt
+
+
+def test_the_date_of_the_run_comes_first() -> None:
+    run = run_of(three())
+    summary = summarise(run, figures_of(run, three()), stopped=False, facts=FACTS, date="1 December 2026")
+    assert page_of_run(summary).byline[0] == "1 December 2026"
+
+
+def test_the_network_is_described() -> None:
+    hospitals = three()
+    assert facts(section(page_of(hospitals, hidden="8,4", dropout=0.2), "Network")) == {
+        "model": "multi-layer perceptron",
+        "hidden layers": "8 units, 4 units",
+        "activation": "relu",
+        "dropout": "0.2",
+        "inputs": "41 features of 13 columns",
+        "weights": "377",  # 41 x 8 + 8 + 8 x 4 + 4 + 4 + 1
+        "outputs": "1",
+        "loss": "binary cross-entropy",
+        "training": "sgd, learning rate 0.05, 5 epochs per round, 32 rows per step",
+    }
+    logistic = facts(section(page_of(hospitals, model="logistic"), "Network"))
+    assert logistic["weights"] == "42"
+    assert not {"hidden layers", "activation", "dropout"} & set(logistic)
 
 
 def test_the_page_states_the_version_that_wrote_it() -> None:
@@ -135,7 +175,7 @@ def test_cards_show_verdict_tone_and_figures() -> None:
     assert [(card.name, card.verdict, card.tone) for card in cards.items] == [
         ("a", "gains", "good"),
         ("b", "loses", "bad"),
-        ("c", "too few patients", "neutral"),
+        ("c", "too few patients", "unknown"),
     ]
     small, losing, undefined = (card.text for card in cards.items)
     assert "0.850 against 0.800" in small
@@ -147,9 +187,10 @@ def test_cards_show_verdict_tone_and_figures() -> None:
 
 
 def test_a_hospital_without_an_interval_keeps_its_row_in_pictures() -> None:
-    assert [alt.endswith(f"; c {DASH}.") for alt in alts(usual_page(), "Benefit of joining")] == [True, True]
-    for picture in blocks(section(usual_page(), "How good the model is"), Picture):
-        assert "not defined" in "".join(re.findall(r">([^<]*)<", picture.svg))
+    drawn = pictures(usual_page(), "How good the model is")
+    assert [picture.alt.endswith(f"; c {DASH}.") for picture in drawn] == [True, True]
+    for picture in drawn:
+        assert "too few patients" in "".join(re.findall(r">([^<]*)<", picture.svg))
 
 
 def test_a_hospital_with_enough_patients_of_either_class_is_not_marked_small() -> None:
@@ -163,15 +204,15 @@ def test_a_hospital_with_enough_patients_of_either_class_is_not_marked_small() -
 def test_the_table_of_figures_matches_hand_calculation() -> None:
     quality = section(usual_page(), "How good the model is")
     (table,) = blocks(quality, Table)
-    a = ("0.750", "0.800", "0.727", "0.762", "0.850", "1.000", "0.125")  # 15/20, 8/10, 8/11, 16/21
-    names = ("accuracy", "precision", "recall", "F1", "ROC-AUC", "average precision", "Brier score")
+    a = ("0.850", "0.125", "0.750", "0.800", "0.727", "0.762", "1.000")  # 15/20, 8/10, 8/11, 16/21
+    names = ("ROC-AUC", "Brier score", "accuracy", "precision", "recall", "F1", "average precision")
     assert table.columns == ("hospital", *names)
     assert rows(table) == {
         "a": a,
         "b": a,
-        "c": ("0.850", "0.941", "0.889", "0.914", "0.750", DASH, "0.125"),  # 17/20, 16/17, 16/18, 32/35
-        "federation": ("0.783", "0.865", "0.800", "0.831", "1.000", "1.000", "0.125"),  # 47/60, 32/37, 32/40, 64/77
-        "hospital mean": ("", "", "", "", "0.817 *", "", ""),  # 2.45/3, with a class of fewer than 10 patients
+        "c": ("0.750", "0.125", "0.850", "0.941", "0.889", "0.914", DASH),  # 17/20, 16/17, 16/18, 32/35
+        "federation": ("1.000", "0.125", "0.783", "0.865", "0.800", "0.831", "1.000"),  # 47/60, 32/37, 32/40, 64/77
+        "hospital mean": ("0.817 *", "", "", "", "", "", ""),  # 2.45/3, with a class of fewer than 10 patients
     }
     assert "Fewer than 10 held-out patients of one class" in table.note
     assert ": a, b, c." in table.note
@@ -205,10 +246,10 @@ def test_a_page_of_a_rare_outcome_leads_with_what_positive_patients_say() -> Non
     assert "nobody positive gives 0.880" in table.note
     assert "gives 0.106" in table.note  # 0.12 x 0.88
     assert "gives 0.367" in blocks(section(page, "Learning curves"), Picture)[0].caption  # entropy of 12 %
-    order = titles(page)
+    order = [picture.title for picture in pictures(page, "Curves and decisions")]
     assert order.index("Precision-recall curves") < order.index("ROC curves") < order.index("Calibration")
     assert DASH not in rows(table)["a"]
-    (slopes,) = blocks(section(page, "Calibration"), str)
+    *_, slopes = blocks(section(page, "Curves and decisions"), str)
     assert f"federation {rows(table)['federation'][4]} and " in slopes
 
 
@@ -222,9 +263,9 @@ def test_learning_curves_end_with_the_last_round_and_have_a_dash_for_missing_los
 
 
 def test_curves_use_released_cells_and_hospitals_without_a_curve_are_named() -> None:
-    curves = section(usual_page(), "ROC curves")
-    assert blocks(curves, Picture)[0].alt.endswith("10 %: a 100 %, b 100 %, federation 100 %.")
-    assert "Without a curve of its own: c." in blocks(curves, str)[0]
+    (roc,) = alts(usual_page(), "ROC curves")
+    assert roc.endswith("10 %: a 100 %, b 100 %, federation 100 %.")
+    assert "Without a curve of its own: c." in blocks(section(usual_page(), "Curves and decisions"), str)[0]
     (calibration,) = alts(usual_page(), "Calibration")
     # 19 patients are one bin: (10 x 0.8808 + 9 x 0.1192) / 19 predicted, 10/19 observed; the federation's 38 are, too
     assert (
@@ -233,7 +274,7 @@ def test_curves_use_released_cells_and_hospitals_without_a_curve_are_named() -> 
 
 
 def test_decisions_are_counted_at_the_threshold_and_add_up() -> None:
-    (picture,) = blocks(section(usual_page(), "Decisions at the threshold"), Picture)
+    (picture,) = pictures(usual_page(), "Decisions at the threshold")
     assert "a: 7 true negatives, 2 false positives, 3 false negatives, 8 true positives" in picture.alt
     assert "federation: 15 true negatives, 5 false positives, 8 false negatives, 32 true positives" in picture.alt
     assert "0.42" in picture.caption
@@ -275,7 +316,8 @@ def test_a_run_without_benefits_has_no_verdicts() -> None:
     assert len(alts(page, "Data of each hospital")) == 1  # no table of missing values
     (bullets,) = blocks(section(page, "What each hospital sent"), list)
     assert not any("benefit of joining" in item for item in bullets)
-    assert "Benefit of joining" not in page.lead
+    assert "better" not in page.lead
+    assert [type(block) for block in page.summary] == [Numbers]
 
 
 def test_a_private_run_states_its_guarantee_and_why_the_benefit_is_not_known() -> None:
@@ -297,15 +339,16 @@ def test_a_private_run_states_its_guarantee_and_why_the_benefit_is_not_known() -
 def test_a_stopped_run_shows_the_figures_of_its_last_round() -> None:
     page = stopped_page(three())
     assert titles(page) == [
-        "Participants",
         "How good the model is",
-        "Learning curves",
         "Decisions at the threshold",
+        "Learning curves",
+        "Participants",
+        "Network",
         "What each hospital sent",
         "Settings, versions and hashes",
         "Intended use and limits",
     ]
-    assert "stopped before its last round" in page.lead
+    assert "stopped before its last round" in page.byline
     (table,) = blocks(section(page, "How good the model is"), Table)
     assert table.columns[-1] == "accuracy"  # no patient is positive
     assert rows(table)["a"] == (DASH, DASH, DASH, DASH, DASH, "0.000", DASH, "1.000")
@@ -348,7 +391,7 @@ def test_a_hospital_that_was_absent_at_the_end_is_named() -> None:
 def test_a_run_of_one_hospital_has_all_sections() -> None:
     page = page_of({"a": Replies()})
     assert page.title == "heart-disease: a model of 1 hospital"
-    assert "1 hospital, 2 rounds" in page.lead
+    assert page.byline[:2] == ["1 hospital", "2 rounds"]
     assert titles(page) == ALL_SECTIONS
     assert render(page)
 
@@ -362,8 +405,8 @@ def test_a_hospital_of_one_class_has_dashes_and_no_curve() -> None:
     (table,) = blocks(section(page, "How good the model is"), Table)
     auc = table.columns.index("ROC-AUC") - 1
     assert rows(table)["a"][auc] == rows(table)["federation"][auc] == rows(table)["hospital mean"][auc] == DASH
-    assert not {"ROC curves", "Calibration"} & set(titles(page))
-    assert not blocks(section(page, "Benefit of joining"), Picture)  # there is no interval to draw
+    assert "Curves and decisions" not in titles(page)
+    assert not [block for block in page.summary if isinstance(block, Picture)]  # there is no interval to draw
     assert render(page)
 
 
@@ -373,21 +416,22 @@ def test_a_hospital_of_one_class_has_dashes_and_no_curve() -> None:
 def test_a_page_of_1000_hospitals_shows_the_first_of_them_and_stays_small() -> None:
     hospitals = {f"hospital-{number:04}": Replies() for number in range(1000)}
     page = page_of(hospitals)
-    assert "1,000 hospitals" in page.lead
-    for title in ("Participants", "How good the model is"):
+    assert "1,000 hospitals" in page.byline
+    for title in ("Benefit of joining", "Participants", "How good the model is"):
         (table,) = blocks(section(page, title), Table)
         assert "960 more" in table.shown_note
         assert len([name for name in rows(table) if name.startswith("hospital-")]) == 40
         assert len(table.rows) >= 1000
-    assert rows(table)["federation"][0] == "0.750"
+    assert rows(table)["federation"][2] == "0.750"
     joining = section(page, "Benefit of joining")
-    assert len(blocks(joining, Cards)[0].items) == 40
+    assert not blocks(joining, Cards)
     assert any("960 more hospitals" in text for text in blocks(joining, str))
-    assert "989 more hospitals" in blocks(section(page, "ROC curves"), str)[0]
+    assert "the 11 hospitals with the most patients, of 1,000" in blocks(section(page, "Curves and decisions"), str)[0]
+    assert "the 24 hospitals with the most patients, of 1,000" in page.summary[-1].caption  # type: ignore[union-attr]
     assert "federation" in alts(page, "ROC curves")[0]
     assert "federation" in alts(page, "Decisions at the threshold")[0]
     assert max(len(alt) for title in titles(page) for alt in alts(page, title)) < 5000
-    assert len(render(page)) < 600_000
+    assert len(render(page)) < 700_000
 
 
 def test_names_of_hospitals_are_escaped() -> None:

@@ -1,6 +1,5 @@
 """Formatting of figures and long lists, and the sections that pages of runs and studies share."""
 
-from dataclasses import asdict
 from importlib.metadata import version
 
 import numpy as np
@@ -14,23 +13,23 @@ from federated_health.ml.targets.binary import Counts
 from federated_health.ml.verdicts import Interval, Verdict
 from federated_health.report.formatting import (
     figure,
+    largest_of,
     list_some,
     list_verdicts,
     number_of,
     percent_of,
     with_interval,
 )
-from federated_health.report.page import Card, Cards, Caution, Picture
+from federated_health.report.page import Caution, Picture
 from federated_health.report.panels import panels_of
 from federated_health.report.panels.binary import confusion_section, roc_section
 from federated_health.report.sections import (
     figures_table,
-    first_panels,
     holdings_section,
     importance_section,
+    largest_panels,
     model_card,
     settings_section,
-    verdict_cards,
 )
 from federated_health.settings import Settings
 from tests.support.example_run import blocks, facts
@@ -138,62 +137,6 @@ def test_the_first_forty_rows_and_the_last_ones_of_a_long_table_are_shown() -> N
     assert figures_table("Rows", {"a": {"n": "1"}}).shown_note == ""
 
 
-# Verdicts
-
-
-def card_of(difference: Interval, verdict: str, small: bool = False, details: str = "") -> Card:
-    comparison = {
-        "verdict": verdict,
-        "own": {"value": 0.7},
-        "federated": {"value": 0.9},
-        "difference": {**asdict(difference), "p_value": 0.9},
-    }
-    benefit = {"verdict": verdict, "small": small, "comparisons": {"roc_auc": comparison}}
-    (cards,) = verdict_cards({"a": benefit}, PANELS, {"a": details})
-    assert isinstance(cards, Cards)
-    return cards.items[0]
-
-
-def test_a_card_shows_the_verdict_that_it_is_given_whatever_its_interval() -> None:
-    # A difference of very few patients has no verdict; see `verdicts.MIN_CLASS_SIZE`.
-    card = card_of(Interval(value=0.2, low=0.1, high=0.3), Verdict.UNDEFINED, small=True, details="5 patients.")
-    assert (card.name, card.verdict, card.tone) == ("a", "too few patients", "neutral")
-    assert card.text.startswith("Fewer than 5 held-out patients")
-    assert card.text.endswith("+0.200 (+0.100 to +0.300). 5 patients.")
-
-
-@pytest.mark.parametrize(
-    ("verdict", "tone"),
-    [
-        (Verdict.GAINS, "good"),
-        (Verdict.LOSES, "bad"),
-        (Verdict.UNCLEAR, "neutral"),
-        (Verdict.MIXED, "neutral"),
-        ("gains", "good"),
-        ("loses", "bad"),
-    ],
-)
-def test_a_card_has_the_tone_of_its_verdict(verdict: str, tone: str) -> None:
-    card = card_of(Interval(value=0.0, low=0.0, high=0.0), verdict)
-    assert card.tone == tone
-    assert card.text.endswith("(+0.000 to +0.000).")
-
-
-def test_a_card_without_a_figure_gives_the_reason() -> None:
-    card = card_of(NOTHING, Verdict.UNDEFINED, small=True)
-    assert card.text.startswith("Fewer than 5 held-out patients")
-    assert "ROC-AUC" not in card.text
-
-
-def test_the_first_forty_cards_are_shown() -> None:
-    benefit = {"verdict": Verdict.GAINS, "small": False, "comparisons": {}}
-    assert len(verdict_cards({str(number): benefit for number in range(40)}, PANELS)) == 1
-    shown, more = verdict_cards({str(number): benefit for number in range(41)}, PANELS)
-    assert isinstance(shown, Cards)
-    assert len(shown.items) == 40
-    assert "1 more hospital," in str(more)
-
-
 # Pictures
 
 
@@ -209,12 +152,20 @@ def test_the_alternative_text_of_a_matrix_names_its_counts() -> None:
     assert picture.alt == "a: 1 true negatives, 2 false positives, 3 false negatives, 4 true positives"
 
 
+def test_the_largest_hospitals_are_drawn_in_the_given_order() -> None:
+    sizes = {"a": 10, "b": 40, "c": 20}
+    assert largest_of({"c": 1, "b": 2, "a": 3}, sizes, 3) == ({"c": 1, "b": 2, "a": 3}, "")
+    drawn, which = largest_of({"c": 1, "a": 3, "b": 2, "without a size": 4}, sizes, 2)
+    assert list(drawn.items()) == [("c", 1), ("b", 2)]
+    assert which == "Drawn: the 2 hospitals with the most patients, of 4."
+
+
 def test_panels_leave_room_for_that_of_all_patients() -> None:
-    assert first_panels({"a": 1}) == ({"a": 1}, "")
-    assert first_panels(dict.fromkeys(map(str, range(11))))[1] == ""
-    panels, words = first_panels(dict.fromkeys(map(str, range(13))))
-    assert list(panels) == [str(number) for number in range(11)]
-    assert "2 more hospitals" in words
+    names = [str(number) for number in range(13)]
+    assert largest_panels(dict.fromkeys(names[:11]), {}) == (dict.fromkeys(names[:11]), "")
+    panels, words = largest_panels(dict.fromkeys(names), dict(zip(names, range(13), strict=True)))
+    assert list(panels) == names[2:]
+    assert "11 hospitals" in words
 
 
 def test_missing_values_name_columns_that_are_mostly_missing_or_not_released() -> None:
@@ -246,10 +197,20 @@ def test_settings_leave_out_operational_and_irrelevant_ones() -> None:
     settings = Settings.from_config({"out": "/home/somebody", "strategy-args": ""})
     values = facts(settings_section(settings, {"hash": "ab"}, leave_out=frozenset({"appraisal"})))
     assert values["seed"] == "42"
-    assert values["strategy-args"] == DASH
     assert values["hash"] == "ab"
     assert not {"out", "data", "address", "wait", "verbose", "force", "insecure", "appraisal"} & set(values)
     assert facts(settings_section(settings, {}))["appraisal"] == "yes"
+    assert settings_section(settings, {}).folded
+
+
+def test_features_that_are_off_are_left_out_of_the_settings() -> None:
+    optional = {"secure-aggregation", "dp-epsilon", "dp-clip", "class-weight", "dropout", "max-share", "strategy-args"}
+    assert not optional & set(facts(settings_section(Settings(), {})))
+    used = Settings(dp_epsilon=2.0, max_update_norm=0.0)
+    values = facts(settings_section(used, {}))
+    assert (values["dp-epsilon"], values["dp-clip"]) == ("2.0", "0.25")
+    assert facts(settings_section(Settings(dropout=0.1), {}))["dropout"] == "0.1"
+    assert values["max-update-norm"] == "0.0"  # off, which is not the default
 
 
 def test_versions_of_the_program_and_its_packages_are_shown() -> None:

@@ -17,9 +17,9 @@ from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.messages.content import Evaluation
 from federated_health.messages.records import MalformedMessageError
 from federated_health.messages.validation import read_evaluation
-from federated_health.ml.bootstrap import compare_models, resample
 from federated_health.ml.class_weights import balance_classes
-from federated_health.ml.metrics import merge_counts
+from federated_health.ml.intervals import compare_models
+from federated_health.ml.metrics import LESS_IS_BETTER, merge_counts
 from federated_health.ml.networks import initial_weights
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.rounds import HospitalRound, Round, read_round, write_round
@@ -169,42 +169,59 @@ def test_a_saved_model_predicts_as_the_target_does(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_draw_has_the_figure_of_its_rows(kind: str) -> None:
+def test_compared_figures_are_those_of_the_rows(kind: str) -> None:
     target, outputs, labels = sample(kind)
-    times = resample(target.strata(labels), 3, seed=1)
+    sums = target.measure(outputs, labels, 0.5)
+    figures = target.figures(sums, 0, target.roc_auc(outputs, labels)) | {"log_loss": sums.loss}
 
-    draws = target.compared_draws(outputs, labels, times)
+    estimates = {figure: target.estimate_figure(figure, outputs, labels) for figure in target.comparisons}
 
-    for draw, number in zip(draws, times.T.astype(int), strict=True):
-        rows = np.repeat(np.arange(len(labels)), number)
-        sums = target.measure(outputs[rows], labels[rows], 0.5)
-        figures = target.figures(sums, 0, target.roc_auc(outputs[rows], labels[rows]))
-        assert draw == pytest.approx(figures[target.compared], rel=1e-5)
+    assert {figure: estimate.value for figure, estimate in estimates.items()} == pytest.approx(
+        {figure: figures[figure] for figure in target.comparisons}, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_draw_of_repeats_has_the_mean_of_their_figures(kind: str) -> None:
+def test_compared_figures_of_repeats_are_means_of_theirs(kind: str) -> None:
     target, outputs, labels = sample(kind)
-    times, repeats = resample(target.strata(labels), 5, seed=1), np.stack([outputs, 0.3 * outputs[::-1]])
+    repeats, ids = np.stack([outputs, 0.3 * outputs[::-1]]), np.arange(len(labels)) // 2
+    for figure in target.comparisons:
+        estimate = target.estimate_figure(figure, repeats, labels, ids)
 
-    draws = target.compared_draws(repeats, labels, times)
-
-    single = [target.compared_draws(part, labels, times) for part in repeats]
-    np.testing.assert_allclose(draws, np.mean(single, axis=0))
+        single = [target.estimate_figure(figure, part, labels, ids) for part in repeats]
+        assert estimate.value == pytest.approx(np.mean([of.value for of in single]))
+        np.testing.assert_allclose(estimate.influence, np.mean([of.influence for of in single], axis=0), atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_difference_is_positive_where_the_model_is_better(kind: str) -> None:
+def test_influences_are_how_far_each_row_moves_a_figure(kind: str) -> None:
+    """A row that counts slightly more moves the figure by its influence, as the figure of one more such row shows."""
+    target, outputs, labels = sample(kind)
+    copies = 400
+    for figure in target.comparisons:
+        once = target.estimate_figure(figure, outputs, labels)
+        for row in (0, 17, 59):
+            rows = np.append(np.tile(np.arange(60), copies), row)
+            moved = target.estimate_figure(figure, outputs[rows], labels[rows])
+
+            assert (moved.value - once.value) * copies == pytest.approx(once.influence[row], rel=0.05, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_difference_is_positive_where_the_federated_model_is_better(kind: str) -> None:
     target, outputs, labels = sample(kind)
     others = np.random.default_rng(2).normal(size=outputs.shape).astype(np.float32)
 
-    comparison = compare_models(target, outputs, others, labels, [1])
+    compared = compare_models(target, outputs, others, labels)
 
-    difference, value = comparison.difference, comparison.value.value
-    assert difference.low is not None
-    assert difference.high is not None
-    assert value is not None
-    assert 0 < difference.low < abs(value - comparison.other) < difference.high
+    assert tuple(compared) == target.comparisons
+    for comparison in compared.values():
+        difference, federated, own = comparison.difference, comparison.federated.value, comparison.own.value
+        assert difference.low is not None
+        assert difference.high is not None
+        assert federated is not None
+        assert own is not None
+        assert 0 < difference.low < abs(federated - own) < difference.high
 
 
 def test_classes_of_fewer_than_five_patients_do_not_count_in_a_comparison() -> None:
@@ -212,11 +229,11 @@ def test_classes_of_fewer_than_five_patients_do_not_count_in_a_comparison() -> N
     labels = np.repeat([0.0, 1.0, 3.0], [6, 5, 4])
     outputs = np.random.default_rng(3).normal(size=(15, 3))
 
-    (value,) = target.compared_draws(outputs, labels, np.ones((15, 1)))
+    estimate = target.estimate_figure("roc_auc", outputs, labels)
 
     log_odds = outputs - np.log(np.exp(outputs).sum(axis=1, keepdims=True) - np.exp(outputs))
     expected = [reference.roc_auc_score(labels == code, log_odds[:, k]) for k, code in enumerate([0, 1])]
-    assert value == pytest.approx(np.mean(expected))
+    assert estimate.value == pytest.approx(np.mean(expected))
     assert target.can_compare(labels)
     assert not target.can_compare(labels[5:])  # one patient of class 0
 
@@ -399,10 +416,12 @@ def test_a_run_reports_figures_and_the_benefit_of_joining(kind: str) -> None:
     target = target_of(task_of(kind))
     assert set(figures["hospitals"]) == set(figures["joining"]) == {"north", "south", "east"}
     for benefit in figures["joining"].values():
-        federated, own = benefit[target.compared]["value"], benefit[f"own_{target.compared}"]
-        sign = -1 if target.less_is_better else 1
-        assert benefit["difference"]["value"] == pytest.approx(sign * (federated - own))
-        assert benefit["difference"]["low"] <= benefit["difference"]["value"] <= benefit["difference"]["high"]
+        assert tuple(benefit["comparisons"]) == target.comparisons
+        for figure, comparison in benefit["comparisons"].items():
+            own, federated, difference = (comparison[key] for key in ("own", "federated", "difference"))
+            sign = -1 if figure in LESS_IS_BETTER else 1
+            assert difference["value"] == pytest.approx(sign * (federated["value"] - own["value"]))
+            assert difference["low"] <= difference["value"] <= difference["high"]
     assert max(figures["importance"], key=figures["importance"].__getitem__) == "age"
 
 

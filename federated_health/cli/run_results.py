@@ -16,6 +16,7 @@ from federated_health.ml.metrics import DEFAULT_THRESHOLD, LESS_IS_BETTER, SMALL
 from federated_health.ml.targets import target_of
 from federated_health.ml.verdicts import verdict_text
 from federated_health.names import FEDERATION
+from federated_health.report.cells import Marked
 from federated_health.report.formatting import SUPPRESSED, describe_rows, describe_small_in_mean, first_of, number_of
 from federated_health.report.verdict_sentences import describe_verdict, has_news
 from federated_health.server.run import FederatedRun
@@ -132,7 +133,7 @@ def print_final_figures(
     notes += [f"{SUPPRESSED}: {', '.join(suppressed)}."] if suppressed else []
     if mean is not None and small:
         notes.append(describe_small_in_mean(small))
-        mean = f"{console.figure(mean)} *"
+        mean = Marked(mean)
     if target.has_classes:
         rows["hospital mean"] = {"roc_auc": mean}
     tables.print_figures("Figures on held-out patients", rows, "\n".join(filter(None, [*notes, note])))

@@ -12,12 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from federated_health.cli import parsing, setting_flags
 from federated_health.cli.console import console, say
-from federated_health.cli.tables import difference, print_figures
-from federated_health.ml.metrics import SMALL_CLASS, figure_title
-from federated_health.ml.targets import Target, target_of
-from federated_health.ml.verdicts import verdict_text
+from federated_health.cli.evidence_tables import print_evidence
+from federated_health.cli.tables import print_figures
+from federated_health.ml.targets import target_of
 from federated_health.names import DEFAULT_DATA
-from federated_health.report.formatting import capitalise, describe_small_in_mean
 from federated_health.setting_fields import flag_of
 from federated_health.settings import OPERATIONAL, Settings
 from federated_health.studies.audit import audit_study
@@ -30,8 +28,6 @@ from federated_health.studies.audit.audit_page import (
 )
 from federated_health.studies.audit.drawn_hospital import PATIENTS
 from federated_health.studies.benefit import benefit_study
-from federated_health.studies.benefit.comparison import difference_name
-from federated_health.studies.benefit.training_setups import TrainingSetup
 from federated_health.studies.study import find_hospitals
 
 EVIDENCE_DESCRIPTION = (
@@ -62,11 +58,6 @@ NOT_FOR_AUDIT = OF_A_FEDERATION | {"dp-epsilon", "optimizer", "activation", "dro
 layers with ReLU and steps of plain gradient descent.
 """
 
-AUC_NOTE = "all: over all patients together; too high where the shares of classes differ between hospitals."
-BENEFIT_NOTE = (
-    "gains or loses: the whole interval is on one side of 0. Intervals are from a bootstrap over patients, given the "
-    "fitted models.\n* {few}: too noisy to interpret."
-)
 PER_CORE = "(at least 1; default: one per core, %(default)s here)"
 ATTACK_NOTE = (
     "0.5 is guessing. A dash: the server does not see it. With secure aggregation it sees averages and sums over all "
@@ -104,8 +95,8 @@ def evidence() -> None:
     setting_flags.add_settings(parser, Settings, leave_out=NOT_FOR_EVIDENCE)
     flags = parser.parse_args()
     task, _, _ = find_hospitals(flags.data, flags.task_file)
-    _print_evidence(_run(benefit_study.run, flags, "models"), target_of(task))
-    say(f"wrote {flags.out}/{benefit_study.EVIDENCE}, report.html and tables/")
+    print_evidence(_run(benefit_study.run, flags, "models"), target_of(task))
+    say(f"wrote {flags.out}/{benefit_study.EVIDENCE}, scores.csv, learning_curves.csv, report.html and tables/")
 
 
 def audit() -> None:
@@ -185,51 +176,6 @@ def _progress(noun: str) -> Iterator[Callable[[int, int], None]]:
                 say(f"{noun} {done}/{total}")
 
         yield update
-
-
-def _print_evidence(figures: Mapping[str, Any], target: Target[Any]) -> None:
-    """Print each model's compared figure, each hospital's benefit, and the other figures as means over hospitals."""
-    compared, title = target.compared, figure_title(target.compared)
-    rows = {**figures["hospitals"], "mean": figures["mean"], "all": figures["all"]}
-    values = {
-        f"{name} *" if entry.get("small") else name: {
-            model: metrics[compared]["value"] for model, metrics in entry["models"].items()
-        }
-        for name, entry in rows.items()
-    }
-    notes = [AUC_NOTE] if target.has_classes else ["all: over all patients together."]
-    if (small := figures["mean"]["small"]) and target.has_classes:
-        notes.append(describe_small_in_mean(small))
-    print_figures(f"{capitalise(title)} of out-of-fold scores", values, "\n".join(notes))
-    own = difference_name(target, TrainingSetup.OWN)
-    order = "own - federated" if target.less_is_better else "federated - own"
-    benefit = {
-        name: {
-            "patients": entry.get("patients", ""),
-            order: difference(entry["differences"][own]),
-            "verdict": verdict_text(entry.get("verdict", "")) + (" *" if entry.get("small") else ""),
-        }
-        for name, entry in rows.items()
-    }
-    few = target.describe_few(SMALL_CLASS)
-    print_figures(f"Benefit of joining: difference of {title}, 95 % interval", benefit, BENEFIT_NOTE.format(few=few))
-    first, *further = figures["study"]["strategies"]
-    if further:
-        differences = {
-            name: {
-                key: difference(entry["differences"][difference_name(target, TrainingSetup.FEDERATED, key)])
-                for key in further
-            }
-            for name, entry in rows.items()
-        }
-        order = f"{first} minus other strategies" if target.less_is_better else f"Other strategies minus {first}"
-        print_figures(f"{order}: difference of {title}, 95 % interval", differences)
-    note, prefix = (" (slope and intercept: of calibration)", "calibration_") if target.has_threshold else ("", "")
-    others = {
-        model: {key.removeprefix(prefix): value for key, value in metrics.items() if key != compared}
-        for model, metrics in figures["mean"]["models"].items()
-    }
-    print_figures(f"Other figures, as means over hospitals{note}", others)
 
 
 def _print_audit(figures: Mapping[str, Any]) -> None:

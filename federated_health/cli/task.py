@@ -14,6 +14,7 @@ from federated_health.cli.console import console, print_lines
 from federated_health.cli.output import check_output, write_output
 from federated_health.data.columns import Category, Column, Measurement, write_number
 from federated_health.data.labels import ClassLabel
+from federated_health.data.subgroups import subgroups_of
 from federated_health.data.task_files import TASKS, get_task, read_task_file, task_name
 from federated_health.data.tasks import Task
 from federated_health.errors import DataError, SettingsError
@@ -127,6 +128,9 @@ def _show(flags: argparse.Namespace) -> None:
         table.add_row(*map(escape, row))
     console.print(f"\n[bold]{escape(_title(task))}[/bold]", soft_wrap=True)
     console.print(Padding(table, (1, 0, 1, 1), expand=False))
+    if task.subgroups:
+        groups = "; ".join(f"{group.column} {group.name}" for group in subgroups_of(task))
+        console.print(f"{escape(f'subgroups: {groups}')}\n")
     if task.training:
         console.print(f"{escape(_describe_training(task))}\n")
 

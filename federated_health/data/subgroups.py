@@ -69,9 +69,8 @@ def check_subgroups(
 ) -> None:
     """Raise a DataError if the table [subgroups] of a task file is not valid."""
     if label.kind != "binary":
-        raise top.error(
-            f"only a binary label has figures by subgroup, and this one is of the kind {label.kind}", "subgroups"
-        )
+        problem = f"expected none, since only a binary label has subgroups, got a label of the kind {label.kind}"
+        raise top.error(problem, "subgroups")
     by_name, number = {column.name: column for column in columns}, 0
     for name, value in groups.items():
         column = by_name.get(name)

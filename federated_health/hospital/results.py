@@ -48,9 +48,10 @@ def save_results(
     sites = sites_of({name: recalibrated.to_json()} if recalibrated else {})
     save_final_model(folder / MODEL, task, config, weights, sites)
     evaluation = _read_evaluation(context, task)
-    own = context.state.metric_records.get("figures")  # none if they were released before a restart
+    own = dict(context.state.metric_records.get("figures", {}))  # none if they were released before a restart
+    own |= {"small": bool(own["small"])} if "small" in own else {}
     figures: dict[str, Any] = {
-        "hospitals": {name: dict(own)} if own else {},
+        "hospitals": {name: own} if own else {},
         **_summarise_benefit(context, task, name, evaluation),
     }
     if evaluation is not None and (groups := summarise_subgroups(task, {name: evaluation.subgroups}, everyone="")):
@@ -72,7 +73,7 @@ def save_results(
         date=report.load().formatting.today(),
     )
     run_page.write_run_report(folder / REPORT, summary)
-    return ", ".join([MODEL, METRICS, REPORT, f"{TABLES}/"])
+    return ", ".join([MODEL, METRICS, REPORT, *([f"{TABLES}/"] if (folder / TABLES).exists() else [])])
 
 
 def _read_evaluation(context: Context, task: Task) -> Evaluation | None:

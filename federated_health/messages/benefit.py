@@ -14,7 +14,7 @@ from federated_health.data.tasks import Task
 from federated_health.messages.content import APPRAISAL, Disclosed, Evaluation
 from federated_health.messages.records import METRICS, MalformedMessageError
 from federated_health.messages.validation import MAX_LOG_ODDS, read_disclosure, read_floats, read_metrics, read_number
-from federated_health.ml.metrics import LESS_IS_BETTER, MAX_LOSS
+from federated_health.ml.metrics import LESS_IS_BETTER
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.ml.targets import Target, target_of
 from federated_health.ml.verdicts import (
@@ -38,8 +38,8 @@ ROUNDING = 1e-9
 ROUNDED = 0.0015
 """That for mean losses, each of which may be rounded to three decimals (see `hospital.disclosure`)."""
 
-MAX_FIGURES = {"roc_auc": 1.0, "brier": 1.0, "log_loss": MAX_LOSS}
-"""Largest possible value of figures that have one."""
+MAX_FIGURES = {"roc_auc": 1.0, "brier": 1.0}
+"""Largest possible value of figures that have one, which their intervals keep."""
 
 MODELS = ("own", "federated")
 SLOPE, INTERCEPT = "{}-calibration-slope", "{}-calibration-intercept"

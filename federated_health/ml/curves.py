@@ -6,7 +6,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from federated_health.ml.bootstrap import ENDS, Array, Floats, Resampled, in_steps
+from federated_health.ml.bootstrap import ENDS, Array, Floats, Folds, Resampled, in_steps
 
 GRID_POINTS = 101
 CURVE_DRAWS = 500
@@ -53,14 +53,19 @@ class CalibrationCurve(_Points):
     patients: Array
 
 
-def roc_curve(log_odds: Floats, resampled: Resampled) -> Curve:
+def roc_curve(log_odds: Floats, resampled: Resampled, folds: Folds | None = None) -> Curve:
     """True-positive rate over false-positive rate, on an even grid, with a pointwise bootstrap band.
 
     Args:
         log_odds: [patients], or [repeats, patients] for the mean over repeats at each false-positive rate.
         resampled: draws of the same patients, with both classes present.
+        folds: fold of each score, of the shape of `log_odds`; the curve is the mean of the folds' curves, weighted by
+            pairs, and so the area below it is the ROC-AUC of pairs within folds. None if all are of one.
     """
-    return _banded(_true_positive_rates, log_odds, resampled)
+    if folds is None:
+        return _banded(_true_positive_rates, log_odds, resampled)
+    # A fold is a repeat's own, so the scores of each repeat bring theirs along.
+    return _banded(_rates_within_folds, np.stack([np.atleast_2d(log_odds), np.atleast_2d(folds)], axis=1), resampled)
 
 
 def precision_recall_curve(log_odds: Floats, resampled: Resampled) -> Curve:
@@ -82,7 +87,7 @@ def _banded(curves: Callable[..., Array], log_odds: Floats, resampled: Resampled
         for scores in np.atleast_2d(log_odds)
     ]
     mean, *draws = np.mean(parts, axis=0)
-    low, high = np.quantile(draws, ENDS, axis=0)
+    low, high = np.nanquantile(draws, ENDS, axis=0)  # a draw of few patients may have no pair within a fold
     return Curve(x=grid, y=mean, low=low, high=high)
 
 
@@ -116,6 +121,25 @@ def _true_positive_rates(scores: Floats, labels: Floats, times: Array, grid: Arr
     found, others = _numbers_above(scores, labels, times)
     corners = zip(others / others[:, -1:], found / found[:, -1:], strict=True)
     return np.array([np.interp(grid, false_rates, true_rates) for false_rates, true_rates in corners])
+
+
+def _rates_within_folds(scores_and_folds: Array, labels: Floats, times: Array, grid: Array) -> Array:
+    """Means over folds of the `_true_positive_rates`, weighted by pairs, [draws, grid]; NaN without a pair.
+
+    Args:
+        scores_and_folds: [2, patients].
+    """
+    scores, folds = scores_and_folds
+    rates, pairs = np.zeros((times.shape[1], len(grid))), np.zeros((times.shape[1], 1))
+    for fold in np.unique(folds):
+        rows = folds == fold
+        positives, negatives = (times[rows & (labels == value)].sum(axis=0) for value in (1, 0))
+        drawn = (weight := positives * negatives) > 0
+        if drawn.any():
+            of_fold = _true_positive_rates(scores[rows], labels[rows], times[np.ix_(rows, drawn)], grid)
+            rates[drawn] += weight[drawn, np.newaxis] * of_fold
+            pairs[:, 0] += weight
+    return np.divide(rates, pairs, out=np.full_like(rates, np.nan), where=pairs > 0)
 
 
 def _precisions(scores: Floats, labels: Floats, times: Array, grid: Array) -> Array:

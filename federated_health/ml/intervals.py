@@ -52,7 +52,7 @@ class Estimate:
     """A figure of some patients.
 
     Attributes:
-        value: NaN where the figure is not defined.
+        value: NaN where there is nothing to compute it from.
         influence: [patients], how far each patient moves the figure: the value is nearly the true one plus their sum.
         stratum: [patients], number of each patient's stratum, from 0. The number of patients of a stratum is given.
         middle: value from which the interval extends; of a ROC-AUC slightly inside, since a sample's may be at a limit.
@@ -67,9 +67,11 @@ class Estimate:
     is_share: bool
     min_variance: float = 0.0
 
-    @property
+    @cached_property
     def is_defined(self) -> bool:
-        return not np.isnan(self.value)
+        """Whether the figure is a number, of which the variance is one, too."""
+        with np.errstate(over="ignore"):
+            return bool(np.isfinite([self.value, (self.influence**2).sum()]).all())
 
     @cached_property
     def spread(self) -> tuple[float, float]:
@@ -156,9 +158,10 @@ def estimate_mean(losses: Array, patients: PatientIds | None = None, *, is_share
         patients: as of `estimate_roc_auc`.
         is_share: whether losses are between 0 and 1.
     """
-    mean_losses = np.atleast_2d(losses).mean(axis=0)
-    value = float(mean_losses.mean())
-    influence = _by_patient((mean_losses - value) / len(mean_losses), patients)
+    with np.errstate(over="ignore", invalid="ignore"):  # of infinite losses, the estimate is not defined
+        mean_losses = np.atleast_2d(losses).mean(axis=0)
+        value = float(mean_losses.mean())
+        influence = _by_patient((mean_losses - value) / len(mean_losses), patients)
     return Estimate(value, influence, np.zeros(len(influence), dtype=np.intp), value, is_share)
 
 
@@ -287,7 +290,7 @@ def _spread(influence: Array, stratum: Strata) -> tuple[float, float]:
     variance = float(parts.sum())
     if not variance > 0:
         return 0.0, float(freedoms.min())
-    return variance, float(variance**2 / (parts**2 / freedoms).sum())
+    return variance, float(1 / ((parts / variance) ** 2 / freedoms).sum())
 
 
 _NORMAL = NormalDist().inv_cdf((1 + LEVEL) / 2)

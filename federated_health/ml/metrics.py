@@ -5,7 +5,7 @@ No figure is an average of averages: pooled figures come from merged counts. A f
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from functools import reduce
 from typing import Any, ClassVar, TypeVar
@@ -90,6 +90,9 @@ def ratio(part: float, whole: float) -> float | None:
 LESS_IS_BETTER = frozenset({"brier", "log_loss", "mae", "rmse", "deviance"})
 """Names of figures of which less is better."""
 
+IDEALS = {"calibration_slope": 1.0, "calibration_intercept": 0.0}
+"""Figures that are best at a number in the middle of their range."""
+
 _TITLES = {
     "roc_auc": "ROC-AUC",
     "f1": "F1",
@@ -107,3 +110,13 @@ _TITLES = {
 def figure_title(name: str) -> str:
     """A figure's name as people read it."""
     return _TITLES.get(name, name.replace("_", " "))
+
+
+def mean_over_hospitals(figure: str, values: Sequence[float]) -> float:
+    """Mean of a figure of several hospitals; of one of the IDEALS, their mean distance from the ideal.
+
+    The mean of an intercept of -0.5 at one hospital and +0.5 at another would look ideal.
+    """
+    if figure in IDEALS:
+        values = [abs(value - IDEALS[figure]) for value in values]
+    return sum(values) / len(values)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from federated_health.ml.verdicts import Difference, Interval
 from federated_health.report import formatting
@@ -33,6 +33,12 @@ class Percent:
 
 Cell: TypeAlias = str | int | float | Interval | Marked | Noisy | Percent | None
 """Text as it is shown, a whole number, a figure (None where it is not defined), or a figure with what belongs to it."""
+
+
+def figure_cell(row: Mapping[str, Any], name: str) -> Cell:
+    """A figure of a row of metrics.json; the ROC-AUC has a mark where a class has too few rows for one."""
+    value: Cell = row.get(name)
+    return Marked(value) if name == "roc_auc" and row.get("small") and isinstance(value, float) else value
 
 
 def is_defined(value: float | None) -> bool:

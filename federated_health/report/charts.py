@@ -112,11 +112,10 @@ def draw_importance(columns: Mapping[str, float], *, quantity: str) -> str:
     shown, more = first_of(columns, MAX_COLUMNS)
     low, high = min(0.0, *shown.values()), max(0.0, *shown.values())
     bars = {name: (max(value, 0.0), short_number(value)) for name, value in shown.items()}
-    with bar_chart(bars, (low, high if high > low else low + 1), 20.0, more, "columns") as (paper, axes, _):
+    with bar_chart(bars, (low, high if high > low else low + 1), 2.0, more, "columns") as (paper, axes, _):
         axes.barh(range(len(shown)), list(shown.values()), height=BAR_HEIGHT, color=svg.SERIES[0])
         axes.axvline(0, color=svg.MUTED, linewidth=0.8, clip_on=False)
-        paper.write(0, 8, svg.shorten(quantity, svg.WIDTH))
-        return paper.svg()
+        return svg.flow([paper.svg()], above=quantity)
 
 
 @contextmanager

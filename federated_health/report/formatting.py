@@ -6,16 +6,18 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
+from federated_health.data.columns import Label
 from federated_health.data.tasks import Task
 from federated_health.ml.bootstrap import LEVEL
 from federated_health.ml.metrics import SMALL_CLASS
-from federated_health.ml.verdicts import Interval, Verdict, verdict_text
+from federated_health.ml.verdicts import MIN_CLASS_SIZE, Interval, Verdict, verdict_text
 
 T = TypeVar("T")
 
 NOT_DEFINED = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 MAX_ROWS = 40  # rows of a table or a picture, and entries of a list, that are shown; the others are counted
+LOW_SHARE = 0.5  # of the patients of a class, below which a sentence says how many the model recognises
 SUPPRESSED = "Suppressed by the hospital, and left out of the federation's figures"
 INTERVAL = f"{LEVEL * 100:g} % interval"
 
@@ -134,6 +136,35 @@ def describe_rare(figures: Mapping[str, Any]) -> str:
         f"{100 * share:.1f} % of these patients are positive: the average precision of guessing. Accuracy is "
         f"{figure(accuracy)}; predicting {everybody} positive has {figure(max(share, 1 - share))}."
     )
+
+
+def describe_missed(label: Label, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A sentence per class of which the model recognises fewer than half of a hospital's rows, if there are any.
+
+    With differential privacy, numbers are noisy, and a share counts if it is below one half by twice its noise.
+
+    Args:
+        rows: name -> figures as in metrics.json; only a binary label has those that are asked for.
+    """
+    sentences = []
+    for figure_name, title, code in (("recall", "sensitivity", 1), ("specificity", "specificity", 0)):
+        found = {}
+        for name, row in rows.items():
+            share, prevalence, noise = row.get(figure_name), row.get("prevalence"), row.get(f"{figure_name}_noise")
+            if share is None or prevalence is None:
+                continue
+            number = round(row["test_examples"] * (prevalence if code else 1 - prevalence))
+            if number >= MIN_CLASS_SIZE and share + 2 * (noise or 0.0) < LOW_SHARE:
+                about = "about " if noise else ""
+                found[name] = f"{about}{round(share * number):,} of {number:,}", f"{title} {figure(share)}"
+        patients = f"held-out patients with {label.name} = {code}"
+        if len(found) == 1:
+            ((name, (count, share_text)),) = found.items()
+            sentences.append(f"At {name} the model recognises {count} {patients} ({share_text}).")
+        elif found:
+            listed = list_some((f"{name} ({', '.join(words)})" for name, words in found.items()), ", ")
+            sentences.append(f"The model recognises fewer than half of the {patients} at {listed}.")
+    return sentences
 
 
 def describe_small_in_mean(hospitals: int | None) -> str:

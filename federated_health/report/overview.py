@@ -17,6 +17,7 @@ from federated_health.report.formatting import (
     NOT_DEFINED,
     capitalise,
     figure,
+    first_of,
     largest_of,
     list_some,
     number_of,
@@ -101,7 +102,9 @@ def verdict_blocks(entries: Entries, panels: Panels, details: Mapping[str, str] 
         )
         return
     yield _verdict_table(entries, panels)
-    yield Folded("In words, hospital by hospital", [{name: texts[name] for name in entries}])
+    shown, more = first_of(texts)
+    rest = [f"And {number_of(more, 'more hospital')}, not shown."] if more else []
+    yield Folded("In words, hospital by hospital", [shown, *rest])
 
 
 def _explain(entry: Mapping[str, Any], panels: Panels, details: str, *, has_figures: bool) -> Iterator[str]:
@@ -110,12 +113,12 @@ def _explain(entry: Mapping[str, Any], panels: Panels, details: str, *, has_figu
     yield describe_verdict(target, entry)
     differences = {name: Difference(**of["difference"]) for name, of in entry["comparisons"].items()}
     known = [
-        f"{panels.title(name)} {with_interval(difference, signed=True)}"
+        f"{_direction(name)} {panels.title(name)} {with_interval(difference, signed=True)}"
         for name, difference in differences.items()
         if difference.value is not None
     ]
     if known and has_figures:
-        yield f"By how much it is better: {'; '.join(known)}."
+        yield f"{capitalise('; '.join(known))}."
     yield details
     if entry["verdict"] != Verdict.UNDEFINED and entry["small"]:
         few = capitalise(target.describe_few(SMALL_CLASS))

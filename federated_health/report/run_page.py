@@ -20,7 +20,7 @@ from federated_health.ml.targets.binary_figures import SCORE_FIGURES
 from federated_health.ml.verdicts import Interval
 from federated_health.names import FEDERATION, MODEL
 from federated_health.report import checklist, overview, recalibration, sample_size, sections
-from federated_health.report.cells import Cell, Marked
+from federated_health.report.cells import Cell, Marked, figure_cell
 from federated_health.report.charts import draw_forest
 from federated_health.report.decision_curves import sections_of_run
 from federated_health.report.formatting import (
@@ -28,6 +28,7 @@ from federated_health.report.formatting import (
     MAX_ROWS,
     SUPPRESSED,
     capitalise,
+    describe_missed,
     describe_rows,
     describe_small_in_mean,
     figure,
@@ -318,11 +319,14 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
     if suppressed := [name for name, row in run.evaluations.items() if not row.has_counts]:
         notes.append(f"{SUPPRESSED}: {list_some(suppressed, ', ')}; see Participants for the reasons.")
     if few := [name for name, row in run.evaluations.items() if row.counts.is_small and row.has_counts]:
-        notes.append(f"{panels.noisy}: {list_some(few, ', ')}.")
+        mark = "* " if panels.target.has_classes else ""
+        notes.append(f"{mark}{panels.noisy}: {list_some(few, ', ')}.")
     notes += [*filter(None, [panels.decisions_explained]), panels.explained]
     notes += [load_private_runs().explain_noise(panels)] if run.config.privacy else []
     caption = f"Figures on held-out patients{', after the last completed round' if run.stopped else ''}"
     blocks: list[Block] = [sections.figures_table(caption, rows, last=last, note=" ".join(notes))]
+    known = run.figures["hospitals"] or {FEDERATION: federation}
+    blocks += map(Caution, describe_missed(run.task.label, known))
     if not run.hospital:
         blocks += _intervals(run, panels)
         if federation.get("roc_auc", 0) is not None:
@@ -333,14 +337,9 @@ def _quality(run: RunSummary, panels: Panels) -> Section:
 def _figures(row: Mapping[str, float | None], panels: Panels) -> dict[str, Cell]:
     if any(key.endswith("_noise") for key in row):
         noisy = load_private_runs().with_noise(row)
-        known = [key for key in _key_figures_first(panels) if row.get(key) is not None or key not in SCORE_FIGURES]
+        known = [key for key in panels.shown_figures if row.get(key) is not None or key not in SCORE_FIGURES]
         return {panels.title(key): noisy.get(key) for key in known}
-    return {panels.title(key): row.get(key) for key in _key_figures_first(panels)}
-
-
-def _key_figures_first(panels: Panels) -> list[str]:
-    """Names of the figures in tables; a phone shows the first ones."""
-    return list(dict.fromkeys([*panels.large_figures, *panels.shown_figures]))
+    return {panels.title(key): figure_cell(row, key) for key in panels.shown_figures}
 
 
 def _curves_and_decisions(run: RunSummary, panels: Panels) -> Iterator[Section]:
@@ -429,6 +428,11 @@ def _sent_by_hospitals(run: RunSummary, panels: Panels) -> Section:
                 f"In each round: its model's weights and mean training loss; {panels.sent_sums}.",
                 f"At the end: {panels.sent_groups.format(scores='training and of ')}.",
             ]
+            if run.figures.get("subgroups"):
+                items.append(
+                    "At the end: of its held-out patients in each subgroup, numbers predicted correctly and wrongly in "
+                    "either class, and ROC-AUC, expected events and calibration with their precision."
+                )
         if run.settings is not None and run.settings.appraisal and not private:
             items.append(
                 "At the end: the benefit of joining, how much each column matters on its held-out patients, and the "

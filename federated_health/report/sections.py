@@ -81,7 +81,10 @@ def learning_curves(rounds: Sequence[Round], panels: "Panels") -> Iterator[Secti
 
 
 def abreast(title: str, parts: Sequence[Section]) -> Iterator[Section]:
-    """Sections as one, with their pictures first, each under its section's title, and how to read them folded."""
+    """Several sections as one: their pictures under the sections' titles, then how to read them, folded."""
+    if len(parts) < 2:
+        yield from parts
+        return
     pictures = [
         replace(block, title=block.title or part.title)
         for part in parts
@@ -91,10 +94,7 @@ def abreast(title: str, parts: Sequence[Section]) -> Iterator[Section]:
     others = [block for part in parts for block in part.blocks if not isinstance(block, Picture)]
     cautions = [block for block in others if isinstance(block, Caution)]
     reading = [block for block in others if block not in cautions]
-    if parts:
-        yield Section(
-            title, [*pictures, *cautions, *([Folded("How to read these charts", reading)] if reading else [])]
-        )
+    yield Section(title, [*pictures, *cautions, *([Folded("How to read these charts", reading)] if reading else [])])
 
 
 def largest_panels(hospitals: Mapping[str, T], sizes: Mapping[str, int]) -> tuple[dict[str, T], str]:
@@ -163,7 +163,7 @@ def importance_section(importance: Mapping[str, float], patients: str, panels: "
 def network_section(task: Task, config: "TrainConfig") -> Section:
     """The network: its layers, weights and inputs, and how it was trained."""
     network = config.network
-    facts = {}
+    facts: dict[str, str] = {}
     if network.model == FILE:
         facts |= {"model": "built by the network file", **network.facts}
     else:

@@ -1,7 +1,7 @@
 """The canvas of all charts: matplotlib drawings as SVG in the colours and the font of the page around them.
 
-One unit of a canvas is one unit of the picture's viewBox, and at least one CSS pixel on a phone of 360 pixels, so that no
-text is smaller than SMALL there. On a desktop a drawing is up to 1.3 times as large.
+A unit of a canvas is one of the picture's viewBox, and at least a CSS pixel on a phone of 360 pixels, where no text is
+smaller than SMALL. On a desktop a drawing is up to 1.3 times as large.
 """
 
 import io

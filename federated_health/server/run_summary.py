@@ -27,6 +27,8 @@ def summarise_run(
     Of a label of classes, `mean_roc_auc` is the mean of the hospitals' own ROC-AUCs, and `small_in_mean` the number of
     hospitals in it whose rows are too few for one (see `EvaluationSums.is_small`).
 
+    There, `small` says of a hospital or the federation whether its rows are too few for a ROC-AUC.
+
     A hospital that suppresses its sums is left out of all figures of the federation but its number of training rows.
     """
     hospitals = {
@@ -50,6 +52,9 @@ def summarise_run(
     if target.has_classes:
         within = {name: part.roc_auc for name, part in sorted(counted.items()) if part.roc_auc is not None}
         federation["mean_roc_auc"] = float(np.mean(list(within.values()))) if within else None
+        for name, evaluation in counted.items():
+            hospitals[name]["small"] = evaluation.counts.is_small
+        federation["small"] = sums.is_small
         federation["small_in_mean"] = sum(evaluations[name].counts.is_small for name in within)
     return {"hospitals": hospitals, "federation": federation}
 

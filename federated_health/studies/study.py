@@ -17,7 +17,9 @@ from federated_health.errors import DataError, RunError, SettingsError, StorageE
 from federated_health.files import make_folder, sync_folder
 from federated_health.hospital import handlers
 from federated_health.hospital.policy import Policy
+from federated_health.names import REPORT
 from federated_health.report.formatting import list_some
+from federated_health.report.tables_folder import folder_of, remove_tables
 from federated_health.server.plain_run import PlainRun
 from federated_health.server.run_folder import files_of_run
 from federated_health.settings import Settings
@@ -124,11 +126,12 @@ def prepare_folder(path: Path, own_files: Iterable[str], *, force: bool) -> None
 
 
 def remove_results(folder: Path, files: Iterable[str]) -> None:
-    """Remove the files of an earlier study's results, in this order; they are removed on disk.
+    """Remove the report's tables and these files of an earlier study, in this order; they are removed on disk.
 
     Raises:
         StorageError: one cannot be removed.
     """
+    remove_tables(folder_of(folder / REPORT))
     for path in (folder / name for name in files):
         try:
             path.unlink(missing_ok=True)

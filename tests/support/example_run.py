@@ -16,7 +16,7 @@ from federated_health.ml.rounds import Round
 from federated_health.ml.targets import target_of
 from federated_health.ml.targets.binary import Counts
 from federated_health.ml.verdicts import Comparison, Difference, Interval
-from federated_health.report.page import Page, Section, Table
+from federated_health.report.page import Folded, Page, Picture, Section, Table
 from federated_health.report.run_page import page_of_run
 from federated_health.server.plain_run import PlainRun, summarise_round
 from federated_health.server.run_summary import summarise, summarise_run
@@ -159,7 +159,15 @@ def section(page: Page, title: str) -> Section:
 
 
 def blocks(section: Section, kind: type[Kind]) -> list[Kind]:
-    return [block for block in section.blocks if isinstance(block, kind)]
+    """Its blocks of a kind, with those that are folded."""
+    every = [inner for block in section.blocks for inner in (block.blocks if isinstance(block, Folded) else [block])]
+    return [block for block in every if isinstance(block, kind)]
+
+
+def pictures(page: Page, title: str) -> list[Picture]:
+    """Those of the section with the title, or with the title as their own."""
+    every = [(part, picture) for part in page.sections for picture in blocks(part, Picture)]
+    return [picture for part, picture in every if title in (part.title, picture.title)]
 
 
 def facts(section: Section) -> dict[str, str]:

@@ -11,8 +11,10 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.report.page import Page
 from federated_health.studies.benefit.benefit_page import benefit_page
 from federated_health.studies.benefit.cohort import Cohort
-from federated_health.studies.benefit.comparison import Scores, collect_scores, compare_models
+from federated_health.studies.benefit.comparison import Scores, collect_scores
 from federated_health.studies.benefit.journal import Results
+from federated_health.studies.benefit.recalibrated import add_recalibrated
+from federated_health.studies.benefit.study_figures import study_figures
 from federated_health.studies.benefit.training_setups import (
     EvaluationProtocol,
     Fit,
@@ -90,11 +92,11 @@ def study_of(
                 if fit.setup is TrainingSetup.FEDERATED
             },
         )
-    scores = collect_scores(cohort, protocol, results)
+    scores = add_recalibrated(collect_scores(cohort, protocol, results))
     return Study(
         cohort=cohort,
         protocol=protocol,
         results=results,
         scores=scores,
-        figures=compare_models(scores, protocol.settings.seed, draws=200),
+        figures=study_figures(cohort, scores),
     )

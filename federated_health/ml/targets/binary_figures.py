@@ -13,10 +13,21 @@ RARE = 0.2
 SCORE_FIGURES = ("average_precision", "calibration_slope", "calibration_intercept")
 """Figures that need scores, besides the ROC-AUC."""
 
-COMMON_FIGURES = ("train_examples", "test_examples", "accuracy", "precision", "recall", "f1", "roc_auc", "brier")
+COMMON_FIGURES = (
+    "train_examples",
+    "test_examples",
+    "accuracy",
+    "precision",
+    "recall",
+    "specificity",
+    "f1",
+    "roc_auc",
+    "brier",
+)
 RARE_FIGURES = (
     "test_examples",
     "recall",
+    "specificity",
     "precision",
     "f1",
     "average_precision",
@@ -54,6 +65,7 @@ def figures_of(counts: Counts, train_examples: int, roc_auc: float | None) -> di
         "accuracy": counts.accuracy,
         "precision": ratio(counts.true_positives, counts.true_positives + counts.false_positives),
         "recall": ratio(counts.true_positives, counts.positives),
+        "specificity": ratio(counts.true_negatives, counts.examples - counts.positives),
         "f1": counts.f1,
         "roc_auc": roc_auc,
         "brier": counts.brier,

@@ -51,13 +51,14 @@ class BinaryPanels(Panels):
     """What pages say and draw of a label of 0 or 1."""
 
     figures: ClassVar[tuple[str, ...]] = (
+        "roc_auc",
+        "brier",
         "accuracy",
         "precision",
         "recall",
+        "specificity",
         "f1",
-        "roc_auc",
         "average_precision",
-        "brier",
     )
     rare_figures: ClassVar[tuple[str, ...]] = (*RARE_FIGURES[1:], "accuracy")
     large_figures = MappingProxyType(
@@ -116,7 +117,8 @@ class BinaryPanels(Panels):
         chosen = "" if self.threshold == DEFAULT_THRESHOLD else ", which gives the greatest F1 on all training patients"
         return (
             f"Predicted positive: a risk of at least {self.threshold}{chosen}. Recall is also called sensitivity, and "
-            "precision the positive predictive value; F1 is their harmonic mean."
+            "precision the positive predictive value; F1 is their harmonic mean. Specificity: share of the negative "
+            "patients who are predicted negative."
         )
 
     def describe_labels(self, summary: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ _FROM_CELLS = (
 class ClassPanels(Panels):
     """What pages say and draw of a label of several classes."""
 
-    figures: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "roc_auc", "brier")
+    figures: ClassVar[tuple[str, ...]] = ("roc_auc", "brier", "accuracy", "macro_f1")
     large_figures = MappingProxyType(
         {"roc_auc": "mean over classes; 1 is perfect, 0.5 is guessing", "brier": "0 is perfect"}
     )

@@ -1,43 +1,57 @@
 """The report of a study: the benefit of joining per hospital, and how the figures were obtained."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, figure_title, merge_counts
-from federated_health.ml.verdicts import Difference, Interval
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, merge_counts
+from federated_health.ml.verdicts import Interval
 from federated_health.report import formatting, overview, sections
+from federated_health.report.cells import Cell
 from federated_health.report.charts import draw_intervals
-from federated_health.report.formatting import describe_small_in_mean
-from federated_health.report.page import Block, Caution, Page, Picture, Section, Table
+from federated_health.report.decision_curves import decision_sections
+from federated_health.report.page import Block, Caution, Number, Numbers, Page, Picture, Section
 from federated_health.report.panels import Panels, panels_of
+from federated_health.report.subgroups import subgroup_sections
+from federated_health.studies.benefit.benefit_tables import (
+    MEAN,
+    Figures,
+    by_hospital,
+    decisions_at_thresholds,
+    difference_of,
+    estimates_table,
+    every_repeat,
+    external_validation,
+    figure_table,
+    interval_of,
+    means_table,
+    models_of,
+    of_hospital,
+    recalibration,
+    uncertainty,
+)
 from federated_health.studies.benefit.binary_charts import READING, curves_and_decisions
 from federated_health.studies.benefit.cohort import Cohort
-from federated_health.studies.benefit.comparison import Scores, difference_name
-from federated_health.studies.benefit.estimates import estimate_names
+from federated_health.studies.benefit.comparison import FEDERATED, OWN, Scores
+from federated_health.studies.benefit.decision_curves import study_decision_curves
 from federated_health.studies.benefit.journal import Results
+from federated_health.studies.benefit.subgroups import EVERYONE
 from federated_health.studies.benefit.training_setups import INNER_FOLDS, EvaluationProtocol, TrainingSetup
+from federated_health.studies.study import describe_left_out
 
-Figures = Mapping[str, Any]
-"""The content of evidence.json, or of one of its entries (see `compare_models`)."""
-
-MEAN = "mean over hospitals"
-NAMES = {
-    TrainingSetup.OWN: "own patients only",
-    TrainingSetup.FEDERATED: "federated",
+OTHERS = {
+    TrainingSetup.OWN: "own",
+    TrainingSetup.LEAVE_ONE_OUT: "external validation",
     TrainingSetup.POOLED: "pooled",
-    TrainingSetup.LEAVE_ONE_OUT: "without it",
 }
-OTHERS = {TrainingSetup.OWN: "own only", TrainingSetup.LEAVE_ONE_OUT: "without it", TrainingSetup.POOLED: "pooled"}
-"""Models that are compared with the federated one."""
+"""Models with which the federated one is compared."""
 
 SETUPS = [
     "own patients only: a model trained on that hospital's patients alone",
     "federated: one model of all hospitals' training patients, whose records stay where they are",
     "pooled: one model of all training patients in one place, as if records could be shared",
-    "without it: the federated model of the other hospitals, which is what a hospital gets if it does not join",
+    "external validation: the federated model of the other hospitals, tested on a hospital that it never saw, which "
+    "is what a hospital gets if it does not join",
 ]
 
 
@@ -60,14 +74,25 @@ def benefit_page(
     network = protocol.settings.network_declaration
     return Page(
         title=f"Benefit of joining: {cohort.task.name}",
-        lead=f"{formatting.list_verdicts(entry['verdict'] for entry in hospitals.values())} "
-        f"{_number_of_patients(figures['all'])}; the models estimate {panels.estimate} this: "
+        lead=f"What does each hospital gain by joining? The models estimate {panels.estimate} this: "
         f"{cohort.task.label.meaning}.",
+        byline=[
+            formatting.today(),
+            formatting.number_of(len(hospitals), "hospital"),
+            _number_of_patients(figures["all"]),
+            f"{formatting.number_of(protocol.repeats, 'repeat')} of {protocol.folds}-fold cross-validation",
+        ],
+        summary=list(_overview(panels, figures)),
         sections=[
-            _verdicts(panels, figures),
+            _verdicts(panels, figures, cohort),
             _models(panels, figures),
+            *([decisions_at_thresholds(figures, panels)] if panels.target.has_threshold else []),
+            external_validation(figures, panels),
+            *recalibration(figures, panels),
             *_strategies(panels, protocol, figures),
             *_curves_and_decisions(panels, scores, figures),
+            *_decision_curves(scores),
+            *subgroup_sections(cohort.task, figures, everyone=EVERYONE, patients="out-of-fold"),
             _holdings(panels, cohort, scores),
             sections.importance_section(
                 _importance(cohort, protocol, results),
@@ -75,14 +100,19 @@ def benefit_page(
                 panels,
             ),
             _method(panels, protocol),
-            Section("All other figures", [_all_estimates(panels, figures)], folded=True),
+            uncertainty(figures, panels),
+            every_repeat(figures, panels),
+            Section("All other figures", [estimates_table(figures, panels, _reading(panels))], folded=True),
             sections.settings_section(
                 protocol.settings,
                 {**facts, **network.facts},
                 leave_out=frozenset({"appraisal", "strategy"}) | network.unused_settings,
             ),
             sections.model_card(
-                panels, list(hospitals), ["This study does not keep its models; server.py makes the one to use."]
+                panels,
+                list(hospitals),
+                ["This study does not keep its models; server.py makes the one to use."],
+                has_subgroups="subgroups" in figures,
             ),
         ],
     )
@@ -95,127 +125,128 @@ def _number_of_patients(entry: Figures) -> str:
     return of_patients if rows == patients else f"{formatting.number_of(rows, 'row')} of {of_patients}"
 
 
-def _figure(panels: Panels, entry: Figures, model: str) -> Interval:
-    return Interval(**entry["models"][model][panels.target.compared])
+def _reading(panels: Panels) -> str:
+    return f"{panels.explained} {READING}" if panels.target.has_threshold else panels.explained
 
 
-def _difference(panels: Panels, entry: Figures, other: str, model: str = TrainingSetup.FEDERATED) -> Difference:
-    return Difference(**entry["differences"][difference_name(panels.target, other, model)])
+def _overview(panels: Panels, figures: Figures) -> Iterator[Block]:
+    """The answer at a glance."""
+    hospitals = figures["hospitals"]
+    yield overview.verdict_strip(hospitals)
+    yield Numbers(list(_large_numbers(panels, figures)))
+    yield from overview.forest(hospitals, {name: entry["patients"] for name, entry in hospitals.items()}, panels)
+
+
+def _large_numbers(panels: Panels, figures: Figures) -> Iterator[Number]:
+    """The figures by which models are compared, as means over hospitals, and that of the external validation."""
+    mean, first = figures["mean"], panels.target.comparisons[0]
+
+    def value_of(setup: TrainingSetup, name: str) -> str:
+        return formatting.figure(interval_of(mean, setup, name).value)
+
+    for name in panels.target.comparisons:
+        difference = _signed(difference_of(mean, OWN, name))
+        yield Number(
+            name=f"{formatting.capitalise(panels.title(name))}, mean over hospitals",
+            value=value_of(FEDERATED, name),
+            text=f"own models {value_of(OWN, name)}; {panels.difference(figure=name)} {difference}",
+        )
+    yield Number(
+        name=f"{formatting.capitalise(panels.title(first))} in external validation",
+        value=value_of(TrainingSetup.LEAVE_ONE_OUT, first),
+        text="mean over hospitals, each tested with the model of the others, which never saw it",
+    )
+
+
+def _decision_curves(scores: Scores) -> Iterator[Section]:
+    """Net benefits of the federated and the own models, of the largest hospitals and of all together."""
+    curves = study_decision_curves(scores)
+    if not curves:
+        return
+    everyone = curves.pop(sections.ALL)
+    drawn, which = sections.largest_panels(curves, {name: len(scores.labels[name]) for name in curves})
+    patients = f"Out-of-fold risks of all repeats. {which}".strip()
+    yield from decision_sections({**drawn, sections.ALL: everyone}, patients, sections.ALL)
+
+
+def _verdicts(panels: Panels, figures: Figures, cohort: Cohort) -> Section:
+    hospitals, mean, comparisons = figures["hospitals"], figures["mean"], panels.target.comparisons
+    details = {name: f"{_number_of_patients(of)}{panels.describe_labels(of)}." for name, of in hospitals.items()}
+    means = [
+        f"{panels.difference('federated', 'own', name)} {panels.title(name)} {_signed(difference)}"
+        for name in comparisons
+        if (difference := difference_of(mean, OWN, name)).value is not None
+    ]
+    return Section(
+        "Benefit per hospital",
+        [
+            f"Four training setups, each tested on held-out patients. {panels.compared_explained}",
+            SETUPS,
+            *overview.verdict_blocks(hospitals, panels, details),
+            *([f"Means over hospitals: {'; '.join(means)}."] if means else []),
+            *(_differences(name, panels, figures) for name in comparisons),
+            panels.verdict_rule,
+            *([Caution(f"{formatting.capitalise(describe_left_out(cohort.left_out))}.")] if cohort.left_out else []),
+        ],
+    )
+
+
+def _differences(name: str, panels: Panels, figures: Figures) -> Picture:
+    """How much better the federated model is than those of other setups, by one of the `comparisons`."""
+    differences = {
+        of_hospital(hospital, entry, panels): {
+            label: difference_of(entry, setup, name) for setup, label in OTHERS.items()
+        }
+        for hospital, entry in figures["hospitals"].items()
+    }
+    alt = formatting.list_some(
+        f"{hospital}: {', '.join(f'{label} {_signed(interval)}' for label, interval in of.items())}"
+        for hospital, of in differences.items()
+    )
+    title = formatting.capitalise(panels.title(name))
+    direction = panels.difference("the federated model", "another", name)
+    caption = f"{title}: {direction} on the same patients, with its {formatting.INTERVAL}."
+    return Picture(
+        svg=draw_intervals(differences, quantity=f"difference of {panels.title(name)}", reference=0.0),
+        alt=f"{caption} {alt}.",
+        caption=f"{caption} Right of 0 the federated model is better.",
+        title=title,
+    )
 
 
 def _signed(interval: Interval) -> str:
     return formatting.with_interval(interval, signed=True)
 
 
-def _reading(panels: Panels) -> str:
-    return f"{panels.explained} {READING}" if panels.target.has_threshold else panels.explained
-
-
-def _verdicts(panels: Panels, figures: Figures) -> Section:
-    benefits, details, differences = {}, {}, {}
-    compared, is_less = panels.target.compared, panels.target.less_is_better
-    labels = {setup: f"{name} minus it" if is_less else f"minus {name}" for setup, name in OTHERS.items()}
-    without = formatting.capitalise(panels.difference("federated", "the federation without it"))
-    for name, entry in figures["hospitals"].items():
-        benefits[name] = {
-            **entry,
-            "comparisons": {
-                compared: {
-                    "verdict": entry["verdict"],
-                    "own": entry["models"][TrainingSetup.OWN][compared],
-                    "federated": entry["models"][TrainingSetup.FEDERATED][compared],
-                    "difference": asdict(_difference(panels, entry, TrainingSetup.OWN)),
-                }
-            },
-        }
-        details[name] = f"{_number_of_patients(entry)}{panels.describe_labels(entry)}."
-        left_out = _signed(_difference(panels, entry, TrainingSetup.LEAVE_ONE_OUT))
-        if left_out != formatting.NOT_DEFINED:
-            details[name] = f"{without}: {left_out}. {details[name]}"
-        differences[name] = {label: _difference(panels, entry, setup) for setup, label in labels.items()}
-    alt = formatting.list_some(
-        f"{name}: {', '.join(f'{label} {_signed(interval)}' for label, interval in of_hospital.items())}"
-        for name, of_hospital in differences.items()
-    )
-    title = formatting.capitalise(panels.compared)
-    pair = ("the federated model", "another model")
-    first, second = reversed(pair) if is_less else pair
-    caption = f"{title} of {first} minus that of {second} on the same patients, with its {formatting.INTERVAL}."
-    blocks: list[Block] = [
-        f"Four training setups, each tested on held-out patients. {panels.compared_explained}",
-        SETUPS,
-        *overview.verdict_blocks(benefits, panels, details),
-    ]
-    if (mean := _signed(_difference(panels, figures["mean"], TrainingSetup.OWN))) != formatting.NOT_DEFINED:
-        blocks.append(f"Mean over hospitals, {panels.difference('federated', 'own patients only')}: {mean}.")
-    quantity = f"{panels.difference('federated', 'another')}: {figure_title(compared)}"
-    picture = Picture(
-        svg=draw_intervals(differences, quantity=quantity, reference=0.0),
-        alt=f"{caption} {alt}.",
-        caption=f"{caption} Right of 0 the federated model is better.",
-    )
-    return Section("Benefit per hospital", [*blocks, picture, panels.verdict_rule])
-
-
 def _models(panels: Panels, figures: Figures) -> Section:
     last = {MEAN: figures["mean"], sections.ALL: figures["all"]}
-    intervals = {
-        name: {label: _figure(panels, entry, setup) for setup, label in NAMES.items()}
-        for name, entry in {**figures["hospitals"], **last}.items()
-    }
-    means = {label: _estimates(panels, figures["mean"], setup) for setup, label in NAMES.items()}
-    title = formatting.capitalise(panels.compared)
+    blocks: list[Block] = []
+    for name in panels.target.comparisons:
+        intervals = {
+            of_hospital(hospital, entry, panels): {
+                label: interval_of(entry, setup, name) for setup, label in models_of(figures).items()
+            }
+            for hospital, entry in {**figures["hospitals"], **last}.items()
+        }
+        title = formatting.capitalise(panels.title(name))
+        blocks.append(
+            Picture(
+                svg=draw_intervals(intervals, quantity=panels.title(name), reference=None),
+                alt=f"The same figures as in the table of {title} by hospital and model.",
+                caption=f"{title} on held-out patients, with its {formatting.INTERVAL}.",
+                title=title,
+            )
+        )
+    blocks += [figure_table(name, figures, panels) for name in panels.target.comparisons]
+    models = {label: model for model, label in models_of(figures).items()}
     return Section(
         "How good the models are",
         [
-            Picture(
-                svg=draw_intervals(intervals, quantity=panels.compared, reference=None),
-                alt=f"The same figures as in the table of {figure_title(panels.target.compared)}s below.",
-                caption=f"{title} on held-out patients, with its {formatting.INTERVAL}.",
-            ),
-            _table(
-                f"{title} ({formatting.INTERVAL})",
-                lambda entry: {
-                    label: formatting.with_interval(_figure(panels, entry, setup)) for setup, label in NAMES.items()
-                },
-                figures,
-                panels,
-            ),
+            *blocks,
             Caution(panels.pooled_explained),
-            sections.figures_table(
-                "Other figures, as means over hospitals", means, first="model", note=_reading(panels)
-            ),
+            means_table(models, figures, panels, first="model", note=_reading(panels)),
         ],
     )
-
-
-def _table(
-    caption: str, cells: Callable[[Figures], Mapping[str, str]], figures: Figures, panels: Panels, note: str = ""
-) -> Table:
-    """A table with one row per hospital, then the mean over hospitals and all patients."""
-    rows = {name: cells(entry) for name, entry in figures["hospitals"].items()}
-    is_marked = figures["mean"]["small"] and panels.target.has_classes
-    last = {f"{MEAN} *" if is_marked else MEAN: cells(figures["mean"]), sections.ALL: cells(figures["all"])}
-    note = f"{note} {describe_small_in_mean(figures['mean']['small']) if is_marked else ''}".strip()
-    return sections.figures_table(caption, rows, last=last, note=note)
-
-
-def _all_estimates(panels: Panels, figures: Figures) -> Table:
-    rows, last = (
-        {
-            f"{name}: {label}": _estimates(panels, entry, setup)
-            for name, entry in part.items()
-            for setup, label in NAMES.items()
-        }
-        for part in (figures["hospitals"], {sections.ALL: figures["all"]})
-    )
-    note = _reading(panels)
-    return sections.figures_table("By hospital and model", rows, last=last, first="hospital and model", note=note)
-
-
-def _estimates(panels: Panels, entry: Figures, model: str) -> dict[str, str]:
-    names = estimate_names(panels.target)
-    return {panels.title(key): formatting.figure(entry["models"][model][key]) for key in names}
 
 
 def _strategies(panels: Panels, protocol: EvaluationProtocol, figures: Figures) -> Iterator[Section]:
@@ -223,24 +254,35 @@ def _strategies(panels: Panels, protocol: EvaluationProtocol, figures: Figures) 
     first, *further = protocol.strategies
     if not further:
         return
-    compared = _table(
-        f"{formatting.capitalise(panels.compared)} of {first}, and the difference that other strategies make "
-        f"({formatting.INTERVAL})",
-        lambda entry: {
-            first: formatting.figure(_figure(panels, entry, TrainingSetup.FEDERATED).value),
-            **{
-                panels.difference(name, first): _signed(_difference(panels, entry, TrainingSetup.FEDERATED, name))
-                for name in further
-            },
-        },
-        figures,
-        panels,
-        note="By chance, about 1 in 20 strategies that make no difference has an interval without 0.",
-    )
-    models = {first: TrainingSetup.FEDERATED, **{strategy: strategy for strategy in further}}
-    means = {strategy: _estimates(panels, figures["mean"], model) for strategy, model in models.items()}
-    others = sections.figures_table("Other figures of strategies, as means over hospitals", means, first="strategy")
-    yield Section("Strategies", [compared, others])
+    blocks: list[Block] = []
+    for name in panels.target.comparisons:
+        title = formatting.capitalise(panels.title(name))
+
+        def row(entry: Figures, name: str = name) -> dict[str, Cell]:
+            differences = {
+                panels.difference(strategy, first, name): difference_of(entry, strategy, name) for strategy in further
+            }
+            return {first: interval_of(entry, FEDERATED, name), **differences}
+
+        note = "Above 0 the further strategy is better. Not adjusted for the number of strategies or hospitals: by "
+        note += "chance, about 1 in 20 strategies that make no difference has an interval without 0."
+        blocks.append(
+            by_hospital(f"{title} of {first}, and differences ({formatting.INTERVAL})", row, figures, panels, note=note)
+        )
+        corrected = {
+            strategy: {
+                panels.difference("it", first, name): difference_of(figures["mean"], strategy, name),
+                "corrected": difference_of(figures["mean"], strategy, name, "corrected_differences"),
+            }
+            for strategy in further
+        }
+        blocks.append(
+            sections.figures_table(
+                f"{title}: mean difference over hospitals, over patients and corrected", corrected, first="strategy"
+            )
+        )
+    models = {first: str(FEDERATED), **{strategy: strategy for strategy in further}}
+    yield Section("Strategies", [*blocks, means_table(models, figures, panels, first="strategy")])
 
 
 def _curves_and_decisions(panels: Panels, scores: Scores, figures: Figures) -> Iterator[Section]:
@@ -301,9 +343,13 @@ def _method(panels: Panels, protocol: EvaluationProtocol) -> Section:
         "The same apps and strategies train every model in process as over the network; own and pooled models are "
         "runs of one hospital.",
         "A repeat scores every patient once, by a model that was not trained on that patient. Each figure is computed "
-        "on these concatenated scores, as the mean over repeats.",
-        "There is no correction for multiple tests: of many hospitals without a difference, about 1 in 20 gains or "
-        "loses by chance.",
+        "on these scores, as the mean over repeats.",
+        *_of_pairs(panels),
+        "Intervals are over patients: other patients of the same hospitals would have given other figures. They treat "
+        "the fitted models and their folds as fixed. The corrected intervals of Nadeau and Bengio (2003) include the "
+        "variation between training sets, as far as folds that share training patients show it.",
+        "P-values of the verdicts are adjusted for the number of hospitals (Holm 1979), for each figure on its own. "
+        "Intervals are not adjusted, and neither are comparisons of strategies and of subgroups.",
     ]
     if panels.task.patient:
         items.append(
@@ -311,3 +357,12 @@ def _method(panels: Panels, protocol: EvaluationProtocol) -> Section:
             "labels and decisions. Intervals draw patients, each with all rows."
         )
     return Section("Methods", [items])
+
+
+def _of_pairs(panels: Panels) -> Iterator[str]:
+    if panels.target.has_classes:
+        yield (
+            "The ROC-AUC compares pairs of patients who were held out in the same fold and repeat only, each scored by "
+            "one model. Models of different folds do not share an exact scale; over all pairs, the models of few "
+            "patients, which differ most between folds, would look worse than they are."
+        )

@@ -6,13 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from federated_health.data.task_files import TASK_FILE
 from federated_health.errors import SettingsError
 from federated_health.files import write_json
 from federated_health.hospital.handlers import answer
-from federated_health.ml.targets import Folds
 from federated_health.names import LARGEST, REPORT
 from federated_health.report.page import write_report
 from federated_health.setting_fields import Value
@@ -21,10 +18,12 @@ from federated_health.studies.benefit import training_setups
 from federated_health.studies.benefit.benefit_page import benefit_page
 from federated_health.studies.benefit.cohort import Cohort, read_cohort
 from federated_health.studies.benefit.compared_strategies import choose_strategies, settings_of
-from federated_health.studies.benefit.comparison import collect_scores, compare_models
+from federated_health.studies.benefit.comparison import collect_scores
 from federated_health.studies.benefit.journal import JOURNAL, Journal, Results, fingerprint_of
 from federated_health.studies.benefit.learning_curves import LEARNING_CURVES, write_learning_curves
+from federated_health.studies.benefit.recalibrated import add_recalibrated
 from federated_health.studies.benefit.score_file import SCORES, write_scores
+from federated_health.studies.benefit.study_figures import study_figures
 from federated_health.studies.benefit.training_setups import EvaluationProtocol, TrainingSetup
 from federated_health.studies.study import describe_left_out, prepare_folder, remove_results
 from federated_health.studies.workers import run_tasks
@@ -33,7 +32,7 @@ from federated_health.transport.app_calls import App
 EVIDENCE = "evidence.json"
 
 FILES = (REPORT, SCORES, LEARNING_CURVES, EVIDENCE)
-"""Files of the results, besides the tables of the report."""
+"""Files of the results, besides the journal and the tables of the report."""
 
 MIN_FOLDS = 2
 
@@ -94,19 +93,19 @@ def run(
     prepare_folder(out, (JOURNAL, EVIDENCE), force=force)
     journal = Journal(out, fingerprint, force=force)
     if journal.is_new and (out / EVIDENCE).exists():
-        remove_results(out, FILES)  # another study's, beside which this one would be interrupted
+        remove_results(out, FILES)  # another study's, which would stay if this one is interrupted
     if cohort.left_out:
         announce(describe_left_out(cohort.left_out))
     results = run_fits(cohort, protocol, journal, jobs=jobs, show=show)
-    scores = collect_scores(cohort, protocol, results)
+    scores = add_recalibrated(collect_scores(cohort, protocol, results))
     figures = {
         "study": {**fingerprint, "strategies": list(labels)},
         "left_out": dict(cohort.left_out),
-        **compare_models(scores, protocol.settings.seed),
+        **study_figures(cohort, scores),
     }
     write_json(out / EVIDENCE, figures)
     write_learning_curves(out / LEARNING_CURVES, results, scores.target)
-    write_scores(out / SCORES, scores, _folds_of(cohort, protocol))
+    write_scores(out / SCORES, scores, scores.folds)
     write_report(out / REPORT, lambda: benefit_page(cohort, protocol, results, scores, figures))
     return figures
 
@@ -137,12 +136,6 @@ def run_fits(
         finished=len(fits) - len(remaining),
     )
     return {fit: journal.results[fit.key] for fit in fits}  # the journal may also hold fits of other strategies
-
-
-def _folds_of(cohort: Cohort, protocol: EvaluationProtocol) -> dict[str, Folds]:
-    seed = protocol.settings.seed
-    repeats = [cohort.fold_of_rows(protocol.folds, seed + repeat) for repeat in range(protocol.repeats)]
-    return {name: np.stack([folds[name] for folds in repeats]) for name in cohort.tables}
 
 
 def _check_numbers(folds: int, repeats: int, seed: int) -> None:

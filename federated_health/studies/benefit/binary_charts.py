@@ -5,43 +5,53 @@ from typing import Any
 
 import numpy as np
 
-from federated_health.ml.bootstrap import Resampled, rarer_class
+from federated_health.ml.bootstrap import Resampled
 from federated_health.ml.curves import CURVE_DRAWS, calibration_curve, roc_curve
 from federated_health.ml.targets.binary import count_outcomes, probability
 from federated_health.report import formatting, sections
 from federated_health.report.page import Section
 from federated_health.report.panels.binary import calibration_section, confusion_section, roc_section
+from federated_health.studies.benefit.benefit_tables import SMALL
 from federated_health.studies.benefit.comparison import Scores
 from federated_health.studies.benefit.training_setups import TrainingSetup
 
 READING = (
-    "Accuracy uses each model's own threshold, which maximises F1 over its training patients. Average precision: mean "
-    "precision over all thresholds. Perfect calibration has a slope of 1 and an intercept of 0; a slope below 1 means "
-    "that risks are too extreme, an intercept above 0 that they are too low."
+    "Accuracy, recall and specificity use each model's own threshold, which maximises F1 over its training patients. "
+    "Perfect calibration has a slope of 1, an intercept of 0, and 1 observed per expected positive patient; a slope "
+    "below 1 means that risks are too extreme, an intercept above 0 that they are too low."
 )
 
 
 def curves_and_decisions(scores: Scores, figures: Mapping[str, Any], seed: int) -> Iterator[Section]:
     """ROC and calibration curves, and confusion matrices, of the federated models."""
-    yield _roc_curves(scores, seed)
+    yield _roc_curves(scores, figures, seed)
     yield _calibration(scores, figures)
     yield _decisions(scores)
 
 
-def _roc_curves(scores: Scores, seed: int) -> Section:
-    """ROC curves of the out-of-fold scores with bootstrap bands, for hospitals with patients of both classes."""
-    places = {name: place for place, (name, labels) in enumerate(scores.labels.items()) if rarer_class(labels) > 0}
+def _roc_curves(scores: Scores, figures: Mapping[str, Any], seed: int) -> Section:
+    """ROC curves of pairs within folds with bootstrap bands, for hospitals with a ROC-AUC."""
+    federated, entries = TrainingSetup.FEDERATED, figures["hospitals"]
+    has_auc = {name: entries[name]["models"][federated]["roc_auc"]["value"] is not None for name in scores.labels}
+    places = {name: place for place, name in enumerate(scores.labels) if has_auc[name]}
     if not places:
-        return Section("ROC curves", ["No hospital has patients of both classes."])
+        return Section("ROC curves", ["No hospital has patients of both classes in one fold."])
     drawn, more = sections.largest_panels(places, {name: len(scores.labels[name]) for name in places})
     curves = {}
     for name, place in drawn.items():
         resampled = Resampled.of(scores.labels[name], [seed, place], CURVE_DRAWS, scores.ids.get(name))
-        curves[name] = roc_curve(scores.models[TrainingSetup.FEDERATED][name].outputs, resampled)
-    one_class = formatting.list_some([name for name in scores.labels if name not in places], ", ")
-    text = f"Without a curve, because all patients are of one class: {one_class}. {more}" if one_class else more
-    caption = "The federated model on each hospital's patients, mean over repeats; 95 % bootstrap bands at each point."
-    return roc_section(curves, caption, *([text.strip()] if text else []))
+        outputs = scores.models[federated][name].outputs
+        title = f"{name} *" if entries[name]["small"] else name
+        curves[title] = roc_curve(outputs, resampled, scores.folds[name])
+    lacking = formatting.list_some([name for name in scores.labels if name not in places], ", ")
+    parts = [f"Without a curve, because no fold has patients of both classes: {lacking}."] if lacking else []
+    parts += [more] if more else []
+    parts += [SMALL] if any(entries[name]["small"] for name in drawn) else []
+    caption = (
+        "The federated model on each hospital's patients, mean over folds and repeats, so the area below a curve is "
+        "the ROC-AUC of the tables; 95 % bootstrap bands at each point."
+    )
+    return roc_section(curves, caption, *([" ".join(parts)] if parts else []))
 
 
 def _calibration(scores: Scores, figures: Mapping[str, Any]) -> Section:

@@ -1,58 +1,74 @@
-"""The figures of a study that have no interval."""
+"""The figures of a study that have no interval, of each repeat."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from federated_health.ml.calibration import calibration
-from federated_health.ml.metrics import DEFAULT_THRESHOLD
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, ratio
+from federated_health.ml.scores import average_precision
 from federated_health.ml.targets import Target
-from federated_health.ml.targets.binary import probability
+from federated_health.ml.targets.binary import MIN_PROBABILITY, probability
 
-BINARY = ("average_precision", "accuracy", "brier", "calibration_slope", "calibration_intercept")
+BINARY = (
+    "accuracy",
+    "recall",
+    "specificity",
+    "average_precision",
+    "log_loss",
+    "calibration_slope",
+    "calibration_intercept",
+    "observed_expected",
+)
+
+SIGNED = ("calibration_slope", "calibration_intercept", "observed_expected")
+"""Figures that are best in the middle, so that their mean over hospitals would hide opposite faults."""
 
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.float32]
+OfRepeats = Mapping[str, Sequence[float | None]]
+"""Figures by name, one value per repeat; None where one is not defined."""
 
 
 def estimate_names(target: Target[Any]) -> tuple[str, ...]:
-    """Names of the estimates: those of a binary label, or else the target's figures besides the compared one."""
+    """Names of the estimates: those of a binary label, or else the target's figures besides its `comparisons`."""
     if target.has_threshold:
         return BINARY
-    others = {"train_examples", "test_examples", target.compared}
+    others = {"train_examples", "test_examples", *target.comparisons}
     return tuple(name for name in target.figures(target.no_sums, 0, None) if name not in others)
 
 
-def point_estimates(target: Target[Any], outputs: Array, thresholds: Array, labels: Labels) -> dict[str, float | None]:
-    """The estimates of one model as means over repeats; None where one is not defined in a repeat.
+def estimates_by_repeat(
+    target: Target[Any], outputs: Array, thresholds: Array, labels: Labels
+) -> dict[str, list[float | None]]:
+    """The estimates of one model: name -> one value per repeat.
 
     Args:
-        outputs: [repeats, patients], or [repeats, patients, outputs].
-        thresholds: [repeats, patients], the probability from which the patient's model predicts positive.
+        outputs: [repeats, rows], or [repeats, rows, outputs].
+        thresholds: [repeats, rows], the probability from which the row's model predicts positive.
     """
     if target.has_threshold:
-        return _binary_estimates(target, outputs, thresholds, labels)
-    figures = [target.figures(target.measure(part, labels, DEFAULT_THRESHOLD), 0, None) for part in outputs]
-    return {name: mean_of([part[name] for part in figures]) for name in estimate_names(target)}
+        repeats = [_binary_estimates(*of, labels) for of in zip(outputs, thresholds, strict=True)]
+    else:
+        repeats = [target.figures(target.measure(part, labels, DEFAULT_THRESHOLD), 0, None) for part in outputs]
+    return {name: [figures[name] for figures in repeats] for name in estimate_names(target)}
 
 
-def _binary_estimates(
-    target: Target[Any], log_odds: Array, thresholds: Array, labels: Labels
-) -> dict[str, float | None]:
-    from sklearn.metrics import average_precision_score  # noqa: PLC0415  # takes a second to import
-
-    risks, has_both_classes = probability(log_odds), target.is_defined(labels)
-    fitted = [calibration(of_repeat, labels) for of_repeat in log_odds]
+def _binary_estimates(log_odds: Array, thresholds: Array, labels: Labels) -> dict[str, float | None]:
+    risks, positive = probability(log_odds), labels == 1
+    is_right = (risks >= thresholds) == positive
+    given, fitted = np.where(positive, risks, 1.0 - risks), calibration(log_odds, labels)
     return {
-        "average_precision": mean_of(
-            [float(average_precision_score(labels, of_repeat)) for of_repeat in log_odds if has_both_classes]
-        ),
-        "accuracy": float(((risks >= thresholds) == (labels == 1)).mean()),
-        "brier": float(((risks - labels) ** 2).mean()),
-        "calibration_slope": mean_of([line.slope for line in fitted]),
-        "calibration_intercept": mean_of([line.intercept for line in fitted]),
+        "accuracy": float(is_right.mean()),
+        "recall": ratio(float(is_right[positive].sum()), int(positive.sum())),
+        "specificity": ratio(float(is_right[~positive].sum()), int((~positive).sum())),
+        "average_precision": average_precision(log_odds, labels),
+        "log_loss": float(-np.log(np.maximum(given, MIN_PROBABILITY)).mean()),
+        "calibration_slope": fitted.slope,
+        "calibration_intercept": fitted.intercept,
+        "observed_expected": ratio(float(positive.sum()), float(risks.sum())),
     }
 
 
@@ -60,3 +76,14 @@ def mean_of(values: Sequence[float | None]) -> float | None:
     """The mean; None where there is no value, or one is undefined."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
+def summarise_repeats(values: Sequence[float | None]) -> dict[str, Any]:
+    """The values with their mean and standard deviation (of at least two), as in evidence.json."""
+    known = [value for value in values if value is not None]
+    has_deviation = len(known) == len(values) > 1
+    return {
+        "values": list(values),
+        "mean": mean_of(values),
+        "sd": float(np.std(known, ddof=1)) if has_deviation else None,
+    }

@@ -9,7 +9,7 @@ from typing import Any
 from federated_health import __version__
 from federated_health.errors import RunError
 from federated_health.file_access import append, open_to_append, read_file
-from federated_health.files import write_text
+from federated_health.files import PRIVATE, write_bytes
 from federated_health.ml.strategies import write_arguments
 from federated_health.settings import OPERATIONAL
 from federated_health.studies.benefit.cohort import Cohort
@@ -59,7 +59,7 @@ class Journal:
             raise RunError(f"{self._path}: belongs to another study (other data or settings); --force starts anew")
         whole = [first, *(self._read(lines[1:]) if is_same else [])]
         # Replaced atomically, without a last line that was only partly written when the power failed.
-        write_text(self._path, "".join(f"{line}\n" for line in whole))
+        write_bytes(self._path, "".join(f"{line}\n" for line in whole).encode(), PRIVATE)
 
     def add(self, fit: Fit, result: FitResult) -> None:
         """Save a result; it is on disk when this returns."""
