@@ -27,7 +27,7 @@ from tests.support.studies import made_up_result
 from tests.support.targets import patients_of, task_of
 
 SIZES = {"north": 41, "south": 26, "east": 60}
-MODELS = ["own", "federated", "fedprox:proximal-mu=0.01", "pooled", "without"]
+MODELS = ["own", "federated", "fedprox:proximal-mu=0.01", "pooled", "without", "recalibrated"]
 
 
 @pytest.fixture(scope="module")
