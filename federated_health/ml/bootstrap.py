@@ -29,7 +29,6 @@ MAX_CELLS_PER_STEP = 1_000_000
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
-Folds = npt.NDArray[np.integer[Any]]
 PatientIds = npt.NDArray[np.integer[Any]]
 Times = npt.NDArray[Any]
 """How often each patient is in each draw, [patients, draws]; uint16 as from `resample`, or float64."""

@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.ml.bootstrap import LEVEL, Array, Floats, Folds, PatientIds, labels_of_patients
+from federated_health.ml.bootstrap import LEVEL, Array, Floats, PatientIds, labels_of_patients
 from federated_health.ml.metrics import LESS_IS_BETTER
 from federated_health.ml.students_t import p_value_of, quantile_of
+from federated_health.ml.targets import Folds
 from federated_health.ml.verdicts import Comparison, Difference, Interval
 
 if TYPE_CHECKING:
