@@ -298,7 +298,7 @@ def test_hospitals_that_withheld_their_sums_have_dashes_and_no_panel(kind: str) 
     (calibration,) = blocks(section(page, "Calibration"), Picture)
     assert "Without a panel, since it released no groups: tiny." in calibration.caption
     assert "tiny" not in calibration.alt
-    (held_out, _) = blocks(section(page, "Learning curves"), Picture)
+    held_out, *_ = blocks(section(page, "Learning curves"), Picture)
     assert "tiny" not in held_out.alt
     assert "fewer than 5 held-out patients" in held_out.caption
 
