@@ -194,10 +194,6 @@ class Target(ABC, Generic[Sums]):
         """Whether all `comparisons` can be computed on the rows."""
         return self.can_compare(labels)
 
-    def strata(self, labels: Floats) -> Floats:
-        """Group of each row, [rows], of which every bootstrap draw holds as many rows as the sample."""
-        return (self.class_of(labels) if self.has_classes else np.zeros(len(labels))).astype(np.float64)
-
     @abstractmethod
     def estimate_figure(
         self,
@@ -212,20 +208,6 @@ class Target(ABC, Generic[Sums]):
         Args:
             outputs: the network's outputs, or [repeats, ...] for the mean over repeats.
             patients: number of each row's patient, [rows]; None if each row is a patient of its own.
-            folds: fold of each row, of the shape of `outputs` but for the last axis of [rows, outputs]; a figure that
-                compares pairs of rows compares those of one fold only, since models of different folds do not share an
-                exact scale. None if one model gave all outputs.
-        """
-
-    @abstractmethod
-    def figure_draws(
-        self, figure: str, outputs: Floats, labels: Floats, times: Scores, folds: Folds | None = None
-    ) -> npt.NDArray[np.float64]:
-        """One of the `comparisons` of each bootstrap draw, [draws], of rows of which it is defined.
-
-        Args:
-            outputs: the network's outputs, or [repeats, ...] for the mean over repeats.
-            times: how often each row is in each draw, [rows, draws] (see `bootstrap.resample`).
             folds: fold of each row, of the shape of `outputs` but for the last axis of [rows, outputs]; a figure that
                 compares pairs of rows compares those of one fold only, since models of different folds do not share an
                 exact scale. None if one model gave all outputs.
