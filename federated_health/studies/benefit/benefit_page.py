@@ -349,7 +349,7 @@ def _method(panels: Panels, protocol: EvaluationProtocol) -> Section:
         "the fitted models and their folds as fixed. The corrected intervals of Nadeau and Bengio (2003) include the "
         "variation between training sets, as far as folds that share training patients show it.",
         "P-values of the verdicts are adjusted for the number of hospitals (Holm 1979), for each figure on its own. "
-        "Intervals are not adjusted, and neither are comparisons of strategies and of subgroups.",
+        "Intervals are not adjusted, and neither are comparisons of strategies.",
     ]
     if panels.task.patient:
         items.append(
