@@ -175,6 +175,15 @@ def test_repeats_are_averaged_within_folds() -> None:
     assert moved.roc_auc == pytest.approx(group.roc_auc)
 
 
+def test_a_share_that_is_the_same_for_every_row_counts_every_row() -> None:
+    """Each positive is found in one of two repeats, so that their means do not vary."""
+    labels = np.repeat([1.0, 0.0], 10)
+    scores = np.stack([np.where(labels == 1, 2.0, -2.0), np.full(20, -2.0)])
+    (group,) = measure_groups([ALL], np.zeros((20, 1)), scores, labels, 0.5)
+    assert group.true_positives == pytest.approx(5)
+    assert group.sensitivity_number == 10
+
+
 @pytest.mark.parametrize("positives", [0, 1, 4])
 def test_of_few_patients_of_a_class_ranks_and_calibration_are_not_defined(positives: int) -> None:
     labels = np.array([1.0] * positives + [0.0] * 30)

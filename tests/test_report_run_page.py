@@ -62,6 +62,7 @@ ALL_SECTIONS = [
     "What each hospital sent",
     "Settings, versions and hashes",
     "Intended use and limits",
+    "TRIPOD+AI checklist",
 ]
 CURVES = ["ROC curves", "Precision-recall curves", "Calibration", "Decisions at the threshold"]
 
@@ -351,6 +352,7 @@ def test_a_stopped_run_shows_the_figures_of_its_last_round() -> None:
         "What each hospital sent",
         "Settings, versions and hashes",
         "Intended use and limits",
+        "TRIPOD+AI checklist",
     ]
     assert "stopped before its last round" in page.byline
     (table,) = blocks(section(page, "How good the model is"), Table)
