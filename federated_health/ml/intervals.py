@@ -109,8 +109,7 @@ def estimate_roc_auc(
     classes = labels_of_patients(labels, patients)
     positives = int((classes == 1).sum())
     negatives = len(classes) - positives
-    pairs, more = positives * negatives, len(classes) * MORE_PAIRS
-    middle = (float(value) * pairs + more / 2) / (pairs + more)
+    pairs, middle = positives * negatives, middle_of_roc_auc(float(value), positives, negatives)
     share = MIN_SHARE_OF_MODEL if min(positives, negatives) > 1 else 1.0  # one patient has no variance
     return Estimate(
         float(value),
@@ -120,6 +119,12 @@ def estimate_roc_auc(
         is_share=True,
         min_variance=share * _model_variance(middle, positives, negatives) if pairs else np.nan,
     )
+
+
+def middle_of_roc_auc(value: float, positives: float, negatives: float) -> float:
+    """The value from which the interval of a ROC-AUC extends, of so many patients (see MORE_PAIRS)."""
+    pairs, more = positives * negatives, (positives + negatives) * MORE_PAIRS
+    return (value * pairs + more / 2) / (pairs + more)
 
 
 def _rank(scores: Floats, labels: Floats, folds: Folds) -> tuple[float, Array]:
