@@ -111,7 +111,7 @@ def test_the_table_has_the_figures_of_the_target(kind: str) -> None:
 def test_learning_curves_and_importance_have_the_unit_of_the_loss(kind: str, quantity: str, reference: str) -> None:
     page = page_of_label(kind)
 
-    held_out, _ = blocks(section(page, "Learning curves"), Picture)
+    held_out, *_ = blocks(section(page, "Learning curves"), Picture)
     (importance,) = blocks(section(page, "Which columns matter most"), Picture)
 
     assert f"loss on held-out patients, {quantity}" in held_out.svg
@@ -295,7 +295,7 @@ def test_hospitals_that_withheld_their_sums_have_dashes_and_no_panel(kind: str) 
     (calibration,) = blocks(section(page, "Calibration"), Picture)
     assert "Without a panel, since it released no groups: tiny." in calibration.caption
     assert "tiny" not in calibration.alt
-    (held_out, _) = blocks(section(page, "Learning curves"), Picture)
+    held_out, *_ = blocks(section(page, "Learning curves"), Picture)
     assert "tiny" not in held_out.alt
     assert "fewer than 5 held-out patients" in held_out.caption
 

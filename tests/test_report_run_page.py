@@ -51,14 +51,19 @@ ALL_SECTIONS = [
     "Benefit of joining",
     "How good the model is",
     "Curves and decisions",
+    "Risks recalibrated at each hospital",
+    "Decision curves",
+    "Subgroups",
     "Learning curves",
     "Data of each hospital",
     "Which columns matter most",
+    "Sample size",
     "Participants",
     "Network",
     "What each hospital sent",
     "Settings, versions and hashes",
     "Intended use and limits",
+    "TRIPOD+AI checklist",
 ]
 CURVES = ["ROC curves", "Precision-recall curves", "Calibration", "Decisions at the threshold"]
 
@@ -256,10 +261,11 @@ def test_a_page_of_a_rare_outcome_leads_with_what_positive_patients_say() -> Non
 def test_learning_curves_end_with_the_last_round_and_have_a_dash_for_missing_losses() -> None:
     hospitals = three()
     hospitals["a"].losses = (0.6, None)
-    held_out, training = alts(page_of(hospitals), "Learning curves")
+    held_out, accuracy, training = alts(page_of(hospitals), "Learning curves")
     # Means over rows: (60 x 0.3 + 40 x 0.5) / 100 in training, (0.4 + 0.6) / 2 held out
     assert training.endswith(f"after the last round: a {DASH}, b 0.300, c 0.500, federation 0.380.")
     assert held_out.endswith(f"after the last round: a {DASH}, b 0.400, c 0.600, federation 0.500.")
+    assert accuracy.endswith(f"after the last round: a {DASH}, b 1.000, c 1.000, federation 1.000.")
 
 
 def test_curves_use_released_cells_and_hospitals_without_a_curve_are_named() -> None:

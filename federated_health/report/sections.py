@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from federated_health import __version__
 from federated_health.data.tasks import Task
+from federated_health.ml.metrics import LESS_IS_BETTER
 from federated_health.ml.networks import FILE, number_of_weights
 from federated_health.ml.rounds import Round
 from federated_health.ml.targets import target_of
@@ -51,31 +52,41 @@ def figures_table(
 
 
 def learning_curves(rounds: Sequence[Round], panels: "Panels") -> Iterator[Section]:
-    """Losses of every round; nothing if no round is known."""
+    """Losses and the target's headline figure by round; nothing if no round is known. Of many hospitals the largest."""
+    target = panels.target
     parts = [{**record.hospitals, FEDERATION: record.federation} for record in rounds]
     names = [*sorted({name for record in rounds for name in record.hospitals}), FEDERATION]
     known = {name: [part.get(name) for part in parts] for name in names}
-    held_out = {name: [part.counts.loss if part and part.counts else None for part in of] for name, of in known.items()}
+    counts = {name: [part.counts if part else None for part in of] for name, of in known.items()}
+    held_out = {name: [part.loss if part else None for part in of] for name, of in counts.items()}
+    headline = {name: [part.headline if part else None for part in of] for name, of in counts.items()}
     training = {name: [part.train_loss if part else None for part in of] for name, of in known.items()}
-    of_held_out = (
-        f"Mean loss ({panels.target.loss_name}) on held-out patients after each round. Lower is better; "
-        f"{panels.loss_reference}. A gap means that {panels.gap}."
-    )
+    sizes = {name: max(part.train_examples if part else 0 for part in of) for name, of in known.items()}
+    title = panels.title(target.headline)
+    is_less = target.headline in LESS_IS_BETTER
+    of_headline = f"{formatting.capitalise(title)} after each round. {'Less' if is_less else 'More'} is better."
+    gap = f"A gap means that {panels.gap}."
+    of_held_out = f"Mean loss ({target.loss_name}) after each round. Lower is better; {panels.loss_reference}. {gap}"
     pictures: list[Block] = []
     for series, quantity, caption in (
-        (held_out, "loss on held-out patients", of_held_out),
-        (training, "loss on training patients", _TRAINING_LOSS),
+        (held_out, f"loss on held-out patients, {target.loss_unit}", of_held_out),
+        (headline, f"{title} on held-out patients", of_headline),
+        (training, f"loss on training patients, {target.loss_unit}", _TRAINING_LOSS),
     ):
         series = {name: values for name, values in series.items() if any(value is not None for value in values)}
-        if series:
-            drawing = charts.draw_learning_curves(
-                series, quantity=f"{quantity}, {panels.target.loss_unit}", rounds=[record.number for record in rounds]
+        if not series:
+            continue
+        federation = {FEDERATION: series.pop(FEDERATION)} if FEDERATION in series else {}
+        drawn, which = formatting.largest_of(series, sizes, MAX_LINES)
+        drawn |= federation
+        ends = formatting.list_some((f"{name} {formatting.figure(values[-1])}" for name, values in drawn.items()), ", ")
+        pictures.append(
+            Picture(
+                svg=charts.draw_learning_curves(drawn, quantity=quantity, rounds=[record.number for record in rounds]),
+                alt=f"{formatting.capitalise(quantity)} after the last round: {ends}.",
+                caption=f"{caption} {which}".strip(),
             )
-            ends = formatting.list_some(
-                (f"{name} {formatting.figure(values[-1])}" for name, values in series.items()), ", "
-            )
-            alt = f"{quantity.capitalize()} after the last round: {ends}."
-            pictures.append(Picture(svg=drawing, alt=alt, caption=caption))
+        )
     if pictures:
         yield Section("Learning curves", pictures)
 
