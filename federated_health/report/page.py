@@ -93,6 +93,11 @@ class Picture:
         found = re.search(r'viewBox="0 0 ([\d.]+)', self.svg)
         return found[1] if found else "330"
 
+    @property
+    def is_small(self) -> bool:
+        """Whether it consists of small drawings, so that it can be as wide as the page."""
+        return float(self.width) < 200 and self.svg.count("<svg ") > 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
