@@ -204,15 +204,16 @@ def test_a_hospital_with_enough_patients_of_either_class_is_not_marked_small() -
 def test_the_table_of_figures_matches_hand_calculation() -> None:
     quality = section(usual_page(), "How good the model is")
     (table,) = blocks(quality, Table)
-    a = ("0.850", "0.125", "0.750", "0.800", "0.727", "0.762", "1.000")  # 15/20, 8/10, 8/11, 16/21
-    names = ("ROC-AUC", "Brier score", "accuracy", "precision", "recall", "F1", "average precision")
+    a = ("0.850 *", "0.125", "0.750", "0.800", "0.727", "0.778", "0.762", "1.000")  # 15/20, 8/10, 8/11, 7/9, 16/21
+    names = ("ROC-AUC", "Brier score", "accuracy", "precision", "recall", "specificity", "F1", "average precision")
     assert table.columns == ("hospital", *names)
     assert rows(table) == {
         "a": a,
         "b": a,
-        "c": ("0.750", "0.125", "0.850", "0.941", "0.889", "0.914", DASH),  # 17/20, 16/17, 16/18, 32/35
-        "federation": ("1.000", "0.125", "0.783", "0.865", "0.800", "0.831", "1.000"),  # 47/60, 32/37, 32/40, 64/77
-        "hospital mean": ("0.817 *", "", "", "", "", "", ""),  # 2.45/3, with a class of fewer than 10 patients
+        "c": ("0.750 *", "0.125", "0.850", "0.941", "0.889", "0.500", "0.914", DASH),  # 17/20, 16/17, 16/18, 1/2
+        # 47/60, 32/37, 32/40, 15/20, 64/77
+        "federation": ("1.000", "0.125", "0.783", "0.865", "0.800", "0.750", "0.831", "1.000"),
+        "hospital mean": ("0.817 *", "", "", "", "", "", "", ""),  # 2.45/3, with a class of fewer than 10 patients
     }
     assert "Fewer than 10 held-out patients of one class" in table.note
     assert ": a, b, c." in table.note
@@ -233,6 +234,7 @@ def test_a_page_of_a_rare_outcome_leads_with_what_positive_patients_say() -> Non
     (table,) = blocks(section(page, "How good the model is"), Table)
     shown = (
         "recall",
+        "specificity",
         "precision",
         "F1",
         "average precision",
@@ -242,7 +244,7 @@ def test_a_page_of_a_rare_outcome_leads_with_what_positive_patients_say() -> Non
         "accuracy",
     )
     assert table.columns == ("hospital", *shown)
-    assert rows(table)["federation"][:3] == ("0.667", "0.267", "0.381")  # 8/12, 8/30, 16/42
+    assert rows(table)["federation"][:4] == ("0.667", "0.750", "0.267", "0.381")  # 8/12, 66/88, 8/30, 16/42
     assert "nobody positive gives 0.880" in table.note
     assert "gives 0.106" in table.note  # 0.12 x 0.88
     assert "gives 0.367" in blocks(section(page, "Learning curves"), Picture)[0].caption  # entropy of 12 %
@@ -250,16 +252,17 @@ def test_a_page_of_a_rare_outcome_leads_with_what_positive_patients_say() -> Non
     assert order.index("Precision-recall curves") < order.index("ROC curves") < order.index("Calibration")
     assert DASH not in rows(table)["a"]
     *_, slopes = blocks(section(page, "Curves and decisions"), str)
-    assert f"federation {rows(table)['federation'][4]} and " in slopes
+    assert f"federation {rows(table)['federation'][5]} and " in slopes
 
 
 def test_learning_curves_end_with_the_last_round_and_have_a_dash_for_missing_losses() -> None:
     hospitals = three()
     hospitals["a"].losses = (0.6, None)
-    held_out, training = alts(page_of(hospitals), "Learning curves")
+    held_out, brier, training = alts(page_of(hospitals), "Learning curves")
     # Means over rows: (60 x 0.3 + 40 x 0.5) / 100 in training, (0.4 + 0.6) / 2 held out
     assert training.endswith(f"after the last round: a {DASH}, b 0.300, c 0.500, federation 0.380.")
     assert held_out.endswith(f"after the last round: a {DASH}, b 0.400, c 0.600, federation 0.500.")
+    assert brier.endswith(f"after the last round: a {DASH}, b 0.000, c 0.000, federation 0.000.")  # nobody is positive
 
 
 def test_curves_use_released_cells_and_hospitals_without_a_curve_are_named() -> None:
@@ -351,7 +354,7 @@ def test_a_stopped_run_shows_the_figures_of_its_last_round() -> None:
     assert "stopped before its last round" in page.byline
     (table,) = blocks(section(page, "How good the model is"), Table)
     assert table.columns[-1] == "accuracy"  # no patient is positive
-    assert rows(table)["a"] == (DASH, DASH, DASH, DASH, DASH, "0.000", DASH, "1.000")
+    assert rows(table)["a"] == (DASH, "1.000", DASH, DASH, DASH, DASH, "0.000", DASH, "1.000")
     assert table.note.startswith("The run was stopped")
     assert "at least 0.5. " in table.note
     assert not blocks(section(page, "How good the model is"), Caution)  # there is no pooled ROC-AUC
