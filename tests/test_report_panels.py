@@ -40,6 +40,11 @@ def table_of(page: Page, title: str) -> Table:
     return table
 
 
+def without_checklist(page: Page) -> Page:
+    """The page without what TRIPOD+AI asks, whatever the kind of label."""
+    return replace(page, sections=page.sections[:-1])
+
+
 def sent(page: Page) -> str:
     (items,) = blocks(section(page, "What each hospital sent"), list)
     return " ".join(items)
@@ -61,14 +66,17 @@ def test_a_page_has_the_sections_of_its_kind(kind: str) -> None:
         "Benefit of joining",
         "How good the model is",
         together,
+        *(["Decision curves"] if kind == "binary" else []),
         "Learning curves",
         "Data of each hospital",
         "Which columns matter most",
+        *(["Sample size"] if kind == "binary" else []),
         "Participants",
         "Network",
         "What each hospital sent",
         "Settings, versions and hashes",
         "Intended use and limits",
+        "TRIPOD+AI checklist",
     ]
     assert [picture.title for picture in pictures(page, together)] == charts.get(kind, [""])
     assert page.lead.endswith("?")
@@ -77,7 +85,7 @@ def test_a_page_has_the_sections_of_its_kind(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["classes", "number", "count"])
 def test_a_page_speaks_of_a_threshold_and_of_risks_only_if_the_label_is_binary(kind: str) -> None:
-    html = render(page_of_label(kind))
+    html = render(without_checklist(page_of_label(kind)))
 
     assert "threshold" not in html
     assert "training scores" not in html
@@ -162,7 +170,7 @@ def test_a_page_states_what_hospitals_sent(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["number", "count"])
 def test_a_private_run_has_no_threshold_either(kind: str) -> None:
-    assert "threshold" not in render(page_of_label(kind, dp_epsilon=8.0))
+    assert "threshold" not in render(without_checklist(page_of_label(kind, dp_epsilon=8.0)))
 
 
 @pytest.mark.parametrize("kind", ["binary", "classes"])
@@ -298,7 +306,7 @@ def test_hospitals_that_withheld_their_sums_have_dashes_and_no_panel(kind: str) 
     (calibration,) = blocks(section(page, "Calibration"), Picture)
     assert "Without a panel, since it released no groups: tiny." in calibration.caption
     assert "tiny" not in calibration.alt
-    (held_out, _) = blocks(section(page, "Learning curves"), Picture)
+    held_out, *_ = blocks(section(page, "Learning curves"), Picture)
     assert "tiny" not in held_out.alt
     assert "fewer than 5 held-out patients" in held_out.caption
 

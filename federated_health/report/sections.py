@@ -52,10 +52,14 @@ def figures_table(
 
 
 def learning_curves(rounds: Sequence[Round], panels: "Panels") -> Iterator[Section]:
-    """Losses of every round, and the figure that lines per round show; nothing if no round is known."""
+    """Losses of every round, and the figure that lines per round show; nothing if no round is known.
+
+    Of many hospitals the largest are drawn.
+    """
     parts = [{**record.hospitals, FEDERATION: record.federation} for record in rounds]
     names = [*sorted({name for record in rounds for name in record.hospitals}), FEDERATION]
     known = {name: [part.get(name) for part in parts] for name in names}
+    sizes = {name: max(part.train_examples if part else 0 for part in of) for name, of in known.items()}
     held_out = {name: [part.counts.loss if part and part.counts else None for part in of] for name, of in known.items()}
     training = {name: [part.train_loss if part else None for part in of] for name, of in known.items()}
     of_held_out = (
@@ -72,15 +76,19 @@ def learning_curves(rounds: Sequence[Round], panels: "Panels") -> Iterator[Secti
         (training, f"loss on training patients, {unit}", f"{_TRAINING_LOSS} rounds.csv has the data of these curves."),
     ):
         series = {name: values for name, values in series.items() if any(value is not None for value in values)}
-        if series:
-            drawing = charts.draw_learning_curves(
-                series, quantity=quantity, rounds=[record.number for record in rounds]
+        if not series:
+            continue
+        federation = {FEDERATION: series.pop(FEDERATION)} if FEDERATION in series else {}
+        drawn, which = formatting.largest_of(series, sizes, MAX_LINES)
+        drawn |= federation
+        ends = formatting.list_some((f"{name} {formatting.figure(values[-1])}" for name, values in drawn.items()), ", ")
+        pictures.append(
+            Picture(
+                svg=charts.draw_learning_curves(drawn, quantity=quantity, rounds=[record.number for record in rounds]),
+                alt=f"{formatting.capitalise(quantity)} after the last round: {ends}.",
+                caption=f"{caption} {which}".strip(),
             )
-            ends = formatting.list_some(
-                (f"{name} {formatting.figure(values[-1])}" for name, values in series.items()), ", "
-            )
-            alt = f"{formatting.capitalise(quantity)} after the last round: {ends}."
-            pictures.append(Picture(svg=drawing, alt=alt, caption=caption))
+        )
     if pictures:
         yield Section("Learning curves", pictures)
 

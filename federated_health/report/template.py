@@ -58,7 +58,7 @@ TEMPLATE = """\
 </div>
 {% elif kind == "Picture" %}
 {% set numbers.figure = numbers.figure + 1 %}
-<figure>
+<figure{{ " class=small"|safe if block.is_small }}>
 {% if block.title %}<h3>{{ block.title }}</h3>{% endif %}
 <div class="picture" style="--width: {{ block.width }}px" role="img" aria-label="{{ block.alt }}">
 {{ block.svg|own_ids("figure%d_" % numbers.figure)|safe }}</div>
@@ -271,6 +271,7 @@ footer p { margin: 0; font-size: .875rem; }
   .blocks > figure:not(figure + figure):not(:has(+ figure)) {
     grid-column: 1 / -1; display: grid; grid-template-columns: inherit; gap: 0 2rem; align-items: start;
   }
+  .blocks > figure.small:not(figure + figure):not(:has(+ figure)) { display: block; }
   .blocks > figure:not(figure + figure):not(:has(+ figure)) > h3 { grid-column: 1 / -1; }
 }
 @media (max-width: 34rem) {
