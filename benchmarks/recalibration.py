@@ -2,16 +2,18 @@
 
 Each split seed is one run in process. At every hospital the final model's log-odds of the training rows are fitted by
 
-intercept    the intercept alone
-line         intercept and slope, whatever the slope
-chosen       what a run does: the slope too, if its interval lies below 1
+intercept      the intercept alone
+line           intercept and slope, whatever the slope
+line_from_50   the slope too, from 50 patients of each class on
+closed         none, the intercept or both, by a closed testing procedure (Vergouwe et al. 2017)
+chosen         what a run does: the slope too, if its interval lies below 1
 
 and applied to the held-out rows. Figures are changes of the mean log-loss and of the Brier score against the model as
 it is; below 0 they improve. Hospitals in which a class has fewer than 5 training patients are left out of a split.
 
-heart        the four hospitals
-specialty    real stays, --hospital-column medical_specialty --min-patients 500: 15 hospitals
-dirichlet    real stays, 20 hospitals, --by dirichlet --alpha 0.5
+heart          the four hospitals
+specialty      real stays, --hospital-column medical_specialty --min-patients 500: 15 hospitals
+dirichlet      real stays, 20 hospitals, --by dirichlet --alpha 0.5
 """
 
 import argparse
@@ -27,12 +29,14 @@ import numpy as np
 import numpy.typing as npt
 from common import quieten, write_uci
 from readmission import check_hospitals, divide_stays
+from scipy.stats import chi2
 
 import client
 from federated_health.data.hospital import Hospital, load_hospital, split_hospital
 from federated_health.data.sources.source import read_diabetes
 from federated_health.hospital.handlers import InMemoryHospital
 from federated_health.hospital.local_model import LocalModel
+from federated_health.ml.bootstrap import labels_of_patients, rarer_class
 from federated_health.ml.calibration import fit_logistic
 from federated_health.ml.recalibration import fit_recalibration
 from federated_health.ml.targets.binary import probability
@@ -41,7 +45,7 @@ from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
 
 CASES = ("heart", "specialty", "dirichlet")
-FITS = ("intercept", "line", "chosen")
+FITS = ("intercept", "line", "line_from_50", "closed", "chosen")
 
 Array = npt.NDArray[np.float64]
 
@@ -72,6 +76,14 @@ def measure(hospital: Hospital, train: Array, test: Array) -> dict[str, dict[str
     at_zero, slope = fit_logistic(np.column_stack([ones, train]), 0 * train, labels, weights)
     before = losses(test, hospital.test.labels)
     corrected = {"intercept": intercept + test, "line": at_zero + slope * test, "chosen": chosen.apply(test)}
+    is_large = rarer_class(labels_of_patients(labels, hospital.train.ids)) >= 50
+    corrected["line_from_50"] = corrected["line" if is_large else "intercept"]
+    of_fits = (train, intercept + train, at_zero + slope * train)
+    none, one, both = (2 * len(train) * losses(log_odds, labels)["log_loss"] for log_odds in of_fits)
+    if none - both <= chi2.ppf(0.95, 2):
+        corrected["closed"] = test
+    else:
+        corrected["closed"] = corrected["intercept" if one - both <= chi2.ppf(0.95, 1) else "line"]
     changes = {
         fit: {name: value - before[name] for name, value in losses(log_odds, hospital.test.labels).items()}
         for fit, log_odds in corrected.items()

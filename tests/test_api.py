@@ -160,7 +160,8 @@ def test_metrics_have_a_row_per_hospital_and_one_of_all_patients() -> None:
     assert metrics["accuracy"].tolist() == [15 / 20, 10 / 10, 25 / 30]
     assert metrics.loc["north", "roc_auc"] == 0.85
     assert np.isnan(metrics["roc_auc"]["south"])
-    assert all(dtype.kind in "if" for dtype in metrics.dtypes)
+    assert metrics["small"].tolist() == [True, True, True]
+    assert all(dtype.kind in "if" for dtype in metrics.drop(columns="small").dtypes)
 
 
 def test_curves_have_a_row_per_round_and_hospital() -> None:
@@ -433,7 +434,14 @@ def test_a_model_refuses_what_it_cannot_score_or_write(
 def test_a_saved_result_has_the_files_of_a_run(result: Result, tmp_path: Path) -> None:
     result.save(tmp_path / "run")
 
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {SETTINGS, ROUNDS, "metrics.json", MODEL, REPORT}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        SETTINGS,
+        ROUNDS,
+        "metrics.json",
+        MODEL,
+        REPORT,
+        "tables",
+    }
     written = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert written["hospitals"]["north"]["accuracy"] == result.metrics["accuracy"]["north"]
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "run" / ROUNDS), result.curves)

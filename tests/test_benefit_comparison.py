@@ -14,7 +14,7 @@ from statsmodels.stats.multitest import multipletests
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.ml.calibration import calibration
 from federated_health.ml.intervals import improvement_of
-from federated_health.ml.targets import target_of
+from federated_health.ml.targets import Folds, target_of
 from federated_health.ml.targets.binary import probability
 from federated_health.ml.verdicts import Difference, Interval, Verdict
 from federated_health.studies.benefit.comparison import (
@@ -83,7 +83,7 @@ def figures(scores: Scores) -> dict[str, Any]:
 # Figures
 
 
-def auc_within_folds(labels: Labels, log_odds: npt.NDArray[np.float64], folds: npt.NDArray[np.intp]) -> float:
+def auc_within_folds(labels: Labels, log_odds: npt.NDArray[np.float64], folds: Folds) -> float:
     """Mean of the folds' ROC-AUCs, each with as much weight as it has pairs."""
     parts = [(labels[folds == fold], log_odds[folds == fold]) for fold in range(FOLDS)]
     pairs = [(of == 1).sum() * (of == 0).sum() for of, _ in parts]
@@ -91,7 +91,7 @@ def auc_within_folds(labels: Labels, log_odds: npt.NDArray[np.float64], folds: n
     return float(np.average(aucs, weights=pairs))
 
 
-def by_scikit_learn(labels: Labels, scores: OutOfFold, folds: npt.NDArray[np.intp]) -> dict[str, list[float]]:
+def by_scikit_learn(labels: Labels, scores: OutOfFold, folds: Folds) -> dict[str, list[float]]:
     """Figures of each repeat."""
     found: dict[str, list[float]] = {}
     for log_odds, thresholds, of_fold in zip(scores.outputs, scores.thresholds, folds, strict=True):
@@ -303,7 +303,7 @@ def test_the_mean_difference_adds_the_variances_of_different_hospitals() -> None
         return float(difference["high"] - difference["low"]) / 2
 
     halves = [half_width(figures["hospitals"][name]) for name in ("a", "b")]
-    assert half_width(figures["mean"]) == pytest.approx(np.hypot(*halves) / 2, rel=0.01)
+    assert half_width(figures["mean"]) == pytest.approx(np.hypot(halves[0], halves[1]) / 2, rel=0.01)
 
 
 def test_corrected_differences_are_those_of_nadeau_and_bengio() -> None:

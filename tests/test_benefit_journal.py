@@ -261,6 +261,16 @@ def test_a_further_value_of_a_sweep_trains_only_its_own_models(tmp_path: Path, m
         assert results[fit] == before[fit.key]
 
 
+@pytest.mark.parametrize(("first", "second"), [("fedprox:proximal-mu=0.1", "fedprox"), ("fedprox", "fedprox")])
+def test_a_journal_knows_a_model_by_any_of_its_names(tmp_path: Path, first: str, second: str) -> None:
+    fit = Fit(repeat=0, fold=0, setup=TrainingSetup.FEDERATED, subject=first)
+    journal = journal_in(tmp_path)
+    journal.add(fit, result_of(1))
+
+    for opened in (journal, journal_in(tmp_path)):
+        assert opened.results[replace(fit, subject=second).key] == result_of(1)
+
+
 def test_a_study_trains_every_fit_once_and_reports_progress(tmp_path: Path, trained: list[Fit]) -> None:
     shown: list[tuple[int, int]] = []
 

@@ -9,9 +9,9 @@ import pytest
 
 from federated_health import __version__
 from federated_health.data.task_files import HEART_DISEASE
-from federated_health.ml.verdicts import Difference, Interval, Verdict, verdict_text
+from federated_health.ml.verdicts import Difference, Verdict, verdict_text
 from federated_health.report import formatting
-from federated_health.report.cells import Marked
+from federated_health.report.cells import Marked, parts
 from federated_health.report.page import Cards, Caution, Numbers, Page, Picture, Strip, Table, render
 from federated_health.report.verdict_sentences import describe_verdict
 from federated_health.studies.benefit.comparison import compare_models
@@ -135,7 +135,7 @@ def test_tables_of_models_match_hand_calculation() -> None:
     assert list(rows(aucs)) == [*LABELS, "mean over hospitals", "all patients"]
     # (0.881 - 1)^2 = 0.0142 for perfect scores, (0.119 - 1)^2 = 0.776 for reversed ones
     means = {
-        table: [cell.value.value if isinstance(cell, Marked) else cell.value for cell in row[1:5]]
+        table: [parts(cell)[""] for cell in row[1:5]]
         for table, row in (("aucs", aucs.rows[-2]), ("briers", briers.rows[-2]))
     }
     assert means["aucs"] == [0.5, 0.75, 1.0, 1.0]
@@ -164,7 +164,7 @@ def test_a_sentence_names_the_class_for_which_the_federated_model_is_mostly_wron
 def test_external_validation_shows_the_models_of_the_other_hospitals() -> None:
     figures, change = blocks(section(usual_page(), "External validation"), Table)
     assert rows(figures)["losing"][0].startswith("1.000")
-    assert [cell.value for cell in change.rows[1][1:]] == pytest.approx([-1.0, -0.762], abs=1e-3)
+    assert [parts(cell)[""] for cell in change.rows[1][1:]] == pytest.approx([-1.0, -0.762], abs=1e-3)
 
 
 def test_recalibration_shows_figures_before_and_after(study: Study) -> None:
@@ -173,7 +173,7 @@ def test_recalibration_shows_figures_before_and_after(study: Study) -> None:
     assert [row[0] for row in changes.rows] == ["gaining", "losing", "same"]  # few has 3 positive patients
     assert rows(changes)["losing"][0] == "0.776"
     assert changes.rows[1][2] == entries["losing"]["models"]["recalibrated"]["brier"]["value"]
-    assert lines.rows[1][1] == Interval(**entries["losing"]["recalibration"]["intercept"])
+    assert lines.rows[1][1] == Difference(**entries["losing"]["recalibration"]["intercept"])
     assert [row[0] for row in own.rows][-1] == "mean over hospitals"
     assert "few" in str(section(study.page, "Recalibration").blocks[0])
 
@@ -202,8 +202,8 @@ def test_strategies_are_compared_with_the_first_one_by_every_figure(study: Study
     aucs, _, briers, _, others = blocks(section(usual_page(), "Strategies"), Table)
     assert aucs.columns == ("hospital", "fedavg", "fedprox minus fedavg")
     assert briers.columns == ("hospital", "fedavg", "fedavg minus fedprox")
-    assert [cell.value for cell in aucs.rows[2][1:]] == [1.0, -1.0]
-    assert [cell.value for cell in aucs.rows[0][1:]] == [1.0, 0.0]
+    assert [parts(cell)[""] for cell in aucs.rows[2][1:]] == [1.0, -1.0]
+    assert [parts(cell)[""] for cell in aucs.rows[0][1:]] == [1.0, 0.0]
     accuracy = others.columns.index("accuracy")
     assert {row[0]: row[accuracy] for row in others.rows} == {"fedavg": 0.75, "fedprox": 0.5}
     assert "Strategies" not in titles(study.page)

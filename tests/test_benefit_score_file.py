@@ -142,7 +142,7 @@ def test_only_the_owner_can_read_scores(study: Path) -> None:
 
 def test_a_folder_that_is_missing_is_an_error_of_the_user(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="missing"):
-        write_scores(tmp_path / "missing" / "scores.csv", Scores(target_of(HEART_DISEASE), {}, {}), {})
+        write_scores(tmp_path / "missing" / "scores.csv", Scores(target_of(HEART_DISEASE), {}, {}, {}))
 
 
 @pytest.mark.parametrize(
@@ -157,9 +157,10 @@ def test_scores_of_other_labels_are_what_a_saved_model_predicts(kind: str, colum
     target, labels = target_of(task_of(kind)), patients_of(kind, 20).labels
     shape = (1, 20, target.outputs) if target.outputs > 1 else (1, 20)
     outputs = np.random.default_rng(1).normal(size=shape)
-    scores = Scores(target, {"a": labels}, {"own": {"a": OutOfFold(outputs, np.full((1, 20), 0.5))}})
+    folds = {"a": np.zeros((1, 20), dtype=np.intp)}
+    scores = Scores(target, {"a": labels}, {"own": {"a": OutOfFold(outputs, np.full((1, 20), 0.5))}}, folds)
 
-    write_scores(tmp_path / "scores.csv", scores, {"a": np.zeros((1, 20), dtype=np.intp)})
+    write_scores(tmp_path / "scores.csv", scores)
 
     table = pd.read_csv(tmp_path / "scores.csv")
     assert list(table.columns) == ["hospital", "row", "repeat", "fold", "label", *columns]

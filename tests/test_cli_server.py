@@ -15,6 +15,7 @@ from federated_health.cli.noisy_figures import print_noisy_figures
 from federated_health.cli.server import serve
 from federated_health.data.task_files import HEART_DISEASE
 from federated_health.data.task_writing import write_task
+from federated_health.messages.benefit import summarise_benefits
 from federated_health.messages.content import Evaluation
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.targets import target_of
@@ -26,7 +27,10 @@ from federated_health.server.run_summary import summarise_run
 from federated_health.setting_fields import Value
 from federated_health.settings import Settings
 from federated_health.transport.in_process import InProcessTransport
+from tests.support.example_run import benefit, evaluation
+from tests.support.example_targets import run_of_label
 from tests.support.script_calls import RunScript, assert_one_line
+from tests.support.targets import LABELS
 
 
 def test_a_server_does_not_start_with_a_malformed_revocation_list(run_script: RunScript, tls: dict[str, Path]) -> None:
@@ -214,6 +218,43 @@ def test_a_verdict_points_to_the_data_warnings_of_the_hospital(capsys: pytest.Ca
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "Problems in this run" in line]
     assert "south" in line
     assert "north" not in line
+
+
+def test_the_terminal_says_in_words_what_hospitals_gain_or_lose_and_names_the_adjustment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    better, worse, unclear = (0.05, 0.02, 0.08), (-0.05, -0.08, -0.02), (0.0, -0.05, 0.05)
+    benefits = {
+        "gaining": benefit(better, better),
+        "mixed": benefit(better, worse),
+        "neither": benefit(unclear, unclear),
+        "small": benefit(None),
+    }
+    joining = summarise_benefits(benefits, dict.fromkeys(benefits, evaluation(tn=10)), HEART_DISEASE)["joining"]
+
+    run_results.print_benefit(joining, BINARY)
+
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[1].rstrip(":") for line in lines if line.startswith("- ")] == ["gaining", "mixed"]
+    tables = [[line.split() for line in lines if line.split()[:1] == [name]] for name in benefits]
+    assert [[row[-1] for row in of] for of in tables[:2]] == [["gains", "gains"], ["gains", "loses"]]
+    assert [[row[-2:] for row in of] for of in tables[2:]] == [[["clear", "difference"]] * 2, [["few", "patients"]] * 2]
+    assert "adjusted for the number of hospitals" in " ".join(map(str.strip, lines))
+
+
+@pytest.mark.parametrize("kind", ["classes", "number", "count"])
+def test_other_labels_have_a_table_per_figure_by_which_models_are_compared(
+    kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, figures = run_of_label(LABELS[kind])
+
+    run_results.print_benefit(figures["joining"], run.target)
+
+    titles = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Benefit of joining: ")]
+    assert len(titles) == len(run.target.comparisons)
+    assert all("minus" in title for title in titles)
 
 
 NORMALISATION = Normalisation(mean=(54.0, 130.0, 250.0, 150.0, 1.0), variance=(81.0, 300.0, 2700.0, 520.0, 1.3))

@@ -73,6 +73,7 @@ def test_figures_are_scikit_learn_s(seed: int) -> None:
     figures = figures_of(counts, 0, None)
     assert figures["precision"] == pytest.approx(reference.precision_score(labels, predicted))
     assert figures["recall"] == pytest.approx(reference.recall_score(labels, predicted))
+    assert figures["specificity"] == pytest.approx(reference.recall_score(labels, predicted, pos_label=0))
     assert counts.f1 == pytest.approx(reference.f1_score(labels, predicted))
     assert counts.loss == pytest.approx(reference.log_loss(labels, scores))
     assert figures["brier"] == pytest.approx(reference.brier_score_loss(labels, scores))
@@ -84,6 +85,12 @@ def test_precision_and_recall_are_not_swapped() -> None:
 
     assert precision_and_recall(counts) == (0.75, 0.5)
     assert counts.f1 == pytest.approx(0.6)
+
+
+def test_specificity_is_the_share_of_the_negative_rows_that_are_recognised() -> None:
+    figures = figures_of(Counts(true_positives=30, false_positives=12, true_negatives=1, false_negatives=7), 0, None)
+    assert (figures["specificity"], figures["recall"]) == (1 / 13, 30 / 37)
+    assert figures_of(Counts(true_positives=3, false_negatives=1), 0, None)["specificity"] is None
 
 
 def test_a_score_at_the_threshold_is_positive() -> None:
@@ -115,6 +122,7 @@ def test_figures_without_patients_are_not_defined() -> None:
         "accuracy": None,
         "precision": None,
         "recall": None,
+        "specificity": None,
         "f1": None,
         "roc_auc": None,
         "brier": None,

@@ -136,4 +136,4 @@ def test_cells_of_rows_say_nothing_of_patients() -> None:
 @pytest.mark.parametrize(("middle", "expected"), [(0.03, 0.1), (0.22, 0.3), (0.65, 0.7), (0.99, MAX_THRESHOLD)])
 def test_the_range_of_thresholds_follows_the_risks(middle: float, expected: float) -> None:
     scores = np.full(200, log_odds_of(middle))
-    assert last_threshold(count_decisions(scores, np.arange(200) % 2)) == pytest.approx(expected)
+    assert last_threshold(count_decisions(scores, np.arange(200) % 2.0)) == pytest.approx(expected)

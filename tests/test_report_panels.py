@@ -10,6 +10,7 @@ import pytest
 from federated_health.data.labels import ClassLabel
 from federated_health.ml.metrics import merge_counts
 from federated_health.ml.targets import target_of
+from federated_health.report.cells import figure_cell, show
 from federated_health.report.formatting import figure
 from federated_health.report.page import Cards, Caution, Page, Picture, Table, render
 from federated_health.report.panels import panels_of
@@ -102,8 +103,7 @@ def test_the_table_has_the_figures_of_the_target(kind: str) -> None:
     panels = panels_of(task_of(kind))
     assert table.columns == ("hospital", *FIGURES[kind])
     for name in ("north", "south", "east"):
-        shown = tuple(cell.removesuffix(" *") for cell in rows(table)[name])  # few patients of a class
-        assert shown == tuple(figure(figures["hospitals"][name][key]) for key in panels.figures)
+        assert rows(table)[name] == tuple(show(figure_cell(figures["hospitals"][name], key)) for key in panels.figures)
     assert rows(table)["federation"] == tuple(figure(figures["federation"][key]) for key in panels.figures)
     assert ("hospital mean" in rows(table)) is (kind == "classes")
 
@@ -120,11 +120,13 @@ def test_the_table_has_the_figures_of_the_target(kind: str) -> None:
 def test_learning_curves_and_importance_have_the_unit_of_the_loss(kind: str, quantity: str, reference: str) -> None:
     page = page_of_label(kind)
 
-    held_out, *_ = blocks(section(page, "Learning curves"), Picture)
+    held_out, shown, _ = blocks(section(page, "Learning curves"), Picture)
     (importance,) = blocks(section(page, "Which columns matter most"), Picture)
 
     assert f"loss on held-out patients, {quantity}" in held_out.svg
     assert reference in held_out.caption
+    titles = {"binary": "accuracy", "classes": "macro F1", "number": "RMSE (days)", "count": "observed/expected"}
+    assert f"{titles[kind]} on held-out patients" in shown.svg
     assert f"{quantity} per patient" in importance.svg
 
 

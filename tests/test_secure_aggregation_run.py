@@ -185,7 +185,15 @@ def test_every_kind_of_label_has_the_figures_of_a_plain_run(kind: str, tmp_path:
     secure, plain = results
     assert secure.keys() == plain.keys()
     for name, value in secure.items():
-        is_rounded = name in ("roc_auc", "accuracy", "precision", "recall", "f1", *SCORE_FIGURES)  # scores are binned
+        is_rounded = name in (
+            "roc_auc",
+            "accuracy",
+            "precision",
+            "recall",
+            "specificity",
+            "f1",
+            *SCORE_FIGURES,
+        )  # scores are binned
         assert value == pytest.approx(plain[name], abs=0.05 if is_rounded else 1e-5, rel=1e-5)
 
 

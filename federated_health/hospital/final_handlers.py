@@ -47,6 +47,8 @@ def evaluate_final(message: Message, context: Context) -> Evaluation:
 
     The final weights and this hospital's own figures are saved in its context, which stays at the hospital.
     """
+    from federated_health.hospital.recalibration import keep_recalibration, recalibrate  # noqa: PLC0415  # at the end
+
     config, local, weights = handlers.open_message(message, context)
     held_out, outputs, target = local.hospital.test, local.score(weights), local.target
     context.state[ARRAYS] = weights_to_record(weights)
@@ -71,8 +73,6 @@ def evaluate_final(message: Message, context: Context) -> Evaluation:
         figures = target.figures(evaluation.counts, local.train_rows, evaluation.roc_auc)
         figures |= target.score_figures(outputs, held_out.labels)
         figures |= {"small": int(evaluation.counts.is_small)} if target.has_classes else {}
-        from federated_health.hospital.recalibration import keep_recalibration, recalibrate  # noqa: PLC0415  # at the end
-
         keep_recalibration(context, recalibrate(local, weights))
         context.state["evaluation"] = evaluation.to_content()[METRICS]
     context.state["figures"] = MetricRecord({key: value for key, value in figures.items() if value is not None})

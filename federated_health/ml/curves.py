@@ -6,7 +6,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from federated_health.ml.bootstrap import ENDS, Array, Floats, Folds, Resampled, in_steps
+from federated_health.ml.bootstrap import ENDS, Array, Floats, Resampled, in_steps
+from federated_health.ml.targets import Folds
 
 GRID_POINTS = 101
 CURVE_DRAWS = 500

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.ml.bootstrap import LEVEL, Array, Floats, Folds, PatientIds, labels_of_patients
+from federated_health.ml.bootstrap import LEVEL, Array, Floats, PatientIds, labels_of_patients
 from federated_health.ml.metrics import LESS_IS_BETTER
 from federated_health.ml.students_t import p_value_of, quantile_of
 from federated_health.ml.verdicts import Comparison, Difference, Interval
@@ -44,6 +44,7 @@ MORE_PAIRS = 0.2
 ROUNDING = 1e-12
 """Differences of this size, relative to what is subtracted, are rounding errors."""
 
+Folds = npt.NDArray[np.integer[Any]]
 Strata = npt.NDArray[np.intp]
 
 

@@ -155,8 +155,10 @@ def _effective_number(shares: Array, patients: npt.NDArray[Any]) -> float:
     )
     if not 0 < mean < 1:  # as if the rows of a patient were equal
         return float(len(shares) ** 2 / (rows_of**2).sum())
-    sums = np.bincount(patient_of_row, shares - mean)
-    return min(float(len(shares)), mean * (1 - mean) * len(shares) ** 2 / float((sums**2).sum()))
+    squares = float((np.bincount(patient_of_row, shares - mean) ** 2).sum())
+    if not squares:  # means over repeats may all be equal
+        return float(len(shares))
+    return min(float(len(shares)), mean * (1 - mean) * len(shares) ** 2 / squares)
 
 
 def _calibrate(scores: Array, labels: Floats, patients: npt.NDArray[Any], *, with_slope: bool) -> dict[str, float]:

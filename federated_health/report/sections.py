@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from federated_health import __version__
 from federated_health.data.tasks import Task
-from federated_health.ml.metrics import LESS_IS_BETTER
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, LESS_IS_BETTER
 from federated_health.ml.networks import FILE, number_of_weights
-from federated_health.ml.rounds import Round
+from federated_health.ml.rounds import HospitalRound, Round
 from federated_health.ml.targets import target_of
 from federated_health.names import FEDERATION
 from federated_health.report import charts, formatting
@@ -52,43 +52,65 @@ def figures_table(
 
 
 def learning_curves(rounds: Sequence[Round], panels: "Panels") -> Iterator[Section]:
-    """Losses and the target's headline figure by round; nothing if no round is known. Of many hospitals the largest."""
-    target = panels.target
+    """Losses of every round, and the figure that lines per round show; nothing if no round is known."""
     parts = [{**record.hospitals, FEDERATION: record.federation} for record in rounds]
     names = [*sorted({name for record in rounds for name in record.hospitals}), FEDERATION]
     known = {name: [part.get(name) for part in parts] for name in names}
-    counts = {name: [part.counts if part else None for part in of] for name, of in known.items()}
-    held_out = {name: [part.loss if part else None for part in of] for name, of in counts.items()}
-    headline = {name: [part.headline if part else None for part in of] for name, of in counts.items()}
+    held_out = {name: [part.counts.loss if part and part.counts else None for part in of] for name, of in known.items()}
     training = {name: [part.train_loss if part else None for part in of] for name, of in known.items()}
     sizes = {name: max(part.train_examples if part else 0 for part in of) for name, of in known.items()}
-    title = panels.title(target.headline)
-    is_less = target.headline in LESS_IS_BETTER
-    of_headline = f"{formatting.capitalise(title)} after each round. {'Less' if is_less else 'More'} is better."
-    gap = f"A gap means that {panels.gap}."
-    of_held_out = f"Mean loss ({target.loss_name}) after each round. Lower is better; {panels.loss_reference}. {gap}"
+    of_held_out = (
+        f"Mean loss ({panels.target.loss_name}) on held-out patients after each round. Lower is better; "
+        f"{panels.loss_reference}. A gap means that {panels.gap}."
+    )
+    shown = _round_figure(rounds, panels)
+    values = {name: [_value_of(part, shown, panels) for part in of] for name, of in known.items()}
+    unit = panels.target.loss_unit
     pictures: list[Block] = []
     for series, quantity, caption in (
-        (held_out, f"loss on held-out patients, {target.loss_unit}", of_held_out),
-        (headline, f"{title} on held-out patients", of_headline),
-        (training, f"loss on training patients, {target.loss_unit}", _TRAINING_LOSS),
+        (held_out, f"loss on held-out patients, {unit}", of_held_out),
+        (values, f"{panels.title(shown)} on held-out patients", _describe_round_figure(shown, panels)),
+        (training, f"loss on training patients, {unit}", f"{_TRAINING_LOSS} rounds.csv has the data of these curves."),
     ):
         series = {name: values for name, values in series.items() if any(value is not None for value in values)}
-        if not series:
-            continue
-        federation = {FEDERATION: series.pop(FEDERATION)} if FEDERATION in series else {}
-        drawn, which = formatting.largest_of(series, sizes, MAX_LINES)
-        drawn |= federation
-        ends = formatting.list_some((f"{name} {formatting.figure(values[-1])}" for name, values in drawn.items()), ", ")
-        pictures.append(
-            Picture(
-                svg=charts.draw_learning_curves(drawn, quantity=quantity, rounds=[record.number for record in rounds]),
-                alt=f"{formatting.capitalise(quantity)} after the last round: {ends}.",
-                caption=f"{caption} {which}".strip(),
+        if series:
+            hospitals = {name: values for name, values in series.items() if name != FEDERATION}
+            drawn, which = formatting.largest_of(hospitals, sizes, MAX_LINES)
+            drawn |= {name: values for name, values in series.items() if name == FEDERATION}
+            drawing = charts.draw_learning_curves(drawn, quantity=quantity, rounds=[record.number for record in rounds])
+            ends = formatting.list_some(
+                (f"{name} {formatting.figure(values[-1])}" for name, values in drawn.items()), ", "
             )
-        )
+            alt = f"{formatting.capitalise(quantity)} after the last round: {ends}."
+            pictures.append(Picture(svg=drawing, alt=alt, caption=f"{caption} {which}".strip()))
     if pictures:
         yield Section("Learning curves", pictures)
+
+
+def _round_figure(rounds: Sequence[Round], panels: "Panels") -> str:
+    """Name of the figure of the rounds, which depends on how rare the outcome is among all patients of the last one."""
+    evaluated = [record.federation.counts for record in rounds if record.federation.counts]
+    return panels.target.round_figure(evaluated[-1])[0] if evaluated else panels.target.headline
+
+
+def _value_of(part: HospitalRound | None, figure: str, panels: "Panels") -> float | None:
+    """The figure of the rounds of one hospital in one round."""
+    if part is None or part.counts is None:
+        return None
+    if figure == panels.target.headline:
+        return part.counts.headline
+    value: float | None = getattr(part.counts, figure)  # one of `Target.also_per_round`
+    return value
+
+
+def _describe_round_figure(figure: str, panels: "Panels") -> str:
+    if figure == "observed_expected":
+        better = "1 is best: above it predictions are too low"
+    else:
+        better = "Lower is better" if figure in LESS_IS_BETTER else "Higher is better"
+    title = formatting.capitalise(panels.title(figure))
+    at = f", with a threshold of {DEFAULT_THRESHOLD}" if figure == "accuracy" and panels.target.has_threshold else ""
+    return f"{title} on held-out patients after each round{at}. {better}."
 
 
 def abreast(title: str, parts: Sequence[Section]) -> Iterator[Section]:

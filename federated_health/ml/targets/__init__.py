@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from federated_health.data.columns import Label
 from federated_health.data.tasks import Task
-from federated_health.ml.metrics import LESS_IS_BETTER, MAX_CELLS, MAX_LOSS, EvaluationSums, Scores
+from federated_health.ml.metrics import MAX_CELLS, MAX_LOSS, EvaluationSums, Scores
 
 if TYPE_CHECKING:
     from federated_health.ml.intervals import Estimate
@@ -190,24 +190,9 @@ class Target(ABC, Generic[Sums]):
     def can_compare(self, labels: Floats) -> bool:
         """Whether patients of these labels, one of each patient, are enough for a verdict on two models."""
 
-    @property
-    def compared(self) -> str:
-        return self.comparisons[0]
-
-    @property
-    def less_is_better(self) -> bool:
-        return self.compared in LESS_IS_BETTER
-
-    def compared_draws(self, outputs: Floats, labels: Floats, times: Scores) -> npt.NDArray[np.float64]:
-        return self.figure_draws(self.compared, outputs, labels, times)
-
     def is_defined(self, labels: Floats) -> bool:
         """Whether all `comparisons` can be computed on the rows."""
         return self.can_compare(labels)
-
-    def strata(self, labels: Floats) -> Floats:
-        """Group of each row, [rows], of which every bootstrap draw holds as many rows as the sample."""
-        return (self.class_of(labels) if self.has_classes else np.zeros(len(labels))).astype(np.float64)
 
     @abstractmethod
     def estimate_figure(
@@ -223,20 +208,6 @@ class Target(ABC, Generic[Sums]):
         Args:
             outputs: the network's outputs, or [repeats, ...] for the mean over repeats.
             patients: number of each row's patient, [rows]; None if each row is a patient of its own.
-            folds: fold of each row, of the shape of `outputs` but for the last axis of [rows, outputs]; a figure that
-                compares pairs of rows compares those of one fold only, since models of different folds do not share an
-                exact scale. None if one model gave all outputs.
-        """
-
-    @abstractmethod
-    def figure_draws(
-        self, figure: str, outputs: Floats, labels: Floats, times: Scores, folds: Folds | None = None
-    ) -> npt.NDArray[np.float64]:
-        """One of the `comparisons` of each bootstrap draw, [draws], of rows of which it is defined.
-
-        Args:
-            outputs: the network's outputs, or [repeats, ...] for the mean over repeats.
-            times: how often each row is in each draw, [rows, draws] (see `bootstrap.resample`).
             folds: fold of each row, of the shape of `outputs` but for the last axis of [rows, outputs]; a figure that
                 compares pairs of rows compares those of one fold only, since models of different folds do not share an
                 exact scale. None if one model gave all outputs.

@@ -181,15 +181,6 @@ class BinaryTarget(Target[Counts]):
             return estimate_mean((probability(outputs) - labels) ** 2, patients, is_share=True)
         return estimate_roc_auc(outputs, labels, patients, folds)
 
-    def figure_draws(
-        self, figure: str, outputs: Floats, labels: Floats, times: Scores, folds: Folds | None = None
-    ) -> npt.NDArray[np.float64]:
-        from federated_health.ml.bootstrap import mean_draws, roc_auc_draws  # noqa: PLC0415  # at the end of a run only
-
-        if figure == "brier":
-            return mean_draws((probability(outputs) - labels) ** 2, times)
-        return roc_auc_draws(outputs, labels, times, folds)
-
 
 def probability(logits: npt.NDArray[np.floating[Any]] | np.floating[Any]) -> Scores:
     """Probabilities of log-odds, of the same shape: the logistic function, written so that it cannot overflow."""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.labels import ClassLabel
-from federated_health.ml.metrics import SMALL_CLASS, EvaluationSums, Scores, ratio
+from federated_health.ml.metrics import SMALL_CLASS, EvaluationSums, ratio
 from federated_health.ml.scores import microaggregate, roc_auc
 from federated_health.ml.targets import Floats, Folds, PatientIds, ScoreGroups, Target
 from federated_health.ml.targets.binary import MIN_PROBABILITY
@@ -189,30 +189,13 @@ class ClassTarget(Target[ClassSums]):
         if figure == "log_loss":
             given = (self.predict(outputs) * is_actual).sum(axis=-1)
             return estimate_mean(-np.log(np.maximum(given, MIN_PROBABILITY)), patients, is_share=False)
-        log_odds, strata = self._log_odds(outputs), self.strata(labels)
+        log_odds, strata = self._log_odds(outputs), self.class_of(labels).astype(np.float64)
         return mean_of_classes(
             [
                 estimate_roc_auc(log_odds[..., k], is_actual[:, k], patients, folds, strata)
                 for k in self._compared_classes(labels)
             ]
         )
-
-    def figure_draws(
-        self, figure: str, outputs: Floats, labels: Floats, times: Scores, folds: Folds | None = None
-    ) -> npt.NDArray[np.float64]:
-        """Of the ROC-AUC, the mean of each class against all others, of classes with at least MIN_CLASS_SIZE rows."""
-        from federated_health.ml.bootstrap import mean_draws, roc_auc_draws  # noqa: PLC0415  # at the end of a run only
-
-        is_actual = self._is_actual(labels).astype(np.float64)
-        if figure == "log_loss":
-            given = (self.predict(outputs) * is_actual).sum(axis=-1)
-            return mean_draws(-np.log(np.maximum(given, MIN_PROBABILITY)), times)
-        log_odds = self._log_odds(outputs)
-        of_class = [
-            roc_auc_draws(log_odds[..., k], is_actual[:, k], times, folds) for k in self._compared_classes(labels)
-        ]
-        draws: npt.NDArray[np.float64] = np.mean(of_class, axis=0)
-        return draws
 
     def _compared_classes(self, labels: Floats) -> list[int]:
         """Classes with at least MIN_CLASS_SIZE rows, and as many others."""

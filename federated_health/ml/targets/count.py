@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.labels import CountLabel
-from federated_health.ml.metrics import Scores, ratio
+from federated_health.ml.metrics import ratio
 from federated_health.ml.targets import Floats, Folds, PatientIds
 from federated_health.ml.targets.quantity import QuantitySums, QuantityTarget
 
@@ -124,18 +124,6 @@ class CountTarget(QuantityTarget[CountSums]):
         from federated_health.ml.intervals import estimate_mean  # noqa: PLC0415  # at the end of a run only
 
         return estimate_mean(2 * self._half_deviances(outputs, labels), patients, is_share=False)
-
-    def figure_draws(
-        self,
-        figure: str,  # noqa: ARG002  # of the interface, as folds
-        outputs: Floats,
-        labels: Floats,
-        times: Scores,
-        folds: Folds | None = None,  # noqa: ARG002  # of the interface
-    ) -> npt.NDArray[np.float64]:
-        from federated_health.ml.bootstrap import mean_draws  # noqa: PLC0415  # at the end of a run only
-
-        return mean_draws(2 * self._half_deviances(outputs, labels), times)
 
     def _half_deviances(self, outputs: Floats, labels: Floats) -> npt.NDArray[np.float64]:
         observed, log_rate = labels.astype(np.float64), outputs.astype(np.float64)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.labels import NumberLabel
-from federated_health.ml.metrics import Scores, ratio
+from federated_health.ml.metrics import ratio
 from federated_health.ml.targets import Floats, Folds, PatientIds
 from federated_health.ml.targets.quantity import QuantitySums, QuantityTarget
 
@@ -130,18 +130,6 @@ class NumberTarget(QuantityTarget[NumberSums]):
         from federated_health.ml.intervals import estimate_mean  # noqa: PLC0415  # at the end of a run only
 
         return estimate_mean(np.abs(self.predict(outputs) - labels), patients, is_share=False)
-
-    def figure_draws(
-        self,
-        figure: str,  # noqa: ARG002  # of the interface, as folds
-        outputs: Floats,
-        labels: Floats,
-        times: Scores,
-        folds: Folds | None = None,  # noqa: ARG002  # of the interface
-    ) -> npt.NDArray[np.float64]:
-        from federated_health.ml.bootstrap import mean_draws  # noqa: PLC0415  # at the end of a run only
-
-        return mean_draws(np.abs(self.predict(outputs) - labels), times)
 
     def _scaled(self, values: Any) -> Any:
         mean, deviation = self.label.public_scale

@@ -77,11 +77,6 @@ class Panels(ABC):
         """Names of the figures in tables of these results, the most telling first."""
         return self.figures
 
-    @property
-    def compared(self) -> str:
-        """Name of the figure by which models are compared."""
-        return self.title(self.target.compared)
-
     def difference(self, model: str = "federated", other: str = "own", figure: str = "") -> str:
         """The difference of two models that is above 0 where the first is better, in words.
 

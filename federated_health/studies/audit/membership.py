@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.split import PatientIds
-from federated_health.ml.bootstrap import LEVEL, affordable_draws, interval_of, roc_auc_draws
+from federated_health.ml.bootstrap import LEVEL, affordable_draws, percentile_interval, roc_auc_draws
 from federated_health.ml.verdicts import Interval
 
 FALSE_POSITIVE_RATE = 0.01
@@ -137,10 +137,10 @@ def measure_attack(
     mean_auc = aucs.mean(axis=0)
     rates = np.mean([true_positive_rates(of_run, half, times) for of_run, half in runs], axis=0)
     return AttackStrength(
-        roc_auc=interval_of(float(mean_auc[0]), mean_auc[1:]),
+        roc_auc=percentile_interval(float(mean_auc[0]), mean_auc[1:]),
         one_model=Interval(value=float(mean_auc[0]), low=float(lows.mean()), high=float(highs.mean())),
         undecided=float(((lows <= GUESSING) & (highs >= GUESSING)).mean()),
-        true_positive_rate=interval_of(float(rates[0]), rates[1:]),
+        true_positive_rate=percentile_interval(float(rates[0]), rates[1:]),
         patients=number,
         false_positives=false_positives,
     )

@@ -105,7 +105,7 @@ def run(
     }
     write_json(out / EVIDENCE, figures)
     write_learning_curves(out / LEARNING_CURVES, results, scores.target)
-    write_scores(out / SCORES, scores, scores.folds)
+    write_scores(out / SCORES, scores)
     write_report(out / REPORT, lambda: benefit_page(cohort, protocol, results, scores, figures))
     return figures
 

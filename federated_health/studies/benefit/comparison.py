@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.split import PatientIds
-from federated_health.ml.bootstrap import LEVEL, labels_of_patients
+from federated_health.ml.bootstrap import labels_of_patients
 from federated_health.ml.intervals import Estimate, improvement_of, interval_of, mean_of_hospitals
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, LESS_IS_BETTER
-from federated_health.ml.students_t import p_value_of, quantile_of
+from federated_health.ml.resampled_t_test import corrected_difference
 from federated_health.ml.targets import Folds, Target, target_of
 from federated_health.ml.verdicts import Difference, Interval, Verdict, combine, holm, judge
 from federated_health.studies.benefit.cohort import Cohort
@@ -38,18 +38,6 @@ from federated_health.studies.benefit.training_setups import EvaluationProtocol,
 
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.float32]
-
-
-def corrected_difference(differences: Array, test_to_train: float) -> Difference:
-    """Mean difference over folds, with the corrected resampled t-interval (Nadeau and Bengio 2003)."""
-    known = differences[~np.isnan(differences)]
-    if len(known) < 2:
-        return Difference()
-    value, freedom = float(known.mean()), len(known) - 1
-    error = float((known.var(ddof=1) * (1 / len(known) + test_to_train)) ** 0.5)
-    half = quantile_of(LEVEL, freedom) * error
-    p_value = p_value_of(abs(value) / error, freedom) if error else float(value == 0)
-    return Difference(value=value, low=value - half, high=value + half, p_value=p_value)
 
 
 FEDERATED, OWN = TrainingSetup.FEDERATED, TrainingSetup.OWN

@@ -3,7 +3,7 @@
 The file is data about patients, which a study keeps beside its journal: it stays where the hospitals' rows are.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import pandas as pd
 
 from federated_health.errors import StorageError
 from federated_health.files import PRIVATE, replace_file
-from federated_health.ml.targets import Folds
 from federated_health.studies.benefit.comparison import OutOfFold, Scores
 
 SCORES = "scores.csv"
@@ -25,27 +24,24 @@ NUMBER = "%.9g"
 """Nine digits: no two different outputs of a network become equal predictions."""
 
 
-def write_scores(path: Path, scores: Scores, folds: Mapping[str, Folds]) -> None:
+def write_scores(path: Path, scores: Scores) -> None:
     """Write a line per hospital, repeat and row; a StorageError if it cannot be written.
 
     Columns: hospital; row, the number of the row in the hospital's CSV, from FIRST_ROW; repeat and fold, from 1; label;
     then by model what `Target.prediction_columns` calls the prediction, such as risk_own, and threshold_own where there
     are thresholds.
-
-    Args:
-        folds: hospital -> fold of each row, from 0, [repeats, rows].
     """
     try:
-        replace_file(path, _pieces(scores, folds), PRIVATE)
+        replace_file(path, _pieces(scores), PRIVATE)
     except OSError as error:
         raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def _pieces(scores: Scores, folds: Mapping[str, Folds]) -> Iterator[bytes]:
+def _pieces(scores: Scores) -> Iterator[bytes]:
     """The text of the file, with one piece per hospital and repeat."""
     is_first = True
     for name, labels in scores.labels.items():
-        for repeat, fold_of_row in enumerate(folds[name]):
+        for repeat, fold_of_row in enumerate(scores.folds[name]):
             columns: dict[str, Any] = {
                 "hospital": name,
                 "row": np.arange(len(labels)) + FIRST_ROW,
