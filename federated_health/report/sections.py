@@ -58,7 +58,7 @@ def learning_curves(rounds: Sequence[Round], panels: "Panels") -> Iterator[Secti
     known = {name: [part.get(name) for part in parts] for name in names}
     held_out = {name: [part.counts.loss if part and part.counts else None for part in of] for name, of in known.items()}
     training = {name: [part.train_loss if part else None for part in of] for name, of in known.items()}
-    sizes = {name: max(part.train_examples if part else 0 for part in of) for name, of in known.items()}
+    sizes = {name: max((part.train_examples for part in of if part), default=0) for name, of in known.items()}
     of_held_out = (
         f"Mean loss ({panels.target.loss_name}) on held-out patients after each round. Lower is better; "
         f"{panels.loss_reference}. A gap means that {panels.gap}."
