@@ -10,6 +10,7 @@ from federated_health.hospital import handlers
 from federated_health.hospital.final_handlers import final_model
 from federated_health.hospital.private_training import budget_of
 from federated_health.ml.targets import target_of
+from federated_health.names import REPORT
 from federated_health.report.formatting import describe_rows
 
 logger = logging.getLogger(__name__)
@@ -40,5 +41,6 @@ def show_and_save(context: Context, out: Path | None, sent: tuple[Path, int]) ->
         from federated_health.hospital.results import save_results  # noqa: PLC0415  # where something is saved
 
         logger.info("saved in %s: %s", out, save_results(out, context, config, weights, sent))
+        logger.info("report: %s", out / REPORT)
     if config.privacy:
         logger.info("privacy: %s", budget_of(context).summary().describe())

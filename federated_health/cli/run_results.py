@@ -15,7 +15,7 @@ from federated_health.messages.content import FINAL_EVALUATION
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, LESS_IS_BETTER, SMALL_CLASS, figure_title
 from federated_health.ml.targets import target_of
 from federated_health.ml.verdicts import verdict_text
-from federated_health.names import FEDERATION
+from federated_health.names import FEDERATION, REPORT
 from federated_health.report.cells import Marked
 from federated_health.report.formatting import SUPPRESSED, describe_rows, describe_small_in_mean, first_of, number_of
 from federated_health.report.verdict_sentences import describe_verdict, has_news
@@ -104,6 +104,7 @@ def _print_and_save(folder: RunFolder, run: FederatedRun, figures: Mapping[str, 
         folder.finish(run, figures, stopped=stopped)
     files = "model.keras, report.html, tables/, metrics.json, rounds.csv and settings.json"
     console.say(f"saved {folder.path}/{files}")
+    console.say(f"report: {folder.path}/{REPORT}")
 
 
 def print_final_figures(

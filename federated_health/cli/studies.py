@@ -15,7 +15,7 @@ from federated_health.cli.console import console, say
 from federated_health.cli.evidence_tables import print_evidence
 from federated_health.cli.tables import print_figures
 from federated_health.ml.targets import target_of
-from federated_health.names import DEFAULT_DATA
+from federated_health.names import DEFAULT_DATA, REPORT
 from federated_health.setting_fields import flag_of
 from federated_health.settings import OPERATIONAL, Settings
 from federated_health.studies.audit import audit_study
@@ -97,6 +97,7 @@ def evidence() -> None:
     task, _, _ = find_hospitals(flags.data, flags.task_file)
     print_evidence(_run(benefit_study.run, flags, "models"), target_of(task))
     say(f"wrote {flags.out}/{benefit_study.EVIDENCE}, scores.csv, learning_curves.csv, report.html and tables/")
+    say(f"report: {flags.out}/{REPORT}")
 
 
 def audit() -> None:
@@ -129,6 +130,7 @@ def audit() -> None:
     _print_audit(results["privacies"])
     print_figures("Sums over few patients that have one solution", sums_of_few_rows(results["sums_of_few"]))
     say(f"wrote {flags.out}/{audit_study.AUDIT}, report.html and tables/")
+    say(f"report: {flags.out}/{REPORT}")
 
 
 def _add_folders(group: Any, *, out: Path, out_help: str) -> None:

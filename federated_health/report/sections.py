@@ -52,16 +52,13 @@ def figures_table(
 
 
 def learning_curves(rounds: Sequence[Round], panels: "Panels") -> Iterator[Section]:
-    """Losses of every round, and the figure that lines per round show; nothing if no round is known.
-
-    Of many hospitals the largest are drawn.
-    """
+    """Losses of every round, and the figure that lines per round show; nothing if no round is known."""
     parts = [{**record.hospitals, FEDERATION: record.federation} for record in rounds]
     names = [*sorted({name for record in rounds for name in record.hospitals}), FEDERATION]
     known = {name: [part.get(name) for part in parts] for name in names}
-    sizes = {name: max(part.train_examples if part else 0 for part in of) for name, of in known.items()}
     held_out = {name: [part.counts.loss if part and part.counts else None for part in of] for name, of in known.items()}
     training = {name: [part.train_loss if part else None for part in of] for name, of in known.items()}
+    sizes = {name: max((part.train_examples for part in of if part), default=0) for name, of in known.items()}
     of_held_out = (
         f"Mean loss ({panels.target.loss_name}) on held-out patients after each round. Lower is better; "
         f"{panels.loss_reference}. A gap means that {panels.gap}."
@@ -76,19 +73,16 @@ def learning_curves(rounds: Sequence[Round], panels: "Panels") -> Iterator[Secti
         (training, f"loss on training patients, {unit}", f"{_TRAINING_LOSS} rounds.csv has the data of these curves."),
     ):
         series = {name: values for name, values in series.items() if any(value is not None for value in values)}
-        if not series:
-            continue
-        federation = {FEDERATION: series.pop(FEDERATION)} if FEDERATION in series else {}
-        drawn, which = formatting.largest_of(series, sizes, MAX_LINES)
-        drawn |= federation
-        ends = formatting.list_some((f"{name} {formatting.figure(values[-1])}" for name, values in drawn.items()), ", ")
-        pictures.append(
-            Picture(
-                svg=charts.draw_learning_curves(drawn, quantity=quantity, rounds=[record.number for record in rounds]),
-                alt=f"{formatting.capitalise(quantity)} after the last round: {ends}.",
-                caption=f"{caption} {which}".strip(),
+        if series:
+            hospitals = {name: values for name, values in series.items() if name != FEDERATION}
+            drawn, which = formatting.largest_of(hospitals, sizes, MAX_LINES)
+            drawn |= {name: values for name, values in series.items() if name == FEDERATION}
+            drawing = charts.draw_learning_curves(drawn, quantity=quantity, rounds=[record.number for record in rounds])
+            ends = formatting.list_some(
+                (f"{name} {formatting.figure(values[-1])}" for name, values in drawn.items()), ", "
             )
-        )
+            alt = f"{formatting.capitalise(quantity)} after the last round: {ends}."
+            pictures.append(Picture(svg=drawing, alt=alt, caption=f"{caption} {which}".strip()))
     if pictures:
         yield Section("Learning curves", pictures)
 

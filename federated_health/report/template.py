@@ -222,6 +222,7 @@ tbody th {
   position: sticky; left: 0; min-width: 7rem; max-width: 14rem; background: var(--paper); overflow-wrap: anywhere;
 }
 td { min-width: 4rem; max-width: 22rem; white-space: nowrap; }
+td.words { max-width: none; white-space: normal; }
 td:not(.words), thead th + th:not(.words) { text-align: right; }
 .picture { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--width)), 1fr)); gap: .75rem; }
 .picture svg {

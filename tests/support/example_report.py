@@ -223,7 +223,7 @@ def page(*, strained: bool = False) -> Page:
                     (2, "gains and loses", "mixed"),
                     (4, "no clear difference", "neutral"),
                     (1, "loses", "bad"),
-                    (2, "too few patients to tell", "unknown"),
+                    (2, "too few patients", "unknown"),
                 )
             ],
         ),
