@@ -32,8 +32,10 @@ MAX_FOREST = 24
 
 TONES = {
     Verdict.GAINS: "good",
+    Verdict.MAY_GAIN: "good",
     Verdict.MIXED: "mixed",
     Verdict.UNCLEAR: "neutral",
+    Verdict.MAY_LOSE: "bad",
     Verdict.LOSES: "bad",
     Verdict.UNDEFINED: "unknown",
 }
