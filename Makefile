@@ -54,6 +54,7 @@ bench-accuracy: .venv/installed-dev
 	$(BIN)/python benchmarks/readmission.py
 	$(BIN)/python benchmarks/readmission_generated.py
 	$(BIN)/python benchmarks/row_split.py
+	$(BIN)/python benchmarks/coverage.py
 
 # Runs with one injected fault each, the streams of 500 hospitals, malformed messages to server and hospital, and the
 # tests of hostile input. benchmarks/soak.py, which takes half an hour, is not part of it.

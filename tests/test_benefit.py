@@ -392,6 +392,27 @@ def test_fewer_than_five_patients_of_one_class_have_no_verdict(positives: int, n
     assert read(over_the_wire(benefit.to_content())).importance.tolist() == benefit.importance.tolist()
 
 
+def test_a_model_that_diverged_has_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rate of e^400 events per patient: its deviance is a number, and its variance is not."""
+    hospital = Hospital(
+        name="a", task=task_of("count"), train=patients_of("count", 20), test=patients_of("count", 20, seed=2)
+    )
+
+    class Diverged(AgeAlone):
+        target = target_of(task_of("count"))
+        may_measure = False
+
+        def score(self, _: Any) -> npt.NDArray[np.float32]:
+            return np.full(20, 400.0, dtype=np.float32)
+
+    monkeypatch.setattr("federated_health.hospital.benefit.score_alone", lambda *_: np.zeros(20, dtype=np.float32))
+
+    benefit = measure_benefit(Diverged(hospital), {}, CONFIG)  # type: ignore[arg-type]
+
+    assert benefit.verdict is Verdict.UNDEFINED
+    Benefit.from_content(over_the_wire(benefit.to_content()), task_of("count"), 20, 20)
+
+
 @pytest.mark.parametrize(("patients", "verdict"), [(4, Verdict.UNDEFINED), (5, Verdict.UNCLEAR)])
 def test_rows_of_the_same_patient_count_once_for_a_verdict(
     patients: int, verdict: Verdict, monkeypatch: pytest.MonkeyPatch

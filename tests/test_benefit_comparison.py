@@ -253,7 +253,12 @@ def test_figures_that_are_best_in_the_middle_do_not_cancel_in_a_mean(figures: di
     for model in SETUPS:
         for key in SIGNED:
             known = [of["models"][model][key] for of in entries.values() if of["models"][model][key] is not None]
-            assert figures["mean"]["ranges"][model][key] == {"low": min(known), "high": max(known)}
+            ideal = 0.0 if key == "calibration_intercept" else 1.0
+            assert figures["mean"]["ranges"][model][key] == {
+                "low": min(known),
+                "high": max(known),
+                "mean_distance": pytest.approx(np.mean([abs(value - ideal) for value in known])),
+            }
     assert figures["mean"]["ranges"]["own"]["calibration_intercept"]["low"] < -0.5
 
 

@@ -102,6 +102,7 @@ def test_a_page_with_strategies_has_all_sections() -> None:
         "All other figures",
         "Settings, versions and hashes",
         "Intended use and limits",
+        "TRIPOD+AI checklist",
     ]
 
 

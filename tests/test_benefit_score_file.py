@@ -27,7 +27,7 @@ from tests.support.studies import made_up_result
 from tests.support.targets import patients_of, task_of
 
 SIZES = {"north": 41, "south": 26, "east": 60}
-MODELS = ["own", "federated", "fedprox:proximal-mu=0.01", "pooled", "without"]
+MODELS = ["own", "federated", "fedprox:proximal-mu=0.01", "pooled", "without", "recalibrated"]
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,13 @@ def test_the_scores_of_a_fold_are_those_of_its_model(study: Path, scores: pd.Dat
     assert set(own.threshold_own) == {fit["threshold"]}
 
 
+def roc_auc_of_folds(rows: pd.DataFrame, risk: str) -> float:
+    """Share of the pairs of a positive and a negative row of one fold that are in the right order."""
+    folds = [of_fold for _, of_fold in rows.groupby("fold")]
+    pairs = [(of_fold.label == 1).sum() * (of_fold.label == 0).sum() for of_fold in folds]
+    return float(np.average([reference.roc_auc_score(part.label, part[risk]) for part in folds], weights=pairs))
+
+
 def value_of(figure: Any) -> Any:
     return figure["value"] if isinstance(figure, dict) else figure
 
@@ -125,6 +132,7 @@ def test_figures_recomputed_from_the_file_are_those_of_the_study(
     repeats = [rows for _, rows in scores[scores.hospital == hospital].groupby("repeat")]
     risks = [rows[f"risk_{model}"] for rows in repeats]
     expected = {
+        "roc_auc": [roc_auc_of_folds(rows, f"risk_{model}") for rows in repeats],
         "brier": [reference.brier_score_loss(rows.label, risk) for rows, risk in zip(repeats, risks, strict=True)],
         "accuracy": [((rows[f"risk_{model}"] >= rows[f"threshold_{model}"]) == rows.label).mean() for rows in repeats],
         "average_precision": [

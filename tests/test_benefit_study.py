@@ -401,7 +401,7 @@ def test_the_console_shows_the_saved_figures(
             p_value = "0.000" if name == "gaining" else "-"
             verdict = verdict_text(compared["verdict"])
             assert f"{shown} {difference(compared['difference'])} {p_value} {verdict}" in lines
-    assert any(line.startswith("- losing: loses. The federated model ranks patients worse") for line in lines)
+    assert any(line.startswith("- losing: The federated model ranks patients worse") for line in lines)
     assert not any(line.startswith("- same: ") for line in lines)
     assert "study/evidence.json" in lines[-1]
     json.loads(Path("study/evidence.json").read_text())

@@ -34,7 +34,7 @@ def test_the_net_benefit_at_the_threshold_is_exact() -> None:
 def test_a_hospital_without_groups_of_scores_is_named() -> None:
     hospitals = {**HOSPITALS, "genf": Replies(final=evaluation(cells=False))}
     (picture,) = blocks(section(page_of(hospitals), "Decision curves"), Picture)
-    assert "Not drawn: genf" in picture.caption
+    assert "Without a curve: genf" in picture.caption
 
 
 def test_without_groups_of_scores_there_is_no_section() -> None:
@@ -43,7 +43,7 @@ def test_without_groups_of_scores_there_is_no_section() -> None:
 
 
 def test_rows_of_patients_with_several_have_no_band() -> None:
-    curves = curves_of_run({"basel": evaluation()}, "federation", are_patients=False)
+    curves, _ = curves_of_run({"basel": evaluation()}, "federation", are_patients=False)
     assert curves["federation"]["federated"].band is None
     (part,) = decision_sections(curves, "Held-out patients.", "federation")
     (picture,) = blocks(part, Picture)
@@ -51,11 +51,12 @@ def test_rows_of_patients_with_several_have_no_band() -> None:
 
 
 def test_curves_of_a_run_count_all_rows() -> None:
-    curves = curves_of_run({"basel": evaluation()}, "federation", are_patients=True)
+    curves, _ = curves_of_run({"basel": evaluation()}, "federation", are_patients=True)
     counts = curves["basel"]["federated"]
     assert (counts.positives, counts.rows) == (11, 20)  # ten of the positives are in a cell
     suppressed = replace(evaluation(), suppressed={"final-evaluation": "too few patients in a cell"})
-    assert curves_of_run({"basel": suppressed}, "federation", are_patients=True)["basel"]["federated"].rows == 19
+    curves, _ = curves_of_run({"basel": suppressed}, "federation", are_patients=True)
+    assert curves["basel"]["federated"].rows == 19
 
 
 def test_a_study_shows_the_own_model_too() -> None:

@@ -16,7 +16,7 @@ import pytest
 from federated_health.errors import RunError, StorageError
 from federated_health.ml.verdicts import Difference, Interval
 from federated_health.report.cells import Cell, Marked, Noisy, Percent
-from federated_health.report.page import Page, Section, Table, write_report
+from federated_health.report.page import Folded, Page, Section, Table, write_report
 from federated_health.report.tables_folder import (
     csv_table,
     folder_of,
@@ -173,6 +173,12 @@ def test_a_page_is_written_with_all_its_tables_and_says_so(tmp_path: Path) -> No
     assert "h99" in files["many.csv"]
     assert "h99" in files["many.tex"]
     assert "h99" in files["many.json"]
+
+
+def test_tables_in_folded_parts_have_files_too(tmp_path: Path) -> None:
+    folded = Folded("More", [table("Inner"), Folded("Most", [table("Innermost")])])
+    write_tables(tmp_path / "tables", Page(title="t", lead="l", sections=[Section("s", [folded], folded=True)]))
+    assert {"inner.csv", "innermost.tex"} <= contents(tmp_path / "tables").keys()
 
 
 def test_a_page_without_tables_has_no_folder(tmp_path: Path) -> None:

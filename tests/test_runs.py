@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from federated_health import files
@@ -24,7 +26,8 @@ from federated_health.ml.model_files import read_description
 from federated_health.ml.normalisation import Normalisation
 from federated_health.ml.privacy_plan import PrivacyPlan
 from federated_health.report import run_page, saved_model
-from federated_health.report.page import Page, write_report
+from federated_health.report.page import Page, Section, Table, write_report
+from federated_health.report.tables_folder import write_tables
 from federated_health.server import run_summary
 from federated_health.server.checkpoint import CheckpointFolder
 from federated_health.server.plain_run import PlainRun
@@ -93,6 +96,7 @@ def test_a_report_is_of_the_run_s_own_model_and_force_replaces_it(tmp_path: Path
     run_in(tmp_path)
     assert names_in(tmp_path) == FINISHED | {"tables"}
     first = (tmp_path / "report.html").read_text()
+    assert_equal_to_metrics(tmp_path)
     assert read_description(tmp_path / "model.keras")["weights_sha256"] in first
     assert hash_file(tmp_path / "model.keras") in first
     assert "3 rounds" in first
@@ -102,6 +106,17 @@ def test_a_report_is_of_the_run_s_own_model_and_force_replaces_it(tmp_path: Path
     assert "stopped before its last round" not in first
     assert "stopped before its last round" in second
     assert hash_file(tmp_path / "model.keras") in second
+
+
+def assert_equal_to_metrics(folder: Path) -> None:
+    """Pandas reads from tables/ the figures that metrics.json has, and from rounds.csv those of the last round."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    table = pd.read_csv(folder / "tables" / "figures-on-held-out-patients.csv", index_col="hospital")
+    for name, row in {**metrics["hospitals"], "federation": metrics["federation"]}.items():
+        for column, figure in (("ROC-AUC", "roc_auc"), ("specificity", "specificity"), ("Brier score", "brier")):
+            value = table[column][name]
+            assert np.isnan(value) if row[figure] is None else value == pytest.approx(row[figure], rel=1e-15)
+    assert len(pd.read_csv(folder / "rounds.csv")) == metrics["rounds"] * len(table.drop(index="hospital mean"))
 
 
 @pytest.mark.slow
@@ -517,6 +532,18 @@ def test_a_run_killed_while_it_saved_its_results_resumes_to_its_end(
     assert federated_run.problems.resumed_after == [3]
     with pytest.raises(RunError, match="the run is over"):
         RunFolder(resumed(tmp_path))
+
+
+@light
+def test_tables_of_an_earlier_run_go_with_its_results_and_other_files_stay(tmp_path: Path) -> None:
+    run_to_end(chosen_for(tmp_path, seed=7))
+    table = Table(caption="Old", columns=("x", "y"), rows=(("a", 1),))
+    write_tables(tmp_path / "tables", Page(title="t", lead="l", sections=[Section("s", [table])]))
+    (tmp_path / "tables" / "mine.csv").write_text("mine")
+    with pytest.raises(RunError, match="tables"):
+        RunFolder(chosen_for(tmp_path))
+    stop(chosen_for(tmp_path, force=True), 1)
+    assert names_in(tmp_path / "tables") == {"mine.csv"}
 
 
 # Extending

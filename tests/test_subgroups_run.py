@@ -86,7 +86,7 @@ def test_the_page_of_the_server_shows_each_group() -> None:
     finished = finished_run()
     page = page_of_run(summarise(finished.run, finished.figures, stopped=False, facts={}))
 
-    assert titles(page).index("Subgroups") == titles(page).index("Decision curves") + 1
+    assert {"Decision curves", "Subgroups"} <= set(titles(page))
     (table,) = blocks(section(page, "Subgroups"), Table)
     assert list(rows(table)) == [f"age: {name}" for name in BANDS]
     (of_hospitals,) = blocks(section(page, "Subgroups by hospital"), Table)

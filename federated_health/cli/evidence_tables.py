@@ -83,14 +83,14 @@ def _print_benefit(figures: Mapping[str, Any], target: Target[Any], name: str) -
         }
     few = f"\n* {target.describe_few(SMALL_CLASS)}: too noisy to interpret." if target.has_classes else ""
     title = f"Benefit of joining: difference of {figure_title(name)}, 95 % interval"
-    print_figures(title, benefit, f"{BENEFIT_NOTE}{few}")
+    print_figures(title, benefit, f"{BENEFIT_NOTE}{few}" if name == target.comparisons[-1] else "")
 
 
 def _print_sentences(hospitals: Mapping[str, Any], target: Target[Any]) -> None:
     """What the verdicts mean, where that says more than the tables."""
     shown, more = first_of({name: entry for name, entry in hospitals.items() if has_news(entry)})
     for name, entry in shown.items():
-        console.print(escape(f"- {name}: {verdict_text(entry['verdict'])}. {describe_verdict(target, entry)}"))
+        console.print(escape(f"- {name}: {describe_verdict(target, entry)}"))
     if more:
         console.print(f"- and {number_of(more, 'more hospital')}, in report.html")
 

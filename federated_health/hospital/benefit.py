@@ -36,7 +36,9 @@ def measure_benefit(local: "LocalModel", weights: Weights, train_config: TrainCo
     if local.target.can_compare(labels_of_patients(held_out.labels, held_out.ids)):
         outputs, alone = local.score(weights), score_alone(local, train_config)
         comparisons = compare_models(local.target, outputs, alone, held_out.labels, held_out.ids)
-        if hospital.task.label.kind == "binary":
+        if any(comparison.difference.value is None for comparison in comparisons.values()):
+            comparisons = {}  # losses of a model that diverged are too large for their variance
+        elif hospital.task.label.kind == "binary":
             scores = {"own": alone, "federated": outputs}
             calibrations = {model: calibration(of, held_out.labels) for model, of in scores.items()}
     observed = (~np.isnan(hospital.train.values)).sum(axis=0)

@@ -36,7 +36,7 @@ An invalid message raises MalformedMessageError, whose text holds no values.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -262,7 +262,7 @@ class Evaluation(Disclosed):
             metrics["roc_auc"] = self.roc_auc
         metrics.update({key: groups.ravel().tolist() for key, groups in self.scores.items()})
         if self.subgroups:
-            metrics[SUBGROUPS] = [float(value) for group in self.subgroups for value in astuple(group)]
+            metrics[SUBGROUPS] = [number for group in self.subgroups for number in group.sent]
         return self.with_disclosure(RecordDict({METRICS: metrics}))
 
 

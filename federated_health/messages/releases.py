@@ -4,12 +4,10 @@ import math
 from dataclasses import dataclass
 
 from federated_health.data.columns import Measurement
-from federated_health.data.subgroups import subgroups_of
 from federated_health.data.tasks import Task
 from federated_health.messages.benefit import names_of_figures
 from federated_health.messages.records import write_counts
 from federated_health.messages.run_terms import RunTerms
-from federated_health.ml.subgroups import NAMES
 from federated_health.ml.targets import target_of
 
 
@@ -103,6 +101,11 @@ def size_of(release: str, task: Task, terms: RunTerms) -> int:
 
         if shape := table_shape(target):
             return 8 * math.prod(shape)
+    if release == "subgroups" and task.subgroups:
+        from federated_health.data.subgroups import subgroups_of  # noqa: PLC0415  # what a run needs at its end only
+        from federated_health.ml.subgroups import NAMES  # noqa: PLC0415  # as above
+
+        return 8 * len(NAMES) * len(subgroups_of(task))
     evaluation = {**write_counts(target.no_sums), "examples": []}  # which is a row count
     sums = sum(len(value) if isinstance(value, list) else 1 for value in evaluation.values())
     scores = 3 * target.max_cells * len(target.rows_of_groups(target.no_sums))
@@ -118,7 +121,6 @@ def size_of(release: str, task: Task, terms: RunTerms) -> int:
         "roc-auc": int(target.has_classes),
         "scores": scores,
         "threshold-scores": scores if target.has_threshold else 0,
-        "subgroups": len(NAMES) * len(subgroups_of(task)),
         "appraisal": sum(map(len, names_of_figures(target))) + recalibration + 2 * len(task.columns),
     }
     return 8 * numbers.get(release, 0)

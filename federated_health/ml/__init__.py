@@ -1,4 +1,4 @@
-"""Networks, compiled training, metrics, bootstrap and normalisation: arrays in, arrays out, no Flower.
+"""Networks, compiled training, metrics, intervals and normalisation: arrays in, arrays out, no Flower.
 
 May import `data` for what a task declares.
 """

@@ -29,6 +29,7 @@ import numpy.typing as npt
 from federated_health.ml.bootstrap import LEVEL, Array, Floats, PatientIds, labels_of_patients
 from federated_health.ml.metrics import LESS_IS_BETTER
 from federated_health.ml.students_t import p_value_of, quantile_of
+from federated_health.ml.targets import Folds
 from federated_health.ml.verdicts import Comparison, Difference, Interval
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ MORE_PAIRS = 0.2
 ROUNDING = 1e-12
 """Differences of this size, relative to what is subtracted, are rounding errors."""
 
-Folds = npt.NDArray[np.integer[Any]]
 Strata = npt.NDArray[np.intp]
 
 
@@ -109,8 +109,7 @@ def estimate_roc_auc(
     classes = labels_of_patients(labels, patients)
     positives = int((classes == 1).sum())
     negatives = len(classes) - positives
-    pairs, more = positives * negatives, len(classes) * MORE_PAIRS
-    middle = (float(value) * pairs + more / 2) / (pairs + more)
+    pairs, middle = positives * negatives, middle_of_roc_auc(float(value), positives, negatives)
     share = MIN_SHARE_OF_MODEL if min(positives, negatives) > 1 else 1.0  # one patient has no variance
     return Estimate(
         float(value),
@@ -120,6 +119,12 @@ def estimate_roc_auc(
         is_share=True,
         min_variance=share * _model_variance(middle, positives, negatives) if pairs else np.nan,
     )
+
+
+def middle_of_roc_auc(value: float, positives: float, negatives: float) -> float:
+    """The value from which the interval of a ROC-AUC extends, of so many patients (see MORE_PAIRS)."""
+    pairs, more = positives * negatives, (positives + negatives) * MORE_PAIRS
+    return (value * pairs + more / 2) / (pairs + more)
 
 
 def _rank(scores: Floats, labels: Floats, folds: Folds) -> tuple[float, Array]:

@@ -69,11 +69,8 @@ def _roc_auc(group: GroupFigures) -> Interval:
     """The ROC-AUC with the interval of `ml.intervals`, from its variance."""
     if not group.auc_variance > 0:
         return Interval()
-    pairs = group.positives * group.negatives
-    middle = (group.roc_auc * pairs + 0.5) / (pairs + 1)
-    estimate = Estimate(
-        group.roc_auc, np.zeros(1), np.zeros(1, dtype=np.intp), middle, is_share=True, min_variance=group.auc_variance
-    )
+    nobody = np.zeros(1), np.zeros(1, dtype=np.intp)
+    estimate = Estimate(group.roc_auc, *nobody, group.auc_middle, is_share=True, min_variance=group.auc_variance)
     return interval_of(estimate)
 
 

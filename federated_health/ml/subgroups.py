@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from federated_health.data.subgroups import Subgroup
 from federated_health.ml.calibration import calibration
-from federated_health.ml.intervals import estimate_roc_auc
+from federated_health.ml.intervals import estimate_roc_auc, middle_of_roc_auc
 from federated_health.ml.metrics import SMALL_CLASS, ratio
 from federated_health.ml.targets import Floats, PatientIds
 from federated_health.ml.targets.binary import probability
@@ -40,6 +40,7 @@ class GroupFigures:
         roc_auc, auc_variance: ROC-AUC.
         intercept, intercept_variance: calibration intercept, with the slope at 1.
         slope, slope_variance: calibration slope.
+        merged_middle: `auc_middle` of several hospitals together; None of one, which does not send it.
     """
 
     true_positives: float = 0.0
@@ -56,6 +57,19 @@ class GroupFigures:
     intercept_variance: float = 0.0
     slope: float = 0.0
     slope_variance: float = 0.0
+    merged_middle: float | None = None
+
+    @property
+    def auc_middle(self) -> float:
+        """Value from which the interval of the ROC-AUC extends (see `ml.intervals`)."""
+        if self.merged_middle is not None:
+            return self.merged_middle
+        return middle_of_roc_auc(self.roc_auc, self.positives, self.negatives)
+
+    @property
+    def sent(self) -> list[float]:
+        """The numbers that leave a hospital, in the order of NAMES."""
+        return [float(getattr(self, name)) for name in NAMES]
 
     @property
     def positives(self) -> float:
@@ -74,7 +88,8 @@ class GroupFigures:
 MAX_VARIANCE = 1e6
 """Largest variance of a calibration intercept or slope; above it the scores tell nothing of it."""
 
-NAMES = tuple(field.name for field in fields(GroupFigures))
+NAMES = tuple(field.name for field in fields(GroupFigures))[:-1]
+"""Names of what a hospital sends of a group."""
 
 
 def measure_groups(
@@ -213,6 +228,7 @@ def merge_groups(parts: Iterable[GroupFigures]) -> GroupFigures:
         sensitivity_number=_merge_numbers(sensitivity),
         specificity_number=_merge_numbers(specificity),
         roc_auc=ratio_of(sum(part.roc_auc * of_part for part, of_part in ranked), pairs),
+        merged_middle=ratio_of(sum(part.auc_middle * of_part for part, of_part in ranked), pairs),
         auc_variance=ratio_of(sum(part.auc_variance * of_part**2 for part, of_part in ranked), pairs**2),
         intercept=intercept,
         intercept_variance=intercept_variance,

@@ -53,7 +53,7 @@ ITEMS: Mapping[str, Mapping[str, str]] = {
         "12g": "how predictions are computed",
         "13": "imbalance of the classes",
         "14": "fairness between groups",
-        "15": "output of the model, and thresholds",
+        "15": "output of the model, and decisions by it",
         "16": "differences of training and evaluation data",
         "17": "approval by an ethics committee",
     },

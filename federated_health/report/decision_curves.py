@@ -18,7 +18,7 @@ from federated_health.report import svg
 from federated_health.report.cells import Cell
 from federated_health.report.formatting import figure, list_some
 from federated_health.report.page import Block, Picture, Section
-from federated_health.report.sections import MAX_PANELS, figures_table
+from federated_health.report.sections import figures_table, largest_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,12 +38,17 @@ READING = (
 MODEL = "federated"
 """Name of the curve of a run."""
 
+FINE_END = 0.4
+"""End of the thresholds up to which each has a point; of more, every second one has."""
+
 Curves = Mapping[str, Mapping[str, DecisionCounts]]
 """Hospital, or all together -> model -> counts; the first model is the federated one."""
 
 
-def curves_of_run(evaluations: Mapping[str, "Evaluation"], everyone: str, *, are_patients: bool) -> Curves:
+def curves_of_run(evaluations: Mapping[str, "Evaluation"], everyone: str, *, are_patients: bool) -> tuple[Curves, str]:
     """Curves from released groups of scores, of each hospital that has both classes, and of all together.
+
+    Of many hospitals only the largest have a curve of their own, as the sentence beside the curves then says.
 
     Args:
         evaluations: final evaluations by hospital, or of all together.
@@ -56,10 +61,11 @@ def curves_of_run(evaluations: Mapping[str, "Evaluation"], everyone: str, *, are
         rows = (tp + fn, fp + tn) if evaluation.has_counts else None
         if (found := counts_of_cells(cells[0], cells[1], rows, are_patients=are_patients)) is not None:
             counts[name] = found
-    shown = {name: {MODEL: of} for name, of in list(counts.items())[:MAX_PANELS]}
+    drawn, which = largest_panels(counts, {name: int(of.rows) for name, of in counts.items()})
+    curves = {name: {MODEL: of} for name, of in drawn.items()}
     if counts and everyone not in counts:
-        shown[everyone] = {MODEL: merge_decisions(counts.values())}
-    return shown
+        curves[everyone] = {MODEL: merge_decisions(counts.values())}
+    return curves, which
 
 
 def sections_of_run(run: "RunSummary") -> Iterator[Section]:
@@ -67,13 +73,13 @@ def sections_of_run(run: "RunSummary") -> Iterator[Section]:
     if run.task.label.kind != "binary" or run.config.privacy:
         return
     everyone = run.hospital if run.hospital in run.evaluations else FEDERATION
-    curves = curves_of_run(run.evaluations, everyone, are_patients=run.task.patient is None)
+    curves, which = curves_of_run(run.evaluations, everyone, are_patients=run.task.patient is None)
     notes = ["Held-out patients, spread evenly in their groups of scores."]
     notes += ["Classes were weighted, so risks are not calibrated, which costs net benefit."] * bool(
         run.config.class_weights
     )
-    lacking = [name for name in run.evaluations if name not in curves]
-    notes += [f"Not drawn: {list_some(lacking, ', ')}."] if lacking else []
+    lacking = [] if which else [name for name in run.evaluations if name not in curves]
+    notes += [which or f"Without a curve: {list_some(lacking, ', ')}."] if which or lacking else []
     yield from decision_sections(curves, " ".join(notes), everyone, _at_threshold(run))
 
 
@@ -142,7 +148,8 @@ def _cells(models: Mapping[str, DecisionCounts], places: list[int]) -> dict[str,
 
 def draw_decision_curves(curves: Curves, end: float) -> str:
     """Net benefit (y) by threshold (x) up to `end`: one large panel, or small ones with the same axes."""
-    shown = end >= THRESHOLDS
+    step = 2 if end > FINE_END else 1
+    shown = (end >= THRESHOLDS) & (np.arange(1, len(THRESHOLDS) + 1) % step == 0)
     firsts = [next(iter(models.values())) for models in curves.values()]
     high = max(max(of.net_benefit[shown].max(), of.treat_all[shown].max(), 0.01) for of in firsts)
     low = -0.2 * high

@@ -59,7 +59,7 @@ def with_interval(interval: Interval, *, signed: bool = False) -> str:
     """
     if interval.value is None or interval.low is None or interval.high is None:
         return NOT_DEFINED
-    sign, joint = ("+", " to ") if signed else ("", "\N{EN DASH}")
+    sign, joint = "+" if signed else "", " to " if signed or interval.low < 0 else "\N{EN DASH}"
     ends = interval.value, interval.low, interval.high
     value, low, high = (f"{end + 0.0:{sign}.3f}".replace("-", MINUS) for end in ends)
     return f"{value} ({low}{joint}{high})"

@@ -6,7 +6,7 @@ Independent of medicine, of federated learning and of how pictures are drawn.
 import logging
 import re
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -175,6 +175,15 @@ class Section:
         return slug_of(self.title)
 
 
+def _tables_of(blocks: Sequence[Block]) -> Iterator[Table]:
+    """The tables among blocks, and in folded ones."""
+    for block in blocks:
+        if isinstance(block, Table):
+            yield block
+        elif isinstance(block, Folded):
+            yield from _tables_of(block.blocks)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Page:
     """A page. All but its sections fits on the first screen of a desktop.
@@ -194,7 +203,7 @@ class Page:
     @property
     def tables(self) -> list[tuple[Section, Table]]:
         """Its tables, each with its section."""
-        return [(part, block) for part in self.sections for block in part.blocks if isinstance(block, Table)]
+        return [(part, table) for part in self.sections for table in _tables_of(part.blocks)]
 
 
 def render(page: Page, tables: str = "") -> str:

@@ -14,7 +14,6 @@ from federated_health.ml.sample_size import (
     patients_to_validate,
 )
 from federated_health.names import FEDERATION
-from federated_health.report.cells import Cell
 from federated_health.report.formatting import describe_rows, figure, list_some, number_of
 from federated_health.report.page import Block, Folded, Section
 from federated_health.report.sections import figures_table
@@ -23,6 +22,11 @@ if TYPE_CHECKING:
     from federated_health.report.run_page import RunSummary
 
 TITLE = "Sample size"
+
+TRAINING, HELD_OUT = ("training", "needed"), ("held out", "needed to evaluate")
+"""Columns with the available and the needed number."""
+
+_Row = dict[str, int | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,22 +73,19 @@ def sample_size_sections(
     if task.label.kind != "binary" or not samples or roc_auc is None or not 0.5 < roc_auc < 1:
         return
     parameters = count_parameters(task)
-    rows: dict[str, dict[str, Cell]] = {}
-    enough: dict[str, list[str]] = {"train": [], "test": []}
+    rows: dict[str, _Row] = {}
     for name, sample in samples.items():
         share = sample.prevalence
         measured = patients_to_develop(parameters, share, expected_r_squared(roc_auc, share)).needed
         cautious = patients_to_develop(parameters, share, CAUTIOUS_SHARE * max_r_squared(share)).needed
         to_test = patients_to_validate(share, roc_auc).needed
         rows[name] = {
-            "training": sample.train,
-            "needed": measured,
+            TRAINING[0]: sample.train,
+            TRAINING[1]: measured,
             "needed, cautious": cautious,
-            "held out": sample.test,
-            "needed to evaluate": to_test,
+            HELD_OUT[0]: sample.test,
+            HELD_OUT[1]: to_test,
         }
-        enough["train"] += [name] * ((sample.train or 0) >= measured)
-        enough["test"] += [name] * ((sample.test or 0) >= to_test)
     last = {everyone: rows.pop(everyone)} if everyone in rows else {}
     sources = (
         "To train (Riley et al. 2019 and 2020): predictions shrink by at most 10 %, the apparent R-squared is at most "
@@ -101,8 +102,8 @@ def sample_size_sections(
         f"{100 * CAUTIOUS_SHARE:.0f} % of the largest possible R-squared, as where nothing is known of a model."
     )
     blocks: list[Block] = [
-        f"{_sentence(f'training {task.noun} for a model', enough['train'], rows, last, everyone)} "
-        f"{_sentence(f'held-out {task.noun} to evaluate it', enough['test'], rows, last, everyone)}",
+        f"{_sentence(f'training {task.noun}', 'this model', TRAINING, rows, last)} "
+        f"{_sentence(f'held-out {task.noun}', 'a precise evaluation', HELD_OUT, rows, last)}",
         figures_table(f"Needed and available numbers of {task.noun}", rows, last=last, note=expected),
         Folded("How many are needed, and why", [sources, counted]),
     ]
@@ -110,12 +111,22 @@ def sample_size_sections(
 
 
 def _sentence(
-    purpose: str, enough: list[str], rows: Mapping[str, object], last: Mapping[str, object], everyone: str
+    which: str, purpose: str, columns: tuple[str, str], rows: Mapping[str, _Row], last: Mapping[str, _Row]
 ) -> str:
-    """Which hospitals have enough patients for a purpose."""
-    alone = [name for name in enough if name in rows]
-    who = list_some(alone, ", ") if alone else "no hospital"
-    if len(rows) == 1:
-        who = f"{next(iter(rows))}: {'yes' if alone else 'no'}"
-    together = f"; all together: {'yes' if everyone in enough else 'no'}" if last else ""
-    return f"Enough {purpose}: {who}{together}."
+    """Where there are enough patients for a purpose, at hospitals and in all."""
+    enough = [name for name, row in rows.items() if _is_enough(row, columns)]
+    if not enough:
+        where = f"too few for {purpose} at {'every hospital' if len(rows) > 1 else next(iter(rows), 'any hospital')}"
+    else:
+        where = f"enough for {purpose} at {list_some(enough, ', ')}"
+        where += " alone" if len(enough) < len(rows) else ""
+    for row in last.values():
+        available, needed = (row[column] for column in columns)
+        state = "enough" if _is_enough(row, columns) else "too few"
+        where += f", and {state} all together ({available or 0:,} of {needed:,} needed)"
+    return f"The {which} are {where}."
+
+
+def _is_enough(row: _Row, columns: tuple[str, str]) -> bool:
+    available, needed = (row[column] or 0 for column in columns)
+    return available >= needed

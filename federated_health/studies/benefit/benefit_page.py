@@ -9,6 +9,7 @@ from federated_health.ml.verdicts import Interval
 from federated_health.report import formatting, overview, sections
 from federated_health.report.cells import Cell
 from federated_health.report.charts import draw_intervals
+from federated_health.report.checklist import OPEN, known_of_task, with_checklist
 from federated_health.report.decision_curves import decision_sections
 from federated_health.report.page import Block, Caution, Number, Numbers, Page, Picture, Section
 from federated_health.report.panels import Panels, panels_of
@@ -72,7 +73,7 @@ def benefit_page(
         **hashes,
     }
     network = protocol.settings.network_declaration
-    return Page(
+    page = Page(
         title=f"Benefit of joining: {cohort.task.name}",
         lead=f"What does each hospital gain by joining? The models estimate {panels.estimate} this: "
         f"{cohort.task.label.meaning}.",
@@ -116,6 +117,27 @@ def benefit_page(
             ),
         ],
     )
+    return with_checklist(page, _known(cohort, protocol))
+
+
+def _known(cohort: Cohort, protocol: EvaluationProtocol) -> dict[str, str]:
+    """What a study says of the items of TRIPOD+AI."""
+    known = known_of_task(cohort.task)
+    left_out = f"{known['11']}; {describe_left_out(cohort.left_out)}" if cohort.left_out else known["11"]
+    return known | {
+        "4": "comparison of ways to train a model, and its evaluation by cross-validation and at hospitals left out",
+        "5a": f"one table per hospital, {formatting.list_some(cohort.tables, ', ')}. Where they come from is {OPEN}",
+        "11": left_out,
+        "12a": f"{formatting.number_of(protocol.repeats, 'repeat')} of {protocol.folds}-fold cross-validation within "
+        "each hospital",
+        "12d": "see How good the models are and External validation",
+        "12e": "see Methods and Uncertainty",
+        "12f": "see Recalibration",
+        "18e": "the tables of all hospitals were collected in one place for this study",
+        "23a": "see How good the models are and Subgroups",
+        "23b": "see Benefit per hospital",
+        "24": "see Recalibration",
+    }
 
 
 def _number_of_patients(entry: Figures) -> str:
@@ -349,7 +371,7 @@ def _method(panels: Panels, protocol: EvaluationProtocol) -> Section:
         "the fitted models and their folds as fixed. The corrected intervals of Nadeau and Bengio (2003) include the "
         "variation between training sets, as far as folds that share training patients show it.",
         "P-values of the verdicts are adjusted for the number of hospitals (Holm 1979), for each figure on its own. "
-        "Intervals are not adjusted, and neither are comparisons of strategies and of subgroups.",
+        "Intervals are not adjusted, and neither are comparisons of strategies.",
     ]
     if panels.task.patient:
         items.append(

@@ -392,7 +392,7 @@ def judge_differences(
 
 
 def _ranges(target: Target[Any], hospitals: Mapping[str, Any]) -> dict[str, Any]:
-    """Lowest and highest value of the SIGNED figures over hospitals: model -> figure -> `low`, `high`."""
+    """SIGNED figures over hospitals: model -> figure -> `low`, `high` and the `mean_distance` from the ideal."""
     ranges: dict[str, Any] = {}
     for model in next(iter(hospitals.values()))["models"]:
         ranges[model] = {}
@@ -400,5 +400,10 @@ def _ranges(target: Target[Any], hospitals: Mapping[str, Any]) -> dict[str, Any]
             if figure in SIGNED:
                 values = [entry["models"][model][figure] for entry in hospitals.values()]
                 known = [value for value in values if value is not None]
-                ranges[model][figure] = {"low": min(known, default=None), "high": max(known, default=None)}
+                distances = [abs(value - SIGNED[figure]) for value in known]
+                ranges[model][figure] = {
+                    "low": min(known, default=None),
+                    "high": max(known, default=None),
+                    "mean_distance": mean_of(distances),
+                }
     return ranges

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.ml.calibration import calibration
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, ratio
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, IDEALS, ratio
 from federated_health.ml.scores import average_precision
 from federated_health.ml.targets import Target
 from federated_health.ml.targets.binary import MIN_PROBABILITY, probability
@@ -23,8 +23,8 @@ BINARY = (
     "observed_expected",
 )
 
-SIGNED = ("calibration_slope", "calibration_intercept", "observed_expected")
-"""Figures that are best in the middle, so that their mean over hospitals would hide opposite faults."""
+SIGNED = {**IDEALS, "observed_expected": 1.0}
+"""Figures that are best at a number in the middle, so that their mean over hospitals would hide opposite faults."""
 
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.float32]
