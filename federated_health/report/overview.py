@@ -27,7 +27,7 @@ from federated_health.report.page import SYMBOLS, Block, Card, Cards, Folded, Pi
 from federated_health.report.panels import Panels
 from federated_health.report.verdict_sentences import describe_verdict
 
-MAX_FOREST = 24
+MAX_FOREST = 22
 """Largest number of hospitals in the picture of the first screen."""
 
 TONES = {

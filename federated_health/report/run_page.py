@@ -1,7 +1,7 @@
 """The page of a run, for the server or for one hospital, which sees less, and the data from which it is made."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import nan
 from pathlib import Path
@@ -148,16 +148,20 @@ def page_of_run(run: RunSummary) -> Page:
             *sections.learning_curves(run.rounds, panels),
             *_holdings(run, panels),
             *_importance(run, panels),
-            *sample_size.sections_of_run(run),
+            *_folded(sample_size.sections_of_run(run)),
             *_participants(run),
             sections.network_section(run.task, run.config),
             *([load_private_runs().privacy_section(run, panels)] if run.config.privacy else []),
-            *([replace(section, folded=True) for section in run.sent] or [_sent_by_hospitals(run, panels)]),
+            *(_folded(run.sent) or [_sent_by_hospitals(run, panels)]),
             *_settings(run, panels),
             _limits(run, panels),
         ],
     )
     return checklist.with_checklist(page, checklist.known_of_run(run))
+
+
+def _folded(parts: Iterable[Section]) -> list[Section]:
+    return [replace(part, folded=True) for part in parts]
 
 
 def _question(run: RunSummary, panels: Panels) -> str:
