@@ -258,6 +258,15 @@ def test_an_edge_that_moves_many_patients_is_another_question(tmp_path: Path) ->
     assert columns_that_leave(hospital_of(rows, moved), tmp_path / "memory.json") == {"sex", "age"}
 
 
+def test_only_groups_that_are_remembered_leave() -> None:
+    """By their classes, the second group would be found from the total and the first one, so it is not remembered.
+
+    It does not leave either where a small cell of the first one hides both.
+    """
+    cells = [(40, 40, 38, 2), (10, 10, 10, 10), (1, 1, 1, 0)]
+    assert released(groups(3), cells, np.sum(cells, axis=0).tolist()) == [False, False, False]
+
+
 # What the server reads
 
 
