@@ -42,6 +42,9 @@ MORE_PAIRS = 0.2
 """Pairs of patients per patient that are added to a ROC-AUC before it is put on the logit scale, half of them in order.
 """
 
+MAX_EXPONENT = 300.0
+"""Half width of an interval on the logit scale beyond which it reaches both limits."""
+
 ROUNDING = 1e-12
 """Differences of this size, relative to what is subtracted, are rounding errors."""
 
@@ -207,7 +210,7 @@ def interval_of(estimate: Estimate) -> Interval:
     slope = middle * (1 - middle) if estimate.is_share else middle
     if not slope > 0:
         return Interval(value=value, low=value, high=value)
-    factor = np.exp(quantile * estimate.variance**0.5 / slope)
+    factor = np.exp(min(quantile * estimate.variance**0.5 / slope, MAX_EXPONENT))
     low, high = middle / factor, middle * factor
     if estimate.is_share:
         low, high = (odds / (1 - middle + odds) for odds in (low, high))

@@ -6,7 +6,7 @@ All intervals have a level of 95 %. Groups are compared over all hospitals toget
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from math import exp, log, sqrt
+from math import exp, isfinite, log, sqrt
 from statistics import NormalDist
 from typing import Any
 
@@ -20,6 +20,9 @@ from federated_health.ml.verdicts import SIGNIFICANCE, Interval, holm
 from federated_health.names import FEDERATION
 
 Z = NormalDist().inv_cdf(0.975)
+
+MAX_LOG_DEVIATION = 100.0
+"""Standard deviation of the logarithm of observed/expected above which it is not known; its interval would overflow."""
 
 COMPARED = ("roc_auc", "sensitivity", "specificity", "observed_expected")
 """Figures by which groups are compared."""
@@ -81,10 +84,11 @@ def _normal(value: float, variance: float) -> Interval:
 
 def _observed_expected(group: GroupFigures) -> Interval:
     """Observed per expected events, whose logarithm has about a normal distribution (Debray et al. 2017)."""
-    if not group.positives or not group.expected:
+    if not group.positives or not group.expected or _log_deviation(group) > MAX_LOG_DEVIATION:
         return Interval()
     value, factor = group.positives / group.expected, exp(Z * _log_deviation(group))
-    return Interval(value=value, low=value / factor, high=value * factor)
+    interval = Interval(value=value, low=value / factor, high=value * factor)
+    return interval if isfinite(value * factor) else Interval()
 
 
 def _log_deviation(group: GroupFigures) -> float:

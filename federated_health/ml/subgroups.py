@@ -88,6 +88,9 @@ class GroupFigures:
 MAX_VARIANCE = 1e6
 """Largest variance of a calibration intercept or slope; above it the scores tell nothing of it."""
 
+MIN_VARIANCE = 1e-20
+"""Variance below which an estimate is not sent: a weight by it could overflow."""
+
 NAMES = tuple(field.name for field in fields(GroupFigures))[:-1]
 """Names of what a hospital sends of a group."""
 
@@ -143,7 +146,8 @@ def _measure(
     }
     if smallest >= MIN_CLASS_SIZE:
         ranked = estimate_roc_auc(scores, labels, patients, folds)
-        figures |= {"roc_auc": ranked.value, "auc_variance": ranked.variance} if ranked.is_defined else {}
+        if ranked.is_defined and ranked.variance > MIN_VARIANCE:
+            figures |= {"roc_auc": ranked.value, "auc_variance": ranked.variance}
         figures |= _calibrate(scores, labels, patients, with_slope=smallest >= SMALL_CLASS)
     return GroupFigures(**figures)
 
@@ -196,7 +200,7 @@ def _calibrate(scores: Array, labels: Floats, patients: npt.NDArray[Any], *, wit
 
 def _known(name: str, value: float, variance: float) -> dict[str, float]:
     """An estimate and its variance; nothing if it is not defined."""
-    return {name: value, f"{name}_variance": variance} if 0 < variance < MAX_VARIANCE else {}
+    return {name: value, f"{name}_variance": variance} if MIN_VARIANCE < variance < MAX_VARIANCE else {}
 
 
 def _sandwich(design: Array, risk: Array, labels: Array, weights: Array, patients: npt.NDArray[Any]) -> Array:
