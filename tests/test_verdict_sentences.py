@@ -181,6 +181,14 @@ def test_risks_that_are_far_off_are_named_without_a_clear_difference() -> None:
         assert not has_news(of)
 
 
+def test_figures_of_a_clear_difference_are_never_the_same() -> None:
+    of = entry("binary", UNCLEAR, GAINS)
+    for model, value in (("federated", 0.09661), ("own", 0.09672)):
+        of["comparisons"]["brier"][model]["value"] = value
+
+    assert "Brier score 0.0966 against 0.0967" in describe_verdict(TARGET, of)
+
+
 def test_a_difference_that_is_clear_before_the_adjustment_is_named() -> None:
     assert "adjustment" not in describe_verdict(TARGET, entry("binary", UNCLEAR, UNCLEAR))
 

@@ -6,7 +6,7 @@ from typing import Any
 from federated_health.ml.metrics import figure_title
 from federated_health.ml.targets import Target
 from federated_health.ml.verdicts import BETTER, WORSE, Verdict
-from federated_health.report.formatting import capitalise, figure, with_minus
+from federated_health.report.formatting import capitalise, with_minus
 
 MIN_FAULT = 0.1
 """Smallest deviation of a calibration intercept from 0, or of a slope from 1, that explains less accurate risks."""
@@ -120,5 +120,10 @@ def _is_ranking(name: str) -> bool:
 
 
 def _values(name: str, comparison: Mapping[str, Any]) -> str:
-    federated, own = (figure(comparison[model]["value"]) for model in ("federated", "own"))
+    """Both models' figures, with as many decimals as a clear difference needs."""
+    values = [comparison[model]["value"] for model in ("federated", "own")]
+    decimals = 3
+    if comparison["verdict"] != Verdict.UNCLEAR:
+        decimals = next((some for some in (3, 4, 5) if len({round(value, some) for value in values}) == 2), 3)
+    federated, own = (f"{value:.{decimals}f}" for value in values)
     return f"{figure_title(name)} {federated} against {own}"
