@@ -151,7 +151,7 @@ def decisions_at_thresholds(figures: Figures, panels: Panels) -> Section:
 
 def _share_table(title: str, key: str, figures: Figures, panels: Panels) -> Table:
     def row(entry: Figures) -> dict[str, Cell]:
-        return {label: entry["models"][model][key] for model, label in models_of(figures).items()}
+        return {label: entry["models"][model][key] for model, label in NAMES.items()}
 
     return by_hospital(f"{title} by hospital and model", row, figures, panels, mark=True)
 
@@ -255,7 +255,8 @@ def recalibration(figures: Figures, panels: Panels) -> Iterator[Section]:
             "A hospital can correct the federated model's risks for its own patients: to the log-odds it adds an "
             "intercept, and multiplies them by a slope where that is clearly below 1 (logistic recalibration). Here "
             "the correction for a fold is fitted to the hospital's out-of-fold scores of the other folds, so no "
-            f"patient is scored by a correction that was fitted to this patient.{without}",
+            f"patient is scored by a correction that was fitted to this patient.{without} The order of a hospital's "
+            "patients stays the same, and so do decisions, since the threshold is recalibrated, too.",
             sections.figures_table("Brier score before and after recalibration", changes),
             sections.figures_table(
                 "Recalibration, and calibration before and after",
