@@ -15,18 +15,18 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from federated_health.data.split import PatientIds
 from federated_health.ml.bootstrap import labels_of_patients
 from federated_health.ml.intervals import Estimate, improvement_of, interval_of, mean_of_hospitals
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, LESS_IS_BETTER
 from federated_health.ml.resampled_t_test import corrected_difference
-from federated_health.ml.targets import Folds, Target, target_of
+from federated_health.ml.targets import Array, Folds, Target, target_of
 from federated_health.ml.verdicts import Difference, Interval, Verdict, combine, holm, judge
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.estimates import (
     SIGNED,
+    Labels,
     OfRepeats,
     estimate_names,
     estimates_by_repeat,
@@ -35,10 +35,6 @@ from federated_health.studies.benefit.estimates import (
 )
 from federated_health.studies.benefit.journal import Results
 from federated_health.studies.benefit.training_setups import EvaluationProtocol, TrainingSetup
-
-Array = npt.NDArray[np.float64]
-Labels = npt.NDArray[np.float32]
-
 
 FEDERATED, OWN = TrainingSetup.FEDERATED, TrainingSetup.OWN
 OTHERS = (TrainingSetup.OWN, TrainingSetup.POOLED, TrainingSetup.LEAVE_ONE_OUT)
