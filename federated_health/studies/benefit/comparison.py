@@ -22,7 +22,7 @@ from federated_health.ml.intervals import Estimate, improvement_of, interval_of,
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, LESS_IS_BETTER
 from federated_health.ml.resampled_t_test import corrected_difference
 from federated_health.ml.targets import Array, Folds, Target, target_of
-from federated_health.ml.verdicts import Difference, Interval, Verdict, combine, holm, judge
+from federated_health.ml.verdicts import Difference, Interval, Verdict, adjust_p_values, combine, judge
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.estimates import (
     SIGNED,
@@ -111,7 +111,7 @@ class Scores:
         return np.concatenate(parts)
 
     def labels_of_patients(self, hospital: str) -> Labels:
-        """One label per patient of a hospital, [patients] (see `bootstrap.labels_of_patients`)."""
+        """One label per patient of a hospital, [patients] (see `ml.bootstrap.labels_of_patients`)."""
         return labels_of_patients(self.labels[hospital], self.ids.get(hospital))
 
     def all_rows(self, model: str) -> OutOfFold:
@@ -375,8 +375,7 @@ def judge_differences(
     """
     can_judge = [name for name in hospitals if scores.target.can_compare(scores.labels_of_patients(name))]
     differences = {name: Difference(**entry["differences"][difference][figure]) for name, entry in hospitals.items()}
-    p_values = {name: p_value for name in can_judge if (p_value := differences[name].p_value) is not None}
-    adjusted = dict(zip(p_values, holm(p_values.values()), strict=True))
+    adjusted = adjust_p_values({name: differences[name] for name in can_judge})
     return {
         name: {
             "verdict": judge(of, adjusted[name]) if name in adjusted else Verdict.UNDEFINED,
