@@ -59,7 +59,8 @@ def test_each_fold_is_corrected_by_a_fit_to_the_other_folds(scores: Scores) -> N
             fitted = intercept_of(federated.outputs[repeat, ~held_out], labels[~held_out])
             expected = federated.outputs[repeat, held_out] + fitted.params[0]
             np.testing.assert_allclose(recalibrated.outputs[repeat, held_out], expected, atol=1e-6)
-    assert recalibrated.thresholds is federated.thresholds
+            threshold = 1 / (1 + np.exp(-fitted.params[0]))  # from 0.5
+            np.testing.assert_allclose(recalibrated.thresholds[repeat, held_out], threshold, atol=1e-6)
 
 
 def test_labels_of_a_fold_do_not_change_its_own_correction(scores: Scores) -> None:
@@ -101,10 +102,26 @@ def test_the_line_is_that_of_all_scores_with_its_interval(scores: Scores, figure
     assert line["slope"] is None
 
 
-def test_recalibration_does_not_change_the_ranking_within_folds(figures: dict[str, Any]) -> None:
+def test_recalibration_does_not_change_ranking_and_decisions(figures: dict[str, Any]) -> None:
     for entry in figures["hospitals"].values():
-        aucs = [entry["models"][model]["roc_auc"]["value"] for model in ("federated", "recalibrated")]
-        assert aucs[0] == pytest.approx(aucs[1])
+        before, after = (entry["models"][model] for model in ("federated", "recalibrated"))
+        assert before["roc_auc"]["value"] == pytest.approx(after["roc_auc"]["value"])
+        for name in ("accuracy", "recall", "specificity"):
+            assert before[name] == after[name]
+
+
+def test_the_line_of_repeats_with_and_without_a_slope_is_that_of_those_without() -> None:
+    """In the first repeat risks are too extreme, in the second they are right."""
+    scores = scores_of({"mixed": 0.0})
+    federated = scores.models["federated"]["mixed"]
+    federated.outputs[0] = 3 * federated.outputs[0] + 2
+
+    scores = add_recalibrated(scores)
+    line = describe_recalibration(scores, compare_models(scores)["hospitals"])["mixed"]
+
+    fitted = intercept_of(federated.outputs[1], scores.labels["mixed"])
+    assert line["intercept"]["value"] == pytest.approx(fitted.params[0], abs=1e-5)
+    assert line["slope"] is None
 
 
 def test_a_hospital_with_too_few_patients_keeps_the_federated_model() -> None:

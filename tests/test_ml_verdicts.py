@@ -8,7 +8,7 @@ from statsmodels.stats.multitest import multipletests
 
 from federated_health.ml.verdicts import Difference, Verdict, combine, holm, judge, judge_hospitals
 
-GAINS, MIXED, UNCLEAR, LOSES, UNDEFINED = Verdict
+GAINS, MAY_GAIN, MIXED, UNCLEAR, MAY_LOSE, LOSES, UNDEFINED = Verdict
 
 
 def difference_of(value: float, p_value: float) -> Difference:
@@ -48,6 +48,13 @@ def test_an_undefined_difference_has_no_verdict_and_counts_in_no_adjustment() ->
     assert judge(Difference()) is UNDEFINED
 
 
+def test_a_difference_that_is_clear_before_the_adjustment_only_may_be_one() -> None:
+    """Both p-values become 0.06: 0.02 times 3, and no less for the next one."""
+    differences = {"a": difference_of(0.1, 0.02), "b": difference_of(-0.1, 0.03), "c": difference_of(-0.1, 0.6)}
+
+    assert judge_hospitals(differences) == {"a": MAY_GAIN, "b": MAY_LOSE, "c": UNCLEAR}
+
+
 def test_of_many_hospitals_only_a_very_small_p_value_is_clear() -> None:
     differences = {str(number): difference_of(0.1, p) for number, p in enumerate([0.001, 0.002, *[0.5] * 38])}
 
@@ -63,6 +70,10 @@ def test_of_many_hospitals_only_a_very_small_p_value_is_clear() -> None:
         ([GAINS, UNCLEAR], GAINS),
         ([UNCLEAR, LOSES], LOSES),
         ([GAINS, LOSES], MIXED),
+        ([MAY_GAIN, UNCLEAR], MAY_GAIN),
+        ([LOSES, MAY_LOSE], LOSES),
+        ([GAINS, MAY_LOSE], MIXED),
+        ([UNDEFINED, MAY_LOSE], MAY_LOSE),
         ([UNCLEAR, UNCLEAR], UNCLEAR),
         ([UNDEFINED, LOSES], LOSES),
         ([UNDEFINED, UNDEFINED], UNDEFINED),

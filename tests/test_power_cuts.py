@@ -353,6 +353,7 @@ ALLOWED = {
     "report/tables_folder.py": "tested above",
     "server/run_folder.py": "tested above",
     "server/checkpoint_removal.py": "tested above",
+    "studies/study.py": "removes results of the study that --force replaces",
     "data/dataset_folder.py": "tested above",
     "data/partition_chart.py": "draws in a folder that dataset_folder.py syncs",
     "ml/model_files.py": "tested in test_model_saver.py",

@@ -59,8 +59,9 @@ def test_a_card_shows_the_verdict_that_it_is_given_whatever_its_interval() -> No
     ("verdict", "tone"),
     [
         (Verdict.GAINS, "good"),
-        (Verdict.MIXED, "mixed"),
+        (Verdict.MAY_GAIN, "good"),
         (Verdict.UNCLEAR, "neutral"),
+        (Verdict.MAY_LOSE, "bad"),
         (Verdict.LOSES, "bad"),
         (Verdict.UNDEFINED, "unknown"),
     ],

@@ -10,12 +10,11 @@ from federated_health.data.task_files import HEART_DISEASE
 from federated_health.ml.curves import Curve
 from federated_health.ml.metrics import figure_title
 from federated_health.ml.targets.binary import Counts
-from federated_health.ml.verdicts import Interval, Verdict
+from federated_health.ml.verdicts import Interval
 from federated_health.report.formatting import (
     figure,
     largest_of,
     list_some,
-    list_verdicts,
     number_of,
     percent_of,
     with_interval,
@@ -116,12 +115,6 @@ def test_the_first_forty_entries_of_a_long_list_are_named() -> None:
     assert ", 39, " in long
     assert "1,001 more" in long
     assert "40" not in long
-
-
-def test_verdicts_are_counted_in_their_order() -> None:
-    text = list_verdicts([Verdict.UNDEFINED, Verdict.UNCLEAR, *["gains"] * 1200])
-    assert text == "1,200 hospitals: gains; 1: no clear difference; 1: too few patients."
-    assert list_verdicts([Verdict.LOSES]) == "1 hospital: loses."
 
 
 def test_the_first_forty_rows_and_the_last_ones_of_a_long_table_are_shown() -> None:

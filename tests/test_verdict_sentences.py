@@ -181,12 +181,21 @@ def test_risks_that_are_far_off_are_named_without_a_clear_difference() -> None:
         assert not has_news(of)
 
 
+def test_figures_of_a_clear_difference_are_never_the_same() -> None:
+    of = entry("binary", UNCLEAR, GAINS)
+    for model, value in (("federated", 0.09661), ("own", 0.09672)):
+        of["comparisons"]["brier"][model]["value"] = value
+
+    assert "Brier score 0.0966 against 0.0967" in describe_verdict(TARGET, of)
+
+
 def test_a_difference_that_is_clear_before_the_adjustment_is_named() -> None:
-    of = entry("binary", UNCLEAR, UNCLEAR)
-    assert "adjustment" not in describe_verdict(TARGET, of)
-    of["comparisons"]["brier"]["difference"]["p_value"] = 0.02
+    assert "adjustment" not in describe_verdict(TARGET, entry("binary", UNCLEAR, UNCLEAR))
 
-    (last,) = [part for part in describe_verdict(TARGET, of).split(". ") if "adjustment" in part]
+    text = describe_verdict(TARGET, entry("binary", UNCLEAR, Verdict.MAY_LOSE))
 
+    assert "risks may be less accurate" in text
+    (last,) = [part for part in text.split(". ") if "adjustment" in part]
     assert "Brier score" in last
     assert "ROC-AUC" not in last
+    assert "Both" in describe_verdict(TARGET, entry("binary", Verdict.MAY_GAIN, Verdict.MAY_GAIN))

@@ -21,7 +21,8 @@ MODELS_NOTE = (
 )
 BENEFIT_NOTE = (
     "Above 0 the federated model is better. p is adjusted for the number of hospitals (Holm), intervals are not. "
-    "gains or loses: p below 0.05. Intervals are over patients, given the fitted models."
+    "gains, loses: p is below 0.05; may gain, may lose: only before the adjustment. "
+    "Intervals are over patients, given the fitted models."
 )
 AUC_NOTE = "all: over all patients together; too high where the shares of classes differ between hospitals."
 

@@ -32,8 +32,8 @@ AUC_NOTE = (
 
 BENEFIT_NOTE = (
     "own: a model trained on the hospital's own rows alone. A difference above 0 means that the federated model is "
-    "better; with a 95 % interval. A difference is clear if its p-value, adjusted for the number of hospitals (Holm), "
-    "is below 0.05; intervals are not adjusted. * {few}: too noisy to interpret."
+    "better; with a 95 % interval. gains, loses: the p-value, adjusted for the number of hospitals (Holm), is below "
+    "0.05; may gain, may lose: it is only before the adjustment. * {few}: too noisy to interpret."
 )
 
 

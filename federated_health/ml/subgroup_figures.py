@@ -4,9 +4,9 @@ All intervals have a level of 95 %. Groups are compared over all hospitals toget
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from math import exp, isfinite, log, sqrt
+from math import exp, isfinite, lgamma, log, sqrt
 from statistics import NormalDist
 from typing import Any
 
@@ -14,12 +14,10 @@ import numpy as np
 
 from federated_health.data.subgroups import Subgroup, subgroups_of
 from federated_health.data.tasks import Task
-from federated_health.ml.intervals import Estimate, interval_of
+from federated_health.ml.intervals import NORMAL, Estimate, interval_of, wilson_interval
 from federated_health.ml.subgroups import GroupFigures, merge_groups, ratio_of
-from federated_health.ml.verdicts import SIGNIFICANCE, Interval, holm
+from federated_health.ml.verdicts import MIN_CLASS_SIZE, SIGNIFICANCE, Interval, holm
 from federated_health.names import FEDERATION
-
-Z = NormalDist().inv_cdf(0.975)
 
 MAX_LOG_DEVIATION = 100.0
 """Standard deviation of the logarithm of observed/expected above which it is not known; its interval would overflow."""
@@ -27,15 +25,11 @@ MAX_LOG_DEVIATION = 100.0
 COMPARED = ("roc_auc", "sensitivity", "specificity", "observed_expected")
 """Figures by which groups are compared."""
 
+ROUNDING = 1e-7
+"""Tables whose chances differ by less, relatively, are equally likely."""
+
 Figures = Mapping[str, Any]
 """Figures of one group, as in metrics.json."""
-
-
-def wilson(share: float, number: float) -> Interval:
-    """A share of an effective number of patients, with its interval (Wilson 1927)."""
-    centre, spread = share + Z**2 / (2 * number), Z * sqrt(share * (1 - share) / number + Z**2 / (4 * number**2))
-    low, high = ((centre + sign * spread) / (1 + Z**2 / number) for sign in (-1, 1))
-    return Interval(value=share, low=min(max(low, 0.0), share), high=max(min(high, 1.0), share))
 
 
 def figures_of(group: GroupFigures) -> dict[str, Any]:
@@ -65,7 +59,11 @@ def _specificity(group: GroupFigures) -> tuple[float, float]:
 
 
 def _share(share: float, number: float) -> Interval:
-    return wilson(share, number) if number > 0 else Interval()
+    """A share of an effective number of patients, with its interval."""
+    if not number > 0:
+        return Interval()
+    low, high = wilson_interval(np.array(share), np.array(number))
+    return Interval(value=share, low=float(low), high=float(high))
 
 
 def _roc_auc(group: GroupFigures) -> Interval:
@@ -78,15 +76,19 @@ def _roc_auc(group: GroupFigures) -> Interval:
 
 
 def _normal(value: float, variance: float) -> Interval:
-    half = Z * sqrt(variance)
+    half = NORMAL * sqrt(variance)
     return Interval(value=value, low=value - half, high=value + half) if variance > 0 else Interval()
 
 
 def _observed_expected(group: GroupFigures) -> Interval:
-    """Observed per expected events, whose logarithm has about a normal distribution (Debray et al. 2017)."""
-    if not group.positives or not group.expected or _log_deviation(group) > MAX_LOG_DEVIATION:
+    """Observed per expected events, whose logarithm has about a normal distribution (Debray et al. 2017).
+
+    Not defined with few rows of a class: outcomes that are all the same would seem to have no variance.
+    """
+    few = min(group.positives, group.negatives) < MIN_CLASS_SIZE
+    if few or not group.expected or _log_deviation(group) > MAX_LOG_DEVIATION:
         return Interval()
-    value, factor = group.positives / group.expected, exp(Z * _log_deviation(group))
+    value, factor = group.positives / group.expected, exp(NORMAL * _log_deviation(group))
     interval = Interval(value=value, low=value / factor, high=value * factor)
     return interval if isfinite(value * factor) else Interval()
 
@@ -115,7 +117,8 @@ def clear_differences(groups: Sequence[Subgroup], merged: Sequence[GroupFigures]
     """The clear differences between groups, and the number of comparisons for which their p-values are adjusted.
 
     Compared are all pairs of groups of a column by each of COMPARED that both have: sensitivity and
-    specificity by the score test of two shares, observed per expected events on the logarithmic scale.
+    specificity by Fisher's exact test of two shares of effective numbers, since groups are often small and shares near
+    1; observed per expected events on the logarithmic scale.
     """
     found = []
     for (first, one), (second, two) in combinations(zip(groups, merged, strict=True), 2):
@@ -134,7 +137,7 @@ def clear_differences(groups: Sequence[Subgroup], merged: Sequence[GroupFigures]
             )
     adjusted = holm(difference.p_value for difference in found)
     clear = [
-        GroupDifference(**{**vars(difference), "p_value": p_value})
+        replace(difference, p_value=p_value)
         for difference, p_value in zip(found, adjusted, strict=True)
         if p_value < SIGNIFICANCE
     ]
@@ -149,13 +152,30 @@ def _p_value(figure: str, one: GroupFigures, two: GroupFigures) -> float:
     elif figure == "roc_auc":
         values, variance = [of.roc_auc for of in (one, two)], one.auc_variance + two.auc_variance
     else:
-        shares = [(_sensitivity if figure == "sensitivity" else _specificity)(of) for of in (one, two)]
-        values, numbers = [value for value, _ in shares], [number for _, number in shares]
-        common = float(np.average(values, weights=numbers))
-        variance = common * (1 - common) * sum(1 / number for number in numbers)
+        return fisher(*((_sensitivity if figure == "sensitivity" else _specificity)(of) for of in (one, two)))
     if variance <= 0:
         return 1.0
     return 2 * NormalDist().cdf(-abs(values[0] - values[1]) / sqrt(variance))
+
+
+def fisher(one: tuple[float, float], two: tuple[float, float]) -> float:
+    """Two-sided p-value of Fisher's exact test of two shares (Fisher 1935), each with its number.
+
+    Effective numbers, and the numbers of patients that shares are of, are rounded.
+    """
+    numbers = [round(number) for _, number in (one, two)]
+    first, second = (round(share * number) for (share, _), number in zip((one, two), numbers, strict=True))
+    right = first + second
+    possible = range(max(0, right - numbers[1]), min(numbers[0], right) + 1)
+    logs = np.array([_log_choices(numbers[0], k) + _log_choices(numbers[1], right - k) for k in possible])
+    chances = np.exp(logs - _log_choices(sum(numbers), right))
+    of_found = chances[first - possible.start]
+    return float(min(1.0, chances[chances <= of_found * (1 + ROUNDING)].sum()))
+
+
+def _log_choices(number: int, chosen: int) -> float:
+    """Logarithm of the binomial coefficient."""
+    return lgamma(number + 1) - lgamma(chosen + 1) - lgamma(number - chosen + 1)
 
 
 def summarise_subgroups(

@@ -58,13 +58,23 @@ class Comparison:
 
 
 class Verdict(StrEnum):
-    """What a hospital gains by joining."""
+    """What a hospital gains by joining.
+
+    It may gain or lose where the difference is clear for this hospital alone, but not after the adjustment for the
+    number of hospitals.
+    """
 
     GAINS = "gains"
+    MAY_GAIN = "may gain"
     MIXED = "gains and loses"
     UNCLEAR = "no clear difference"
+    MAY_LOSE = "may lose"
     LOSES = "loses"
     UNDEFINED = "cannot be said"
+
+
+BETTER, WORSE = (Verdict.GAINS, Verdict.MAY_GAIN), (Verdict.LOSES, Verdict.MAY_LOSE)
+"""Verdicts in favour of the federated model, and against it; the clear one first."""
 
 
 def verdict_text(verdict: str) -> str:
@@ -81,16 +91,22 @@ def judge(difference: Difference, p_value: float | None = None) -> Verdict:
     p_value = difference.p_value if p_value is None else p_value
     if difference.value is None or p_value is None:
         return Verdict.UNDEFINED
-    if p_value >= SIGNIFICANCE:
-        return Verdict.UNCLEAR
-    return Verdict.GAINS if difference.value > 0 else Verdict.LOSES
+    clear, perhaps = BETTER if difference.value > 0 else WORSE
+    if p_value < SIGNIFICANCE:
+        return clear
+    return perhaps if (difference.p_value or 0.0) < SIGNIFICANCE else Verdict.UNCLEAR
 
 
 def judge_hospitals(differences: Mapping[str, Difference]) -> dict[str, Verdict]:
-    """The verdict of each hospital on one figure, with p-values that `holm` adjusts for the number of hospitals."""
-    known = {name: of.p_value for name, of in differences.items() if of.p_value is not None}
-    adjusted = dict(zip(known, holm(known.values()), strict=True))
+    """The verdict of each hospital on one figure, with p-values that are adjusted for the number of hospitals."""
+    adjusted = adjust_p_values(differences)
     return {name: judge(of, adjusted.get(name)) for name, of in differences.items()}
+
+
+def adjust_p_values(differences: Mapping[str, Difference]) -> dict[str, float]:
+    """P-values of the hospitals that have one, adjusted for the number of these (see `holm`)."""
+    known = {name: of.p_value for name, of in differences.items() if of.p_value is not None}
+    return dict(zip(known, holm(known.values()), strict=True))
 
 
 def holm(p_values: Iterable[float]) -> list[float]:
@@ -106,7 +122,7 @@ def holm(p_values: Iterable[float]) -> list[float]:
 
 def combine(verdicts: Iterable[Verdict]) -> Verdict:
     """The verdict in all respects together."""
-    found = set(verdicts) - {Verdict.UNDEFINED}
-    if {Verdict.GAINS, Verdict.LOSES} <= found:
+    found = set(verdicts)
+    if found & {*BETTER} and found & {*WORSE}:
         return Verdict.MIXED
-    return next((one for one in (Verdict.GAINS, Verdict.LOSES, Verdict.UNCLEAR) if one in found), Verdict.UNDEFINED)
+    return next((one for one in (*BETTER, *WORSE, Verdict.UNCLEAR) if one in found), Verdict.UNDEFINED)

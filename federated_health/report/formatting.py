@@ -1,7 +1,6 @@
 """Formatting of numbers, intervals and long lists in reports."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
@@ -10,7 +9,7 @@ from federated_health.data.columns import Label
 from federated_health.data.tasks import Task
 from federated_health.ml.bootstrap import LEVEL
 from federated_health.ml.metrics import SMALL_CLASS
-from federated_health.ml.verdicts import MIN_CLASS_SIZE, Interval, Verdict, verdict_text
+from federated_health.ml.verdicts import MIN_CLASS_SIZE, Interval
 
 T = TypeVar("T")
 
@@ -100,15 +99,6 @@ def list_some(parts: Iterable[str], joint: str = "; ") -> str:
     parts = list(parts)
     more = [f"and {len(parts) - MAX_ROWS:,} more"] if len(parts) > MAX_ROWS else []
     return joint.join([*parts[:MAX_ROWS], *more])
-
-
-def list_verdicts(verdicts: Iterable[str]) -> str:
-    """The number of hospitals with each verdict."""
-    counts = Counter(verdicts)
-    first, *others = [verdict for verdict in Verdict if counts[verdict]]
-    parts = [f"{number_of(counts[first], 'hospital')}: {verdict_text(first)}"]
-    parts += [f"{counts[verdict]:,}: {verdict_text(verdict)}" for verdict in others]
-    return f"{'; '.join(parts)}."
 
 
 def today() -> str:

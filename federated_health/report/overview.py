@@ -27,13 +27,15 @@ from federated_health.report.page import SYMBOLS, Block, Card, Cards, Folded, Pi
 from federated_health.report.panels import Panels
 from federated_health.report.verdict_sentences import describe_verdict
 
-MAX_FOREST = 24
+MAX_FOREST = 22
 """Largest number of hospitals in the picture of the first screen."""
 
 TONES = {
     Verdict.GAINS: "good",
+    Verdict.MAY_GAIN: "good",
     Verdict.MIXED: "mixed",
     Verdict.UNCLEAR: "neutral",
+    Verdict.MAY_LOSE: "bad",
     Verdict.LOSES: "bad",
     Verdict.UNDEFINED: "unknown",
 }

@@ -1,7 +1,7 @@
 """The page of a run, for the server or for one hospital, which sees less, and the data from which it is made."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import nan
 from pathlib import Path
@@ -19,10 +19,17 @@ from federated_health.ml.rounds import Round
 from federated_health.ml.targets.binary_figures import SCORE_FIGURES
 from federated_health.ml.verdicts import Interval
 from federated_health.names import FEDERATION, MODEL
-from federated_health.report import checklist, overview, recalibration, sample_size, sections
+from federated_health.report import (
+    checklist,
+    decision_curves,
+    overview,
+    recalibration,
+    sample_size,
+    sections,
+    subgroups,
+)
 from federated_health.report.cells import Cell, Marked, figure_cell
 from federated_health.report.charts import draw_forest
-from federated_health.report.decision_curves import sections_of_run
 from federated_health.report.formatting import (
     INTERVAL,
     MAX_ROWS,
@@ -39,7 +46,6 @@ from federated_health.report.formatting import (
 )
 from federated_health.report.page import Block, Caution, Folded, Number, Numbers, Page, Picture, Section, write_report
 from federated_health.report.panels import Panels, panels_of
-from federated_health.report.subgroups import subgroup_sections
 from federated_health.settings import Settings
 
 
@@ -143,21 +149,25 @@ def page_of_run(run: RunSummary) -> Page:
             _quality(run, panels),
             *_curves_and_decisions(run, panels),
             *recalibration.sections_of_run(run),
-            *sections_of_run(run),
-            *subgroup_sections(run.task, run.figures, _why_no_subgroups(run)),
+            *decision_curves.sections_of_run(run),
+            *subgroups.subgroup_sections(run.task, run.figures, _why_no_subgroups(run)),
             *sections.learning_curves(run.rounds, panels),
             *_holdings(run, panels),
             *_importance(run, panels),
-            *sample_size.sections_of_run(run),
+            *_folded(sample_size.sections_of_run(run)),
             *_participants(run),
             sections.network_section(run.task, run.config),
             *([load_private_runs().privacy_section(run, panels)] if run.config.privacy else []),
-            *([replace(section, folded=True) for section in run.sent] or [_sent_by_hospitals(run, panels)]),
+            *(_folded(run.sent) or [_sent_by_hospitals(run, panels)]),
             *_settings(run, panels),
             _limits(run, panels),
         ],
     )
     return checklist.with_checklist(page, checklist.known_of_run(run))
+
+
+def _folded(parts: Iterable[Section]) -> list[Section]:
+    return [replace(part, folded=True) for part in parts]
 
 
 def _question(run: RunSummary, panels: Panels) -> str:

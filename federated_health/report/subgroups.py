@@ -23,10 +23,14 @@ DRAWN = ("roc_auc", "sensitivity", "specificity")
 """Figures in the picture: those between 0 and 1."""
 
 READING = (
-    f"Sensitivity and specificity have Wilson intervals. The ROC-AUC is over pairs of patients of one hospital, and "
-    f"needs {MIN_CLASS_SIZE} patients of each class, as calibration does. Observed/expected above 1 and a calibration "
-    "intercept above 0 mean that risks are too low. At one threshold, sensitivity is higher and specificity lower "
-    "where risks are higher; so look at the ROC-AUC and at observed/expected, too."
+    "Sensitivity and specificity have Wilson intervals. The ROC-AUC is over pairs of patients of one hospital; like "
+    f"observed/expected and calibration, it needs {MIN_CLASS_SIZE} patients of each class. Observed/expected above 1 "
+    "and a calibration intercept above 0 mean that risks are too low. At one threshold, sensitivity is higher and "
+    "specificity lower where risks are higher; so look at the ROC-AUC and at observed/expected, too."
+)
+CANCELLING = (
+    "Observed/expected is that of all hospitals together, calibration a mean weighted by precision: opposite faults of "
+    "hospitals cancel in them, so look at each hospital, too."
 )
 SUPPRESSION = (
     "A hospital whose data are not public sends nothing of a group with a count below its minimum cell "
@@ -59,16 +63,19 @@ def subgroup_sections(
     hospitals = groups["hospitals"]
     shown = groups.get(everyone) or next(iter(hospitals.values()))
     rows = _by_group(shown)
-    counts = (
-        "" if everyone not in groups else "hospitals: the number of those that have patients in it and sent figures. "
-    )
+    notes = [
+        "hospitals: the number of those that have patients in it and sent figures." if everyone in groups else "",
+        READING,
+        CANCELLING if everyone in groups else "",
+        SUPPRESSION if patients == "held-out" else "",
+    ]
     blocks: list[Block] = [
         *_describe_differences(task, groups, shown),
         figures_table(
             f"Figures of subgroups, {patients} patients ({INTERVAL})",
             {name: _cells(of) for name, of in rows.items()},
             first="group",
-            note=f"{counts}{READING} {SUPPRESSION if patients == 'held-out' else ''}".strip(),
+            note=" ".join(filter(None, notes)),
         ),
         _draw(rows, patients),
     ]

@@ -214,7 +214,7 @@ figcaption, .aside { margin: .7rem 0 0; color: var(--muted); }
 figcaption { max-width: 42rem; font-size: .875rem; }
 figcaption span { color: var(--ink); }
 .aside { max-width: none; font-size: .875rem; line-height: 1.45; columns: 26rem 2; column-gap: 2rem; }
-th, td { padding: .45rem .8rem .45rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--grid); }
+th, td { padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--grid); }
 th:last-child, td:last-child { padding-right: 0; }
 th { font-weight: 500; }
 thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; border-bottom: 1px solid var(--muted); }

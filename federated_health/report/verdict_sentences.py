@@ -5,8 +5,8 @@ from typing import Any
 
 from federated_health.ml.metrics import figure_title
 from federated_health.ml.targets import Target
-from federated_health.ml.verdicts import SIGNIFICANCE, Verdict
-from federated_health.report.formatting import capitalise, figure, with_minus
+from federated_health.ml.verdicts import BETTER, WORSE, Verdict
+from federated_health.report.formatting import capitalise, with_minus
 
 MIN_FAULT = 0.1
 """Smallest deviation of a calibration intercept from 0, or of a slope from 1, that explains less accurate risks."""
@@ -30,18 +30,21 @@ def describe_verdict(target: Target[Any], entry: Mapping[str, Any]) -> str:
     known = {name: of for name, of in entry["comparisons"].items() if of["verdict"] != Verdict.UNDEFINED}
     if not known:
         return f"{capitalise(target.no_verdict)}: too few for a verdict."
-    clear = {name: of for name, of in known.items() if of["verdict"] != Verdict.UNCLEAR}
-    unclear = {name: of for name, of in known.items() if name not in clear}
+    clear, perhaps, unclear = (
+        {name: of for name, of in known.items() if of["verdict"] in verdicts}
+        for verdicts in ((BETTER[0], WORSE[0]), (BETTER[1], WORSE[1]), (Verdict.UNCLEAR,))
+    )
     predictions = _PREDICTIONS.get(target.label.kind, "predictions")
-    sentences = [_clear_sentence(clear, predictions, entry)] if clear else [_no_difference(unclear, predictions)]
-    if clear:
+    sentences = [_difference(of, predictions, entry, is_clear=of is clear) for of in (clear, perhaps) if of]
+    if sentences:
         sentences += [_open_question(name, of, predictions) for name, of in unclear.items()]
+    else:
+        sentences.append(_no_difference(unclear, predictions))
     if faults := _lone_faults(entry):
         sentences.append(f"On these patients, the federated model's {predictions} are {' and '.join(faults)}.")
-    if adjusted := [figure_title(name) for name, of in unclear.items() if of["difference"]["p_value"] < SIGNIFICANCE]:
-        titles = " and of the ".join(adjusted)
-        is_clear = "the difference would be clear" if len(adjusted) == 1 else "the differences would be clear"
-        sentences.append(f"Without the adjustment for the number of hospitals, {is_clear}: that of the {titles}.")
+    if perhaps:
+        which = "Both differences are" if len(perhaps) > 1 else f"The difference of the {figure_title(*perhaps)} is"
+        sentences.append(f"{which} clear only without the adjustment for the number of hospitals.")
     return " ".join(sentences)
 
 
@@ -50,19 +53,22 @@ def has_news(entry: Mapping[str, Any]) -> bool:
     return entry["verdict"] not in (Verdict.UNCLEAR, Verdict.UNDEFINED) or bool(_lone_faults(entry))
 
 
-def _clear_sentence(clear: Mapping[str, Mapping[str, Any]], predictions: str, entry: Mapping[str, Any]) -> str:
-    """In which respects the federated model is better or worse."""
+def _difference(
+    comparisons: Mapping[str, Mapping[str, Any]], predictions: str, entry: Mapping[str, Any], *, is_clear: bool
+) -> str:
+    """In which respects the federated model is better or worse, or may be."""
     text, last = "", None
-    for name, comparison in clear.items():
-        gains, values = comparison["verdict"] == Verdict.GAINS, _values(name, comparison)
+    ranks, are = ("ranks", "are") if is_clear else ("may rank", "may be")
+    for name, comparison in comparisons.items():
+        gains, values = comparison["verdict"] in BETTER, _values(name, comparison)
         if _is_ranking(name):
-            text = f"The federated model ranks patients {'better' if gains else 'worse'} than {_OWN} ({values})"
+            text = f"The federated model {ranks} patients {'better' if gains else 'worse'} than {_OWN} ({values})"
         else:
             quality = "more accurate" if gains else "less accurate"
             if text:
-                text += f"{', and' if gains is last else ', but'} its {predictions} are {quality} ({values})"
+                text += f"{', and' if gains is last else ', but'} its {predictions} {are} {quality} ({values})"
             else:
-                text = f"The federated model's {predictions} are {quality} than those of {_OWN} ({values})"
+                text = f"The federated model's {predictions} {are} {quality} than those of {_OWN} ({values})"
             if faults := [] if gains else list(_faults(entry.get("calibration", {}), MIN_FAULT)):
                 text += f": they are {' and '.join(faults)}"
         last = gains
@@ -114,5 +120,10 @@ def _is_ranking(name: str) -> bool:
 
 
 def _values(name: str, comparison: Mapping[str, Any]) -> str:
-    federated, own = (figure(comparison[model]["value"]) for model in ("federated", "own"))
+    """Both models' figures, with as many decimals as a clear difference needs."""
+    values = [comparison[model]["value"] for model in ("federated", "own")]
+    decimals = 3
+    if comparison["verdict"] != Verdict.UNCLEAR:
+        decimals = next((some for some in (3, 4, 5) if len({round(value, some) for value in values}) == 2), 3)
+    federated, own = (f"{value:.{decimals}f}" for value in values)
     return f"{figure_title(name)} {federated} against {own}"

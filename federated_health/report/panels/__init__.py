@@ -97,8 +97,9 @@ class Panels(ABC):
             f"Models are compared by {differences}. A hospital gains {each}if the difference is above 0, and loses if "
             f"it is below 0, with a p-value below {SIGNIFICANCE:g}; otherwise there is no clear difference. P-values "
             "are adjusted for the number of hospitals (Holm 1979) on the pages of a server or a study, and not on that "
-            "of one hospital. Intervals are never adjusted, so one without 0 need not be a clear difference. There is "
-            f"no verdict with {self.target.no_verdict}. The {INTERVAL} and the p-value of a difference are paired: "
+            "of one hospital. A hospital may gain, or may lose, where only the p-value before the adjustment is below "
+            f"{SIGNIFICANCE:g}; then the interval, which is not adjusted, does not contain 0. There is no verdict with "
+            f"{self.target.no_verdict}. The {INTERVAL} and the p-value of a difference are paired: "
             f"both models are compared on the same held-out patients ({methods}). They treat the two models as fixed: "
             "other training patients would have given other models."
         )

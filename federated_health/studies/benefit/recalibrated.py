@@ -24,18 +24,20 @@ def add_recalibrated(scores: Scores) -> Scores:
     """The scores with those of the recalibrated model, if any hospital has enough patients to fit one.
 
     A hospital's recalibration for a fold is fitted to its out-of-fold scores of the other folds of the same repeat.
-    Where they are too few, the federated model stays as it is.
+    Where they are too few, the federated model stays as it is. Its threshold is recalibrated, too, so decisions stay
+    the same, as in `predict.py`.
     """
     recalibrated = {}
     for hospital, federated in scores.models[FEDERATED].items() if scores.target.has_threshold else ():
-        outputs = federated.outputs.copy()
+        outputs, thresholds = federated.outputs.copy(), federated.thresholds.copy()
         for repeat, folds in enumerate(scores.folds[hospital]):
             for fold in np.unique(folds):
                 rows = folds == fold
                 if fitted := _fit(scores, hospital, repeat, ~rows):
                     outputs[repeat, rows] = fitted.apply(federated.outputs[repeat, rows])
+                    thresholds[repeat, rows] = fitted.apply_to_risks(federated.thresholds[repeat, rows])
         if (outputs != federated.outputs).any():
-            recalibrated[hospital] = OutOfFold(outputs, federated.thresholds)
+            recalibrated[hospital] = OutOfFold(outputs, thresholds)
     if not recalibrated:
         return scores
     return replace(scores, models={**scores.models, RECALIBRATED: {**scores.models[FEDERATED], **recalibrated}})
@@ -55,7 +57,8 @@ def describe_recalibration(scores: Scores, hospitals: Mapping[str, Any]) -> dict
 
     Returns:
         `intercept` and `slope` (None if it is 1) with intervals, fitted to all out-of-fold scores, as means over
-        repeats; figures `before` and `after`, which are cross-fitted; and `comparisons` with the own model, by figure.
+        repeats, of those without a slope unless all have one; figures `before` and `after`, which are cross-fitted;
+        and `comparisons` with the own model, by figure.
     """
     if RECALIBRATED not in scores.models:
         return {}
@@ -70,11 +73,13 @@ def describe_recalibration(scores: Scores, hospitals: Mapping[str, Any]) -> dict
         known = [line for line in lines if line is not None]
         if len(known) < len(lines):
             continue
-        slopes = [line.slope for line in known if line.slope is not None]
+        # An intercept beside a slope means something else than one alone.
+        shown = [line for line in known if line.slope is None] or known
+        slopes = [line.slope for line in shown if line.slope is not None]
         before, after = (entry["models"][model] for model in (FEDERATED, RECALIBRATED))
         described[name] = {
-            "intercept": _mean([line.intercept for line in known]),
-            "slope": _mean(slopes) if len(slopes) == len(known) else None,
+            "intercept": _mean([line.intercept for line in shown]),
+            "slope": _mean(slopes) if slopes else None,
             "before": _figures(before),
             "after": _figures(after),
             "comparisons": {

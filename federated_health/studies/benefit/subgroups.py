@@ -20,6 +20,8 @@ def study_subgroups(cohort: Cohort, scores: Scores, model: str = TrainingSetup.F
     Each figure is the mean over repeats, at the threshold of each fold's model.
     """
     task = cohort.task
+    if not task.subgroups:
+        return {}
     groups, figures = subgroups_of(task), {}
     for name, labels in scores.labels.items():
         of_hospital = scores.models[model][name]
