@@ -137,6 +137,36 @@ def test_some_figures_without_the_others_are_refused(lacking: str) -> None:
         read(content_with(**{lacking: None}))
 
 
+def test_a_comparison_on_too_few_held_out_rows_is_refused() -> None:
+    content = BENEFIT.to_content()
+    content.metric_records[METRICS]["importance"] = [0.0, 0.0, 0.0]
+    assert Benefit.from_content(content, TINY, TRAIN, 10).comparisons
+    with pytest.raises(MalformedMessageError, match="too few held-out rows"):
+        Benefit.from_content(content, TINY, TRAIN, 9)
+
+
+@pytest.mark.parametrize("kind", ["classes", "number", "count"])
+def test_losses_that_overflow_a_page_are_refused(kind: str) -> None:
+    task, columns = task_of(kind), np.zeros(len(task_of(kind).columns))
+    *others, figure = target_of(task).comparisons
+
+    def benefit(loss: float) -> Benefit:
+        nothing = Difference(value=0.0, low=0.0, high=0.0, p_value=1.0)
+        compared = {
+            name: Comparison(
+                own=Interval(value=of, low=of, high=of),
+                federated=Interval(value=of, low=of, high=of),
+                difference=nothing,
+            )
+            for name, of in {**dict.fromkeys(others, 0.5), figure: loss}.items()
+        }
+        return Benefit(comparisons=compared, calibration={}, importance=columns, observed=columns)
+
+    assert Benefit.from_content(benefit(1e99).to_content(), task, TRAIN, TEST).comparisons
+    with pytest.raises(MalformedMessageError, match="is not between"):
+        Benefit.from_content(benefit(1e101).to_content(), task, TRAIN, TEST)
+
+
 @pytest.mark.parametrize("shift", [-0.03, 0.03])
 @pytest.mark.parametrize("figure", ["roc_auc", "brier"])
 def test_a_difference_that_contradicts_the_figures_is_refused(figure: str, shift: float) -> None:
@@ -392,8 +422,9 @@ def test_fewer_than_five_patients_of_one_class_have_no_verdict(positives: int, n
     assert read(over_the_wire(benefit.to_content())).importance.tolist() == benefit.importance.tolist()
 
 
-def test_a_model_that_diverged_has_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rate of e^400 events per patient: its deviance is a number, and its variance is not."""
+@pytest.mark.parametrize("log_rate", [400.0, 300.0])
+def test_a_model_that_diverged_has_no_verdict(monkeypatch: pytest.MonkeyPatch, log_rate: float) -> None:
+    """A rate of e^400 events per patient: its deviance is a number, and its variance is not. One of e^300 has both."""
     hospital = Hospital(
         name="a", task=task_of("count"), train=patients_of("count", 20), test=patients_of("count", 20, seed=2)
     )
@@ -403,7 +434,7 @@ def test_a_model_that_diverged_has_no_verdict(monkeypatch: pytest.MonkeyPatch) -
         may_measure = False
 
         def score(self, _: Any) -> npt.NDArray[np.float32]:
-            return np.full(20, 400.0, dtype=np.float32)
+            return np.full(20, log_rate, dtype=np.float32)
 
     monkeypatch.setattr("federated_health.hospital.benefit.score_alone", lambda *_: np.zeros(20, dtype=np.float32))
 

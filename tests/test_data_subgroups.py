@@ -89,6 +89,13 @@ def test_a_mistake_is_one_line_with_the_key(declared: str, key: str, problem: st
     assert "\n" not in text
 
 
+def test_codes_of_the_same_meaning_are_no_groups() -> None:
+    """Figures are by the name of a group: one group would replace the other."""
+    task = TASK.replace('1 = "male"', '1 = "female"').replace("SUBGROUPS", 'sex = "codes"')
+    with pytest.raises(DataError, match=r"subgroups\.sex: expected codes of sex with different meanings"):
+        parse_task(task.encode(), "stroke.toml")
+
+
 def test_only_a_table_declares_subgroups() -> None:
     with pytest.raises(DataError, match="subgroups: expected a table"):
         parse_task(

@@ -14,7 +14,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 from federated_health.data.subgroups import Subgroup, subgroups_of
 from federated_health.data.task_files import HEART_DISEASE
-from federated_health.ml.subgroup_figures import clear_differences, figures_of, fisher, summarise_subgroups, wilson
+from federated_health.ml.intervals import wilson_interval
+from federated_health.ml.subgroup_figures import clear_differences, figures_of, fisher, summarise_subgroups
 from federated_health.ml.subgroups import GroupFigures, measure_groups, merge_groups
 from federated_health.ml.targets.binary import probability
 
@@ -71,10 +72,8 @@ def test_counts_and_shares_are_those_of_the_predictions() -> None:
 
 @pytest.mark.parametrize(("successes", "number"), [(0, 7), (7, 7), (3, 7), (40, 41)])
 def test_the_wilson_interval_is_that_of_statsmodels(successes: int, number: int) -> None:
-    interval = wilson(successes / number, number)
-    assert [interval.low, interval.high] == pytest.approx(
-        proportion_confint(successes, number, method="wilson"), abs=1e-12
-    )
+    low, high = wilson_interval(np.array(successes / number), np.array(number))
+    assert (low, high) == pytest.approx(proportion_confint(successes, number, method="wilson"), abs=1e-12)
 
 
 def test_the_roc_auc_is_scikit_learn_s_with_delong_s_variance() -> None:

@@ -62,18 +62,18 @@ def test_curves_of_a_run_count_all_rows() -> None:
 def test_a_study_shows_the_own_model_too() -> None:
     scores, labels = patients(120)
     worse = scores + np.random.default_rng(2).normal(0, 2, 120)
-    models = {"federated": count_decisions(scores, labels), "own patients only": count_decisions(worse, labels)}
+    models = {"federated": count_decisions(scores, labels), "own": count_decisions(worse, labels)}
     (part,) = decision_sections({"basel": models, "all patients": models}, "Out-of-fold risks.", "all patients")
 
     (table,) = blocks(part, Table)
-    assert [column.split(",")[0] for column in table.columns[1:4]] == ["federated", "own patients only", "everybody"]
+    assert [column.split(",")[0] for column in table.columns[1:4]] == ["federated", "own", "everybody"]
     (picture,) = blocks(part, Picture)
-    assert "thin: own patients only" in picture.caption
+    assert "thin: own" in picture.caption
 
     described = describe_decision_curves({"basel": models})
     assert described["thresholds"] == THRESHOLDS.tolist()
-    of_own = described["basel"]["own patients only"]
-    assert of_own["net_benefit"] == pytest.approx(models["own patients only"].net_benefit)
+    of_own = described["basel"]["own"]
+    assert of_own["net_benefit"] == pytest.approx(models["own"].net_benefit)
     low, value, high = (np.array(of_own[name]) for name in ("low", "net_benefit", "high"))
     assert ((low <= value) & (value <= high)).all()
     assert described["basel"]["treat_all"][0] == pytest.approx(labels.mean() - (1 - labels.mean()) / 99)

@@ -1,5 +1,6 @@
 """Figures of subgroups that leave a hospital whose data are not public: no subtraction shows few patients."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from flwr.app import MetricRecord
 from scipy.optimize import linprog
 
 from federated_health.data.hospital import Hospital, Patients
@@ -22,7 +24,9 @@ from federated_health.hospital.subgroup_disclosure import round_figures, suppres
 from federated_health.messages.content import DIFFERENCING, SMALL_CELL, SWITCHED_OFF, Evaluation
 from federated_health.messages.records import MalformedMessageError
 from federated_health.messages.releases import size_of
+from federated_health.messages.subgroups import read_subgroups
 from federated_health.messages.validation import read_evaluation
+from federated_health.ml.subgroup_figures import summarise_subgroups
 from federated_health.ml.subgroups import NAMES, GroupFigures, measure_groups
 from federated_health.ml.targets import target_of
 from tests.support.targets import task_of
@@ -254,6 +258,15 @@ def test_an_edge_that_moves_many_patients_is_another_question(tmp_path: Path) ->
     assert columns_that_leave(hospital_of(rows, moved), tmp_path / "memory.json") == {"sex", "age"}
 
 
+def test_only_groups_that_are_remembered_leave() -> None:
+    """By their classes, the second group would be found from the total and the first one, so it is not remembered.
+
+    It does not leave either where a small cell of the first one hides both.
+    """
+    cells = [(40, 40, 38, 2), (10, 10, 10, 10), (1, 1, 1, 0)]
+    assert released(groups(3), cells, np.sum(cells, axis=0).tolist()) == [False, False, False]
+
+
 # What the server reads
 
 
@@ -273,11 +286,11 @@ WRONG = {
     "true_positives": [-1.0, 0.5, 1e6, np.nan],
     "expected": [-1.0, 1e9, np.inf],
     "excess_variance": [-1.0, 1e12],
-    "sensitivity_number": [-1.0, 1e6],
+    "sensitivity_number": [-1.0, 0.9, 1e6],
     "roc_auc": [-0.1, 1.1],
-    "auc_variance": [-0.1, 0.3],
+    "auc_variance": [-0.1, 1e-30, 0.6],
     "intercept": [1e40],
-    "intercept_variance": [-1.0, 1e9],
+    "intercept_variance": [-1.0, 5e-324, 1e9],
     "slope": [1e3],
     "slope_variance": [-1e-9, 0.0],
 }
@@ -295,6 +308,43 @@ def test_impossible_figures_are_rejected(name: str, value: float) -> None:
             final=True,
             task=HEART_DISEASE,
         )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_honest_figures_are_rejected(seed: int) -> None:
+    """Patients with many rows of both classes, and scores that say little or far too much."""
+    generator = np.random.default_rng(seed)
+    number_of_rows = generator.choice([2, 4, 100], int(generator.integers(5, 9)))
+    patients = np.repeat(np.arange(len(number_of_rows)), number_of_rows)
+    labels = np.arange(len(patients)) % 2
+    scores = (generator.normal(size=len(number_of_rows)) * generator.choice([0.0, 0.1, 50, 800]))[patients]
+    values = np.zeros((len(patients), 1))
+    measured = measure_groups(groups(1), values, scores, labels.astype(np.float32), 0.5, patients)
+
+    for figures in (measured[0], round_figures(measured[0])):
+        metrics = MetricRecord({"subgroups": figures.sent + [0.0] * len(NAMES) * 4})
+        read_subgroups(metrics, HEART_DISEASE, None, len(patients))
+
+
+def test_figures_that_are_accepted_can_be_shown_whatever_they_are() -> None:
+    """The server summarises the most extreme figures that it accepts, of one hospital and together with another."""
+    generator = np.random.default_rng(0)
+    honest = evaluation_of(hospital_of(patients_of(300))).subgroups
+    for _ in range(200):
+        negatives = generator.choice([5.0, 1e6])
+        most = {
+            "roc_auc": generator.choice([0.0, 1.0]),
+            "auc_variance": generator.choice([1e-20, 0.5]),
+            "intercept": generator.choice([-1e38, 1e38]),
+            "intercept_variance": generator.choice([1e-20, 1e6]),
+            "expected": generator.choice([0.0, 5e-324, 1.0]),
+            "excess_variance": generator.choice([0.0, 8 * (5 + negatives) ** 2]),
+            "sensitivity_number": 1.0,
+        }
+        first = GroupFigures(true_positives=5.0, true_negatives=negatives, **most)
+        metrics = MetricRecord({"subgroups": first.sent + honest[1].sent + [0.0] * len(NAMES) * 3})
+        read = read_subgroups(metrics, HEART_DISEASE, None, 10**8)
+        json.dumps(summarise_subgroups(HEART_DISEASE, {"a": read, "b": honest}), allow_nan=False)
 
 
 def test_groups_of_more_rows_than_the_hospital_has_are_rejected() -> None:

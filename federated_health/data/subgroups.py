@@ -79,6 +79,10 @@ def check_subgroups(
         if isinstance(column, Category):
             if value != CODES:
                 raise top.error(f'expected "{CODES}", since {name} is a category', "subgroups", name)
+            if len(set(column.codes.values())) < len(column.codes):
+                raise top.error(
+                    f"expected codes of {name} with different meanings, which name the groups", "subgroups", name
+                )
             number += len(column.codes)
             continue
         if not _are_edges(value, column):

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.hospital.recalibration import recalibrate
-from federated_health.messages.benefit import Benefit
+from federated_health.messages.benefit import Benefit, is_sendable
 from federated_health.messages.content import TrainConfig
 from federated_health.ml.bootstrap import PERMUTATIONS, labels_of_patients
 from federated_health.ml.calibration import calibration
@@ -36,8 +36,8 @@ def measure_benefit(local: "LocalModel", weights: Weights, train_config: TrainCo
     if local.target.can_compare(labels_of_patients(held_out.labels, held_out.ids)):
         outputs, alone = local.score(weights), score_alone(local, train_config)
         comparisons = compare_models(local.target, outputs, alone, held_out.labels, held_out.ids)
-        if any(comparison.difference.value is None for comparison in comparisons.values()):
-            comparisons = {}  # losses of a model that diverged are too large for their variance
+        if not all(map(is_sendable, comparisons.values())):
+            comparisons = {}  # losses of a model that diverged are too large for their variance, or to be shown
         elif hospital.task.label.kind == "binary":
             scores = {"own": alone, "federated": outputs}
             calibrations = {model: calibration(of, held_out.labels) for model, of in scores.items()}

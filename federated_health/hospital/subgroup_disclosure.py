@@ -14,7 +14,7 @@ that there are at most as many as in either and at least as many as both have mo
 only where the number is 0 or that of a whole group.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from federated_health.data.subgroups import Subgroup
@@ -42,13 +42,28 @@ def suppress_groups(
         exposed: columns whose groups differ from those of an earlier release by too few patients.
     """
     kept: set[int] = set()
+    cells = {place: of.cells for place, of in enumerate(figures)}
+    classes = {place: _classes_of(of) for place, of in cells.items()}
     for column in {group.column for group in groups} - set(exposed):
-        places = [place for place, group in enumerate(groups) if group.column == column]
-        released = {place for place in places if is_safe(figures[place].cells, minimum)}
-        while released and not is_safe(_subtract(total, [figures[place] for place in released]), minimum):
-            released.remove(min(released, key=lambda place: (sum(figures[place].cells), place)))
-        kept |= released
+        places = {place for place, group in enumerate(groups) if group.column == column}
+        # Of the groups that `release_memory` chooses by their classes alone, and remembers: no others.
+        remembered = _choose(places, classes, _classes_of(total), minimum)
+        kept |= _choose(remembered, cells, total, minimum)
     return [of if place in kept else GroupFigures() for place, of in enumerate(figures)]
+
+
+def _choose(places: Collection[int], cells: Mapping[int, Cells], total: Cells, minimum: int) -> set[int]:
+    """The groups of these places that may leave, as may what remains of the total."""
+    released = {place for place in places if is_safe(cells[place], minimum)}
+    while released and not is_safe(_subtract(total, [cells[place] for place in released]), minimum):
+        released.remove(min(released, key=lambda place: (sum(cells[place]), place)))
+    return released
+
+
+def _classes_of(cells: Cells) -> Cells:
+    """The counts if all predictions were right."""
+    tp, fp, tn, fn = cells
+    return tp + fn, 0, fp + tn, 0
 
 
 def is_safe(cells: Cells, minimum: int) -> bool:
@@ -59,8 +74,8 @@ def is_safe(cells: Cells, minimum: int) -> bool:
     return min(tp + fn, fp + tn) >= minimum and all(cell == 0 or cell >= minimum for cell in cells)
 
 
-def _subtract(total: Cells, parts: Sequence[GroupFigures]) -> Cells:
-    tp, fp, tn, fn = (whole - sum(part.cells[place] for part in parts) for place, whole in enumerate(total))
+def _subtract(total: Cells, parts: Sequence[Cells]) -> Cells:
+    tp, fp, tn, fn = (whole - sum(part[place] for part in parts) for place, whole in enumerate(total))
     return tp, fp, tn, fn
 
 

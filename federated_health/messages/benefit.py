@@ -1,6 +1,5 @@
 """A hospital's report at the end of a run: what it gains by joining, and which columns the model depends on."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from types import ModuleType
@@ -18,6 +17,7 @@ from federated_health.ml.metrics import LESS_IS_BETTER
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.ml.targets import Target, target_of
 from federated_health.ml.verdicts import (
+    MIN_CLASS_SIZE,
     SIGNIFICANCE,
     Comparison,
     Difference,
@@ -40,6 +40,9 @@ ROUNDED = 0.0015
 
 MAX_FIGURES = {"roc_auc": 1.0, "brier": 1.0}
 """Largest possible value of figures that have one, which their intervals keep."""
+
+MAX_MEAN_LOSS = 1e100
+"""Largest accepted value of the others: beyond, differences and scales of charts overflow."""
 
 MODELS = ("own", "federated")
 SLOPE, INTERCEPT = "{}-calibration-slope", "{}-calibration-intercept"
@@ -114,6 +117,8 @@ class Benefit(Disclosed):
         if present := set(metrics) - {"importance", "observed"} - of_recalibration:
             if not names <= present:
                 raise MalformedMessageError("its report of the benefit holds only some of its figures")
+            if test_examples < 2 * MIN_CLASS_SIZE:
+                raise MalformedMessageError("its report of the benefit compares models on too few held-out rows")
             comparisons = {figure: _read_comparison(metrics, figure) for figure in target.comparisons}
             calibration = {model: _read_calibration(metrics, model) for model in MODELS if optional}
         observed = read_floats(metrics, "observed", columns)
@@ -207,12 +212,18 @@ def _as_dicts(calibration: Mapping[str, "Calibration"]) -> dict[str, dict[str, f
     return {model: asdict(of) for model, of in calibration.items()}
 
 
+def is_sendable(comparison: Comparison) -> bool:
+    """Whether all figures of a comparison are defined, and small enough to be accepted."""
+    values = [value for interval in vars(comparison).values() for value in vars(interval).values()]
+    return all(value is not None and abs(value) <= MAX_MEAN_LOSS for value in values)
+
+
 def _key(figure: str, part: str, bound: str) -> str:
     return f"{part}-{figure}-{bound}".replace("_", "-")
 
 
 def _read_comparison(metrics: MetricRecord, figure: str) -> Comparison:
-    maximum = MAX_FIGURES.get(figure, math.inf)
+    maximum = MAX_FIGURES.get(figure, MAX_MEAN_LOSS)
     own, federated = (_read_bounds(metrics, figure, model, 0.0, maximum) for model in MODELS)
     difference = _read_bounds(metrics, figure, "difference", -maximum, maximum)
     p_value = _between(metrics, _key(figure, "difference", "p_value"), 0.0, 1.0)

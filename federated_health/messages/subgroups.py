@@ -14,13 +14,13 @@ from federated_health.messages.records import MalformedMessageError
 from federated_health.messages.validation import MAX_LOG_ODDS, read_floats
 from federated_health.ml.calibration import MAX_SLOPE
 from federated_health.ml.metrics import EvaluationSums
-from federated_health.ml.subgroups import MAX_VARIANCE, NAMES, GroupFigures
+from federated_health.ml.subgroups import MAX_VARIANCE, MIN_VARIANCE, NAMES, GroupFigures
 
 SLACK = 1 + 1e-2
 """Room for rounding of what hospitals send with three significant digits."""
 
-MAX_AUC_VARIANCE = 0.25
-"""Variance of a figure that is 0 or 1."""
+MAX_AUC_VARIANCE = 0.5
+"""Twice the variance of a figure that is 0 or 1: it is an estimate, of few patients."""
 
 
 def read_subgroups(
@@ -72,5 +72,10 @@ def _is_possible(of: GroupFigures) -> bool:
     if not is_within or any(cell % 1 for cell in of.cells):
         return False
     estimates = {"roc_auc": of.auc_variance, "intercept": of.intercept_variance, "slope": of.slope_variance}
-    is_known = all(precision > 0 or values[name] == 0 for name, precision in estimates.items())
+    is_known = all(
+        variance * SLACK >= MIN_VARIANCE or (variance == 0 and values[name] == 0)
+        for name, variance in estimates.items()
+    )
+    # The rows of one patient count as one at least.
+    is_known &= all(number == 0 or number * SLACK >= 1 for number in (of.sensitivity_number, of.specificity_number))
     return is_known and (smallest > 0 or not any(estimates.values()))

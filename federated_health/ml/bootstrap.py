@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from federated_health.ml.targets import Array, Floats, PatientIds
 from federated_health.ml.verdicts import MIN_CLASS_SIZE, Interval
 
 LEVEL = 0.95
@@ -27,9 +28,6 @@ MIN_DRAWS = 200
 MAX_CELLS = 20_000_000
 MAX_CELLS_PER_STEP = 1_000_000
 
-Array = npt.NDArray[np.float64]
-Floats = npt.NDArray[np.floating[Any]]
-PatientIds = npt.NDArray[np.integer[Any]]
 Times = npt.NDArray[Any]
 """How often each patient is in each draw, [patients, draws]; uint16 as from `resample`, or float64."""
 

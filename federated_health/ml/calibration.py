@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from federated_health.ml.bootstrap import Array, Floats
+from federated_health.ml.targets import Array, Floats
 from federated_health.ml.targets.binary import probability
 from federated_health.ml.verdicts import MIN_CLASS_SIZE
 

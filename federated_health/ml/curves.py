@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
-from federated_health.ml.bootstrap import ENDS, Array, Floats, Resampled, in_steps
-from federated_health.ml.targets import Folds
+from federated_health.ml.bootstrap import ENDS, Resampled, in_steps
+from federated_health.ml.intervals import wilson_interval
+from federated_health.ml.targets import Array, Floats, Folds
 
 GRID_POINTS = 101
 CURVE_DRAWS = 500
@@ -112,7 +112,7 @@ def calibration_curve(risk: Floats, positive: Floats, weights: Floats | None = N
     patients = patients[filled]
     predicted = np.bincount(place, weights * risks[level])[filled] / patients
     observed = np.bincount(place, weights * positive)[filled] / patients
-    low, high = _wilson(observed, patients)
+    low, high = wilson_interval(observed, patients)
     return CalibrationCurve(predicted=predicted, observed=observed, low=low, high=high, patients=patients)
 
 
@@ -163,12 +163,3 @@ def _numbers_above(scores: Floats, labels: Floats, times: Array) -> tuple[Array,
         for of_class in (positive, ~positive)
     )
     return positives, negatives
-
-
-def _wilson(share: Array, number: Array) -> tuple[Array, Array]:
-    """Ends of the Wilson intervals of shares of `number` patients (Wilson 1927)."""
-    z = NormalDist().inv_cdf(ENDS[1])
-    centre = (share + z**2 / (2 * number)) / (1 + z**2 / number)
-    half = z / (1 + z**2 / number) * np.sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
-    # By rounding, an end may miss the share itself if that is 0 or 1.
-    return np.clip(centre - half, 0.0, share), np.clip(centre + half, share, 1.0)

@@ -8,18 +8,14 @@ from numbers of true and false positives at fixed thresholds, which merge over h
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from federated_health.ml.bootstrap import ENDS
+from federated_health.ml.intervals import NORMAL
 from federated_health.ml.microaggregates import spread_patients
-from federated_health.ml.targets import Floats, PatientIds
+from federated_health.ml.targets import Array, Floats, PatientIds
 from federated_health.ml.targets.binary import probability
-
-Array = npt.NDArray[np.float64]
 
 THRESHOLDS: Array = np.arange(1, 100) / 100
 """Risks from which patients are treated."""
@@ -64,7 +60,7 @@ class DecisionCounts:
         """Ends of the pointwise 95 % intervals of the net benefit; None where the variance is not known."""
         if self.variance is None:
             return None
-        half = NormalDist().inv_cdf(ENDS[1]) * np.sqrt(self.variance) / self.rows
+        half = NORMAL * np.sqrt(self.variance) / self.rows
         return self.net_benefit - half, self.net_benefit + half
 
 

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.ml.bootstrap import LEVEL, Array, Floats, PatientIds, labels_of_patients
+from federated_health.ml.bootstrap import LEVEL, labels_of_patients
 from federated_health.ml.metrics import LESS_IS_BETTER
 from federated_health.ml.students_t import p_value_of, quantile_of
-from federated_health.ml.targets import Folds
+from federated_health.ml.targets import Array, Floats, Folds, PatientIds
 from federated_health.ml.verdicts import Comparison, Difference, Interval
 
 if TYPE_CHECKING:
@@ -42,8 +42,14 @@ MORE_PAIRS = 0.2
 """Pairs of patients per patient that are added to a ROC-AUC before it is put on the logit scale, half of them in order.
 """
 
+MAX_EXPONENT = 300.0
+"""Half width of an interval on the logit scale beyond which it reaches both limits."""
+
 ROUNDING = 1e-12
 """Differences of this size, relative to what is subtracted, are rounding errors."""
+
+NORMAL = NormalDist().inv_cdf((1 + LEVEL) / 2)
+"""Standard deviations on each side of a normal interval."""
 
 Strata = npt.NDArray[np.intp]
 
@@ -113,7 +119,7 @@ def estimate_roc_auc(
     share = MIN_SHARE_OF_MODEL if min(positives, negatives) > 1 else 1.0  # one patient has no variance
     return Estimate(
         float(value),
-        _by_patient(influence, patients),
+        sum_by_patient(influence, patients),
         _number(labels_of_patients(labels if strata is None else strata, patients)),
         middle,
         is_share=True,
@@ -167,7 +173,7 @@ def estimate_mean(losses: Array, patients: PatientIds | None = None, *, is_share
     with np.errstate(over="ignore", invalid="ignore"):  # of infinite losses, the estimate is not defined
         mean_losses = np.atleast_2d(losses).mean(axis=0)
         value = float(mean_losses.mean())
-        influence = _by_patient((mean_losses - value) / len(mean_losses), patients)
+        influence = sum_by_patient((mean_losses - value) / len(mean_losses), patients)
     return Estimate(value, influence, np.zeros(len(influence), dtype=np.intp), value, is_share)
 
 
@@ -197,21 +203,39 @@ def mean_of_hospitals(estimates: Sequence[Estimate]) -> Estimate:
     )
 
 
+def sum_by_patient(contributions: Array, patients: PatientIds | None) -> Array:
+    """Sums over each patient's rows, [patients, ...], of contributions [rows, ...]."""
+    if patients is None:
+        return contributions
+    different, patient_of_row = np.unique(patients, return_inverse=True)
+    sums: Array = np.zeros((len(different), *contributions.shape[1:]))
+    np.add.at(sums, patient_of_row, contributions)
+    return sums
+
+
 def interval_of(estimate: Estimate) -> Interval:
     """A figure with its interval."""
     if not estimate.is_defined:
         return Interval()
     value, middle = estimate.value, estimate.middle
     # The logit scale alone makes intervals of a ROC-AUC as wide as they should be.
-    quantile = _NORMAL if estimate.min_variance else quantile_of(LEVEL, estimate.spread[1])
+    quantile = NORMAL if estimate.min_variance else quantile_of(LEVEL, estimate.spread[1])
     slope = middle * (1 - middle) if estimate.is_share else middle
     if not slope > 0:
         return Interval(value=value, low=value, high=value)
-    factor = np.exp(quantile * estimate.variance**0.5 / slope)
+    factor = np.exp(min(quantile * estimate.variance**0.5 / slope, MAX_EXPONENT))
     low, high = middle / factor, middle * factor
     if estimate.is_share:
         low, high = (odds / (1 - middle + odds) for odds in (low, high))
     return Interval(value=value, low=float(min(low, value)), high=float(max(high, value)))
+
+
+def wilson_interval(share: Array, number: Array) -> tuple[Array, Array]:
+    """Ends of the intervals of shares of `number` independent patients each (Wilson 1927)."""
+    centre = (share + NORMAL**2 / (2 * number)) / (1 + NORMAL**2 / number)
+    half = NORMAL / (1 + NORMAL**2 / number) * np.sqrt(share * (1 - share) / number + NORMAL**2 / (4 * number**2))
+    # By rounding, an end may miss the share itself if that is 0 or 1.
+    return np.clip(centre - half, 0.0, share), np.clip(centre + half, share, 1.0)
 
 
 def difference_of(first: Estimate, second: Estimate) -> Difference:
@@ -275,14 +299,6 @@ def compare_models(
     return compared
 
 
-def _by_patient(influence: Array, patients: PatientIds | None) -> Array:
-    """Sum over each patient's rows, [patients]."""
-    if patients is None:
-        return influence
-    sums: Array = np.bincount(np.unique(patients, return_inverse=True)[1], influence).astype(np.float64)
-    return sums
-
-
 def _number(strata: Floats) -> Strata:
     return np.unique(strata, return_inverse=True)[1]
 
@@ -297,6 +313,3 @@ def _spread(influence: Array, stratum: Strata) -> tuple[float, float]:
     if not variance > 0:
         return 0.0, float(freedoms.min())
     return variance, float(1 / ((parts / variance) ** 2 / freedoms).sum())
-
-
-_NORMAL = NormalDist().inv_cdf((1 + LEVEL) / 2)

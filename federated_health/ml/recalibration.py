@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from federated_health.data.split import PatientIds
-from federated_health.ml.bootstrap import Array, Floats, labels_of_patients, rarer_class
+from federated_health.ml.bootstrap import labels_of_patients, rarer_class
 from federated_health.ml.calibration import calibration, fit_logistic
+from federated_health.ml.intervals import NORMAL, sum_by_patient
+from federated_health.ml.targets import Array, Floats, PatientIds
 from federated_health.ml.targets.binary import count_outcomes, probability
 from federated_health.ml.verdicts import MIN_CLASS_SIZE, Interval
 
@@ -28,9 +29,6 @@ MAX_CONDITION = 1e10
 
 FIGURES = ("log_loss", "brier", "calibration_slope", "calibration_intercept")
 """Figures of risks by which a recalibration is measured."""
-
-QUANTILE = 1.959963984540054
-"""Quantile of the standard normal distribution at the upper end of a 95 % interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,13 +155,11 @@ def _fit(
         return []
     covariance = np.linalg.inv(information)
     if patients is not None:
-        _, number = np.unique(patients, return_inverse=True)
-        clusters = int(number.max()) + 1
-        scores = np.zeros((clusters, variables))
-        np.add.at(scores, number, design * (labels - risk)[:, np.newaxis])
+        scores = sum_by_patient(design * (labels - risk)[:, np.newaxis], patients)
+        clusters = len(scores)
         correction = clusters / (clusters - 1) * (rows - 1) / (rows - variables)
         covariance = correction * covariance @ scores.T @ scores @ covariance
     values = transform @ coefficients
-    margins = QUANTILE * np.sqrt(np.diag(transform @ covariance @ transform.T))
+    margins = NORMAL * np.sqrt(np.diag(transform @ covariance @ transform.T))
     ends = np.column_stack([values, values - margins, values + margins])
     return [_Coefficient(*row) for row in ends.tolist()] if np.abs(ends).max() <= MAX_BOUND else []

@@ -6,8 +6,9 @@ patients, so their differences are not independent; Nadeau and Bengio 2003 widen
 
 import numpy as np
 
-from federated_health.ml.bootstrap import LEVEL, Array
+from federated_health.ml.bootstrap import LEVEL
 from federated_health.ml.students_t import p_value_of, quantile_of
+from federated_health.ml.targets import Array
 from federated_health.ml.verdicts import Difference
 
 

@@ -4,9 +4,9 @@ All intervals have a level of 95 %. Groups are compared over all hospitals toget
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from math import exp, lgamma, log, sqrt
+from math import exp, isfinite, lgamma, log, sqrt
 from statistics import NormalDist
 from typing import Any
 
@@ -14,12 +14,13 @@ import numpy as np
 
 from federated_health.data.subgroups import Subgroup, subgroups_of
 from federated_health.data.tasks import Task
-from federated_health.ml.intervals import Estimate, interval_of
+from federated_health.ml.intervals import NORMAL, Estimate, interval_of, wilson_interval
 from federated_health.ml.subgroups import GroupFigures, merge_groups, ratio_of
 from federated_health.ml.verdicts import MIN_CLASS_SIZE, SIGNIFICANCE, Interval, holm
 from federated_health.names import FEDERATION
 
-Z = NormalDist().inv_cdf(0.975)
+MAX_LOG_DEVIATION = 100.0
+"""Standard deviation of the logarithm of observed/expected above which it is not known; its interval would overflow."""
 
 COMPARED = ("roc_auc", "sensitivity", "specificity", "observed_expected")
 """Figures by which groups are compared."""
@@ -29,13 +30,6 @@ ROUNDING = 1e-7
 
 Figures = Mapping[str, Any]
 """Figures of one group, as in metrics.json."""
-
-
-def wilson(share: float, number: float) -> Interval:
-    """A share of an effective number of patients, with its interval (Wilson 1927)."""
-    centre, spread = share + Z**2 / (2 * number), Z * sqrt(share * (1 - share) / number + Z**2 / (4 * number**2))
-    low, high = ((centre + sign * spread) / (1 + Z**2 / number) for sign in (-1, 1))
-    return Interval(value=share, low=min(max(low, 0.0), share), high=max(min(high, 1.0), share))
 
 
 def figures_of(group: GroupFigures) -> dict[str, Any]:
@@ -65,7 +59,11 @@ def _specificity(group: GroupFigures) -> tuple[float, float]:
 
 
 def _share(share: float, number: float) -> Interval:
-    return wilson(share, number) if number > 0 else Interval()
+    """A share of an effective number of patients, with its interval."""
+    if not number > 0:
+        return Interval()
+    low, high = wilson_interval(np.array(share), np.array(number))
+    return Interval(value=share, low=float(low), high=float(high))
 
 
 def _roc_auc(group: GroupFigures) -> Interval:
@@ -78,7 +76,7 @@ def _roc_auc(group: GroupFigures) -> Interval:
 
 
 def _normal(value: float, variance: float) -> Interval:
-    half = Z * sqrt(variance)
+    half = NORMAL * sqrt(variance)
     return Interval(value=value, low=value - half, high=value + half) if variance > 0 else Interval()
 
 
@@ -87,10 +85,12 @@ def _observed_expected(group: GroupFigures) -> Interval:
 
     Not defined with few rows of a class: outcomes that are all the same would seem to have no variance.
     """
-    if min(group.positives, group.negatives) < MIN_CLASS_SIZE or not group.expected:
+    few = min(group.positives, group.negatives) < MIN_CLASS_SIZE
+    if few or not group.expected or _log_deviation(group) > MAX_LOG_DEVIATION:
         return Interval()
-    value, factor = group.positives / group.expected, exp(Z * _log_deviation(group))
-    return Interval(value=value, low=value / factor, high=value * factor)
+    value, factor = group.positives / group.expected, exp(NORMAL * _log_deviation(group))
+    interval = Interval(value=value, low=value / factor, high=value * factor)
+    return interval if isfinite(value * factor) else Interval()
 
 
 def _log_deviation(group: GroupFigures) -> float:
@@ -137,7 +137,7 @@ def clear_differences(groups: Sequence[Subgroup], merged: Sequence[GroupFigures]
             )
     adjusted = holm(difference.p_value for difference in found)
     clear = [
-        GroupDifference(**{**vars(difference), "p_value": p_value})
+        replace(difference, p_value=p_value)
         for difference, p_value in zip(found, adjusted, strict=True)
         if p_value < SIGNIFICANCE
     ]

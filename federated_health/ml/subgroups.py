@@ -1,9 +1,9 @@
 """Figures of subgroups of patients, such as women and men, of one hospital and of all together.
 
 A hospital's figures of a group are counts, sums, and estimates with their precision, so that hospitals' figures merge
-and no further score leaves a hospital. Rows of one patient are not independent:
-their contributions to a figure are added before they are squared (Obuchowski 1997, Biometrics 53:567). Hospitals are
-strata: merged figures say how much depends on the patients, not on which hospitals take part.
+and no further score leaves a hospital. Rows of one patient are not independent: their contributions to a figure are
+added before they are squared (Obuchowski 1997, Biometrics 53:567). Hospitals are strata: merged figures say how much
+depends on the patients, not on which hospitals take part.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,13 +15,11 @@ import numpy.typing as npt
 
 from federated_health.data.subgroups import Subgroup
 from federated_health.ml.calibration import calibration
-from federated_health.ml.intervals import estimate_roc_auc, middle_of_roc_auc
+from federated_health.ml.intervals import estimate_roc_auc, middle_of_roc_auc, sum_by_patient
 from federated_health.ml.metrics import SMALL_CLASS, ratio
-from federated_health.ml.targets import Floats, PatientIds
+from federated_health.ml.targets import Array, Floats, Folds, PatientIds
 from federated_health.ml.targets.binary import probability
 from federated_health.ml.verdicts import MIN_CLASS_SIZE
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -88,6 +86,9 @@ class GroupFigures:
 MAX_VARIANCE = 1e6
 """Largest variance of a calibration intercept or slope; above it the scores tell nothing of it."""
 
+MIN_VARIANCE = 1e-20
+"""Variance below which an estimate is not sent: a weight by it could overflow."""
+
 NAMES = tuple(field.name for field in fields(GroupFigures))[:-1]
 """Names of what a hospital sends of a group."""
 
@@ -99,7 +100,7 @@ def measure_groups(
     labels: Floats,
     thresholds: Floats | float,
     patients: PatientIds | None = None,
-    folds: npt.NDArray[np.integer[Any]] | None = None,
+    folds: Folds | None = None,
 ) -> list[GroupFigures]:
     """The figures of one hospital's rows in each group.
 
@@ -143,7 +144,8 @@ def _measure(
     }
     if smallest >= MIN_CLASS_SIZE:
         ranked = estimate_roc_auc(scores, labels, patients, folds)
-        figures |= {"roc_auc": ranked.value, "auc_variance": ranked.variance} if ranked.is_defined else {}
+        if ranked.is_defined and ranked.variance > MIN_VARIANCE:
+            figures |= {"roc_auc": ranked.value, "auc_variance": ranked.variance}
         figures |= _calibrate(scores, labels, patients, with_slope=smallest >= SMALL_CLASS)
     return GroupFigures(**figures)
 
@@ -155,8 +157,7 @@ def ratio_of(part: float, whole: float) -> float:
 
 def cluster_variance(contributions: Array, patients: npt.NDArray[Any]) -> float:
     """Variance of the sum of rows' contributions, whose mean is 0, where those of one patient are not independent."""
-    numbers = np.unique(patients, return_inverse=True)[1]
-    sums = np.bincount(numbers, contributions)
+    sums = sum_by_patient(contributions, patients)
     return float((sums**2).sum() * len(sums) / max(len(sums) - 1, 1))
 
 
@@ -164,13 +165,10 @@ def _effective_number(shares: Array, patients: npt.NDArray[Any]) -> float:
     """Effective number of rows of a mean of shares, at most their number; 0 of none."""
     if not len(shares):
         return 0.0
-    mean, (patient_of_row, rows_of) = (
-        float(shares.mean()),
-        np.unique(patients, return_inverse=True, return_counts=True)[1:],
-    )
+    mean = float(shares.mean())
     if not 0 < mean < 1:  # as if the rows of a patient were equal
-        return float(len(shares) ** 2 / (rows_of**2).sum())
-    squares = float((np.bincount(patient_of_row, shares - mean) ** 2).sum())
+        return float(len(shares) ** 2 / (np.unique(patients, return_counts=True)[1] ** 2).sum())
+    squares = float((sum_by_patient(shares - mean, patients) ** 2).sum())
     if not squares:  # means over repeats may all be equal
         return float(len(shares))
     return min(float(len(shares)), mean * (1 - mean) * len(shares) ** 2 / squares)
@@ -196,15 +194,13 @@ def _calibrate(scores: Array, labels: Floats, patients: npt.NDArray[Any], *, wit
 
 def _known(name: str, value: float, variance: float) -> dict[str, float]:
     """An estimate and its variance; nothing if it is not defined."""
-    return {name: value, f"{name}_variance": variance} if 0 < variance < MAX_VARIANCE else {}
+    return {name: value, f"{name}_variance": variance} if MIN_VARIANCE < variance < MAX_VARIANCE else {}
 
 
 def _sandwich(design: Array, risk: Array, labels: Array, weights: Array, patients: npt.NDArray[Any]) -> Array:
     """Covariance of the coefficients of a logistic regression, robust and clustered by patient."""
     bread = np.linalg.pinv(design.T @ (design * (weights * risk * (1 - risk))[:, np.newaxis]))
-    numbers = np.unique(patients, return_inverse=True)[1]
-    scores = design * (weights * (labels - risk))[:, np.newaxis]
-    sums = np.stack([np.bincount(numbers, column) for column in scores.T], axis=1)
+    sums = sum_by_patient(design * (weights * (labels - risk))[:, np.newaxis], patients)
     covariance: Array = bread @ (sums.T @ sums) @ bread * len(sums) / max(len(sums) - 1, 1)
     return covariance
 

@@ -98,10 +98,15 @@ def judge(difference: Difference, p_value: float | None = None) -> Verdict:
 
 
 def judge_hospitals(differences: Mapping[str, Difference]) -> dict[str, Verdict]:
-    """The verdict of each hospital on one figure, with p-values that `holm` adjusts for the number of hospitals."""
-    known = {name: of.p_value for name, of in differences.items() if of.p_value is not None}
-    adjusted = dict(zip(known, holm(known.values()), strict=True))
+    """The verdict of each hospital on one figure, with p-values that are adjusted for the number of hospitals."""
+    adjusted = adjust_p_values(differences)
     return {name: judge(of, adjusted.get(name)) for name, of in differences.items()}
+
+
+def adjust_p_values(differences: Mapping[str, Difference]) -> dict[str, float]:
+    """P-values of the hospitals that have one, adjusted for the number of these (see `holm`)."""
+    known = {name: of.p_value for name, of in differences.items() if of.p_value is not None}
+    return dict(zip(known, holm(known.values()), strict=True))
 
 
 def holm(p_values: Iterable[float]) -> list[float]:

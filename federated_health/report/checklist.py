@@ -3,7 +3,7 @@
 The wording of the items is this project's own, and shorter than the published one, which a publication should use.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -186,16 +186,3 @@ def known_of_run(run: "RunSummary") -> dict[str, str]:
     if run.task.label.kind == "binary":
         known["15"] = f"a risk from 0 to 1; predicted positive from a risk of {config.threshold:.3g} on"
     return known
-
-
-def known_of_study(task: Task, hospitals: Sequence[str], *, folds: int, repeats: int) -> dict[str, str]:
-    """What a study of the benefit of joining says of the items."""
-    return known_of_task(task) | {
-        "4": "comparison of models by cross-validation; leaving a hospital out is external validation at that hospital",
-        "5a": f"one table per hospital, {list_some(hospitals, ', ')}. Where they come from is {OPEN}",
-        "12a": f"{folds}-fold cross-validation within each hospital, {number_of(repeats, 'repeat')}; all rows of a "
-        "patient are in one fold",
-        "12c": f"every model's number of rounds is chosen inside its own training rows, unless the settings say "
-        f"otherwise. How the other settings were chosen is {OPEN}",
-        "12g": "by the model of the fold in which a patient was held out",
-    }

@@ -21,7 +21,7 @@ from federated_health.report.sections import figures_table, largest_panels
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from federated_health.ml.bootstrap import Array
+    from federated_health.ml.targets import Array
     from federated_health.report.run_page import RunSummary
 
 CALIBRATION = "Calibration before and after recalibration"

@@ -19,10 +19,17 @@ from federated_health.ml.rounds import Round
 from federated_health.ml.targets.binary_figures import SCORE_FIGURES
 from federated_health.ml.verdicts import Interval
 from federated_health.names import FEDERATION, MODEL
-from federated_health.report import checklist, overview, recalibration, sample_size, sections
+from federated_health.report import (
+    checklist,
+    decision_curves,
+    overview,
+    recalibration,
+    sample_size,
+    sections,
+    subgroups,
+)
 from federated_health.report.cells import Cell, Marked, figure_cell, show
 from federated_health.report.charts import draw_forest
-from federated_health.report.decision_curves import sections_of_run
 from federated_health.report.formatting import (
     INTERVAL,
     MAX_ROWS,
@@ -38,7 +45,6 @@ from federated_health.report.formatting import (
 )
 from federated_health.report.page import Block, Caution, Folded, Number, Numbers, Page, Picture, Section, write_report
 from federated_health.report.panels import Panels, panels_of
-from federated_health.report.subgroups import subgroup_sections
 from federated_health.settings import Settings
 
 
@@ -142,8 +148,8 @@ def page_of_run(run: RunSummary) -> Page:
             _quality(run, panels),
             *_curves_and_decisions(run, panels),
             *recalibration.sections_of_run(run),
-            *sections_of_run(run),
-            *subgroup_sections(run.task, run.figures, _why_no_subgroups(run)),
+            *decision_curves.sections_of_run(run),
+            *subgroups.subgroup_sections(run.task, run.figures, _why_no_subgroups(run)),
             *sections.learning_curves(run.rounds, panels),
             *_holdings(run, panels),
             *_importance(run, panels),

@@ -211,7 +211,7 @@ def page(*, strained: bool = False) -> Page:
             ("switzerland", "31", "0.903", "0.964", "0.931", "0.947", "not defined", "0.104"),
             (LONG_NAME, "1,200", f"{MINUS}0.1", "0.5", "", "1e-05", "0.5 ± 0.1", "≤ 0.2"),
         ),
-        note="Intervals are of 2,000 bootstrap samples.",
+        note="Intervals are over patients.",
     )
     overview: list[Block] = [
         Strip(

@@ -20,6 +20,7 @@ from federated_health.ml.metrics import MAX_CELLS, MAX_LOSS, EvaluationSums, Sco
 if TYPE_CHECKING:
     from federated_health.ml.intervals import Estimate
 
+Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 PatientIds = npt.NDArray[np.integer[Any]]
 Folds = npt.NDArray[np.integer[Any]]

@@ -16,6 +16,7 @@ from federated_health.report.panels import Panels, panels_of
 from federated_health.report.subgroups import subgroup_sections
 from federated_health.studies.benefit.benefit_tables import (
     MEAN,
+    NAMES,
     Figures,
     by_hospital,
     decisions_at_thresholds,
@@ -32,19 +33,12 @@ from federated_health.studies.benefit.benefit_tables import (
 )
 from federated_health.studies.benefit.binary_charts import READING, curves_and_decisions
 from federated_health.studies.benefit.cohort import Cohort
-from federated_health.studies.benefit.comparison import FEDERATED, OWN, Scores
+from federated_health.studies.benefit.comparison import FEDERATED, OTHERS, OWN, Scores
 from federated_health.studies.benefit.decision_curves import study_decision_curves
 from federated_health.studies.benefit.journal import Results
 from federated_health.studies.benefit.subgroups import EVERYONE
 from federated_health.studies.benefit.training_setups import INNER_FOLDS, EvaluationProtocol, TrainingSetup
 from federated_health.studies.study import describe_left_out
-
-OTHERS = {
-    TrainingSetup.OWN: "own",
-    TrainingSetup.LEAVE_ONE_OUT: "external validation",
-    TrainingSetup.POOLED: "pooled",
-}
-"""Models with which the federated one is compared."""
 
 SETUPS = [
     "own patients only: a model trained on that hospital's patients alone",
@@ -216,7 +210,7 @@ def _differences(name: str, panels: Panels, figures: Figures) -> Picture:
     """How much better the federated model is than those of other setups, by one of the `comparisons`."""
     differences = {
         overview.name_of(hospital, entry, panels, name): {
-            label: difference_of(entry, setup, name) for setup, label in OTHERS.items()
+            NAMES[setup]: difference_of(entry, setup, name) for setup in OTHERS
         }
         for hospital, entry in figures["hospitals"].items()
     }
@@ -377,7 +371,7 @@ def _method(panels: Panels, protocol: EvaluationProtocol) -> Section:
     if panels.task.patient:
         items.append(
             "Figures count rows, of which a patient may have several; so do the numbers of patients in charts of "
-            "labels and decisions. Intervals draw patients, each with all rows."
+            "labels and decisions. Intervals take all rows of a patient together."
         )
     return Section("Methods", [items])
 

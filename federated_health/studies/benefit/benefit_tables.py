@@ -7,7 +7,7 @@ from federated_health.ml.metrics import LESS_IS_BETTER, SMALL_CLASS
 from federated_health.ml.verdicts import Difference, Interval, verdict_text
 from federated_health.report import formatting, sections
 from federated_health.report.cells import Cell, Marked
-from federated_health.report.formatting import INTERVAL, capitalise, figure, list_some
+from federated_health.report.formatting import INTERVAL, LOW_SHARE, capitalise, figure, list_some
 from federated_health.report.page import Block, Section, Table
 from federated_health.report.panels import Panels
 from federated_health.studies.benefit.comparison import RECALIBRATED, RECALIBRATED_AGAINST_OWN
@@ -36,9 +36,6 @@ def models_of(figures: Figures) -> dict[str, str]:
 
 SMALL = f"* Fewer than {SMALL_CLASS} patients of a class, or a mean that includes such a hospital: very noisy."
 """What the mark * means."""
-
-LOW = 0.5
-"""Sensitivity or specificity below which a sentence says so: the model is wrong for most patients of that class."""
 
 
 def interval_of(entry: Figures, model: str, name: str) -> Interval:
@@ -164,7 +161,7 @@ def _share_table(title: str, key: str, figures: Figures, panels: Panels) -> Tabl
 
 
 def _low_shares(figures: Figures) -> Iterator[str]:
-    """A sentence on each share of the federated model that is below LOW at a hospital."""
+    """A sentence on each share of the federated model that is below LOW_SHARE at a hospital."""
     for name, entry in figures["hospitals"].items():
         federated = entry["models"][TrainingSetup.FEDERATED]
         positives, rows = entry["positives"], entry["rows"]
@@ -173,7 +170,7 @@ def _low_shares(figures: Figures) -> Iterator[str]:
             ("specificity", "specificity", rows - positives, "negative"),
         ):
             share = federated[key]
-            if share is not None and share < LOW:
+            if share is not None and share < LOW_SHARE:
                 own = entry["models"][TrainingSetup.OWN][key]
                 yield (
                     f"At {name} the federated model predicts {100 * share:.0f} % of the {number:,} {kind} patients "
@@ -222,38 +219,14 @@ def recalibration(figures: Figures, panels: Panels) -> Iterator[Section]:
     entries = {name: of["recalibration"] for name, of in figures["hospitals"].items() if "recalibration" in of}
     if not entries:
         return
-    lines: dict[str, dict[str, Cell]] = {}
-    changes: dict[str, dict[str, Cell]] = {}
+    against_own = _against_own(panels, figures["mean"]["differences"][RECALIBRATED_AGAINST_OWN])
+    lines = {name: _recalibration_line(of, panels) for name, of in entries.items()}
+    changes = {name: _recalibration_change(figures["hospitals"][name]) for name in entries}
     own: dict[str, dict[str, Cell]] = {}
     for name, of in entries.items():
-        lines[name] = {
-            "intercept": Difference(**of["intercept"]),  # with its sign
-            "slope": "1" if of["slope"] is None else Interval(**of["slope"]),
-            **{
-                f"{panels.title(key)} {when}": of[when][key]
-                for key in ("calibration_intercept", "calibration_slope")
-                for when in ("before", "after")
-            },
-        }
-        hospital = figures["hospitals"][name]
-        changes[name] = {
-            "before": hospital["models"][TrainingSetup.FEDERATED]["brier"]["value"],
-            "after": hospital["models"][RECALIBRATED]["brier"]["value"],
-            f"before minus after ({INTERVAL})": difference_of(hospital, RECALIBRATED, "brier"),
-            "log-loss before": of["before"]["log_loss"],
-            "log-loss after": of["after"]["log_loss"],
-        }
-        for key, compared in of["comparisons"].items():
-            difference = f"{panels.difference('recalibrated', 'own', key)} {panels.title(key)}"
-            own.setdefault(name, {})[difference] = Difference(**compared["difference"])
-            own[name][f"{panels.title(key)}: verdict"] = verdict_text(compared["verdict"])
-    mean = figures["mean"]["differences"]
-    last: dict[str, dict[str, Cell]] = {
-        MEAN: {
-            f"{panels.difference('recalibrated', 'own', key)} {panels.title(key)}": Difference(**of)
-            for key, of in mean[RECALIBRATED_AGAINST_OWN].items()
-        }
-    }
+        compared = of["comparisons"]
+        own[name] = _against_own(panels, {key: one["difference"] for key, one in compared.items()})
+        own[name] |= {f"{panels.title(key)}: verdict": verdict_text(one["verdict"]) for key, one in compared.items()}
     lacking = [name for name in figures["hospitals"] if name not in entries]
     without = f" Without one, since a class has too few patients: {list_some(lacking, ', ')}." if lacking else ""
     yield Section(
@@ -273,11 +246,42 @@ def recalibration(figures: Figures, panels: Panels) -> Iterator[Section]:
             sections.figures_table(
                 f"The recalibrated federated model against the own model ({INTERVAL})",
                 own,
-                last=last,
+                last={MEAN: against_own},
                 note="Above 0 the recalibrated model is better; the verdicts are adjusted for the number of hospitals.",
             ),
         ],
     )
+
+
+def _recalibration_line(of: Figures, panels: Panels) -> dict[str, Cell]:
+    """Intercept and slope of a hospital's recalibration, and its calibration before and after."""
+    calibration: dict[str, Cell] = {
+        f"{panels.title(key)} {when}": of[when][key]
+        for key in ("calibration_intercept", "calibration_slope")
+        for when in ("before", "after")
+    }
+    intercept = Difference(**of["intercept"])  # which is shown with its sign
+    return {"intercept": intercept, "slope": "1" if of["slope"] is None else Interval(**of["slope"]), **calibration}
+
+
+def _recalibration_change(hospital: Figures) -> dict[str, Cell]:
+    """What recalibration does to a hospital's Brier score and log-loss."""
+    models, recalibrated = hospital["models"], hospital["recalibration"]
+    return {
+        "before": models[TrainingSetup.FEDERATED]["brier"]["value"],
+        "after": models[RECALIBRATED]["brier"]["value"],
+        f"before minus after ({INTERVAL})": difference_of(hospital, RECALIBRATED, "brier"),
+        "log-loss before": recalibrated["before"]["log_loss"],
+        "log-loss after": recalibrated["after"]["log_loss"],
+    }
+
+
+def _against_own(panels: Panels, differences: Mapping[str, Mapping[str, Any]]) -> dict[str, Cell]:
+    """Differences between the recalibrated and the own model, by figure."""
+    return {
+        f"{panels.difference('recalibrated', 'own', key)} {panels.title(key)}": Difference(**of)
+        for key, of in differences.items()
+    }
 
 
 def uncertainty(figures: Figures, panels: Panels) -> Section:

@@ -15,18 +15,18 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from federated_health.data.split import PatientIds
 from federated_health.ml.bootstrap import labels_of_patients
 from federated_health.ml.intervals import Estimate, improvement_of, interval_of, mean_of_hospitals
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, LESS_IS_BETTER
 from federated_health.ml.resampled_t_test import corrected_difference
-from federated_health.ml.targets import Folds, Target, target_of
-from federated_health.ml.verdicts import Difference, Interval, Verdict, combine, holm, judge
+from federated_health.ml.targets import Array, Folds, Target, target_of
+from federated_health.ml.verdicts import Difference, Interval, Verdict, adjust_p_values, combine, judge
 from federated_health.studies.benefit.cohort import Cohort
 from federated_health.studies.benefit.estimates import (
     SIGNED,
+    Labels,
     OfRepeats,
     estimate_names,
     estimates_by_repeat,
@@ -35,10 +35,6 @@ from federated_health.studies.benefit.estimates import (
 )
 from federated_health.studies.benefit.journal import Results
 from federated_health.studies.benefit.training_setups import EvaluationProtocol, TrainingSetup
-
-Array = npt.NDArray[np.float64]
-Labels = npt.NDArray[np.float32]
-
 
 FEDERATED, OWN = TrainingSetup.FEDERATED, TrainingSetup.OWN
 OTHERS = (TrainingSetup.OWN, TrainingSetup.POOLED, TrainingSetup.LEAVE_ONE_OUT)
@@ -115,7 +111,7 @@ class Scores:
         return np.concatenate(parts)
 
     def labels_of_patients(self, hospital: str) -> Labels:
-        """One label per patient of a hospital, [patients] (see `bootstrap.labels_of_patients`)."""
+        """One label per patient of a hospital, [patients] (see `ml.bootstrap.labels_of_patients`)."""
         return labels_of_patients(self.labels[hospital], self.ids.get(hospital))
 
     def all_rows(self, model: str) -> OutOfFold:
@@ -379,8 +375,7 @@ def judge_differences(
     """
     can_judge = [name for name in hospitals if scores.target.can_compare(scores.labels_of_patients(name))]
     differences = {name: Difference(**entry["differences"][difference][figure]) for name, entry in hospitals.items()}
-    p_values = {name: p_value for name in can_judge if (p_value := differences[name].p_value) is not None}
-    adjusted = dict(zip(p_values, holm(p_values.values()), strict=True))
+    adjusted = adjust_p_values({name: differences[name] for name in can_judge})
     return {
         name: {
             "verdict": judge(of, adjusted[name]) if name in adjusted else Verdict.UNDEFINED,

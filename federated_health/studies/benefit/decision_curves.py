@@ -8,8 +8,7 @@ from federated_health.report import sections
 from federated_health.studies.benefit.comparison import Scores
 from federated_health.studies.benefit.training_setups import TrainingSetup
 
-MODELS = {TrainingSetup.FEDERATED: "federated", TrainingSetup.OWN: "own patients only"}
-"""Training setup -> name of its curve."""
+MODELS = (TrainingSetup.FEDERATED, TrainingSetup.OWN)
 
 
 def study_decision_curves(scores: Scores) -> dict[str, dict[str, DecisionCounts]]:
@@ -18,12 +17,12 @@ def study_decision_curves(scores: Scores) -> dict[str, dict[str, DecisionCounts]
         return {}
     curves = {
         name: {
-            title: count_decisions(scores.models[setup][name].outputs, labels, scores.ids.get(name))
-            for setup, title in MODELS.items()
+            str(model): count_decisions(scores.models[model][name].outputs, labels, scores.ids.get(name))
+            for model in MODELS
         }
         for name, labels in scores.labels.items()
     }
-    together = {title: merge_decisions(models[title] for models in curves.values()) for title in MODELS.values()}
+    together = {str(model): merge_decisions(models[model] for models in curves.values()) for model in MODELS}
     return {**curves, sections.ALL: together}
 
 

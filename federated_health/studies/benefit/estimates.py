@@ -9,7 +9,7 @@ import numpy.typing as npt
 from federated_health.ml.calibration import calibration
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, IDEALS, ratio
 from federated_health.ml.scores import average_precision
-from federated_health.ml.targets import Target
+from federated_health.ml.targets import Array, Target
 from federated_health.ml.targets.binary import MIN_PROBABILITY, probability
 
 BINARY = (
@@ -26,7 +26,6 @@ BINARY = (
 SIGNED = {**IDEALS, "observed_expected": 1.0}
 """Figures that are best at a number in the middle, so that their mean over hospitals would hide opposite faults."""
 
-Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.float32]
 OfRepeats = Mapping[str, Sequence[float | None]]
 """Figures by name, one value per repeat; None where one is not defined."""
