@@ -125,7 +125,7 @@ def test_the_alternative_text_lists_all_differences_of_both_figures() -> None:
     ranking, risks = blocks(section(usual_page(), "Benefit per hospital"), Picture)
     assert "gaining: own patients only +1.000 (+0.9" in ranking.alt
     assert "external validation +0.000" in ranking.alt
-    assert "losing: own \N{MINUS SIGN}0.762" in risks.alt
+    assert "losing: own patients only \N{MINUS SIGN}0.762" in risks.alt
     assert "few *: " in risks.alt
 
 
