@@ -38,8 +38,10 @@ TIMEOUT = 300.0
 # Task files and noticing inverted labels; then labels of four kinds, and networks that a user chooses; then hostile
 # peers, slow links, power cuts and output that fails; then run terms, policies and disclosure control.
 MAX_MODULES, MAX_LINES = 45 + 3 + 3 + 3 + 3, 6500 + 400 + 400 + 400 + 400
-# Then the final evaluation, its figures and their output, which a run does not load while it trains.
-MAX_MODULES_AFTER, MAX_LINES_AFTER = 15 + 9 + 6, 2500 + 900 + 800 + 400
+# Then the final evaluation, its figures and their output, which a run does not load while it trains. The last 20
+# modules are intervals and verdicts, and what pages say of recalibration, subgroups, decision curves, sample size and
+# TRIPOD+AI, with their tables as files; hospitals load few of them.
+MAX_MODULES_AFTER, MAX_LINES_AFTER = 15 + 9 + 6 + 20, 2500 + 900 + 800 + 400 + 3700
 MAX_FILES = 14
 
 RECORDER = f'''

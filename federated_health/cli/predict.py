@@ -41,8 +41,8 @@ def parse() -> argparse.Namespace:
     help_text = "mapping file that states how PATIENTS writes the task's columns; the output keeps PATIENTS' columns, "
     help_text += "separator, decimal mark and encoding (default: none)"
     parser.add_argument("--mapping", type=parsing.path, metavar="FILE", help=help_text)
-    help_text = "hospital for whose patients the risks are recalibrated, as it was fitted there at the end of the run; "
-    help_text += "prediction stays the same, since the threshold belongs to the risks before (default: no "
+    help_text = "recalibrate the risks for the patients of this hospital, as fitted there at the end of the run; "
+    help_text += "predictions stay the same, since the threshold is recalibrated, too (default: no "
     help_text += "recalibration)"
     parser.add_argument("--site", metavar="NAME", help=help_text)
     help_text = "file for the CSV with the new columns (default: standard output)"

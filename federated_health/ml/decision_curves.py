@@ -1,7 +1,7 @@
 """Decision curves: the net benefit of treating patients whose risk is at least a threshold (Vickers and Elkin 2006).
 
 Net benefit is the share of patients who are rightly treated, minus the share of those who are wrongly treated times the
-odds of the threshold: somebody who treats from a risk of 10 % on takes 9 wrong treatments for 1 right one. It follows
+odds of the threshold: treating from a risk of 10 % on means accepting 9 wrong treatments for 1 right one. It follows
 from numbers of true and false positives at fixed thresholds, which merge over hospitals by addition.
 """
 

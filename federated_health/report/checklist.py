@@ -116,9 +116,9 @@ def checklist_section(known: Mapping[str, str]) -> Section:
     """
     number = sum(map(len, ITEMS.values()))
     blocks: list[Block] = [
-        f"What a report of a prediction model should state (TRIPOD+AI, Collins et al. 2024), in short words of our "
-        f"own: {len(known):,} of {number:,} items are filled in from what is known here, at least in part. The others "
-        "are for the authors of the study.",
+        f"What a report of a prediction model should state (TRIPOD+AI, Collins et al. 2024), in this project's own "
+        f"wording. {len(known):,} of {number:,} items are filled in, at least in part, from what is known here. The "
+        "authors of the study add the others.",
     ]
     for part, items in ITEMS.items():
         rows = tuple((item, words, known.get(item, OPEN)) for item, words in items.items())

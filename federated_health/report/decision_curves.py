@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 TITLE = "Decision curves"
 
 READING = (
-    "Somebody who treats from a risk of 10 % on accepts 9 wrong treatments for 1 right one. Net benefit is the share "
+    "Treating from a risk of 10 % on means accepting 9 wrong treatments for 1 right one. Net benefit is the share "
     "of patients who are rightly treated, minus that of those who are wrongly treated, weighted accordingly. A model "
     "helps at thresholds where its curve is above both treating everybody and treating nobody (0). Choose the "
     "thresholds that matter before you look at the curve."

@@ -29,11 +29,11 @@ CALIBRATION = "Calibration before and after recalibration"
 TITLE = "Risks recalibrated at each hospital"
 
 READING = (
-    "The log-odds of a risk are multiplied by the factor, and the number is added: above 0, the risks were too low for "
-    "this hospital's patients. The factor is 1 unless its interval lies below 1, that is, unless the risks were "
-    "clearly too extreme. A recalibration changes no ranking of a hospital's patients, so its ROC-AUC stays the same, "
-    "and with it every decision at the model's threshold, which is recalibrated, too. An ideal calibration slope is 1, "
-    "an ideal intercept 0; both need 5 patients of each class."
+    "The log-odds of a risk are multiplied by the factor, and then the number is added: above 0, the risks were too "
+    "low for this hospital's patients. The factor is 1 unless its interval lies below 1, that is, unless the risks "
+    "were clearly too extreme. Recalibration keeps the order of a hospital's patients, so its ROC-AUC stays the same. "
+    "The model's threshold is recalibrated with the risks, so decisions stay the same, too. An ideal calibration slope "
+    "is 1, an ideal intercept 0; both need 5 patients of each class."
 )
 
 Pair = tuple[CalibrationCurve, CalibrationCurve]

@@ -93,9 +93,9 @@ def sample_size_sections(
         "intervals of the ROC-AUC and of observed/expected are at most 0.1 and 0.2 wide."
     )
     counted = (
-        f"{number_of(parameters, 'parameter')}: those of a regression on the task's columns. A network has more, "
-        "which few rounds and L2 regularisation hold down; for it, the numbers are a lower bound. They count "
-        f"independent patients. {describe_rows(task)}".strip()
+        f"{number_of(parameters, 'parameter')}: those of a regression on the task's columns. A network has more "
+        "parameters, whose effect few rounds and L2 regularisation limit: for it, the numbers are a lower bound. They "
+        f"count independent patients. {describe_rows(task)}".strip()
     )
     expected = (
         f"The first number expects the ROC-AUC that was measured here, {figure(roc_auc)}; the cautious one expects "
