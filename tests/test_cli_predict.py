@@ -303,6 +303,13 @@ def test_standard_output_holds_the_table_alone(run_script: RunScript, patients: 
     assert "south" in result.error
 
 
+@pytest.mark.slow
+def test_a_file_that_cannot_be_written_is_the_only_line(run_script: RunScript, patients: pd.DataFrame) -> None:
+    save_some_model(Path("model.keras"), sites=SITES)
+    result = run_script("predict.py", "model.keras", write_csv(patients), "--site", "south", "--out", "no/risk.csv")
+    assert_one_line(result, "no/risk.csv", "cannot be written")
+
+
 @pytest.mark.parametrize(
     ("sites", "words"),
     [(SITES, ("north, south", "got bern")), (None, ("holds no recalibration",))],

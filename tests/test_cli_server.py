@@ -137,7 +137,7 @@ def test_the_benefit_table_fits_a_terminal_of_80_columns(
         "difference": {**difference, "p_value": 0.9},
     }
     benefit = {"verdict": "no clear difference", "comparisons": dict.fromkeys(("roc_auc", "brier"), comparison)}
-    run_results.print_benefit({"va-long-beach": {**benefit, "small": False}}, BINARY)
+    run_results.print_benefit({"va-long-beach": {**benefit, "small": False}}, BINARY, {})
     lines = capsys.readouterr().out.splitlines()
     row = " va-long-beach  0.744      0.744  +0.000 (-0.075 to +0.073)  no clear difference"
     assert lines.count(row) == 2
@@ -213,7 +213,7 @@ def test_a_verdict_points_to_the_data_warnings_of_the_hospital(capsys: pytest.Ca
     }
     benefit = {"verdict": "loses", "comparisons": dict.fromkeys(("roc_auc", "brier"), comparison), "small": False}
     run_results.print_benefit(
-        {"north": benefit, "south": {**benefit, "data_warnings": ["its label is inverted"]}}, BINARY
+        {"north": benefit, "south": {**benefit, "data_warnings": ["its label is inverted"]}}, BINARY, {}
     )
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "Problems in this run" in line]
     assert "south" in line
@@ -233,7 +233,7 @@ def test_the_terminal_says_in_words_what_hospitals_gain_or_lose_and_names_the_ad
     }
     joining = summarise_benefits(benefits, dict.fromkeys(benefits, evaluation(tn=10)), HEART_DISEASE)["joining"]
 
-    run_results.print_benefit(joining, BINARY)
+    run_results.print_benefit(joining, BINARY, {})
 
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
@@ -244,13 +244,26 @@ def test_the_terminal_says_in_words_what_hospitals_gain_or_lose_and_names_the_ad
     assert "adjusted for the number of hospitals" in " ".join(map(str.strip, lines))
 
 
+def test_a_hospital_without_a_comparison_has_the_figures_of_the_final_evaluation(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    benefits = {"few": benefit(None)}
+    joining = summarise_benefits(benefits, dict.fromkeys(benefits, evaluation(tn=2)), HEART_DISEASE)["joining"]
+
+    run_results.print_benefit(joining, BINARY, {"few": {"roc_auc": 0.759, "brier": 0.104}})
+
+    ranking, risks = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(" few")]
+    assert ranking == ["few", "-", "0.759*", "-", "too", "few", "patients", "*"]
+    assert risks == ["few", "-", "0.104", "-", "too", "few", "patients"]
+
+
 @pytest.mark.parametrize("kind", ["classes", "number", "count"])
 def test_other_labels_have_a_table_per_figure_by_which_models_are_compared(
     kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, figures = run_of_label(LABELS[kind])
 
-    run_results.print_benefit(figures["joining"], run.target)
+    run_results.print_benefit(figures["joining"], run.target, figures["hospitals"])
 
     titles = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Benefit of joining: ")]
     assert len(titles) == len(run.target.comparisons)

@@ -342,6 +342,16 @@ def test_a_forest_plot_keeps_the_row_of_a_hospital_without_a_figure() -> None:
     assert not [word for word in words if "better" in word]
 
 
+def test_a_figure_without_an_interval_is_drawn_hollow() -> None:
+    unknown, known = (
+        draw_forest({"a": (interval, "neutral")}, quantity="q", is_difference=False)
+        for interval in (Interval(value=0.7), Interval(value=0.7, low=0.6, high=0.8))
+    )
+
+    assert "too few patients" not in words_of(unknown)
+    assert unknown.count("var(--neutral)") == known.count("var(--neutral)") - 2  # neither a line nor a filling
+
+
 def test_a_training_setup_looks_the_same_in_every_group() -> None:
     setups = dict.fromkeys("rs", Interval(value=0.5, low=0.4, high=0.6))
     svg = draw_intervals({"a": setups, "b": setups}, quantity="q", reference=None)

@@ -219,6 +219,7 @@ def test_the_folder_goes_with_its_last_table(tmp_path: Path) -> None:
         '{"tables": ["mine"]}',
         "\xff{",
         "",
+        "[" * 100_000,
     ],
 )
 def test_an_index_of_something_else_removes_nothing(index: str, tmp_path: Path) -> None:

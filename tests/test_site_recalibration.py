@@ -15,11 +15,13 @@ from federated_health.hospital.policy import Policy
 from federated_health.hospital.recalibration import kept_recalibration, recalibrate
 from federated_health.messages.benefit import Benefit, summarise_benefits
 from federated_health.messages.records import METRICS, MalformedMessageError
-from federated_health.ml.predictions import find_site, read_sites
+from federated_health.ml.predictions import find_site, predict_columns, read_sites
 from federated_health.ml.recalibration import MeasuredRecalibration, Recalibration, fit_recalibration
+from federated_health.ml.targets import target_of
 from federated_health.ml.verdicts import Interval
 from federated_health.report.saved_model import sites_of
 from tests.support.example_run import benefit, evaluation
+from tests.support.targets import task_of
 from tests.test_disclosure import hospital_with
 from tests.test_hospital_results import finished_run
 from tests.test_messages import over_the_wire
@@ -186,6 +188,16 @@ def test_the_sites_of_a_model_file_are_those_that_were_released() -> None:
 def test_damaged_sites_of_a_model_file_are_refused(sites: Any) -> None:
     with pytest.raises(DataError, match="sites"):
         read_sites({"sites": sites}, "m.keras")
+
+
+@pytest.mark.parametrize("kind", ["classes", "number", "count"])
+def test_a_label_that_is_not_binary_has_no_sites(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Such a file was not written by a run; a column `risk` would be added to its predictions."""
+    task = task_of(kind)
+    outputs = np.full((2, target_of(task).outputs), -0.5)
+    monkeypatch.setattr("federated_health.ml.predictions.predict", lambda *_: outputs)
+    with pytest.raises(DataError, match=f"sites.*kind {kind}"):
+        predict_columns(None, task, 0.5, np.zeros((2, len(task.columns))), INTERCEPT_ALONE.recalibration)
 
 
 def test_an_unknown_site_is_refused_with_those_that_are_known() -> None:

@@ -263,7 +263,7 @@ def test_only_groups_that_are_remembered_leave() -> None:
 
     It does not leave either where a small cell of the first one hides both.
     """
-    cells = [(40, 40, 38, 2), (10, 10, 10, 10), (1, 1, 1, 0)]
+    cells = [(40, 40, 40, 4), (10, 10, 10, 10), (1, 1, 1, 1)]
     assert released(groups(3), cells, np.sum(cells, axis=0).tolist()) == [False, False, False]
 
 

@@ -74,7 +74,7 @@ def _print_models(figures: Mapping[str, Any], target: Target[Any], name: str) ->
 def _print_benefit(figures: Mapping[str, Any], target: Target[Any], name: str) -> None:
     order = "own - federated" if name in LESS_IS_BETTER else "federated - own"
     own, benefit = str(TrainingSetup.OWN), {}
-    for row, entry in _rows(figures, mark=target.has_classes).items():
+    for row, entry in _rows(figures, mark=target.has_classes and name not in LESS_IS_BETTER).items():
         compared = entry.get("comparisons", {}).get(name, {})
         benefit[row] = {
             "patients": entry.get("patients", ""),

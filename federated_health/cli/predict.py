@@ -73,12 +73,12 @@ def main() -> None:
         raise DataError(f"{flags.out}: is the input file; name another --out")
     model = load_task_model(flags.model, task)
     table = table.assign(**predict_columns(model, task, threshold, numbers.to_numpy(dtype=np.float64), site))
-    if site is not None:
-        after = float(site.apply_to_risks(np.array([threshold]))[0])
-        kept = f"predictions are as without --site: the threshold {threshold:.3g} is now a risk of {after:.3g}"
-        print(f"risks are recalibrated for {flags.site} ({site}); {kept}", file=sys.stderr)
     text = table.to_csv(index=False, sep=separator, decimal=decimal, float_format=f"%.{DECIMALS}f", lineterminator="\n")
     if flags.out is None:
         write_output(text)
     else:
         write_bytes(flags.out, text.encode(encoding))
+    if site is not None:
+        after = float(site.apply_to_risks(np.array([threshold]))[0])
+        kept = f"predictions are as without --site: the threshold {threshold:.3g} is now a risk of {after:.3g}"
+        print(f"risks are recalibrated for {flags.site} ({site}); {kept}", file=sys.stderr)

@@ -96,7 +96,7 @@ def _print_and_save(folder: RunFolder, run: FederatedRun, figures: Mapping[str, 
         unreleased = {name: part.suppressed for name, part in run.evaluations.items() if not part.has_counts}
         suppressed = [f"{name} ({reasons[FINAL_EVALUATION]})" for name, reasons in unreleased.items()]
         print_final_figures(figures, run.threshold, target, suppressed, describe_rows(task))
-        print_benefit(figures.get("joining", {}), target)
+        print_benefit(figures.get("joining", {}), target, figures["hospitals"])
         if problems := run.problems.describe():
             console.print_lines("Problems in this run:", problems)
         console.say("saving the results, which takes some seconds")
@@ -140,13 +140,24 @@ def print_final_figures(
     tables.print_figures("Figures on held-out patients", rows, "\n".join(filter(None, [*notes, note])))
 
 
-def print_benefit(joining: Mapping[str, Any], target: "Target[Any]") -> None:
-    """Print what each hospital gains by joining: a table per figure, and the verdict on each hospital in words."""
+def print_benefit(joining: Mapping[str, Any], target: "Target[Any]", hospitals: Mapping[str, Any]) -> None:
+    """Print what each hospital gains by joining: a table per figure, and the verdict on each hospital in words.
+
+    Args:
+        hospitals: figures of the final evaluation, for hospitals of too few patients for a comparison.
+    """
     if not joining:
         return
     for name in target.comparisons:
         order = "own minus federated" if name in LESS_IS_BETTER else "federated minus own"
-        rows = {hospital: _row(of["comparisons"][name], small=of["small"]) for hospital, of in joining.items()}
+        rows = {
+            hospital: _row(
+                of["comparisons"][name],
+                hospitals.get(hospital, {}).get(name),
+                is_marked=of["small"] and not (target.has_classes and name in LESS_IS_BETTER),
+            )
+            for hospital, of in joining.items()
+        }
         tables.print_figures(f"Benefit of joining: {figure_title(name)} on held-out patients, {order}", rows)
     shown, more = first_of({hospital: benefit for hospital, benefit in joining.items() if has_news(benefit)})
     sentences = [f"{hospital}: {describe_verdict(target, benefit)}" for hospital, benefit in shown.items()]
@@ -159,10 +170,12 @@ def print_benefit(joining: Mapping[str, Any], target: "Target[Any]") -> None:
     console.console.print(escape(f"{start}{BENEFIT_NOTE.format(few=target.describe_few(SMALL_CLASS))}{note}"), "")
 
 
-def _row(comparison: Mapping[str, Any], *, small: bool) -> dict[str, Any]:
+def _row(comparison: Mapping[str, Any], evaluated: float | None, *, is_marked: bool) -> dict[str, Any]:
+    own, federated = (comparison[model]["value"] for model in ("own", "federated"))
+    federated = evaluated if federated is None else federated
     return {
-        "own": comparison["own"]["value"],
-        "federated": comparison["federated"]["value"],
+        "own": Marked(own) if is_marked and own is not None else own,
+        "federated": Marked(federated) if is_marked and federated is not None else federated,
         "difference": tables.difference(comparison["difference"]),
-        "verdict": verdict_text(comparison["verdict"]) + (" *" if small else ""),
+        "verdict": verdict_text(comparison["verdict"]) + (" *" if is_marked else ""),
     }

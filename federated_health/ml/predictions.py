@@ -117,8 +117,15 @@ def predict_columns(
         values: [rows, columns of the task], NaN for missing.
         site: corrects the risks of a hospital's patients. Decisions stay as they are: the threshold was chosen for the
             risks before, and so were the figures of the decisions at that hospital.
+
+    Raises:
+        DataError: the file has a site although its label is not binary.
     """
     predictions = predict(model, task, values).astype(np.float64)
     # From rounded numbers, so that the columns agree.
     columns = dict(target_of(task).prediction_columns(predictions.round(DECIMALS), threshold))
-    return columns if site is None else {**columns, "risk": site.apply_to_risks(predictions[:, 0])}
+    if site is None:
+        return columns
+    if task.label.kind != "binary":
+        raise DataError(f"sites of the model: expected none, since its label is of the kind {task.label.kind}")
+    return {**columns, "risk": site.apply_to_risks(predictions[:, 0])}

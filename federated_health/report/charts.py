@@ -190,7 +190,7 @@ def draw_forest(rows: Mapping[str, tuple[Interval, str]], *, quantity: str, is_d
     """Dots with whiskers: one row per hospital, by name with its tone.
 
     Args:
-        rows: name -> figure, and a tone of `svg.TONES` or another.
+        rows: name -> figure, hollow if its interval is not known, and a tone of `svg.TONES` or another.
         is_difference: whether figures are differences of two models, above 0 where the federated one is better.
     """
     names = [svg.shorten(name, _MAX_NAME_WIDTH) for name in rows]
@@ -213,15 +213,18 @@ def draw_forest(rows: Mapping[str, tuple[Interval, str]], *, quantity: str, is_d
         for place, (name, (interval, tone)) in enumerate(zip(names, rows.values(), strict=True)):
             start, middle = 2 + step * place, 2 + step * (place + 0.5)
             paper.write(left - 10, top + middle, name, ha="right", color=svg.INK)
-            if interval.value is None or interval.low is None or interval.high is None:
+            if interval.value is None:
                 paper.write(left + 4, top + middle, "too few patients", style="italic")
                 continue
             # Vertical lines in rows with a figure only, where they do not cross words.
             axes.vlines(list(ticks), start, start + step, color=svg.GRID, linewidth=0.8, zorder=1)
             axes.vlines(zero, start, start + step, color=svg.MUTED, linewidth=1.2, zorder=1)
             color = svg.TONES.get(tone, svg.MUTED)
-            axes.plot([interval.low, interval.high], [middle] * 2, color=color, linewidth=1.8)
-            axes.plot(interval.value, middle, color=color, marker=_TONE_MARKERS.get(tone, "o"), markersize=6)
+            marker, filling = _TONE_MARKERS.get(tone, "o"), "none"
+            if interval.low is not None and interval.high is not None:
+                axes.plot([interval.low, interval.high], [middle] * 2, color=color, linewidth=1.8)
+                filling = color
+            axes.plot(interval.value, middle, color=color, marker=marker, markersize=6, markerfacecolor=filling)
         paper.write(0, 8, svg.shorten(quantity, svg.WIDTH / svg.BOLD), color=svg.INK, weight="bold")
         if is_difference:
             words, y = ("\N{LEFTWARDS ARROW} own better", "federated better \N{RIGHTWARDS ARROW}"), top + height + 30

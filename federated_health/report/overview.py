@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from federated_health.ml.metrics import LESS_IS_BETTER, SMALL_CLASS
@@ -58,6 +58,21 @@ def verdict_strip(entries: Entries, *, of_one: bool = False) -> Strip:
     return Strip(title=f"Benefit of joining for {number_of(len(entries), 'hospital')}", parts=parts)
 
 
+def name_of(hospital: str, entry: Mapping[str, Any], panels: Panels, figure: str) -> str:
+    """A hospital's name in pictures of a figure; with the mark * where a class has few patients and that matters.
+
+    It matters to how patients of the classes are told apart, and not to a mean loss over all patients.
+    """
+    is_noisy = entry.get("small") and panels.target.has_classes and figure not in LESS_IS_BETTER
+    return f"{hospital} *" if is_noisy else hospital
+
+
+def explain_marks(names: Iterable[str], panels: Panels) -> str:
+    """What the mark * of `name_of` means, where a name has it."""
+    few = capitalise(panels.target.describe_few(SMALL_CLASS))
+    return f"* {few}: very noisy." if any(name.endswith(" *") for name in names) else ""
+
+
 def forest(entries: Entries, sizes: Mapping[str, int], panels: Panels) -> Iterator[Picture]:
     """Differences of the federated and the own models, by each figure; nothing where none is defined.
 
@@ -65,23 +80,27 @@ def forest(entries: Entries, sizes: Mapping[str, int], panels: Panels) -> Iterat
         sizes: hospital -> number of its patients; of many hospitals the largest are drawn.
     """
     shown, which = largest_of(entries, sizes, MAX_FOREST)
-    drawings, alts = [], []
+    drawings, alts, names = [], [], list[str]()
     for name in panels.target.comparisons:
         compared = {hospital: entry["comparisons"][name] for hospital, entry in shown.items()}
         differences = {hospital: Difference(**of["difference"]) for hospital, of in compared.items()}
         if all(difference.value is None for difference in differences.values()):
             continue
         quantity = f"{capitalise(panels.title(name))}, {_direction(name)}"
-        rows = {hospital: (of, TONES[Verdict(compared[hospital]["verdict"])]) for hospital, of in differences.items()}
+        rows = {
+            name_of(hospital, shown[hospital], panels, name): (of, TONES[Verdict(compared[hospital]["verdict"])])
+            for hospital, of in differences.items()
+        }
+        names += rows
         drawings.append(draw_forest(rows, quantity=quantity))
         figures = list_some(f"{hospital} {with_interval(of, signed=True)}" for hospital, of in differences.items())
         alts.append(f"{quantity}: {figures}.")
     if drawings:
         caption = (
             f"Difference between the federated and each hospital's own model on its held-out patients, with its "
-            f"{INTERVAL}. Right of 0 the federated model is better. {which}"
+            f"{INTERVAL}. Right of 0 the federated model is better. {explain_marks(names, panels)} {which}"
         )
-        yield Picture(svg=svg.flow(drawings), alt=" ".join(alts), caption=caption.strip())
+        yield Picture(svg=svg.flow(drawings), alt=" ".join(alts), caption=" ".join(caption.split()))
 
 
 def verdict_blocks(entries: Entries, panels: Panels, details: Mapping[str, str] | None = None) -> Iterator[Block]:

@@ -12,7 +12,7 @@ from federated_health.data.tasks import Task
 from federated_health.files import hash_file
 from federated_health.messages.content import Evaluation, Registration, TrainConfig
 from federated_health.ml.bootstrap import PERMUTATIONS
-from federated_health.ml.metrics import figure_title, merge_counts
+from federated_health.ml.metrics import SMALL_CLASS, figure_title, merge_counts
 from federated_health.ml.networks import Weights, weights_hash
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.ml.rounds import Round
@@ -28,7 +28,7 @@ from federated_health.report import (
     sections,
     subgroups,
 )
-from federated_health.report.cells import Cell, Marked, figure_cell
+from federated_health.report.cells import Cell, Marked, figure_cell, show
 from federated_health.report.charts import draw_forest
 from federated_health.report.formatting import (
     INTERVAL,
@@ -42,7 +42,6 @@ from federated_health.report.formatting import (
     largest_of,
     list_some,
     number_of,
-    with_interval,
 )
 from federated_health.report.page import Block, Caution, Folded, Number, Numbers, Page, Picture, Section, write_report
 from federated_health.report.panels import Panels, panels_of
@@ -207,14 +206,21 @@ def _large_numbers(run: RunSummary, panels: Panels) -> Iterator[Number]:
         value, name = row.get(key), capitalise(panels.title(key))
         within = [of[key] for of in hospitals.values() if of.get(key) is not None]
         spread = f"{figure(min(within))} to {figure(max(within))} within hospitals" if len(within) > 1 else ""
+        is_small = key == "roc_auc" and bool(row.get("small"))
         if key == "roc_auc" and row.get("mean_roc_auc") is not None:
-            value, name = row["mean_roc_auc"], f"Mean {name}"
+            value, name, is_small = row["mean_roc_auc"], f"Mean {name}", row.get("small_in_mean") != 0
         if run.hospital and (compared := _comparison(run, run.hospital, key)):
             spread = f"{INTERVAL} {figure(compared['low'])} to {figure(compared['high'])}"
         if key + "_noise" in noise:
             spread = f"\N{PLUS-MINUS SIGN} {figure(noise[key + '_noise'])} by noise"
         if value is not None:
-            yield Number(name=name, value=figure(value), text="; ".join(filter(None, [spread, explained])))
+            few = (
+                f"* {panels.target.describe_few(SMALL_CLASS)}{'' if row.get('small') else ' at a hospital'}: very noisy"
+            )
+            parts = [spread, explained, few if is_small else ""]
+            yield Number(
+                name=name, value=show(Marked(value) if is_small else value), text="; ".join(filter(None, parts))
+            )
     train, test = row.get("train_examples"), row.get("test_examples")
     if train is not None and test is not None:
         where = f"{number_of(run.hospital_count, 'hospital')}: " if run.hospital_count else ""
@@ -287,24 +293,32 @@ def _benefit(run: RunSummary, panels: Panels) -> Iterator[Section]:
 
 def _intervals(run: RunSummary, panels: Panels) -> Iterator[Picture]:
     """The federated model's figures by hospital with their intervals, where hospitals sent them."""
+    entries, which = largest_of(run.figures.get("joining", {}), _sizes(run), MAX_ROWS)
     for name in panels.target.comparisons:
-        known = {
-            hospital: Interval(**entry["comparisons"][name]["federated"])
-            for hospital, entry in run.figures.get("joining", {}).items()
-        }
+        known = {hospital: Interval(**of["comparisons"][name]["federated"]) for hospital, of in entries.items()}
         if all(interval.value is None for interval in known.values()):
             continue
-        shown, which = largest_of(known, _sizes(run), MAX_ROWS)
+        # Without a comparison, the final evaluation knows the figure alone.
+        shown = {
+            overview.name_of(hospital, entries[hospital], panels, name): interval
+            if interval.value is not None
+            else Interval(value=run.figures["hospitals"].get(hospital, {}).get(name))
+            for hospital, interval in known.items()
+        }
+        is_hollow = any(interval.value is not None and interval.low is None for interval in shown.values())
+        hollow = "Hollow: without an interval." if is_hollow else ""
         title = capitalise(panels.title(name))
-        quantity = f"{title} of the federated model"
-        caption = f"{title} of the federated model on each hospital's held-out patients, with its {INTERVAL}. {which}"
-        figures = list_some(f"{hospital} {with_interval(interval)}" for hospital, interval in known.items())
+        caption = f"{title} of the federated model on each hospital's held-out patients, with its {INTERVAL}."
+        notes = filter(None, [caption, hollow, overview.explain_marks(shown, panels), which])
+        figures = list_some(f"{hospital} {show(interval)}" for hospital, interval in shown.items())
         yield Picture(
             svg=draw_forest(
-                {name: (of, "neutral") for name, of in shown.items()}, quantity=quantity, is_difference=False
+                {hospital: (of, "neutral") for hospital, of in shown.items()},
+                quantity=f"{title} of the federated model",
+                is_difference=False,
             ),
             alt=f"{caption} {figures}.",
-            caption=caption.strip(),
+            caption=" ".join(notes),
         )
 
 

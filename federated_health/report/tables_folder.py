@@ -142,7 +142,7 @@ def _json_cell(cell: Cell) -> Any:
 
 def _names_in(folder: Path) -> list[str]:
     """Names of the tables that a page wrote to a folder; none if there is no index, or one of something else."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
+    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         names = [entry["name"] for entry in json.loads((folder / INDEX).read_text(encoding="utf-8"))["tables"]]
         return [name for name in names if isinstance(name, str) and name and slug_of(name) == name]
     return []

@@ -28,7 +28,6 @@ from federated_health.studies.benefit.benefit_tables import (
     interval_of,
     means_table,
     models_of,
-    of_hospital,
     recalibration,
     uncertainty,
 )
@@ -164,12 +163,12 @@ def _large_numbers(panels: Panels, figures: Figures) -> Iterator[Number]:
         difference = _signed(difference_of(mean, OWN, name))
         yield Number(
             name=f"{formatting.capitalise(panels.title(name))}, mean over hospitals",
-            value=value_of(FEDERATED, name),
+            value=overview.name_of(value_of(FEDERATED, name), mean, panels, name),
             text=f"own models {value_of(OWN, name)}; {panels.difference(figure=name)} {difference}",
         )
     yield Number(
         name=f"{formatting.capitalise(panels.title(first))} in external validation",
-        value=value_of(TrainingSetup.LEAVE_ONE_OUT, first),
+        value=overview.name_of(value_of(TrainingSetup.LEAVE_ONE_OUT, first), mean, panels, first),
         text="mean over hospitals, each tested with the model of the others, which never saw it",
     )
 
@@ -210,7 +209,9 @@ def _verdicts(panels: Panels, figures: Figures, cohort: Cohort) -> Section:
 def _differences(name: str, panels: Panels, figures: Figures) -> Picture:
     """How much better the federated model is than those of other setups, by one of the `comparisons`."""
     differences = {
-        of_hospital(hospital, entry, panels): {NAMES[setup]: difference_of(entry, setup, name) for setup in OTHERS}
+        overview.name_of(hospital, entry, panels, name): {
+            NAMES[setup]: difference_of(entry, setup, name) for setup in OTHERS
+        }
         for hospital, entry in figures["hospitals"].items()
     }
     alt = formatting.list_some(
@@ -237,7 +238,7 @@ def _models(panels: Panels, figures: Figures) -> Section:
     blocks: list[Block] = []
     for name in panels.target.comparisons:
         intervals = {
-            of_hospital(hospital, entry, panels): {
+            overview.name_of(hospital, entry, panels, name): {
                 label: interval_of(entry, setup, name) for setup, label in models_of(figures).items()
             }
             for hospital, entry in {**figures["hospitals"], **last}.items()
@@ -281,7 +282,9 @@ def _strategies(panels: Panels, protocol: EvaluationProtocol, figures: Figures) 
         note = "Above 0 the further strategy is better. Not adjusted for the number of strategies or hospitals: by "
         note += "chance, about 1 in 20 strategies that make no difference has an interval without 0."
         blocks.append(
-            by_hospital(f"{title} of {first}, and differences ({formatting.INTERVAL})", row, figures, panels, note=note)
+            by_hospital(
+                f"{title} of {first}, and differences ({formatting.INTERVAL})", row, figures, panels, name, note=note
+            )
         )
         corrected = {
             strategy: {

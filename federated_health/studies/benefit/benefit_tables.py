@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from federated_health.ml.metrics import SMALL_CLASS
+from federated_health.ml.metrics import LESS_IS_BETTER, SMALL_CLASS
 from federated_health.ml.verdicts import Difference, Interval, verdict_text
 from federated_health.report import formatting, sections
 from federated_health.report.cells import Cell, Marked
@@ -53,29 +53,33 @@ def by_hospital(
     cells: Callable[[Figures], Mapping[str, Cell]],
     figures: Figures,
     panels: Panels,
+    name: str = "",
     *,
     note: str = "",
-    mark: bool = False,
 ) -> Table:
     """A table with one row per hospital, then the mean over hospitals and all patients.
 
     Args:
         cells: a row, of the entry of a hospital or of all.
-        mark: whether figures of hospitals with few patients of a class are marked, and means that include them.
+        name: the figure of all cells; by default cells are of the figures in their heads.
     """
     rows = {name: cells(entry) for name, entry in figures["hospitals"].items()}
     last = {MEAN: cells(figures["mean"]), sections.ALL: cells(figures["all"])}
-    if mark and panels.target.has_classes:
-        small = [name for name, entry in figures["hospitals"].items() if entry["small"]]
-        rows |= {name: marked(rows[name]) for name in small}
-        last |= {MEAN: marked(last[MEAN])} if small else {}
-        note = f"{note} {SMALL}" if small else note
+    small = [hospital for hospital, entry in figures["hospitals"].items() if entry["small"]]
+    if small and panels.target.has_classes and name not in LESS_IS_BETTER:
+        rows |= {hospital: marked(rows[hospital], panels) for hospital in small}
+        last[MEAN] = marked(last[MEAN], panels)
+        note = f"{note} {SMALL}"
     return sections.figures_table(caption, rows, last=last, note=note.strip())
 
 
-def marked(row: Mapping[str, Cell]) -> dict[str, Cell]:
-    """A row whose figures have the mark *."""
-    return {name: Marked(cell) if isinstance(cell, float | Interval) else cell for name, cell in row.items()}
+def marked(row: Mapping[str, Cell], panels: Panels) -> dict[str, Cell]:
+    """A row whose figures have the mark *, besides means over all patients: few of a class matter little to them."""
+    means = [panels.title(name) for name in (*LESS_IS_BETTER, "accuracy")]
+    return {
+        name: Marked(cell) if isinstance(cell, float | Interval) and name not in means else cell
+        for name, cell in row.items()
+    }
 
 
 def figure_table(name: str, figures: Figures, panels: Panels) -> Table:
@@ -85,7 +89,7 @@ def figure_table(name: str, figures: Figures, panels: Panels) -> Table:
         lambda entry: {label: interval_of(entry, setup, name) for setup, label in models_of(figures).items()},
         figures,
         panels,
-        mark=name == "roc_auc",
+        name,
     )
 
 
@@ -104,6 +108,9 @@ def means_table(models: Mapping[str, str], figures: Figures, panels: Panels, *, 
             panels.title(name): _range(ranges[name]) if name in ranges else mean["models"][model][name]
             for name in estimate_names(panels.target)
         }
+    if mean["small"] and panels.target.has_classes:
+        rows = {label: marked(row, panels) for label, row in rows.items()}
+        note = f"{note} {SMALL}".strip()
     lowest = " Of calibration and observed/expected, the hospitals' lowest and highest value, since opposite faults "
     lowest += "would cancel in a mean."
     has_ranges = any(name in SIGNED for name in estimate_names(panels.target))
@@ -150,7 +157,7 @@ def _share_table(title: str, key: str, figures: Figures, panels: Panels) -> Tabl
     def row(entry: Figures) -> dict[str, Cell]:
         return {label: entry["models"][model][key] for model, label in NAMES.items()}
 
-    return by_hospital(f"{title} by hospital and model", row, figures, panels, mark=True)
+    return by_hospital(f"{title} by hospital and model", row, figures, panels)
 
 
 def _low_shares(figures: Figures) -> Iterator[str]:
@@ -201,7 +208,7 @@ def external_validation(figures: Figures, panels: Panels) -> Section:
             "Each hospital is left out once: the federated model of the other hospitals is tested on the patients of "
             "the hospital that it never saw (leave-one-hospital-out). This is what a hospital gets that does not join, "
             "and what a new hospital can expect.",
-            by_hospital("External validation at the hospital left out", row, figures, panels, mark=True),
+            by_hospital("External validation at the hospital left out", row, figures, panels),
             change,
         ],
     )
@@ -284,7 +291,7 @@ def uncertainty(figures: Figures, panels: Panels) -> Section:
         "models as fixed. The corrected interval (Nadeau and Bengio 2003) is over folds and repeats, and includes that "
         "other training patients and seeds give other models. Verdicts rest on the interval over patients. A corrected "
         "interval that contains 0 where the other does not says that with other training patients the difference could "
-        "be another.",
+        "be another. It is around the mean over folds, in which each fold counts the same.",
     ]
     blocks += [_difference_table(name, figures, panels) for name in panels.target.comparisons]
     return Section("Uncertainty", blocks)
@@ -310,19 +317,23 @@ def _difference_table(name: str, figures: Figures, panels: Panels) -> Table:
         return {"over patients": difference, "p": difference.p_value, "p, Holm": adjusted, "corrected": corrected}
 
     caption = f"{capitalise(panels.title(name))}: {panels.difference(figure=name)} ({INTERVAL})"
-    return by_hospital(caption, row, figures, panels)
+    return by_hospital(caption, row, figures, panels, name)
 
 
 def _repeats_table(name: str, figures: Figures, panels: Panels) -> Table:
     """One of the `comparisons` of every repeat."""
 
+    has_marks = panels.target.has_classes and name not in LESS_IS_BETTER
+
     def rows(places: Mapping[str, str]) -> dict[str, dict[str, Cell]]:
         found: dict[str, dict[str, Cell]] = {}
         for key, place in places.items():
+            entry = figures["hospitals"].get(key) or figures[key]
             for setup, label in models_of(figures).items():
                 of = figures["repeats"][key][setup][name]
                 values: dict[str, Cell] = {f"repeat {number + 1}": value for number, value in enumerate(of["values"])}
-                found[f"{place}: {label}"] = {"mean": of["mean"], "SD": of["sd"], **values}
+                values = {"mean": of["mean"], "SD": of["sd"], **values}
+                found[f"{place}: {label}"] = marked(values, panels) if has_marks and entry.get("small") else values
         return found
 
     return sections.figures_table(
@@ -330,10 +341,5 @@ def _repeats_table(name: str, figures: Figures, panels: Panels) -> Table:
         rows({key: key for key in figures["hospitals"]}),
         last=rows({"mean": MEAN, "all": sections.ALL}),
         first="hospital and model",
-        note="SD: standard deviation over repeats.",
+        note=f"SD: standard deviation over repeats.{f' {SMALL}' if has_marks and figures['mean']['small'] else ''}",
     )
-
-
-def of_hospital(name: str, entry: Figures, panels: Panels) -> str:
-    """A hospital's name in pictures, marked with * if it has few patients of a class."""
-    return f"{name} *" if entry.get("small") and panels.target.has_classes else name
