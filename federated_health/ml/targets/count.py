@@ -1,18 +1,15 @@
 """A label that counts events: the network's output is the logarithm of their expected number (Poisson regression)."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.labels import CountLabel
 from federated_health.ml.metrics import ratio
-from federated_health.ml.targets import Floats, Folds, PatientIds
+from federated_health.ml.targets import Floats
 from federated_health.ml.targets.quantity import QuantitySums, QuantityTarget
-
-if TYPE_CHECKING:
-    from federated_health.ml.intervals import Estimate
 
 MAX_LOG_RATE = 700.0
 """Largest output whose exponential is finite in float64."""
@@ -113,17 +110,9 @@ class CountTarget(QuantityTarget[CountSums]):
             "mae": ratio(sums.absolute_error_sum, sums.examples),
         }
 
-    def estimate_figure(
-        self,
-        figure: str,  # noqa: ARG002  # of the interface, as folds
-        outputs: Floats,
-        labels: Floats,
-        patients: PatientIds | None = None,
-        folds: Folds | None = None,  # noqa: ARG002  # of the interface
-    ) -> "Estimate":
-        from federated_health.ml.intervals import estimate_mean  # noqa: PLC0415  # at the end of a run only
-
-        return estimate_mean(2 * self._half_deviances(outputs, labels), patients, is_share=False)
+    def compared_losses(self, outputs: Floats, labels: Floats) -> npt.NDArray[np.float64]:
+        losses: npt.NDArray[np.float64] = 2 * self._half_deviances(outputs, labels)
+        return losses
 
     def _half_deviances(self, outputs: Floats, labels: Floats) -> npt.NDArray[np.float64]:
         observed, log_rate = labels.astype(np.float64), outputs.astype(np.float64)

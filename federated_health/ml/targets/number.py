@@ -1,18 +1,15 @@
 """A label that is a quantity: the network's output is its value, in standard deviations from the declared mean."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from federated_health.data.labels import NumberLabel
 from federated_health.ml.metrics import ratio
-from federated_health.ml.targets import Floats, Folds, PatientIds
+from federated_health.ml.targets import Floats
 from federated_health.ml.targets.quantity import QuantitySums, QuantityTarget
-
-if TYPE_CHECKING:
-    from federated_health.ml.intervals import Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +116,9 @@ class NumberTarget(QuantityTarget[NumberSums]):
             "calibration_slope": sums.calibration_slope,
         }
 
-    def estimate_figure(
-        self,
-        figure: str,  # noqa: ARG002  # of the interface, as folds
-        outputs: Floats,
-        labels: Floats,
-        patients: PatientIds | None = None,
-        folds: Folds | None = None,  # noqa: ARG002  # of the interface
-    ) -> "Estimate":
-        from federated_health.ml.intervals import estimate_mean  # noqa: PLC0415  # at the end of a run only
-
-        return estimate_mean(np.abs(self.predict(outputs) - labels), patients, is_share=False)
+    def compared_losses(self, outputs: Floats, labels: Floats) -> npt.NDArray[np.float64]:
+        losses: npt.NDArray[np.float64] = np.abs(self.predict(outputs) - labels)
+        return losses
 
     def _scaled(self, values: Any) -> Any:
         mean, deviation = self.label.public_scale
