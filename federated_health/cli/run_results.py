@@ -177,5 +177,5 @@ def _row(comparison: Mapping[str, Any], evaluated: float | None, *, is_marked: b
         "own": Marked(own) if is_marked and own is not None else own,
         "federated": Marked(federated) if is_marked and federated is not None else federated,
         "difference": tables.difference(comparison["difference"]),
-        "verdict": verdict_text(comparison["verdict"]) + (" *" if is_marked else ""),
+        "verdict": verdict_text(comparison["verdict"]),
     }

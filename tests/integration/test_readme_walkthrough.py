@@ -34,10 +34,10 @@ def commands_of(page: str, mark: str) -> list[list[str]]:
 
 
 def figures_in(table: str, rows: int) -> dict[str, list[float]]:
-    """Name -> figures, of every line that ends in a figure."""
-    found = re.findall(r"^ (\S.*?) {2,}([\d. ]+\d)(?: \*)? *$", table, re.MULTILINE)
+    """Name -> figures, of every line that ends in a figure; without the mark *."""
+    found = re.findall(r"^ (\S.*?) {2,}([\d.* ]*\d\*?) *$", table, re.MULTILINE)
     assert len(found) == rows, table
-    return {name: [float(cell) for cell in cells.split()] for name, cells in found}
+    return {name: [float(cell.strip("*")) for cell in cells.split()] for name, cells in found}
 
 
 @pytest.fixture
