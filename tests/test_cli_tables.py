@@ -15,8 +15,9 @@ from unittest import mock
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from federated_health.cli.console import console
+from federated_health.cli import tables
 from federated_health.cli.tables import choose_figures, print_figures
 from federated_health.ml.targets import target_of
 from federated_health.ml.verdicts import Difference, Interval
@@ -42,7 +43,8 @@ print_figures("T", rows)
 
 
 def printed(rows: Rows, width: int, note: str = "") -> str:
-    with mock.patch.dict(os.environ, {"COLUMNS": str(width)}), console.capture() as capture:
+    console = Console(width=width, highlight=False, emoji=False)
+    with mock.patch.object(tables, "console", console), console.capture() as capture:
         print_figures("T", rows, note)
     return capture.get()
 

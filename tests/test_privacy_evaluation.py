@@ -99,7 +99,7 @@ def test_after_a_restart_nothing_more_is_released_but_the_model_is_kept(
 
     model = final_handlers.final_model(restarted)
     assert model is not None
-    assert save_results(tmp_path, restarted, *model) == "model.keras, metrics.json, report.html"
+    assert save_results(tmp_path, restarted, *model) == "model.keras, metrics.json, report.html, tables/"
     assert read_description(tmp_path / "model.keras")["weights_sha256"] == weights_hash(weights_of(1))
 
 

@@ -68,13 +68,13 @@ def test_a_figure_has_three_decimals_a_minus_sign_and_no_minus_before_zero(value
         (Interval(value=0.5, low=0.25, high=0.75), f"0.500 (0.250{DASH}0.750)", "+0.500 (+0.250 to +0.750)"),
         (
             Interval(value=-0.5, low=-0.75, high=0.0),
-            f"{MINUS}0.500 ({MINUS}0.750{DASH}0.000)",
+            f"{MINUS}0.500 ({MINUS}0.750 to 0.000)",
             f"{MINUS}0.500 ({MINUS}0.750 to +0.000)",
         ),
         # It ends close to 0, and the sign tells on which side.
         (
             Interval(value=-0.001, low=-0.002, high=-0.0002),
-            f"{MINUS}0.001 ({MINUS}0.002{DASH}{MINUS}0.000)",
+            f"{MINUS}0.001 ({MINUS}0.002 to {MINUS}0.000)",
             f"{MINUS}0.001 ({MINUS}0.002 to {MINUS}0.000)",
         ),
         (Interval(value=-0.0, low=-0.0, high=0.0), f"0.000 (0.000{DASH}0.000)", "+0.000 (+0.000 to +0.000)"),

@@ -18,9 +18,9 @@ import numpy as np
 
 from federated_health.data.split import PatientIds
 from federated_health.ml.bootstrap import labels_of_patients
+from federated_health.ml.corrected_intervals import corrected_difference
 from federated_health.ml.intervals import Estimate, improvement_of, interval_of, mean_of_hospitals
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, LESS_IS_BETTER
-from federated_health.ml.resampled_t_test import corrected_difference
 from federated_health.ml.targets import Array, Folds, Target, target_of
 from federated_health.ml.verdicts import Difference, Interval, Verdict, adjust_p_values, combine, judge
 from federated_health.studies.benefit.cohort import Cohort

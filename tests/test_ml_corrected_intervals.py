@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from federated_health.ml.resampled_t_test import corrected_difference
+from federated_health.ml.corrected_intervals import corrected_difference
 from federated_health.ml.verdicts import Difference
 
 
