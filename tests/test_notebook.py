@@ -45,7 +45,7 @@ def test_the_saved_outputs_are_those_of_an_execution(tmp_path: Path) -> None:
             [float(number) for _, text in texts_of(one) for number in NUMBER.findall(text)] for one in (cell, again)
         ]
         assert figures[0] == pytest.approx(figures[1], abs=TOLERANCE)
-    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "model.keras"}
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "model.keras", "tables"}
 
 
 def test_the_saved_notebook_is_whole_and_of_no_machine() -> None:
