@@ -96,6 +96,7 @@ def test_a_page_with_strategies_has_all_sections() -> None:
         "Subgroups by hospital",
         "Data of each hospital",
         "Which columns matter most",
+        "Sample size",
         "Methods",
         "Uncertainty",
         "Every repeat",
@@ -104,6 +105,12 @@ def test_a_page_with_strategies_has_all_sections() -> None:
         "Intended use and limits",
         "TRIPOD+AI checklist",
     ]
+
+
+def test_a_model_is_trained_on_all_folds_but_one_and_every_row_is_tested() -> None:
+    (table,) = blocks(section(usual_page(), "Sample size"), Table)
+    row = dict(zip(table.columns[1:], rows(table)["gaining"], strict=True))
+    assert (row["training"], row["held out"]) == ("15", "30")  # of 30, in 2 folds
 
 
 def test_cards_have_the_verdicts_of_evidence_json(study: Study) -> None:

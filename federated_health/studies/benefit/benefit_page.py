@@ -13,6 +13,7 @@ from federated_health.report.checklist import OPEN, known_of_task, with_checklis
 from federated_health.report.decision_curves import decision_sections
 from federated_health.report.page import Block, Caution, Number, Numbers, Page, Picture, Section
 from federated_health.report.panels import Panels, panels_of
+from federated_health.report.sample_size import Sample, sample_size_sections
 from federated_health.report.subgroups import subgroup_sections
 from federated_health.studies.benefit.benefit_tables import (
     MEAN,
@@ -93,6 +94,7 @@ def benefit_page(
                 "The federated models, on the held-out patients of each fold.",
                 panels,
             ),
+            *_sample_size(cohort, protocol, figures),
             _method(panels, protocol),
             uncertainty(figures, panels),
             every_repeat(figures, panels),
@@ -111,6 +113,22 @@ def benefit_page(
         ],
     )
     return with_checklist(page, _known(cohort, protocol))
+
+
+def _sample_size(cohort: Cohort, protocol: EvaluationProtocol, figures: Figures) -> Iterator[Section]:
+    """The sample sizes of a binary label: a model is trained on all folds but one, and every row is tested."""
+    entries = {**figures["hospitals"], EVERYONE: figures["all"]}
+    samples = {
+        name: Sample(
+            train=entry["rows"] - -(-entry["rows"] // protocol.folds),
+            test=entry["rows"],
+            prevalence=entry["positives"] / entry["rows"],
+        )
+        for name, entry in entries.items()
+        if 0 < entry.get("positives", 0) < entry["rows"]
+    }
+    roc_auc = figures["mean"]["models"].get(TrainingSetup.FEDERATED, {}).get("roc_auc", {}).get("value")
+    yield from sample_size_sections(cohort.task, samples, roc_auc, everyone=EVERYONE)
 
 
 def _known(cohort: Cohort, protocol: EvaluationProtocol) -> dict[str, str]:
