@@ -123,7 +123,7 @@ def _sentence(
     for row in last.values():
         available, needed = (row[column] for column in columns)
         state = "enough" if _is_enough(row, columns) else "too few"
-        where += f", and {state} all together ({available or 0:,} of {needed:,} needed)"
+        where += f", and {state} all together ({available or 0:,}; {needed or 0:,} needed)"
     return f"The {which} are {where}."
 
 
