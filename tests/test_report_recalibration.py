@@ -113,10 +113,10 @@ def test_needed_and_available_numbers_stand_side_by_side() -> None:
     assert small[4:] == (20, patients_to_validate(0.5, 0.8).needed)
     assert (everyone[0], table.last) == ("all", 1)
     text = str(section.blocks[0])
-    assert "enough for this model at large alone, and enough all together (5,050 of" in text
+    assert "enough for this model at large alone, and enough all together (5,050;" in text
     few = {"small": samples["small"], "all": replace(samples["all"], train=60)}
     (section,) = sample_size_sections(HEART_DISEASE, few, 0.8, everyone="all")
-    assert "too few all together (60 of" in str(section.blocks[0])
+    assert "too few all together (60;" in str(section.blocks[0])
 
 
 @pytest.mark.parametrize("roc_auc", [None, 0.4, 0.5, 1.0])
