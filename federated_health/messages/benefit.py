@@ -12,7 +12,7 @@ from flwr.app import MetricRecord, RecordDict
 from federated_health.data.tasks import Task
 from federated_health.messages.content import APPRAISAL, Disclosed, Evaluation
 from federated_health.messages.records import METRICS, MalformedMessageError
-from federated_health.messages.validation import MAX_LOG_ODDS, read_disclosure, read_floats, read_metrics, read_number
+from federated_health.messages.validation import MAX_LOG_ODDS, read_between, read_disclosure, read_floats, read_metrics
 from federated_health.ml.metrics import LESS_IS_BETTER
 from federated_health.ml.normalisation import MIN_OBSERVED
 from federated_health.ml.targets import Target, target_of
@@ -226,7 +226,7 @@ def _read_comparison(metrics: MetricRecord, figure: str) -> Comparison:
     maximum = MAX_FIGURES.get(figure, MAX_MEAN_LOSS)
     own, federated = (_read_bounds(metrics, figure, model, 0.0, maximum) for model in MODELS)
     difference = _read_bounds(metrics, figure, "difference", -maximum, maximum)
-    p_value = _between(metrics, _key(figure, "difference", "p_value"), 0.0, 1.0)
+    p_value = read_between(metrics, _key(figure, "difference", "p_value"), 0.0, 1.0)
     expected, slack = federated["value"] - own["value"], ROUNDING * max(1.0, own["value"], federated["value"])
     if figure in LESS_IS_BETTER:
         expected, slack = -expected, slack + ROUNDED
@@ -243,7 +243,7 @@ def _read_comparison(metrics: MetricRecord, figure: str) -> Comparison:
 def _read_bounds(metrics: MetricRecord, figure: str, part: str, minimum: float, maximum: float) -> dict[str, float]:
     """The fields of an interval."""
     keys = {field.name: _key(figure, part, field.name) for field in fields(Interval)}
-    bounds = {bound: _between(metrics, key, minimum, maximum) for bound, key in keys.items()}
+    bounds = {bound: read_between(metrics, key, minimum, maximum) for bound, key in keys.items()}
     slack = ROUNDING * max(1.0, abs(bounds["value"]))
     if not bounds["low"] - slack <= bounds["value"] <= bounds["high"] + slack:
         raise MalformedMessageError(f"its {keys['value']} is outside of its interval")
@@ -255,13 +255,6 @@ def _read_calibration(metrics: MetricRecord, model: str) -> "Calibration":
 
     slope = SLOPE.format(model)
     return Calibration(
-        slope=_between(metrics, slope, -MAX_SLOPE, MAX_SLOPE) if slope in metrics else None,
-        intercept=_between(metrics, INTERCEPT.format(model), -MAX_LOG_ODDS, MAX_LOG_ODDS),
+        slope=read_between(metrics, slope, -MAX_SLOPE, MAX_SLOPE) if slope in metrics else None,
+        intercept=read_between(metrics, INTERCEPT.format(model), -MAX_LOG_ODDS, MAX_LOG_ODDS),
     )
-
-
-def _between(metrics: MetricRecord, key: str, minimum: float, maximum: float) -> float:
-    value = read_number(metrics, key)
-    if not minimum <= value <= maximum:
-        raise MalformedMessageError(f"its {key} is not between {minimum:g} and {maximum:g}")
-    return value

@@ -6,7 +6,7 @@ from dataclasses import fields
 from flwr.app import MetricRecord
 
 from federated_health.messages.records import MalformedMessageError
-from federated_health.messages.validation import MAX_LOG_ODDS, read_number
+from federated_health.messages.validation import MAX_LOG_ODDS, read_between
 from federated_health.ml.calibration import MAX_SLOPE
 from federated_health.ml.metrics import MAX_LOSS
 from federated_health.ml.recalibration import FIGURES, MAX_BOUND, MIN_SLOPE, MeasuredRecalibration, Recalibration
@@ -67,7 +67,7 @@ def read_recalibration(metrics: MetricRecord) -> MeasuredRecalibration | None:
 
 
 def _read_interval(metrics: MetricRecord, part: str) -> Interval:
-    value, low, high = (_between(metrics, _key(part, bound), -MAX_BOUND, MAX_BOUND) for bound in BOUNDS)
+    value, low, high = (read_between(metrics, _key(part, bound), -MAX_BOUND, MAX_BOUND) for bound in BOUNDS)
     if not low <= value <= high:
         raise MalformedMessageError(f"the {part} of its recalibration is outside of its interval")
     return Interval(value=value, low=low, high=high)
@@ -75,11 +75,6 @@ def _read_interval(metrics: MetricRecord, part: str) -> Interval:
 
 def _read_figures(metrics: MetricRecord, side: str) -> Mapping[str, float | None]:
     keys = {figure: _key(side, figure) for figure in FIGURES}
-    return {figure: _between(metrics, key, *LIMITS[figure]) if key in metrics else None for figure, key in keys.items()}
-
-
-def _between(metrics: MetricRecord, key: str, minimum: float, maximum: float) -> float:
-    value = read_number(metrics, key)
-    if not minimum <= value <= maximum:
-        raise MalformedMessageError(f"its {key} is not between {minimum:g} and {maximum:g}")
-    return value
+    return {
+        figure: read_between(metrics, key, *LIMITS[figure]) if key in metrics else None for figure, key in keys.items()
+    }

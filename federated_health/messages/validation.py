@@ -231,6 +231,14 @@ def read_number(metrics: MetricRecord, key: str) -> float:
     return value
 
 
+def read_between(metrics: MetricRecord, key: str, minimum: float, maximum: float) -> float:
+    """A number within limits."""
+    value = read_number(metrics, key)
+    if not minimum <= value <= maximum:
+        raise MalformedMessageError(f"its {key} is not between {minimum:g} and {maximum:g}")
+    return value
+
+
 def read_floats(metrics: MetricRecord, key: str, length: int) -> npt.NDArray[np.float64]:
     """Finite numbers, [length]."""
     array = np.array(metrics.get(key, []), dtype=np.float64)
