@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from federated_health.data.sources.source import Source
 from federated_health.data.split import split_rows
 from federated_health.data.task_files import HEART_DISEASE
-from federated_health.ml.metrics import MAX_BINARY_CELLS, MIN_CELL_SIZE, mean_over_hospitals, merge_counts
+from federated_health.ml.metrics import MAX_BINARY_CELLS, MIN_CELL_SIZE, merge_counts
 from federated_health.ml.microaggregates import choose_threshold, figures_of_cells, roc_auc_from_microaggregates
 from federated_health.ml.scores import CELL_STEP, average_precision, microaggregate, roc_auc, rounding_step
 from federated_health.ml.targets import target_of
@@ -653,9 +653,3 @@ def test_counts_depend_on_the_threshold_and_losses_do_not() -> None:
     assert (low.true_positives, low.false_positives, low.true_negatives, low.false_negatives) == (3, 1, 2, 0)
     assert (high.true_positives, high.false_positives, high.true_negatives, high.false_negatives) == (1, 0, 3, 2)
     assert (low.loss_sum, low.squared_error_sum) == (high.loss_sum, high.squared_error_sum)
-
-
-def test_distances_from_an_ideal_do_not_cancel_over_hospitals() -> None:
-    assert mean_over_hospitals("calibration_intercept", [-0.48, 1.71]) == pytest.approx(1.095)
-    assert mean_over_hospitals("calibration_slope", [0.5, 1.5]) == pytest.approx(0.5)
-    assert mean_over_hospitals("brier", [0.1, 0.3]) == pytest.approx(0.2)

@@ -12,7 +12,13 @@ from federated_health.cli import console, tables
 from federated_health.errors import RunError
 from federated_health.interrupts import SIGNALS
 from federated_health.messages.content import FINAL_EVALUATION
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, LESS_IS_BETTER, SMALL_CLASS, figure_title
+from federated_health.ml.metrics import (
+    DEFAULT_THRESHOLD,
+    LESS_IS_BETTER,
+    SMALL_CLASS,
+    describe_difference,
+    figure_title,
+)
 from federated_health.ml.targets import target_of
 from federated_health.ml.verdicts import verdict_text
 from federated_health.names import FEDERATION, REPORT
@@ -149,7 +155,6 @@ def print_benefit(joining: Mapping[str, Any], target: "Target[Any]", hospitals: 
     if not joining:
         return
     for name in target.comparisons:
-        order = "own minus federated" if name in LESS_IS_BETTER else "federated minus own"
         rows = {
             hospital: _row(
                 of["comparisons"][name],
@@ -158,7 +163,8 @@ def print_benefit(joining: Mapping[str, Any], target: "Target[Any]", hospitals: 
             )
             for hospital, of in joining.items()
         }
-        tables.print_figures(f"Benefit of joining: {figure_title(name)} on held-out patients, {order}", rows)
+        title = f"Benefit of joining: {figure_title(name)} on held-out patients, {describe_difference(name)}"
+        tables.print_figures(title, rows)
     shown, more = first_of({hospital: benefit for hospital, benefit in joining.items() if has_news(benefit)})
     sentences = [f"{hospital}: {describe_verdict(target, benefit)}" for hospital, benefit in shown.items()]
     sentences += [f"and {number_of(more, 'more hospital')}, in report.html"] if more else []

@@ -16,7 +16,7 @@ from federated_health.messages.content import TrainConfig
 from federated_health.ml.bootstrap import PERMUTATIONS, labels_of_patients
 from federated_health.ml.calibration import calibration
 from federated_health.ml.intervals import compare_models
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, LESS_IS_BETTER, figure_title
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, describe_difference, figure_title
 from federated_health.ml.networks import Weights, initial_weights
 from federated_health.ml.normalisation import MIN_OBSERVED, column_sums, normalisation_from
 from federated_health.ml.targets import Target
@@ -65,10 +65,10 @@ def describe_benefit(benefit: Benefit, target: Target[Any]) -> str:
 
 def _describe(name: str, comparison: Comparison) -> str:
     difference = comparison.difference
-    order = "own minus federated" if name in LESS_IS_BETTER else "federated minus own"
     return (
-        f"{figure_title(name)} {comparison.federated.value:.3f} and {comparison.own.value:.3f}, {order} "
-        f"{difference.value:+.3f} (95 % interval {difference.low:+.3f} to {difference.high:+.3f})"
+        f"{figure_title(name)} {comparison.federated.value:.3f} and {comparison.own.value:.3f}, "
+        f"{describe_difference(name)} {difference.value:+.3f} "
+        f"(95 % interval {difference.low:+.3f} to {difference.high:+.3f})"
     )
 
 

@@ -5,7 +5,7 @@ No figure is an average of averages: pooled figures come from merged counts. A f
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import astuple
 from functools import reduce
 from typing import Any, ClassVar, TypeVar
@@ -90,9 +90,6 @@ def ratio(part: float, whole: float) -> float | None:
 LESS_IS_BETTER = frozenset({"brier", "log_loss", "mae", "rmse", "deviance"})
 """Names of figures of which less is better."""
 
-IDEALS = {"calibration_slope": 1.0, "calibration_intercept": 0.0}
-"""Figures that are best at a number in the middle of their range."""
-
 _TITLES = {
     "roc_auc": "ROC-AUC",
     "f1": "F1",
@@ -112,11 +109,6 @@ def figure_title(name: str) -> str:
     return _TITLES.get(name, name.replace("_", " "))
 
 
-def mean_over_hospitals(figure: str, values: Sequence[float]) -> float:
-    """Mean of a figure of several hospitals; of one of the IDEALS, their mean distance from the ideal.
-
-    The mean of an intercept of -0.5 at one hospital and +0.5 at another would look ideal.
-    """
-    if figure in IDEALS:
-        values = [abs(value - IDEALS[figure]) for value in values]
-    return sum(values) / len(values)
+def describe_difference(figure: str, model: str = "federated", other: str = "own") -> str:
+    """The difference of two models by a figure that is above 0 where the first is better, in words."""
+    return f"{other} minus {model}" if figure in LESS_IS_BETTER else f"{model} minus {other}"

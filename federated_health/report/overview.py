@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from federated_health.ml.metrics import LESS_IS_BETTER, SMALL_CLASS
+from federated_health.ml.metrics import LESS_IS_BETTER, SMALL_CLASS, describe_difference
 from federated_health.ml.verdicts import Difference, Verdict, verdict_text
 from federated_health.report import svg
 from federated_health.report.cells import Cell
@@ -86,7 +86,7 @@ def forest(entries: Entries, sizes: Mapping[str, int], panels: Panels) -> Iterat
         differences = {hospital: Difference(**of["difference"]) for hospital, of in compared.items()}
         if all(difference.value is None for difference in differences.values()):
             continue
-        quantity = f"{capitalise(panels.title(name))}, {_direction(name)}"
+        quantity = f"{capitalise(panels.title(name))}, {describe_difference(name)}"
         rows = {
             name_of(hospital, shown[hospital], panels, name): (of, TONES[Verdict(compared[hospital]["verdict"])])
             for hospital, of in differences.items()
@@ -134,7 +134,7 @@ def _explain(entry: Mapping[str, Any], panels: Panels, details: str, *, has_figu
     yield describe_verdict(target, entry)
     differences = {name: Difference(**of["difference"]) for name, of in entry["comparisons"].items()}
     known = [
-        f"{_direction(name)} {panels.title(name)} {with_interval(difference, signed=True)}"
+        f"{describe_difference(name)} {panels.title(name)} {with_interval(difference, signed=True)}"
         for name, difference in differences.items()
         if difference.value is not None
     ]
@@ -162,7 +162,7 @@ def _verdict_table(entries: Entries, panels: Panels) -> Table:
     columns = ["hospital", "verdict"]
     for name in names:
         columns += [f"{panels.title(name)}: difference ({INTERVAL})", "own \N{RIGHTWARDS ARROW} federated"]
-    directions = "; ".join(f"{panels.title(name)} {_direction(name)}" for name in names)
+    directions = "; ".join(f"{panels.title(name)} {describe_difference(name)}" for name in names)
     return Table(
         caption="Benefit of joining by hospital",
         columns=tuple(columns),
@@ -170,7 +170,3 @@ def _verdict_table(entries: Entries, panels: Panels) -> Table:
         words=("verdict",),
         note=f"Difference: {directions}. Above 0 the federated model is better.",
     )
-
-
-def _direction(name: str) -> str:
-    return "own minus federated" if name in LESS_IS_BETTER else "federated minus own"

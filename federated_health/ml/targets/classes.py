@@ -182,7 +182,7 @@ class ClassTarget(Target[ClassSums]):
         patients: PatientIds | None = None,
         folds: Folds | None = None,
     ) -> "Estimate":
-        """Of the ROC-AUC, the mean of each class against all others, of classes with at least MIN_CLASS_SIZE rows."""
+        """A ROC-AUC is the mean of each class against all others, of classes with at least MIN_CLASS_SIZE rows."""
         from federated_health.ml.intervals import estimate_mean, estimate_roc_auc, mean_of_classes  # noqa: PLC0415  # at the end of a run only
 
         is_actual = self._is_actual(labels).astype(np.float64)

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 from federated_health.data.tasks import Task
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, LESS_IS_BETTER, SMALL_CLASS, figure_title
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, SMALL_CLASS, describe_difference, figure_title
 from federated_health.ml.targets import ScoreGroups, target_of
 from federated_health.ml.verdicts import SIGNIFICANCE
 from federated_health.names import FEDERATION
@@ -83,8 +83,7 @@ class Panels(ABC):
         Args:
             figure: by which they are compared; by default the first of the target's `comparisons`.
         """
-        is_less_better = (figure or self.target.comparisons[0]) in LESS_IS_BETTER
-        return f"{other} minus {model}" if is_less_better else f"{model} minus {other}"
+        return describe_difference(figure or self.target.comparisons[0], model, other)
 
     @property
     def verdict_rule(self) -> str:

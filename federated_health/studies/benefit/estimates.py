@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federated_health.ml.calibration import calibration
-from federated_health.ml.metrics import DEFAULT_THRESHOLD, IDEALS, ratio
+from federated_health.ml.metrics import DEFAULT_THRESHOLD, ratio
 from federated_health.ml.scores import average_precision
 from federated_health.ml.targets import Array, Target
 from federated_health.ml.targets.binary import MIN_PROBABILITY, probability
@@ -23,7 +23,7 @@ BINARY = (
     "observed_expected",
 )
 
-SIGNED = {**IDEALS, "observed_expected": 1.0}
+SIGNED = {"calibration_slope": 1.0, "calibration_intercept": 0.0, "observed_expected": 1.0}
 """Figures that are best at a number in the middle, so that their mean over hospitals would hide opposite faults."""
 
 Labels = npt.NDArray[np.float32]
