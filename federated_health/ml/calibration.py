@@ -49,10 +49,14 @@ def calibration(log_odds: Floats, labels: Floats, weights: Floats | None = None)
         return Calibration()
     shares = numbers / numbers.sum()
     (intercept,) = fit_logistic(np.ones((len(x), 1)), x, labels, shares)
-    high, low = x[labels == 1], x[labels == 0]
-    is_separated = high.min() >= low.max() or high.max() <= low.min()
-    slope = np.inf if is_separated else _fit_slope(x, labels, shares)
+    slope = np.inf if are_separated(x, labels) else _fit_slope(x, labels, shares)
     return Calibration(slope if abs(slope) < MAX_SLOPE else None, float(intercept))
+
+
+def are_separated(log_odds: Floats, labels: Floats) -> bool:
+    """Whether the scores separate the classes, each of which has some; then no slope is the best. Equal scores do."""
+    high, low = log_odds[labels == 1], log_odds[labels == 0]
+    return bool(high.min() >= low.max() or high.max() <= low.min())
 
 
 def _fit_slope(x: Array, labels: Floats, weights: Array) -> float:

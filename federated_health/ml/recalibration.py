@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from federated_health.ml.bootstrap import labels_of_patients, rarer_class
-from federated_health.ml.calibration import calibration, fit_logistic
+from federated_health.ml.calibration import are_separated, calibration, fit_logistic
 from federated_health.ml.intervals import NORMAL, sum_by_patient
 from federated_health.ml.targets import Array, Floats, PatientIds
 from federated_health.ml.targets.binary import count_outcomes, probability
@@ -127,8 +127,7 @@ class _Coefficient(NamedTuple):
 
 def _fit_line(x: Array, y: Array, patients: PatientIds | None) -> list[_Coefficient]:
     """Intercept and slope; nothing where the log-odds separate the classes."""
-    positive, negative = x[y == 1], x[y == 0]
-    if positive.min() >= negative.max() or positive.max() <= negative.min():  # as of equal scores
+    if are_separated(x, y):
         return []
     middle, deviation = float(x.mean()), float(x.std())
     design = np.column_stack([np.ones_like(x), (x - middle) / deviation])
