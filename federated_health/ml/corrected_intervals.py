@@ -6,8 +6,7 @@ patients, so their differences are not independent; Nadeau and Bengio 2003 widen
 
 import numpy as np
 
-from federated_health.ml.bootstrap import LEVEL
-from federated_health.ml.students_t import p_value_of, quantile_of
+from federated_health.ml.intervals import t_difference
 from federated_health.ml.targets import Array
 from federated_health.ml.verdicts import Difference
 
@@ -25,10 +24,4 @@ def corrected_difference(differences: Array, test_to_train: float) -> Difference
         return Difference()
     value, freedom = float(defined.mean()), len(defined) - 1
     deviation = float(np.sqrt((1 / len(defined) + test_to_train) * defined.var(ddof=1)))
-    half = quantile_of(LEVEL, freedom) * deviation
-    return Difference(
-        value=value,
-        low=value - half,
-        high=value + half,
-        p_value=p_value_of(abs(value) / deviation, freedom) if deviation else float(value == 0),
-    )
+    return t_difference(value, deviation, freedom)

@@ -217,15 +217,20 @@ def interval_of(estimate: Estimate) -> Interval:
     """A figure with its interval."""
     if not estimate.is_defined:
         return Interval()
-    value, middle = estimate.value, estimate.middle
     # The logit scale alone makes intervals of a ROC-AUC as wide as they should be.
     quantile = NORMAL if estimate.min_variance else quantile_of(LEVEL, estimate.spread[1])
-    slope = middle * (1 - middle) if estimate.is_share else middle
+    half = quantile * estimate.variance**0.5
+    return interval_around(estimate.value, estimate.middle, half, is_share=estimate.is_share)
+
+
+def interval_around(value: float, middle: float, half: float, *, is_share: bool) -> Interval:
+    """The interval of a figure that extends by `half` from `middle`, on the logit or the log scale (see `Estimate`)."""
+    slope = middle * (1 - middle) if is_share else middle
     if not slope > 0:
         return Interval(value=value, low=value, high=value)
-    factor = np.exp(min(quantile * estimate.variance**0.5 / slope, MAX_EXPONENT))
+    factor = np.exp(min(half / slope, MAX_EXPONENT))
     low, high = middle / factor, middle * factor
-    if estimate.is_share:
+    if is_share:
         low, high = (odds / (1 - middle + odds) for odds in (low, high))
     return Interval(value=value, low=float(min(low, value)), high=float(max(high, value)))
 
@@ -251,13 +256,17 @@ def difference_of(first: Estimate, second: Estimate) -> Difference:
     varies_less = first.variance > first.spread[0] or second.variance > second.spread[0]
     if varies_less and (variance or not first.spread[0]):  # not of models with the same ranking
         variance = _variance_with_minimum(first, second, variance)
-    half = quantile_of(LEVEL, freedom) * variance**0.5
-    limit = 1.0 if first.is_share else np.inf
+    return t_difference(value, variance**0.5, freedom, limit=1.0 if first.is_share else np.inf)
+
+
+def t_difference(value: float, deviation: float, freedom: float, *, limit: float = np.inf) -> Difference:
+    """A difference of this standard error with the interval and p-value of Student's t, within -limit and limit."""
+    half = quantile_of(LEVEL, freedom) * deviation
     return Difference(
         value=value,
         low=max(value - half, -limit),
         high=min(value + half, limit),
-        p_value=p_value_of(abs(value) / variance**0.5, freedom) if variance else float(value == 0),
+        p_value=p_value_of(abs(value) / deviation, freedom) if deviation else float(value == 0),
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from federated_health.data.subgroups import Subgroup, subgroups_of
 from federated_health.data.tasks import Task
-from federated_health.ml.intervals import NORMAL, Estimate, interval_of, wilson_interval
+from federated_health.ml.intervals import NORMAL, interval_around, wilson_interval
 from federated_health.ml.subgroups import GroupFigures, merge_groups, ratio_of
 from federated_health.ml.verdicts import MIN_CLASS_SIZE, SIGNIFICANCE, Interval, holm
 from federated_health.names import FEDERATION
@@ -70,9 +70,7 @@ def _roc_auc(group: GroupFigures) -> Interval:
     """The ROC-AUC with the interval of `ml.intervals`, from its variance."""
     if not group.auc_variance > 0:
         return Interval()
-    nobody = np.zeros(1), np.zeros(1, dtype=np.intp)
-    estimate = Estimate(group.roc_auc, *nobody, group.auc_middle, is_share=True, min_variance=group.auc_variance)
-    return interval_of(estimate)
+    return interval_around(group.roc_auc, group.auc_middle, NORMAL * sqrt(group.auc_variance), is_share=True)
 
 
 def _normal(value: float, variance: float) -> Interval:
@@ -120,12 +118,12 @@ def clear_differences(groups: Sequence[Subgroup], merged: Sequence[GroupFigures]
     specificity by Fisher's exact test of two shares of effective numbers, since groups are often small and shares near
     1; observed per expected events on the logarithmic scale.
     """
-    found = []
-    for (first, one), (second, two) in combinations(zip(groups, merged, strict=True), 2):
+    found, figures = [], map(figures_of, merged)
+    for (first, one, of_first), (second, two, of_second) in combinations(zip(groups, merged, figures, strict=True), 2):
         if first.column != second.column:
             continue
         for figure in COMPARED:
-            values = [figures_of(of)[figure]["value"] for of in (one, two)]
+            values = [of[figure]["value"] for of in (of_first, of_second)]
             if None in values:
                 continue
             p_value = _p_value(figure, one, two)
