@@ -187,12 +187,15 @@ def probability(logits: npt.NDArray[np.floating[Any]] | np.floating[Any]) -> Sco
     return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(logits, dtype=np.float64)))
 
 
-def count_outcomes(scores: Scores, labels: npt.NDArray[np.float32], threshold: float = DEFAULT_THRESHOLD) -> Counts:
+def count_outcomes(
+    scores: Scores, labels: npt.NDArray[np.float32], threshold: Scores | float = DEFAULT_THRESHOLD
+) -> Counts:
     """Outcome counts and loss sums of predictions.
 
     Args:
         scores: [patients], probabilities; positive from the threshold on.
         labels: [patients], 0 or 1.
+        threshold: one, or that of each patient's model, [patients].
     """
     predicted, actual = scores >= threshold, labels > 0.5
     given = np.where(actual, scores, 1.0 - scores)

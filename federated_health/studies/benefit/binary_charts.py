@@ -81,7 +81,7 @@ def _decisions(scores: Scores) -> Section:
     matrices = {}
     for name, labels in drawn.items():
         out_of_fold = scores.models[TrainingSetup.FEDERATED][name]
-        positive = probability(out_of_fold.outputs[0]) >= out_of_fold.thresholds[0]
-        matrices[name] = count_outcomes(positive.astype(np.float64), labels).matrix
+        risks = probability(out_of_fold.outputs[0])
+        matrices[name] = count_outcomes(risks, labels, out_of_fold.thresholds[0]).matrix
     caption = f"Held-out patients of the first repeat, by the federated models at their own thresholds. {more}"
     return confusion_section(matrices, caption.strip())

@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from federated_health.ml.calibration import calibration
 from federated_health.ml.metrics import DEFAULT_THRESHOLD, ratio
-from federated_health.ml.scores import average_precision
 from federated_health.ml.targets import Array, Target
-from federated_health.ml.targets.binary import MIN_PROBABILITY, probability
+from federated_health.ml.targets.binary import count_outcomes, probability
+from federated_health.ml.targets.binary_figures import figures_of, score_figures
 
 BINARY = (
     "accuracy",
@@ -56,18 +55,13 @@ def estimates_by_repeat(
 
 
 def _binary_estimates(log_odds: Array, thresholds: Array, labels: Labels) -> dict[str, float | None]:
-    risks, positive = probability(log_odds), labels == 1
-    is_right = (risks >= thresholds) == positive
-    given, fitted = np.where(positive, risks, 1.0 - risks), calibration(log_odds, labels)
+    risks = probability(log_odds)
+    counts = count_outcomes(risks, labels, thresholds)
     return {
-        "accuracy": float(is_right.mean()),
-        "recall": ratio(float(is_right[positive].sum()), int(positive.sum())),
-        "specificity": ratio(float(is_right[~positive].sum()), int((~positive).sum())),
-        "average_precision": average_precision(log_odds, labels),
-        "log_loss": float(-np.log(np.maximum(given, MIN_PROBABILITY)).mean()),
-        "calibration_slope": fitted.slope,
-        "calibration_intercept": fitted.intercept,
-        "observed_expected": ratio(float(positive.sum()), float(risks.sum())),
+        **figures_of(counts, 0, None),
+        **score_figures(log_odds, labels),
+        "log_loss": counts.loss,
+        "observed_expected": ratio(float(counts.positives), float(risks.sum())),
     }
 
 
