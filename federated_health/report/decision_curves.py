@@ -13,7 +13,6 @@ from federated_health.ml.decision_curves import (
     merge_decisions,
     net_benefit,
 )
-from federated_health.names import FEDERATION
 from federated_health.report import svg
 from federated_health.report.cells import Cell
 from federated_health.report.formatting import figure, list_some
@@ -72,15 +71,14 @@ def sections_of_run(run: "RunSummary") -> Iterator[Section]:
     """Decision curves of a run without differential privacy; nothing for other labels than binary ones."""
     if run.task.label.kind != "binary" or run.config.privacy:
         return
-    everyone = run.hospital if run.hospital in run.evaluations else FEDERATION
-    curves, which = curves_of_run(run.evaluations, everyone, are_patients=run.task.patient is None)
+    curves, which = curves_of_run(run.evaluations, run.everyone, are_patients=run.task.patient is None)
     notes = ["Held-out patients, spread evenly in their groups of scores."]
     notes += ["Classes were weighted, so risks are not calibrated, which costs net benefit."] * bool(
         run.config.class_weights
     )
     lacking = [] if which else [name for name in run.evaluations if name not in curves]
     notes += [which or f"Without a curve: {list_some(lacking, ', ')}."] if which or lacking else []
-    yield from decision_sections(curves, " ".join(notes), everyone, _at_threshold(run))
+    yield from decision_sections(curves, " ".join(notes), run.everyone, _at_threshold(run))
 
 
 def _at_threshold(run: "RunSummary") -> str:

@@ -3,10 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from federated_health.ml.curves import CalibrationCurve, calibration_curve
-from federated_health.ml.microaggregates import spread_patients
 from federated_health.ml.recalibration import Recalibration
 from federated_health.ml.targets.binary import probability
 from federated_health.ml.verdicts import Interval
@@ -16,6 +13,7 @@ from federated_health.report.cells import Cell
 from federated_health.report.charts import draw_panels
 from federated_health.report.formatting import figure, list_some, number_of, percent_of
 from federated_health.report.page import Block, Folded, Picture, Section
+from federated_health.report.panels.binary import join_classes, scores_of_classes
 from federated_health.report.sections import figures_table, largest_panels
 
 if TYPE_CHECKING:
@@ -54,12 +52,8 @@ def sections_of_run(run: "RunSummary") -> Iterator[Section]:
 
 def _spread(groups: Mapping[str, "Array"]) -> "tuple[Array, Array] | None":
     """Log-odds and labels of the patients in groups of scores; None without groups of both classes."""
-    if not {"positives", "negatives"} <= groups.keys():
-        return None
-    positive, negative = (spread_patients(groups[name]) for name in ("positives", "negatives"))
-    if not len(positive) or not len(negative):
-        return None
-    return np.concatenate([positive, negative]), np.repeat([1.0, 0.0], [len(positive), len(negative)])
+    classes = scores_of_classes(groups, "positives", "negatives")
+    return join_classes(*classes) if all(map(len, classes)) else None
 
 
 def recalibration_sections(

@@ -92,6 +92,11 @@ class RunSummary:
         return Counter(name for record in self.rounds for name, part in record.hospitals.items() if part.train_examples)
 
     @property
+    def everyone(self) -> str:
+        """Name of all patients of the page together: the hospital that writes it, if its evaluation is known."""
+        return self.hospital if self.hospital in self.evaluations else FEDERATION
+
+    @property
     def hospital_count(self) -> int:
         """Number of hospitals that trained; 0 if `hospital` does not know it."""
         return self.hospitals or len(self.rounds_trained)
@@ -132,9 +137,8 @@ def page_of_run(run: RunSummary) -> Page:
         "threshold": config.threshold,
         "balanced": bool(config.class_weights),
     }
-    everyone = run.hospital if run.hospital in run.evaluations else FEDERATION
     results = {**run.figures["hospitals"], FEDERATION: run.figures["federation"] or {}}
-    options |= {"are_bins": run.secure and not run.hospital, "everyone": everyone, "results": results}
+    options |= {"are_bins": run.secure and not run.hospital, "everyone": run.everyone, "results": results}
     panels = panels_of(run.task, **options)
     model = f"a model of {number_of(run.hospital_count, 'hospital')}"
     title = model if run.hospital_count else f"{run.hospital} in a federation"

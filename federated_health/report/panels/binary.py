@@ -145,7 +145,7 @@ class BinaryPanels(Panels):
             return []
         curves = {}
         for name, (positive, negative) in classes.items():
-            log_odds, labels = _join(positive, negative)
+            log_odds, labels = join_classes(positive, negative)
             drawn = Resampled.of(labels, [self.seed, *name.encode()], CURVE_DRAWS)
             curves[name] = precision_recall_curve(log_odds, drawn), len(positive) / len(labels)
         found = list_some((f"{name} {percent_of(float(of.y[50]))}" for name, (of, _) in curves.items()), ", ")
@@ -189,7 +189,7 @@ def curve_sections(panels: Panels, classes: Mapping[str, Classes], patients: str
         return
     rocs, calibrations = {}, {}
     for name, (positive, negative) in classes.items():
-        log_odds, labels = _join(positive, negative)
+        log_odds, labels = join_classes(positive, negative)
         rocs[name] = roc_curve(log_odds, Resampled.of(labels, [panels.seed, *name.encode()], CURVE_DRAWS))
         calibrations[name] = calibration_curve(probability(log_odds), labels)
     yield roc_section(rocs, f"{patients}, with 95 % bootstrap bands at each point.", note)
@@ -204,7 +204,7 @@ def curve_sections(panels: Panels, classes: Mapping[str, Classes], patients: str
     yield calibration_section(calibrations, f"{patients}, from the same {source}.", alt, *rest)
 
 
-def _join(positive: Array, negative: Array) -> tuple[Array, Array]:
+def join_classes(positive: Array, negative: Array) -> tuple[Array, Array]:
     """Log-odds of all patients, and their labels."""
     return np.concatenate([positive, negative]), np.repeat([1.0, 0.0], [len(positive), len(negative)])
 
