@@ -3,16 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich.markup import escape
-
-from federated_health.cli.console import console
-from federated_health.cli.tables import difference, print_figures
+from federated_health.cli.tables import difference, print_figures, print_verdicts
 from federated_health.ml.metrics import LESS_IS_BETTER, SMALL_CLASS, figure_title
 from federated_health.ml.targets import Target
 from federated_health.ml.verdicts import verdict_text
 from federated_health.report.cells import Marked
-from federated_health.report.formatting import capitalise, describe_small_in_mean, first_of, number_of
-from federated_health.report.verdict_sentences import describe_verdict, has_news
+from federated_health.report.formatting import capitalise, describe_small_in_mean
 from federated_health.studies.benefit.estimates import SIGNED
 from federated_health.studies.benefit.training_setups import TrainingSetup
 
@@ -40,7 +36,7 @@ def print_evidence(figures: Mapping[str, Any], target: Target[Any]) -> None:
         _print_models(figures, target, name)
     for name in target.comparisons:
         _print_benefit(figures, target, name)
-    _print_sentences(figures["hospitals"], target)
+    print_verdicts(figures["hospitals"], target)
     for name in target.comparisons:
         _print_strategies(figures, name)
     if target.has_threshold:
@@ -85,15 +81,6 @@ def _print_benefit(figures: Mapping[str, Any], target: Target[Any], name: str) -
     few = f"\n* {target.describe_few(SMALL_CLASS)}: too noisy to interpret." if target.has_classes else ""
     title = f"Benefit of joining: difference of {figure_title(name)}, 95 % interval"
     print_figures(title, benefit, f"{BENEFIT_NOTE}{few}" if name == target.comparisons[-1] else "")
-
-
-def _print_sentences(hospitals: Mapping[str, Any], target: Target[Any]) -> None:
-    """What the verdicts mean, where that says more than the tables."""
-    shown, more = first_of({name: entry for name, entry in hospitals.items() if has_news(entry)})
-    for name, entry in shown.items():
-        console.print(escape(f"- {name}: {describe_verdict(target, entry)}"))
-    if more:
-        console.print(f"- and {number_of(more, 'more hospital')}, in report.html")
 
 
 def _print_strategies(figures: Mapping[str, Any], name: str) -> None:

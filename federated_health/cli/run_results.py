@@ -23,8 +23,7 @@ from federated_health.ml.targets import target_of
 from federated_health.ml.verdicts import verdict_text
 from federated_health.names import FEDERATION, REPORT
 from federated_health.report.cells import Marked
-from federated_health.report.formatting import SUPPRESSED, describe_rows, describe_small_in_mean, first_of, number_of
-from federated_health.report.verdict_sentences import describe_verdict, has_news
+from federated_health.report.formatting import SUPPRESSED, describe_rows, describe_small_in_mean
 from federated_health.server.run import FederatedRun
 from federated_health.server.run_folder import RunFolder
 
@@ -165,14 +164,10 @@ def print_benefit(joining: Mapping[str, Any], target: "Target[Any]", hospitals: 
         }
         title = f"Benefit of joining: {figure_title(name)} on held-out patients, {describe_difference(name)}"
         tables.print_figures(title, rows)
-    shown, more = first_of({hospital: benefit for hospital, benefit in joining.items() if has_news(benefit)})
-    sentences = [f"{hospital}: {describe_verdict(target, benefit)}" for hospital, benefit in shown.items()]
-    sentences += [f"and {number_of(more, 'more hospital')}, in report.html"] if more else []
-    for sentence in sentences:
-        console.console.print(escape(f"- {sentence}"))
+    has_sentences = tables.print_verdicts(joining, target)
     warned = [name for name, benefit in joining.items() if benefit.get("data_warnings")]
     note = f"\nSee {', '.join(warned)} under 'Problems in this run', which may explain the verdict." if warned else ""
-    start = "\n" if sentences else ""
+    start = "\n" if has_sentences else ""
     console.console.print(escape(f"{start}{BENEFIT_NOTE.format(few=target.describe_few(SMALL_CLASS))}{note}"), "")
 
 

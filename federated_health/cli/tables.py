@@ -15,7 +15,7 @@ from federated_health.cli.console import console, figure
 from federated_health.ml.metrics import SMALL_CLASS
 from federated_health.names import FEDERATION
 from federated_health.report.cells import Cell, Marked, figure_cell, show
-from federated_health.report.formatting import capitalise, describe_missed, describe_rare
+from federated_health.report.formatting import capitalise, describe_missed, describe_rare, first_of, number_of
 
 if TYPE_CHECKING:
     from federated_health.ml.targets import Target
@@ -97,6 +97,22 @@ def print_figures(
         console.print(f"... and {hidden} more\n")
     if note:
         console.print(escape(note), "")
+
+
+def print_verdicts(entries: Mapping[str, Mapping[str, Any]], target: "Target[Any]") -> bool:
+    """Print what the verdicts on hospitals mean, where that says more than tables; whether there was anything to say.
+
+    Args:
+        entries: by hospital, those of `joining` in metrics.json, or of evidence.json.
+    """
+    from federated_health.report.verdict_sentences import describe_verdict, has_news  # noqa: PLC0415  # where there are any
+
+    shown, more = first_of({name: entry for name, entry in entries.items() if has_news(entry)})
+    for name, entry in shown.items():
+        console.print(escape(f"- {name}: {describe_verdict(target, entry)}"))
+    if more:
+        console.print(f"- and {number_of(more, 'more hospital')}, in report.html")
+    return bool(shown)
 
 
 def _write_cell(cell: Cell) -> str:
