@@ -87,7 +87,9 @@ def subgroup_sections(
             for name, of in _by_group(columns).items()
             if of["rows"]
         }
-        table = figures_table(f"By hospital ({INTERVAL})", of_hospitals, first="hospital and group")
+        table = figures_table(
+            f"Figures of subgroups by hospital ({INTERVAL})", of_hospitals, first="hospital and group"
+        )
         yield Section(f"{TITLE} by hospital", [table], folded=True)
 
 
