@@ -312,7 +312,7 @@ def test_tables_of_real_reports_fit_on_a_desk(opened: Opener) -> None:
 
 
 def is_of_groups(label: str) -> bool:
-    return "subgroups" in label or "By hospital (95 % interval)" in label
+    return "subgroups" in label
 
 
 def test_a_real_report_is_a_few_pages_of_a4(opened: Opener) -> None:
